@@ -1,1 +1,27 @@
-//! x
+//! Importance matrices for llama.cpp models: collect, read, write and inspect them.
+//!
+//! `llama-quantize` reads an importance matrix to decide where precision matters. It holds, for every weight of a
+//! model, what the weight's inputs looked like over a calibration text: per channel the sum and the sum of squares,
+//! and how many rows there were.
+//!
+//! | module | what it does | needs llama.cpp |
+//! |---|---|---|
+//! | [`gguf`] | reads and writes GGUF files, validated | no |
+//! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
+//! | [`stats`], [`report`] | statistics and their tables | no |
+//! | [`collect`] | sums the inputs of products, as they come | no |
+//! | [`calibration`], [`perplexity`] | chunks of tokens; likelihoods | no |
+#![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
+#![cfg_attr(feature = "llama", doc = "| [`run`] | a model over chunks, collected | yes |")]
+
+pub mod calibration;
+pub mod collect;
+pub mod gguf;
+pub mod imatrix;
+#[cfg(feature = "llama")]
+pub mod llama;
+pub mod perplexity;
+pub mod report;
+#[cfg(feature = "llama")]
+pub mod run;
+pub mod stats;

@@ -1,0 +1,253 @@
+//! The main job: a model over a text.
+
+#[cfg(not(feature = "llama"))]
+pub(crate) fn collect(_: &crate::config::Collect) -> anyhow::Result<()> {
+    anyhow::bail!("this program was built without llama.cpp: it merges matrices and shows them, and collects none")
+}
+
+#[cfg(feature = "llama")]
+pub(crate) use with_llama::collect;
+
+#[cfg(feature = "llama")]
+mod with_llama {
+    use std::io::IsTerminal;
+    use std::time::Instant;
+
+    use llama_imatrix::calibration::Chunks;
+    use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule};
+    use llama_imatrix::imatrix::Imatrix;
+    use llama_imatrix::llama::{
+        Backend, FlashAttention, GpuLayers, Model, ModelOptions, unused_vector_features,
+    };
+    use llama_imatrix::run::{Listener, RunOptions, run, sequences_per_batch};
+
+    use crate::config::{self, Collect};
+    use crate::output::{print, print_saved, warn_of_gaps};
+    use crate::{files, log, progress};
+
+    pub(crate) fn collect(task: &Collect) -> anyhow::Result<()> {
+        let base = files::load_all(&task.merge.in_files, task.merge.chunk_size)?;
+        let backend = start_backend(task);
+        let model = Model::load(&task.model, &ModelOptions { gpu_layers: gpu_layers(task, backend) })?;
+        let chunks = tokenize(task, &model)?;
+        warn_of_length(task, &model);
+        log::info(format_args!(
+            "system_info: n_threads = {} (n_threads_batch = {}) | {}",
+            task.n_threads,
+            task.n_threads_batch,
+            backend.system_info()
+        ));
+
+        let mut collector = Collector::new(&CollectorOptions {
+            rule: Rule { process_output: task.flags.process_output, nextn: false },
+            chunk_size: task.flags.ctx_size,
+            output_every: task.flags.output_frequency,
+            copy_every: task.flags.save_frequency,
+        });
+        collector.continue_from(&base);
+        let mut session = Session::new(task, base);
+        log::info(format_args!(
+            "computing over {} chunks, n_ctx={}, batch_size={}, n_seq={}",
+            chunks.len(),
+            chunks.size(),
+            task.n_batch,
+            sequences_per_batch(task.n_batch, chunks.size())
+        ));
+        progress::start_chunks(chunks.len());
+        let result = run(&model, &chunks, collector, &run_options(task), &mut session);
+        progress::finish();
+        session.print_held();
+        print(format_args!("\n"));
+        let (collector, outcome) = result.map_err(|error| session.explain(error))?;
+
+        if let Some(estimate) = outcome.perplexity {
+            match estimate.error {
+                Some(error) => print(format_args!("Final estimate: PPL = {:.4} +/- {error:.5}\n", estimate.value)),
+                None => print(format_args!("Unexpected negative standard deviation of log(prob)\n")),
+            }
+        }
+        let imatrix = session.imatrix(&collector);
+        warn_of_gaps(&imatrix);
+        task.merge.output.save_final(&imatrix)?;
+        print_saved();
+        print(format_args!("\n"));
+        let timings = outcome.timings;
+        log::info(format_args!(
+            "load time {:.2} ms, evaluation {:.2} ms for {} tokens ({:.2} tokens per second)",
+            timings.load_ms,
+            timings.prompt_eval_ms,
+            timings.prompt_tokens,
+            1e3 * f64::from(timings.prompt_tokens) / timings.prompt_eval_ms
+        ));
+        Ok(())
+    }
+
+    fn start_backend(task: &Collect) -> &'static Backend {
+        log::forward_llama_log();
+        let backend = Backend::init();
+        let unused = unused_vector_features(&backend.system_info());
+        if !unused.is_empty() {
+            log::warn(format_args!(
+                "this CPU has {}, which ggml was built without: build with RUSTFLAGS=\"-C target-cpu=native\" to use them",
+                unused.join(", ")
+            ));
+        }
+        let layers_wanted = matches!(task.gpu_layers, config::GpuLayers::Count(1..) | config::GpuLayers::All);
+        if layers_wanted && !backend.supports_gpu_offload() {
+            log::warn(format_args!("no usable GPU found, --gpu-layers option will be ignored"));
+        }
+        backend
+    }
+
+    fn gpu_layers(task: &Collect, _: &Backend) -> GpuLayers {
+        match task.gpu_layers {
+            config::GpuLayers::Auto => GpuLayers::Auto,
+            config::GpuLayers::All => GpuLayers::All,
+            config::GpuLayers::Count(n) => GpuLayers::Count(n),
+        }
+    }
+
+    fn run_options(task: &Collect) -> RunOptions {
+        RunOptions {
+            n_batch: task.n_batch,
+            n_ubatch: task.n_ubatch,
+            n_threads: task.n_threads,
+            n_threads_batch: task.n_threads_batch,
+            flash_attention: match task.flash_attention {
+                config::Tristate::Auto => FlashAttention::Auto,
+                config::Tristate::On => FlashAttention::On,
+                config::Tristate::Off => FlashAttention::Off,
+            },
+            perplexity: !task.flags.no_ppl,
+        }
+    }
+
+    fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<Chunks> {
+        let started = Instant::now();
+        log::info(format_args!("tokenizing the input .."));
+        progress::spin(format!("tokenizing {:.1} MB", task.text.len() as f64 / 1e6));
+        let tokens = model.vocab().tokenize(&task.text, task.flags.parse_special);
+        progress::finish();
+        let tokens = tokens?;
+        log::info(format_args!("tokenization took {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
+        let skip = usize::try_from(task.flags.chunk)?;
+        if skip > 0 {
+            let size = task.flags.ctx_size as usize;
+            log::info(format_args!("removing initial {skip} chunks ({} tokens)", skip.saturating_mul(size)));
+        }
+        let limit = usize::try_from(task.flags.chunks).ok();
+        Ok(Chunks::new(tokens, task.flags.ctx_size as usize, skip, limit)?)
+    }
+
+    fn warn_of_length(task: &Collect, model: &Model) {
+        let chunk_size = task.flags.ctx_size;
+        if chunk_size > model.n_ctx_train() {
+            log::warn(format_args!(
+                "model was trained on only {} context tokens ({chunk_size} specified)",
+                model.n_ctx_train()
+            ));
+        }
+    }
+
+    /// What goes on during a run: lines, saves, the bar.
+    struct Session<'a> {
+        task: &'a Collect,
+        /// What was loaded, without its sums: they are in the collector.
+        base: Imatrix,
+        /// Perplexities that wait for the bar to go: on one terminal, the bar would be drawn over them.
+        held: Option<String>,
+        perplexity: Option<f64>,
+        saved_chunks: Option<i32>,
+    }
+
+    impl<'a> Session<'a> {
+        fn new(task: &'a Collect, mut base: Imatrix) -> Self {
+            base.entries.clear();
+            base.settle_chunk_size(task.merge.chunk_size);
+            base.datasets.extend(task.dataset.clone());
+            let one_terminal = progress::visible() && std::io::stdout().is_terminal();
+            Self { task, base, held: one_terminal.then(String::new), perplexity: None, saved_chunks: None }
+        }
+
+        fn imatrix(&self, collector: &Collector) -> Imatrix {
+            let mut imatrix = self.base.clone();
+            imatrix.chunk_count = collector.chunks();
+            imatrix.entries = collector.entries().map(|(name, entry)| (name.to_owned(), entry.clone())).collect();
+            imatrix
+        }
+
+        fn print_held(&mut self) {
+            if let Some(held) = &mut self.held {
+                print(format_args!("{}", std::mem::take(held)));
+            }
+        }
+
+        fn print_or_hold(&mut self, text: String) {
+            match &mut self.held {
+                Some(held) => held.push_str(&text),
+                None => print(format_args!("{text}")),
+            }
+        }
+
+        fn explain(&self, error: llama_imatrix::run::Error) -> anyhow::Error {
+            let error = anyhow::Error::from(error);
+            match self.saved_chunks {
+                None => error,
+                Some(chunks) => anyhow::anyhow!(
+                    "{error:#}; the sums of the first {chunks} chunks are in '{}'",
+                    self.task.merge.output.path().display()
+                ),
+            }
+        }
+    }
+
+    impl Listener for Session<'_> {
+        fn due(
+            &mut self,
+            collector: &Collector,
+            due: &[Due],
+        ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            let imatrix = self.imatrix(collector);
+            let mut copies: Vec<Option<i32>> = due
+                .iter()
+                .map(|due| match due {
+                    Due::Output => None,
+                    Due::Copy(chunks) => Some(*chunks),
+                })
+                .collect();
+            if log::verbosity() >= 1 {
+                self.print_or_hold("\n".repeat(due.len()));
+            }
+            copies.dedup();
+            for copy in copies {
+                match self.task.merge.output.save(&imatrix, copy) {
+                    Ok(()) if copy.is_none() => self.saved_chunks = Some(imatrix.chunk_count),
+                    Ok(()) => {}
+                    // The sums are still in memory and the next save may succeed.
+                    Err(error) => log::warn(format_args!("{error:#}; the run goes on")),
+                }
+            }
+            Ok(())
+        }
+
+        fn first_batch(&mut self, seconds: f32, n_chunks: usize, n_seq: usize) {
+            let total = (seconds * n_chunks as f32 / n_seq as f32) as i32;
+            log::info(format_args!("{seconds:.2} seconds per pass - ETA follows on standard output"));
+            let (hours, rest) = (total / 3600, total % 3600);
+            if hours > 0 {
+                self.print_or_hold(format!("{hours} hours "));
+            }
+            let rest = if hours > 0 { rest } else { total };
+            self.print_or_hold(format!("{:.2} minutes\n", f64::from(rest) / 60.0));
+        }
+
+        fn perplexity(&mut self, chunk: usize, value: f64) {
+            self.perplexity = Some(value);
+            self.print_or_hold(format!("[{chunk}]{value:.4},"));
+        }
+
+        fn progress(&mut self, done: usize, _: usize) {
+            progress::set_chunks(done, self.perplexity.map(|value| format!("PPL {value:.4}")).unwrap_or_default());
+        }
+    }
+}

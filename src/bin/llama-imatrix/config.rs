@@ -1,0 +1,237 @@
+//! Flags, checked and made ready: whatever can be told to be wrong before the run is told here.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use llama_imatrix::calibration;
+use llama_imatrix::imatrix::Format;
+
+use crate::flags::{Flags, OutputFormat};
+use crate::output::Output;
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) task: Task,
+}
+
+#[derive(Debug)]
+pub(crate) enum Task {
+    ShowStatistics(ShowStatistics),
+    Merge(Merge),
+    Collect(Collect),
+}
+
+#[derive(Debug)]
+pub(crate) struct ShowStatistics {
+    pub(crate) file: String,
+    pub(crate) chunk_size: i32,
+}
+
+/// Matrices to read, and where the result goes.
+#[derive(Debug)]
+pub(crate) struct Merge {
+    pub(crate) in_files: Vec<String>,
+    pub(crate) chunk_size: i32,
+    pub(crate) output: Output,
+}
+
+#[derive(Debug)]
+pub(crate) struct Collect {
+    pub(crate) merge: Merge,
+    pub(crate) model: PathBuf,
+    pub(crate) text: Vec<u8>,
+    /// The text's name in the file, if it has one.
+    pub(crate) dataset: Option<String>,
+    pub(crate) flags: Flags,
+    pub(crate) gpu_layers: GpuLayers,
+    pub(crate) flash_attention: Tristate,
+    pub(crate) n_batch: usize,
+    pub(crate) n_ubatch: usize,
+    pub(crate) n_threads: i32,
+    pub(crate) n_threads_batch: i32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GpuLayers {
+    Auto,
+    All,
+    Count(u32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tristate {
+    Auto,
+    On,
+    Off,
+}
+
+impl Config {
+    pub(crate) fn new(mut flags: Flags) -> anyhow::Result<Self> {
+        let in_files = split_in_files(&flags.in_file)?;
+        if flags.show_statistics {
+            let Some(file) = in_files.into_iter().next() else {
+                bail!("--show-statistics needs a matrix, give it with --in-file");
+            };
+            return Ok(Self { task: Task::ShowStatistics(ShowStatistics { file, chunk_size: flags.ctx_size.max(1) }) });
+        }
+        ensure!(flags.ctx_size > 0, "imatrix tool requires '--ctx-size' > 0, found {}", flags.ctx_size);
+
+        let (text, dataset) = read_prompt(&mut flags)?;
+        let format = match flags.output_format {
+            Some(OutputFormat::Dat) => Format::Dat,
+            Some(OutputFormat::Gguf) | None => Format::Gguf,
+        };
+        let output = Output::new(flags.output.clone(), format, flags.output_format.is_some())?;
+        let merge = Merge { in_files, chunk_size: flags.ctx_size, output };
+        if text.is_empty() {
+            ensure!(
+                !merge.in_files.is_empty(),
+                "no prompt provided (-f or -p) and no precomputed matrices (--in-file) to combine"
+            );
+            return Ok(Self { task: Task::Merge(merge) });
+        }
+        Collect::new(flags, merge, text, dataset).map(|task| Self { task: Task::Collect(task) })
+    }
+}
+
+impl Collect {
+    fn new(flags: Flags, merge: Merge, text: Vec<u8>, dataset: Option<String>) -> anyhow::Result<Self> {
+        let model = flags.model.clone().context("--model is required")?;
+        let positive = |name: &str, value: i32| {
+            usize::try_from(value).ok().filter(|&n| n > 0).with_context(|| format!("{name} must be above 0, found {value}"))
+        };
+        ensure!(flags.chunk >= 0, "--chunk must be 0 or above, found {}", flags.chunk);
+        let n_threads = flags.threads.map_or_else(default_threads, at_least_one);
+        Ok(Self {
+            model,
+            text,
+            dataset,
+            gpu_layers: parse_gpu_layers(&flags.n_gpu_layers)?,
+            flash_attention: parse_tristate("--flash-attn", &flags.flash_attn)?,
+            n_batch: positive("--batch-size", flags.batch_size)?,
+            n_ubatch: positive("--ubatch-size", flags.ubatch_size)?,
+            n_threads,
+            n_threads_batch: flags.threads_batch.map_or(n_threads, at_least_one),
+            merge,
+            flags,
+        })
+    }
+}
+
+/// The text and, if it came from a file, that file's name as it was given: it goes into the matrix.
+fn read_prompt(flags: &mut Flags) -> anyhow::Result<(Vec<u8>, Option<String>)> {
+    if let Some(path) = &flags.file {
+        let name = path.to_str().with_context(|| format!("the name of '{}' is not UTF-8", path.display()))?;
+        let text = calibration::read_text(path)?;
+        // A prompt beside a file takes the place of the file's text.
+        let text = flags.prompt.take().map_or(text, OsStringBytes::into_bytes);
+        return Ok((text, Some(name.to_owned())));
+    }
+    Ok((flags.prompt.take().map(OsStringBytes::into_bytes).unwrap_or_default(), None))
+}
+
+trait OsStringBytes {
+    fn into_bytes(self) -> Vec<u8>;
+}
+
+impl OsStringBytes for std::ffi::OsString {
+    fn into_bytes(self) -> Vec<u8> {
+        self.into_encoded_bytes()
+    }
+}
+
+/// `--in-file` takes files separated by commas; quotes keep a comma, two quotes in quotes are one.
+fn split_in_files(values: &[String]) -> anyhow::Result<Vec<String>> {
+    let mut files = Vec::new();
+    for value in values {
+        files.extend(split_csv(value));
+    }
+    for file in &files {
+        std::fs::File::open(Path::new(file)).with_context(|| format!("failed to open file '{file}'"))?;
+    }
+    Ok(files)
+}
+
+fn split_csv(row: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    let mut chars = row.chars().peekable();
+    while let Some(c) = chars.next() {
+        let Some(field) = fields.last_mut() else { break };
+        match c {
+            '"' if quoted && chars.peek() == Some(&'"') => {
+                chars.next();
+                field.push('"');
+            }
+            '"' if quoted => quoted = false,
+            '"' if field.is_empty() => quoted = true,
+            ',' if !quoted => fields.push(String::new()),
+            c => field.push(c),
+        }
+    }
+    fields
+}
+
+fn parse_gpu_layers(value: &str) -> anyhow::Result<GpuLayers> {
+    match value {
+        "auto" => Ok(GpuLayers::Auto),
+        "all" => Ok(GpuLayers::All),
+        number => match number.parse::<i32>() {
+            Ok(-1) => Ok(GpuLayers::Auto),
+            Ok(n) => Ok(u32::try_from(n).map_or(GpuLayers::All, GpuLayers::Count)),
+            Err(_) => bail!("--n-gpu-layers takes a number, 'auto' or 'all', found '{number}'"),
+        },
+    }
+}
+
+fn parse_tristate(flag: &str, value: &str) -> anyhow::Result<Tristate> {
+    match value {
+        "on" | "enabled" | "true" | "1" => Ok(Tristate::On),
+        "off" | "disabled" | "false" | "0" => Ok(Tristate::Off),
+        "auto" | "-1" => Ok(Tristate::Auto),
+        other => bail!("{flag} takes 'on', 'off' or 'auto', found '{other}'"),
+    }
+}
+
+fn logical_cpus() -> i32 {
+    std::thread::available_parallelism().map_or(1, |n| i32::try_from(n.get()).unwrap_or(i32::MAX))
+}
+
+/// A thread a physical core: two on one core share its arithmetic units.
+fn default_threads() -> i32 {
+    i32::try_from(num_cpus::get_physical()).unwrap_or(i32::MAX).clamp(1, logical_cpus())
+}
+
+fn at_least_one(threads: i32) -> i32 {
+    if threads < 1 { logical_cpus() } else { threads }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_files_split_at_commas_outside_quotes() {
+        assert_eq!(split_csv("a,b"), ["a", "b"]);
+        assert_eq!(split_csv(r#""a,b",c"#), ["a,b", "c"]);
+        assert_eq!(split_csv(r#""say ""hi""",d"e"#), [r#"say "hi""#, r#"d"e"#]);
+        assert_eq!(split_csv(""), [""]);
+    }
+
+    #[test]
+    fn layers_are_numbers_or_words() {
+        assert_eq!(parse_gpu_layers("99").unwrap(), GpuLayers::Count(99));
+        assert_eq!(parse_gpu_layers("-1").unwrap(), GpuLayers::Auto);
+        assert_eq!(parse_gpu_layers("all").unwrap(), GpuLayers::All);
+        assert!(parse_gpu_layers("many").unwrap_err().to_string().contains("'many'"));
+    }
+
+    #[test]
+    fn attention_is_on_off_or_auto() {
+        assert_eq!(parse_tristate("-fa", "1").unwrap(), Tristate::On);
+        assert_eq!(parse_tristate("-fa", "disabled").unwrap(), Tristate::Off);
+        assert_eq!(parse_tristate("-fa", "-1").unwrap(), Tristate::Auto);
+        assert!(parse_tristate("-fa", "2").is_err());
+    }
+}

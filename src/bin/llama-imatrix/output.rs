@@ -1,0 +1,110 @@
+//! Where the matrix goes: checked before the run, written whole, never lost.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use llama_imatrix::imatrix::{self, Format, Imatrix, save_atomic};
+
+use crate::log;
+
+/// The output file and its format.
+#[derive(Debug)]
+pub(crate) struct Output {
+    path: PathBuf,
+    format: Format,
+}
+
+impl Output {
+    /// Finds out now whether the file can be written, not after hours.
+    pub(crate) fn new(path: PathBuf, format: Format, format_was_given: bool) -> anyhow::Result<Self> {
+        ensure!(!path.as_os_str().is_empty(), "--output names no file");
+        ensure!(!path.is_dir(), "cannot write '{}': it is a folder", path.display());
+        check_folder(&path).with_context(|| format!("cannot write '{}'", path.display()))?;
+        if !format_was_given && path.extension().is_none_or(|extension| extension != "gguf") {
+            log::warn(format_args!("saving imatrix using GGUF format with a different suffix than .gguf"));
+            log::warn(format_args!("if you want the previous imatrix format, use --output-format dat"));
+        }
+        Ok(Self { path, format })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replaces the file, or writes a copy named after `chunks`.
+    pub(crate) fn save(&self, imatrix: &Imatrix, copy: Option<i32>) -> anyhow::Result<()> {
+        let mut name = self.path.clone().into_os_string();
+        if let Some(chunks) = copy {
+            name.push(format!(".at_{chunks}"));
+        }
+        let path = PathBuf::from(name);
+        write(&path, imatrix, self.format).with_context(|| format!("cannot save '{}'", path.display()))
+    }
+
+    /// Replaces the file; where that fails at the end of a run, leaves the matrix in the temporary folder rather than
+    /// lose it.
+    pub(crate) fn save_final(&self, imatrix: &Imatrix) -> anyhow::Result<()> {
+        let Err(error) = self.save(imatrix, None) else { return Ok(()) };
+        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
+        let rescue = std::env::temp_dir().join(format!("{}-{}", std::process::id(), Path::new(name).display()));
+        match write(&rescue, imatrix, self.format) {
+            Ok(()) => bail!("{error:#}; the matrix is in '{}' instead", rescue.display()),
+            Err(_) => Err(error),
+        }
+    }
+}
+
+fn write(path: &Path, imatrix: &Imatrix, format: Format) -> Result<(), imatrix::Error> {
+    save_atomic(path, |out| imatrix.write(out, format))
+}
+
+/// A file can be created beside `path`: that is how it is saved. Devices and pipes are written in place.
+fn check_folder(path: &Path) -> std::io::Result<()> {
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if target.exists() && !target.is_file() {
+        return std::fs::OpenOptions::new().write(true).open(&target).map(drop);
+    }
+    let folder = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::NotFound,
+            format!("folder '{}' does not exist", folder.display()),
+        ));
+    }
+    tempfile::Builder::new().prefix(".llama-imatrix-").tempfile_in(folder).map(drop)
+}
+
+/// Standard output, as llama.cpp's tool prints it; nobody reading it is no reason to stop.
+pub(crate) fn print(text: std::fmt::Arguments<'_>) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_fmt(text);
+    let _ = stdout.flush();
+}
+
+/// The empty line that a save leaves on standard output.
+pub(crate) fn print_saved() {
+    if log::verbosity() >= 1 {
+        print(format_args!("\n"));
+    }
+}
+
+/// Says which weights have seen too little.
+pub(crate) fn warn_of_gaps(imatrix: &Imatrix) {
+    for gap in imatrix.coverage() {
+        if gap.is_empty() {
+            log::warn(format_args!("entry '{}' has no data", gap.name));
+        } else {
+            log::warn(format_args!(
+                "entry '{}' has partial data ({:.2}%): {} of {} experts were never routed to",
+                gap.name,
+                gap.percent(),
+                gap.unseen,
+                gap.total
+            ));
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Additions to one entry: a dense input, one for a matrix a head, and routed experts.
+
+use crate::imatrix::Entry;
+
+use super::error::Error;
+use super::kernel::add_rows;
+use super::product::{Ids, Product, Rows};
+use super::undo::Undo;
+
+/// Row starts, kept between additions so that the hot path allocates nothing.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    starts: Vec<usize>,
+    /// Where each expert's rows begin in `starts`; one more than there are experts.
+    bounds: Vec<usize>,
+}
+
+/// Adds every row of `input`. A weight of several matrices (MLA: one a head) keeps sums for each and one count:
+/// block `(i2, i3)` of the input meets matrix `(i2 mod ne[2], i3 mod ne[3])`.
+pub(super) fn add_dense(
+    entry: &mut Entry,
+    product: &Product<'_>,
+    input: &Rows<'_>,
+    scratch: &mut Scratch,
+    undo: Option<&mut Undo>,
+) -> Result<(), Error> {
+    let [channels, n_rows, n2, n3] = input.ne;
+    let [m2, m3] = [product.weight_ne[2], product.weight_ne[3]].map(|n| n.max(1) as usize);
+    let matrices = m2 * m3;
+    // Files of older versions have a count a matrix where one says it all.
+    if entry.counts.iter().all(|&count| count == entry.counts[0]) {
+        entry.counts.truncate(1);
+    }
+    prepare(entry, product, channels, matrices, 1)?;
+    if let Some(undo) = undo {
+        undo.save(entry, channels, 0..matrices);
+    }
+
+    for i3 in 0..n3 {
+        for i2 in 0..n2 {
+            let matrix = (i3 % m3) * m2 + i2 % m2;
+            scratch.starts.clear();
+            scratch.starts.extend((0..n_rows).map(|i1| input.start(i1, i2, i3)));
+            add_to_matrix(entry, matrix, channels, input.data, &scratch.starts);
+        }
+    }
+    let rows = (input.n_rows() / matrices) as i64;
+    entry.counts.iter_mut().for_each(|count| *count += rows);
+    (0..matrices).try_for_each(|matrix| check_finite(entry, product, matrix, channels))
+}
+
+/// Adds each token's row to the experts it is routed to, and counts it there.
+///
+/// The input has one row a token that all its experts read (gate, up), or one for each of them (down).
+/// An expert's rows are added slot by slot and within a slot token by token, as llama.cpp's tool does.
+pub(super) fn add_routed(
+    entry: &mut Entry,
+    product: &Product<'_>,
+    input: &Rows<'_>,
+    ids: &Ids<'_>,
+    scratch: &mut Scratch,
+    undo: Option<&mut Undo>,
+) -> Result<(), Error> {
+    let [channels, rows_a_token, n_tokens, n3] = input.ne;
+    let experts = product.weight_ne[2].max(1) as usize;
+    if n3 != 1 || rows_a_token == 0 {
+        return Err(bad_input(product, "a routed input has at least one row a token and no fourth dimension", input));
+    }
+    if ids.n_tokens != n_tokens {
+        return Err(bad_input(product, "a routed input has as many tokens as there are rows of expert ids", input));
+    }
+    if entry.counts.len() == 1 && experts > 1 {
+        // Files of older versions have one count for all experts.
+        entry.counts.resize(experts, entry.counts[0]);
+    }
+    prepare(entry, product, channels, experts, experts)?;
+    if entry.counts.len() != experts {
+        return Err(Error::ExpertCount { weight: product.weight.to_owned(), found: entry.counts.len(), expected: experts });
+    }
+
+    group_by_expert(product, input, ids, experts, scratch)?;
+    let Scratch { starts, bounds } = scratch;
+    let touched = || (0..experts).filter(|&expert| bounds[expert] < bounds[expert + 1]);
+    if let Some(undo) = undo {
+        undo.save(entry, channels, touched());
+    }
+    for expert in touched() {
+        let starts = &starts[bounds[expert]..bounds[expert + 1]];
+        add_to_matrix(entry, expert, channels, input.data, starts);
+        entry.counts[expert] += starts.len() as i64;
+    }
+    touched().try_for_each(|expert| check_finite(entry, product, expert, channels))
+}
+
+/// Sorts the rows by expert, stable in the order of slots and then tokens.
+fn group_by_expert(
+    product: &Product<'_>,
+    input: &Rows<'_>,
+    ids: &Ids<'_>,
+    experts: usize,
+    scratch: &mut Scratch,
+) -> Result<(), Error> {
+    let Scratch { starts, bounds } = scratch;
+    let expert_of = |slot, token| {
+        let found = ids.expert(slot, token).unwrap_or(-1);
+        usize::try_from(found).ok().filter(|&expert| expert < experts).ok_or_else(|| Error::ExpertId {
+            weight: product.weight.to_owned(),
+            found,
+            experts,
+        })
+    };
+    // Count, sum up, place: `bounds[e + 1]` is first the number of rows of `e`, then its next free place, then its end.
+    bounds.clear();
+    bounds.resize(experts + 2, 0);
+    for slot in 0..ids.n_used {
+        for token in 0..ids.n_tokens {
+            bounds[expert_of(slot, token)? + 2] += 1;
+        }
+    }
+    for expert in 0..experts {
+        bounds[expert + 2] += bounds[expert + 1];
+    }
+    starts.clear();
+    starts.resize(ids.n_used * ids.n_tokens, 0);
+    for slot in 0..ids.n_used {
+        for token in 0..ids.n_tokens {
+            let place = &mut bounds[expert_of(slot, token)? + 1];
+            starts[*place] = input.start(slot % input.ne[1], token, 0);
+            *place += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Gives a new entry its size; refuses one of another.
+fn prepare(
+    entry: &mut Entry,
+    product: &Product<'_>,
+    channels: usize,
+    matrices: usize,
+    counts: usize,
+) -> Result<(), Error> {
+    let expected = channels * matrices;
+    if entry.sum2.is_empty() {
+        entry.sum2.resize(expected, 0.0);
+        entry.sum = Some(vec![0.0; expected]);
+        entry.counts.resize(counts, 0);
+    }
+    if entry.sum2.len() == expected {
+        return Ok(());
+    }
+    Err(Error::Size { weight: product.weight.to_owned(), found: entry.sum2.len(), expected, channels, matrices })
+}
+
+fn add_to_matrix(entry: &mut Entry, matrix: usize, channels: usize, data: &[f32], starts: &[usize]) {
+    let range = matrix * channels..(matrix + 1) * channels;
+    let sum = entry.sum.as_mut().map(|sum| &mut sum[range.clone()]);
+    add_rows(&mut entry.sum2[range], sum, data, starts);
+}
+
+fn check_finite(entry: &Entry, product: &Product<'_>, matrix: usize, channels: usize) -> Result<(), Error> {
+    let sums = &entry.sum2[matrix * channels..(matrix + 1) * channels];
+    match sums.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(channel) => {
+            Err(Error::NonFinite { weight: product.weight.to_owned(), matrix, channel, value: sums[channel] })
+        }
+    }
+}
+
+fn bad_input(product: &Product<'_>, rule: &'static str, input: &Rows<'_>) -> Error {
+    Error::Input { weight: product.weight.to_owned(), rule, found: format!("an input of shape {:?}", input.ne) }
+}

@@ -1,0 +1,67 @@
+/// Why an input could not be added.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The entry collected or loaded before has another size than the model's weight.
+    #[error(
+        "inconsistent size of '{weight}': the sums so far have {found} values, the model's inputs {expected} \
+         ({channels} channels, {matrices} matrices); is an --in-file of another model?"
+    )]
+    Size {
+        /// The weight.
+        weight: String,
+        /// Values in the sums so far.
+        found: usize,
+        /// Values the model needs.
+        expected: usize,
+        /// Channels of the input.
+        channels: usize,
+        /// Matrices of the weight.
+        matrices: usize,
+    },
+    /// The entry has counts for another number of experts.
+    #[error("inconsistent expert count of '{weight}': the sums so far have {found} counts, the model {expected} experts")]
+    ExpertCount {
+        /// The weight.
+        weight: String,
+        /// Counts so far.
+        found: usize,
+        /// Experts in the model.
+        expected: usize,
+    },
+    /// A token was routed to an expert that does not exist.
+    #[error("'{weight}': a token is routed to expert {found}, the model has {experts}")]
+    ExpertId {
+        /// The weight.
+        weight: String,
+        /// The id found.
+        found: i32,
+        /// Experts in the model.
+        experts: usize,
+    },
+    /// An input of a shape or type that no known graph has.
+    #[error("cannot collect '{weight}': {rule}, found {found}")]
+    Input {
+        /// The weight.
+        weight: String,
+        /// What is expected.
+        rule: &'static str,
+        /// What was there.
+        found: String,
+    },
+    /// A sum is no longer a number: the activations hold NaN or infinity, or their squares overflow.
+    #[error(
+        "non-finite values detected in {weight}: channel {channel} of matrix {matrix} sums to {value}; \
+         the model or its numerics are broken at this input"
+    )]
+    NonFinite {
+        /// The weight.
+        weight: String,
+        /// The matrix, 0 where there is one; the expert where they are routed.
+        matrix: usize,
+        /// The channel.
+        channel: usize,
+        /// The sum of squares.
+        value: f32,
+    },
+}

@@ -1,0 +1,28 @@
+//! Collecting: from the products of a graph to sums a weight.
+//!
+//! For every weight matrix the rows of its input are summed a channel: `in_sum` = Σ x, `in_sum2` = Σ x², and counted.
+//! All is plain data: [`Collector`] can be driven without llama.cpp. With it, the collector is an
+//! [`Observer`](crate::llama::Observer) of a context.
+//!
+//! The sums are f32 and each channel's rows are added in the order of the graph, one after the other, multiplied first
+//! and then added, never fused: that is what llama.cpp's own tool does, and what makes the files equal to the byte.
+
+mod accumulate;
+mod chunks;
+mod collector;
+mod error;
+mod kernel;
+#[cfg(feature = "llama")]
+mod observe;
+mod product;
+mod rule;
+mod sharing;
+mod undo;
+#[cfg(test)]
+mod tests;
+
+pub use chunks::Due;
+pub use collector::{Collector, CollectorOptions};
+pub use error::Error;
+pub use product::{Ids, Kind, Product, Rows};
+pub use rule::{Rule, weight_name};

@@ -1,0 +1,77 @@
+//! The collector as an observer of a llama.cpp context.
+
+use crate::llama::{Observer, ObserverError, Op, TensorRef};
+
+use super::collector::Collector;
+use super::error::Error;
+use super::product::{Ids, Kind, Product, Rows};
+use super::rule::weight_name;
+
+/// Host copies of what lies on a device, kept between calls.
+#[derive(Debug, Default)]
+pub(super) struct Fetched {
+    input: Vec<f32>,
+    ids: Vec<i32>,
+}
+
+impl Observer for Collector {
+    fn asks(&mut self, node: TensorRef<'_>) -> bool {
+        self.begin_node(node.id());
+        product(node).is_some_and(|product| Collector::asks(self, &product))
+    }
+
+    fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
+        let (Some(product), Some(input)) = (product(node), node.src(1)) else { return Ok(()) };
+        let mut fetched = std::mem::take(&mut self.fetched);
+        let result = add(self, &product, input, node.src(2), &mut fetched);
+        self.fetched = fetched;
+        Ok(result?)
+    }
+}
+
+fn product(node: TensorRef<'_>) -> Option<Product<'_>> {
+    let (kind, ids) = match node.op() {
+        Op::MulMat => (Kind::Dense, 0),
+        Op::MulMatId => (Kind::Routed, node.src(2)?.id()),
+        Op::Other => return None,
+    };
+    let (weight, input) = (node.src(0)?, node.src(1)?);
+    Some(Product {
+        kind,
+        weight: weight_name(weight.name()),
+        weight_ne: weight.ne(),
+        input: input.id(),
+        input_ne: input.ne(),
+        input_is_f32: input.is_f32(),
+        ids,
+    })
+}
+
+fn add(
+    collector: &mut Collector,
+    product: &Product<'_>,
+    input: TensorRef<'_>,
+    ids: Option<TensorRef<'_>>,
+    fetched: &mut Fetched,
+) -> Result<(), Error> {
+    let refuse = |rule, found| Error::Input { weight: product.weight.to_owned(), rule, found };
+    let stride = input.nb().map(|nb| nb / size_of::<f32>());
+    if !input.is_f32() || stride[0] != 1 || input.nb().iter().any(|nb| nb % size_of::<f32>() != 0) {
+        return Err(refuse("the input's rows are contiguous f32", format!("{input:?}, steps {:?}", input.nb())));
+    }
+    let data = match input.as_f32() {
+        Some(data) => data,
+        None if input.copy_f32(&mut fetched.input) => &fetched.input,
+        None => return Err(refuse("the input is computed", format!("{input:?} without a buffer"))),
+    };
+    let rows = Rows { data, ne: input.ne().map(|n| n as usize), stride };
+    let Some(ids) = ids.filter(|_| product.kind == Kind::Routed) else {
+        return collector.add(product, &rows, None);
+    };
+    if !ids.copy_i32(&mut fetched.ids) {
+        return Err(refuse("expert ids are computed i32", format!("{ids:?}")));
+    }
+    let [n_used, n_tokens, ..] = ids.ne().map(|n| n as usize);
+    let [slot, token, ..] = ids.nb().map(|nb| nb / size_of::<i32>());
+    collector.add(product, &rows, Some(&Ids { data: &fetched.ids, n_used, n_tokens, stride: [slot, token] }))
+}

@@ -1,0 +1,98 @@
+//! Which products are collected.
+
+use super::product::{Kind, Product};
+
+/// Dense inputs of fewer rows are passed over, as llama.cpp's tool does.
+const MIN_ROWS: i64 = 16;
+
+/// llama.cpp's rule for what belongs into an importance matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rule {
+    /// Also the output matrix and, where it is tied to it, the token embedding.
+    pub process_output: bool,
+    /// Also the projection in front of a NextN layer.
+    pub nextn: bool,
+}
+
+impl Rule {
+    /// Whether the input of `product` is collected.
+    #[must_use]
+    pub fn collects(&self, product: &Product<'_>) -> bool {
+        if product.kind == Kind::Routed {
+            return true;
+        }
+        if product.input_ne[1] < MIN_ROWS || !product.input_is_f32 {
+            return false;
+        }
+        match product.weight {
+            "output.weight" | "token_embd.weight" | "nextn.post_projection.weight" => self.process_output,
+            "nextn.pre_projection.weight" => self.nextn,
+            weight => weight.starts_with("blk."),
+        }
+    }
+}
+
+/// The name of a weight without what the scheduler puts around a copy of it:
+/// `CUDA0#blk.0.attn_k.weight#0` is `blk.0.attn_k.weight`.
+#[must_use]
+pub fn weight_name(tensor: &str) -> &str {
+    match tensor.split_once('#') {
+        None => tensor,
+        Some((_, rest)) => rest.split_once('#').map_or(rest, |(name, _)| name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn product(weight: &str) -> Product<'_> {
+        Product {
+            kind: Kind::Dense,
+            weight,
+            weight_ne: [64, 64, 1, 1],
+            input: 1,
+            input_ne: [64, 16, 1, 1],
+            input_is_f32: true,
+            ids: 0,
+        }
+    }
+
+    #[test]
+    fn names_lose_their_backend_and_copy() {
+        assert_eq!(weight_name("CUDA0#blk.0.attn_k.weight#0"), "blk.0.attn_k.weight");
+        assert_eq!(weight_name("CUDA0#blk.0.attn_k.weight"), "blk.0.attn_k.weight");
+        assert_eq!(weight_name("blk.0.attn_k.weight"), "blk.0.attn_k.weight");
+        assert_eq!(weight_name("a##b"), "");
+    }
+
+    #[test]
+    fn blocks_are_collected_the_output_on_request() {
+        let plain = Rule::default();
+        let output = Rule { process_output: true, ..plain };
+        let nextn = Rule { nextn: true, ..plain };
+        for (weight, rules) in [
+            ("blk.0.attn_q.weight", [true, true, true]),
+            ("output.weight", [false, true, false]),
+            ("token_embd.weight", [false, true, false]),
+            ("nextn.post_projection.weight", [false, true, false]),
+            ("nextn.pre_projection.weight", [false, false, true]),
+            ("cls.weight", [false, false, false]),
+        ] {
+            let found = [plain, output, nextn].map(|rule| rule.collects(&product(weight)));
+            assert_eq!(found, rules, "{weight}");
+        }
+    }
+
+    #[test]
+    fn few_rows_or_another_type_are_passed_over_unless_routed() {
+        let rule = Rule::default();
+        let mut few = product("blk.0.ffn_up.weight");
+        few.input_ne[1] = 15;
+        assert!(!rule.collects(&few));
+        few.kind = Kind::Routed;
+        assert!(rule.collects(&few));
+        let half = Product { input_is_f32: false, ..product("blk.0.ffn_up.weight") };
+        assert!(!rule.collects(&half));
+    }
+}

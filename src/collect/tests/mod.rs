@@ -1,0 +1,56 @@
+//! The collector, driven by hand: no llama.cpp, numbers that can be checked on paper.
+
+mod accumulators;
+mod shared;
+
+use super::{Collector, CollectorOptions, Ids, Kind, Product, Rows};
+use crate::imatrix::Entry;
+
+fn collector() -> Collector {
+    Collector::new(&CollectorOptions { chunk_size: 16, ..CollectorOptions::default() })
+}
+
+/// A dense product of a plain weight; the shape of its input goes by `rows`.
+fn dense<'a>(weight: &'a str, input: usize, rows: &Rows<'_>) -> Product<'a> {
+    Product {
+        kind: Kind::Dense,
+        weight,
+        weight_ne: [rows.ne[0] as i64, 8, 1, 1],
+        input,
+        input_ne: rows.ne.map(|n| n as i64),
+        input_is_f32: true,
+        ids: 0,
+    }
+}
+
+fn routed<'a>(weight: &'a str, experts: i64, input: usize, ids: usize, rows: &Rows<'_>) -> Product<'a> {
+    let plain = dense(weight, input, rows);
+    Product { kind: Kind::Routed, weight_ne: [plain.weight_ne[0], 8, experts, 1], ids, ..plain }
+}
+
+/// Rows that lie one after the other.
+fn packed(data: &[f32], ne: [usize; 4]) -> Rows<'_> {
+    Rows { data, ne, stride: [1, ne[0], ne[0] * ne[1], ne[0] * ne[1] * ne[2]] }
+}
+
+fn entry<'c>(collector: &'c Collector, weight: &str) -> &'c Entry {
+    collector.entries().find(|(name, _)| *name == weight).map(|(_, entry)| entry).expect("the weight was collected")
+}
+
+fn sum(entry: &Entry) -> &[f32] {
+    entry.sum.as_deref().expect("sums were collected")
+}
+
+/// One evaluation: each product is asked for and, where wanted, added.
+fn evaluate(collector: &mut Collector, products: &[(Product<'_>, Rows<'_>)]) -> Vec<bool> {
+    collector.begin_decode();
+    let mut asked = Vec::new();
+    for (node, (product, rows)) in products.iter().enumerate() {
+        collector.begin_node(1000 + node);
+        asked.push(collector.asks(product));
+        if asked[node] {
+            collector.add(product, rows, None).unwrap();
+        }
+    }
+    asked
+}

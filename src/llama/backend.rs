@@ -1,0 +1,57 @@
+use std::ffi::CStr;
+use std::sync::OnceLock;
+
+use llama_cpp_sys_2 as sys;
+
+/// llama.cpp and ggml, initialized. There is one a process and it lives as long as the process does: ggml's device
+/// registries cannot be taken down safely while other threads may hold them.
+#[derive(Debug)]
+pub struct Backend(());
+
+impl Backend {
+    /// Initializes llama.cpp on the first call and returns the one instance on every call.
+    #[must_use]
+    pub fn init() -> &'static Self {
+        static BACKEND: OnceLock<Backend> = OnceLock::new();
+        BACKEND.get_or_init(|| {
+            // SAFETY: called once, by OnceLock, before any other llama.cpp call that needs it.
+            unsafe { sys::llama_backend_init() };
+            if cfg!(feature = "dynamic-backends") {
+                load_dynamic_backends();
+            }
+            Backend(())
+        })
+    }
+
+    /// One line that names the compute backends and the CPU features they were compiled with.
+    #[must_use]
+    pub fn system_info(&self) -> String {
+        // SAFETY: returns a NUL-terminated string in static storage, which the next call overwrites; it is copied here.
+        // Two threads would race on that storage, so callers go through this lock.
+        static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let _guard = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        unsafe { CStr::from_ptr(sys::llama_print_system_info()) }.to_string_lossy().into_owned()
+    }
+
+    /// Whether a device other than the CPU can hold layers.
+    #[must_use]
+    pub fn supports_gpu_offload(&self) -> bool {
+        // SAFETY: reads the device registry, which init() has filled.
+        unsafe { sys::llama_supports_gpu_offload() }
+    }
+}
+
+/// Finds ggml's backend libraries beside the program, else where this build left them.
+fn load_dynamic_backends() {
+    // SAFETY: takes no arguments; ggml searches its default folders and ignores what does not load.
+    unsafe { sys::ggml_backend_load_all() };
+    // SAFETY: reads the registry's size.
+    let found = unsafe { sys::ggml_backend_reg_count() };
+    if found == 0
+        && let Some(dir) = sys::BACKENDS_DIR
+        && let Ok(dir) = std::ffi::CString::new(dir)
+    {
+        // SAFETY: `dir` is NUL-terminated and outlives the call.
+        unsafe { sys::ggml_backend_load_all_from_path(dir.as_ptr()) };
+    }
+}

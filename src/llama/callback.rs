@@ -1,0 +1,105 @@
+//! The one place where C calls Rust: ggml's scheduler asks about each node of a graph and shows those that were wanted.
+//!
+//! Nothing unwinds into C++. A panic or an error is latched, the rest of the evaluation is cut short, and whoever
+//! called `llama_decode` raises it: the scheduler itself cannot be made to fail, since it takes an unwilling callback
+//! for the end of a split and reports success.
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use llama_cpp_sys_2 as sys;
+
+use super::TensorRef;
+
+/// What an observer may fail with.
+pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Sees the tensors of a graph while it is computed.
+///
+/// For each node in order of computation [`asks`](Self::asks) is called before the node is computed and, where it
+/// returned `true`, [`sees`](Self::sees) right after. A node that is asked for ends a run of nodes that are computed
+/// together, so ask for few. Neither is called again in a decode once `sees` has failed or either has panicked.
+pub trait Observer {
+    /// Whether [`sees`](Self::sees) shall be called once `node` is computed. Its shape, name and sources can be read,
+    /// its data cannot.
+    fn asks(&mut self, node: TensorRef<'_>) -> bool;
+
+    /// `node` and its sources are computed and stay so until this returns.
+    ///
+    /// # Errors
+    /// Whatever it returns ends the decode and comes out of [`Context::decode`](super::Context::decode).
+    fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError>;
+}
+
+/// Watches nothing.
+impl Observer for () {
+    fn asks(&mut self, _: TensorRef<'_>) -> bool {
+        false
+    }
+
+    fn sees(&mut self, _: TensorRef<'_>) -> Result<(), ObserverError> {
+        Ok(())
+    }
+}
+
+enum Fault {
+    Error(ObserverError),
+    Panic(Box<dyn Any + Send>),
+}
+
+/// An observer and the first thing that went wrong with it.
+pub(super) struct Latch<O> {
+    pub(super) observer: O,
+    fault: Option<Fault>,
+}
+
+impl<O: Observer> Latch<O> {
+    pub(super) fn new(observer: O) -> Self {
+        Self { observer, fault: None }
+    }
+
+    /// Raises what was latched since the last call: errors are returned, panics go on.
+    pub(super) fn release(&mut self) -> Result<(), ObserverError> {
+        match self.fault.take() {
+            None => Ok(()),
+            Some(Fault::Error(error)) => Err(error),
+            Some(Fault::Panic(payload)) => resume_unwind(payload),
+        }
+    }
+
+    /// The answer for the scheduler. Once latched: ask for the next node, then refuse it, which leaves the split at once.
+    fn on_node(&mut self, node: TensorRef<'_>, ask: bool) -> bool {
+        if self.fault.is_some() {
+            return ask;
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            if ask { Ok(self.observer.asks(node)) } else { self.observer.sees(node).map(|()| true) }
+        }));
+        match outcome {
+            Ok(Ok(answer)) => return answer,
+            Ok(Err(error)) => self.fault = Some(Fault::Error(error)),
+            Err(payload) => self.fault = Some(Fault::Panic(payload)),
+        }
+        ask
+    }
+}
+
+/// The `cb_eval` for a context whose user data is a `Latch<O>`.
+///
+/// # Safety
+/// For llama.cpp alone: `tensor` is a node of the graph that the scheduler is computing on this thread, and
+/// `user_data` the `Latch<O>` the context was created with, which no reference is held to during a decode.
+pub(super) unsafe extern "C" fn trampoline<O: Observer>(
+    tensor: *mut sys::ggml_tensor,
+    ask: bool,
+    user_data: *mut c_void,
+) -> bool {
+    // SAFETY: by contract valid and unaliased until this returns.
+    let latch = unsafe { &mut *user_data.cast::<Latch<O>>() };
+    // SAFETY: the scheduler waits for us, so nothing writes the node or its sources until this returns.
+    match unsafe { TensorRef::new(tensor) } {
+        Some(node) => latch.on_node(node, ask),
+        None => false,
+    }
+}

@@ -1,0 +1,240 @@
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use super::callback::{Latch, trampoline};
+use super::log::with_reason;
+use super::{Batch, Error, Model, Observer};
+
+/// Whether attention is computed fused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlashAttention {
+    /// Where every backend in use has it.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// The shape of a [`Context`].
+#[derive(Debug, Clone)]
+pub struct ContextOptions {
+    /// Tokens the context holds, all sequences together.
+    pub n_ctx: u32,
+    /// Tokens a decode takes at most.
+    pub n_batch: u32,
+    /// Tokens computed at once: a decode is cut into pieces of this size.
+    pub n_ubatch: u32,
+    /// Sequences that are kept apart.
+    pub n_seq: u32,
+    /// Threads for a single token.
+    pub n_threads: i32,
+    /// Threads for several.
+    pub n_threads_batch: i32,
+    /// Fused attention.
+    pub flash_attention: FlashAttention,
+}
+
+/// Where time went, in milliseconds, as llama.cpp counts it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timings {
+    /// Loading the model.
+    pub load_ms: f64,
+    /// Evaluating batches of several tokens.
+    pub prompt_eval_ms: f64,
+    /// Tokens evaluated so.
+    pub prompt_tokens: i32,
+}
+
+/// A model being evaluated, with an [`Observer`] that sees its tensors.
+pub struct Context<'m, O: Observer> {
+    ptr: NonNull<sys::llama_context>,
+    /// Owned; a raw pointer since llama.cpp holds the same one and uses it during a decode.
+    latch: NonNull<Latch<O>>,
+    n_batch: usize,
+    n_vocab: usize,
+    model: PhantomData<&'m Model>,
+}
+
+// SAFETY: a context may be used from one thread at a time, whichever that is; the observer moves with it.
+unsafe impl<O: Observer + Send> Send for Context<'_, O> {}
+
+impl<'m, O: Observer> Context<'m, O> {
+    /// Creates a context over `model`.
+    ///
+    /// A model without memory between decodes (diffusion models, encoders) attends to all tokens of a batch at once:
+    /// for it `n_ubatch` is raised to `n_batch`, where llama.cpp would abort the process.
+    ///
+    /// # Errors
+    /// [`Error::ContextInit`], for want of memory in most cases.
+    pub fn new(model: &'m Model, options: &ContextOptions, observer: O) -> Result<Self, Error> {
+        let latch = NonNull::from(Box::leak(Box::new(Latch::new(observer))));
+        match create::<O>(model, options, latch) {
+            Ok(ptr) => Ok(Self {
+                ptr,
+                latch,
+                n_batch: options.n_batch as usize,
+                n_vocab: model.vocab().n_tokens(),
+                model: PhantomData,
+            }),
+            Err(error) => {
+                // SAFETY: the latch came from a Box and no context that points to it is left.
+                drop(unsafe { Box::from_raw(latch.as_ptr()) });
+                Err(error)
+            }
+        }
+    }
+
+    /// Evaluates a batch. The observer sees each node it asks for.
+    ///
+    /// # Errors
+    /// [`Error::BatchTooLarge`]; [`Error::Decode`] where llama.cpp fails; [`Error::Observer`] where the observer did.
+    ///
+    /// # Panics
+    /// Goes on with a panic of the observer.
+    pub fn decode(&mut self, batch: &mut Batch) -> Result<(), Error> {
+        let n_tokens = batch.len();
+        if n_tokens > self.n_batch {
+            return Err(Error::BatchTooLarge { found: n_tokens, limit: self.n_batch });
+        }
+        let ctx = self.ptr.as_ptr();
+        // SAFETY: the context is ours, the batch's arrays are valid during the call, and `&mut self` keeps every other
+        // reference to the latch away while the trampoline uses it.
+        let (status, reason) = with_reason(|| batch.with_c(|batch| unsafe { sys::llama_decode(ctx, batch) }));
+        self.latch_mut().release().map_err(Error::Observer)?;
+        if status == 0 { Ok(()) } else { Err(Error::Decode { status, n_tokens, reason }) }
+    }
+
+    /// Forgets all tokens.
+    pub fn clear_memory(&mut self) {
+        // SAFETY: the context is ours; a model without memory gives null, which the call ignores.
+        unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.ptr.as_ptr()), true) };
+    }
+
+    /// Whether tokens of earlier decodes are remembered. Diffusion models and encoders see one batch at a time.
+    #[must_use]
+    pub fn has_memory(&self) -> bool {
+        // SAFETY: the context is ours.
+        !unsafe { sys::llama_get_memory(self.ptr.as_ptr()) }.is_null()
+    }
+
+    /// Waits until all that was started is computed.
+    pub fn synchronize(&mut self) {
+        // SAFETY: the context is ours.
+        unsafe { sys::llama_synchronize(self.ptr.as_ptr()) };
+    }
+
+    /// The logits of the last decode, `[n_tokens, n_vocab]` in the batch's order. `None` where the model has none.
+    pub fn logits(&mut self, n_tokens: usize) -> Option<&[f32]> {
+        // SAFETY: the context is ours; waits for the computation.
+        let ptr = unsafe { sys::llama_get_logits(self.ptr.as_ptr()) };
+        if ptr.is_null() {
+            return None;
+        }
+        // SAFETY: every token of a batch asks for its row, so the last decode left n_tokens rows of n_vocab; they stay
+        // until the next decode, which needs `&mut self`.
+        Some(unsafe { std::slice::from_raw_parts(ptr, n_tokens * self.n_vocab) })
+    }
+
+    /// Where time went so far.
+    #[must_use]
+    pub fn timings(&self) -> Timings {
+        // SAFETY: reads counters of our context.
+        let data = unsafe { sys::llama_perf_context(self.ptr.as_ptr()) };
+        Timings { load_ms: data.t_load_ms, prompt_eval_ms: data.t_p_eval_ms, prompt_tokens: data.n_p_eval }
+    }
+
+    /// The observer.
+    #[must_use]
+    pub fn observer(&self) -> &O {
+        // SAFETY: llama.cpp uses the latch only inside decode, which needs `&mut self`.
+        unsafe { &self.latch.as_ref().observer }
+    }
+
+    /// The observer, to change.
+    pub fn observer_mut(&mut self) -> &mut O {
+        &mut self.latch_mut().observer
+    }
+
+    /// Frees the context and returns the observer.
+    #[must_use]
+    pub fn into_observer(self) -> O {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: both are ours, and with `this` never dropped they are freed here and only here; the context goes
+        // first, since it points to the latch.
+        unsafe {
+            sys::llama_free(this.ptr.as_ptr());
+            Box::from_raw(this.latch.as_ptr()).observer
+        }
+    }
+
+    fn latch_mut(&mut self) -> &mut Latch<O> {
+        // SAFETY: as in observer(), and `&mut self` makes the reference unique.
+        unsafe { self.latch.as_mut() }
+    }
+}
+
+impl<O: Observer> Drop for Context<'_, O> {
+    fn drop(&mut self) {
+        // SAFETY: both are ours and freed once; the context goes first, since it points to the latch.
+        unsafe {
+            sys::llama_free(self.ptr.as_ptr());
+            drop(Box::from_raw(self.latch.as_ptr()));
+        }
+    }
+}
+
+fn create<O: Observer>(
+    model: &Model,
+    options: &ContextOptions,
+    latch: NonNull<Latch<O>>,
+) -> Result<NonNull<sys::llama_context>, Error> {
+    let ptr = create_once(model, options, options.n_ubatch, latch)?;
+    // SAFETY: the context was just created.
+    let has_memory = !unsafe { sys::llama_get_memory(ptr.as_ptr()) }.is_null();
+    if has_memory || options.n_ubatch >= options.n_batch {
+        return Ok(ptr);
+    }
+    // SAFETY: ours, and used nowhere else yet.
+    unsafe { sys::llama_free(ptr.as_ptr()) };
+    create_once(model, options, options.n_batch, latch)
+}
+
+fn create_once<O: Observer>(
+    model: &Model,
+    options: &ContextOptions,
+    n_ubatch: u32,
+    latch: NonNull<Latch<O>>,
+) -> Result<NonNull<sys::llama_context>, Error> {
+    // SAFETY: returns a struct of plain values.
+    let mut params = unsafe { sys::llama_context_default_params() };
+    params.n_ctx = options.n_ctx;
+    params.n_batch = options.n_batch;
+    params.n_ubatch = n_ubatch;
+    params.n_seq_max = options.n_seq;
+    params.n_threads = options.n_threads;
+    params.n_threads_batch = options.n_threads_batch;
+    params.flash_attn_type = match options.flash_attention {
+        FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+        FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    };
+    // The tools' defaults, not the library's: they decide how tokens are grouped, and so the order of sums.
+    params.swa_full = false;
+    params.kv_unified = false;
+    params.no_perf = false;
+    params.cb_eval = Some(trampoline::<O>);
+    params.cb_eval_user_data = latch.as_ptr().cast();
+    // SAFETY: the caller keeps the model and the latch alive for as long as the context.
+    let (ptr, reason) = with_reason(|| unsafe { sys::llama_init_from_model(model.as_ptr(), params) });
+    NonNull::new(ptr).ok_or(Error::ContextInit {
+        n_ctx: options.n_ctx,
+        n_seq: options.n_seq,
+        n_batch: options.n_batch,
+        reason,
+    })
+}

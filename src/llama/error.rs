@@ -1,0 +1,74 @@
+use std::path::PathBuf;
+
+use super::callback::ObserverError;
+
+/// What can go wrong between us and llama.cpp.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A path or text that C cannot take, since it holds a NUL byte.
+    #[error("{what} contains a NUL byte: {value:?}")]
+    Nul {
+        /// What was passed, such as "model path".
+        what: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The model file cannot be opened.
+    #[error("cannot read model '{}': {source}", path.display())]
+    ModelFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// llama.cpp refused the model; `reason` holds what it said.
+    #[error("cannot load model '{}': {reason}", path.display())]
+    ModelLoad {
+        /// The file.
+        path: PathBuf,
+        /// llama.cpp's own error lines.
+        reason: String,
+    },
+    /// A context could not be created, for want of memory in most cases.
+    #[error("cannot create a context of {n_ctx} tokens in {n_seq} sequences, batches of {n_batch}: {reason}")]
+    ContextInit {
+        /// Tokens the context holds, all sequences together.
+        n_ctx: u32,
+        /// Sequences.
+        n_seq: u32,
+        /// Tokens a batch.
+        n_batch: u32,
+        /// llama.cpp's own error lines.
+        reason: String,
+    },
+    /// The text is longer than llama.cpp's tokenizer can take.
+    #[error("cannot tokenize {found} bytes of text: llama.cpp takes at most {limit} bytes and tokens")]
+    TextTooLong {
+        /// Bytes given.
+        found: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A batch that does not fit its context.
+    #[error("batch has {found} tokens, the context takes at most {limit}")]
+    BatchTooLarge {
+        /// Tokens in the batch.
+        found: usize,
+        /// `n_batch` of the context.
+        limit: usize,
+    },
+    /// llama.cpp could not evaluate a batch.
+    #[error("cannot evaluate a batch of {n_tokens} tokens: {reason} (status {status})")]
+    Decode {
+        /// `llama_decode`'s return value.
+        status: i32,
+        /// Tokens in the batch.
+        n_tokens: usize,
+        /// llama.cpp's own error lines.
+        reason: String,
+    },
+    /// The observer returned an error while the graph ran.
+    #[error(transparent)]
+    Observer(ObserverError),
+}

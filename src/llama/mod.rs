@@ -1,0 +1,35 @@
+//! The safe layer over llama.cpp: the only place that speaks its C interface.
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Backend`] | llama.cpp initialized, once a process |
+//! | [`Model`], [`Vocab`] | weights and tokenizer of one GGUF model |
+//! | [`Context`] | a model's memory and graph, with an [`Observer`] of every node it computes |
+//! | [`Batch`] | tokens for one decode |
+//! | [`TensorRef`] | a tensor, valid during one call of the observer |
+//!
+//! Raw pointers stay inside this module. Each type owns what it allocates and frees it on drop; what is borrowed
+//! carries the lifetime of its owner.
+#![allow(unsafe_code)] // The one module that is allowed to; every block states the invariant it relies on.
+
+mod backend;
+mod batch;
+mod callback;
+mod context;
+mod cpu;
+mod error;
+mod log;
+mod model;
+mod tensor;
+mod vocab;
+
+pub use backend::Backend;
+pub use batch::{Batch, Token};
+pub use callback::{Observer, ObserverError};
+pub use context::{Context, ContextOptions, FlashAttention, Timings};
+pub use cpu::unused_vector_features;
+pub use error::Error;
+pub use log::{Level, set_log};
+pub use model::{GpuLayers, Model, ModelOptions};
+pub use tensor::{Op, TensorRef};
+pub use vocab::Vocab;

@@ -1,0 +1,73 @@
+use std::marker::PhantomData;
+
+use llama_cpp_sys_2 as sys;
+
+use super::{Error, Token};
+
+/// A model's vocabulary and tokenizer.
+#[derive(Debug, Clone, Copy)]
+pub struct Vocab<'m> {
+    ptr: *const sys::llama_vocab,
+    model: PhantomData<&'m super::Model>,
+}
+
+// SAFETY: a vocabulary is never written after loading; tokenizing keeps its state on the caller's stack and heap.
+unsafe impl Send for Vocab<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Vocab<'_> {}
+
+impl Vocab<'_> {
+    pub(super) fn new(ptr: *const sys::llama_vocab) -> Self {
+        Self { ptr, model: PhantomData }
+    }
+
+    /// Number of tokens, which is also the width of a row of logits.
+    #[must_use]
+    pub fn n_tokens(&self) -> usize {
+        // SAFETY: the vocabulary lives as long as the model it borrows.
+        usize::try_from(unsafe { sys::llama_vocab_n_tokens(self.ptr) }).unwrap_or(0)
+    }
+
+    /// The token that begins a text, where texts begin with one.
+    #[must_use]
+    pub fn leading_bos(&self) -> Option<Token> {
+        // SAFETY: as in n_tokens, for both calls.
+        let (add, bos) = unsafe { (sys::llama_vocab_get_add_bos(self.ptr), sys::llama_vocab_bos(self.ptr)) };
+        (add && bos >= 0).then_some(bos)
+    }
+
+    /// Tokenizes `text`, with the tokens the vocabulary puts around a text; `parse_special` reads control tokens
+    /// written out in it, such as `<|im_start|>`, as themselves.
+    ///
+    /// # Errors
+    /// [`Error::TextTooLong`] beyond 2 GiB.
+    pub fn tokenize(&self, text: &[u8], parse_special: bool) -> Result<Vec<Token>, Error> {
+        let too_long = || Error::TextTooLong { found: text.len(), limit: i32::MAX as usize - 2 };
+        let len = i32::try_from(text.len()).ok().filter(|&len| len <= i32::MAX - 2).ok_or_else(too_long)?;
+        let mut tokens: Vec<Token> = vec![0; text.len() + 2];
+        let mut n = self.tokenize_into(text, len, &mut tokens, parse_special);
+        if n < 0 && n != i32::MIN {
+            // Rare: normalization made more tokens than there were bytes. The count came back negated.
+            tokens.resize(n.unsigned_abs() as usize, 0);
+            n = self.tokenize_into(text, len, &mut tokens, parse_special);
+        }
+        tokens.truncate(usize::try_from(n).map_err(|_| too_long())?);
+        Ok(tokens)
+    }
+
+    fn tokenize_into(&self, text: &[u8], len: i32, tokens: &mut [Token], parse_special: bool) -> i32 {
+        let capacity = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
+        // SAFETY: both buffers are valid for the lengths passed with them and llama.cpp writes at most `capacity` tokens.
+        unsafe {
+            sys::llama_tokenize(
+                self.ptr,
+                text.as_ptr().cast(),
+                len,
+                tokens.as_mut_ptr(),
+                capacity,
+                true,
+                parse_special,
+            )
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Perplexity of the text the model is run over.
+
+use std::num::NonZero;
+
+/// Negative log-likelihood of each row's target: `-ln softmax(logits)[target]`, in nats.
+///
+/// `logits` is `[targets.len(), n_vocab]`. Maximum and exponentials are f32, their sum f64, as in llama.cpp's tools, so
+/// that values agree to the digits printed. Rows go over all cores; each is computed alone, so the result does not
+/// depend on how many there are. A target outside the vocabulary gives NaN.
+#[must_use]
+pub fn negative_log_likelihoods(logits: &[f32], n_vocab: usize, targets: &[i32]) -> Vec<f64> {
+    let mut out = vec![f64::NAN; targets.len()];
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let rows_a_thread = targets.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let mut rest = out.as_mut_slice();
+        for (part, targets) in targets.chunks(rows_a_thread).enumerate() {
+            let (mine, others) = rest.split_at_mut(targets.len());
+            rest = others;
+            let logits = &logits[part * rows_a_thread * n_vocab..];
+            let mut work = move || {
+                for ((nll, row), &target) in mine.iter_mut().zip(logits.chunks_exact(n_vocab)).zip(targets) {
+                    *nll = negative_log_likelihood(row, target);
+                }
+            };
+            if rest.is_empty() {
+                work(); // the last part needs no thread of its own
+            } else {
+                scope.spawn(work);
+            }
+        }
+    });
+    out
+}
+
+fn negative_log_likelihood(logits: &[f32], target: i32) -> f64 {
+    let Some(&logit) = usize::try_from(target).ok().and_then(|target| logits.get(target)) else { return f64::NAN };
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&logit| f64::from((logit - max).exp())).sum();
+    -(f64::from(logit - max) - sum.ln())
+}
+
+/// Running perplexity: `exp` of the mean negative log-likelihood.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Perplexity {
+    sum: f64,
+    sum_of_squares: f64,
+    count: usize,
+}
+
+/// A perplexity with its standard error.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// The perplexity.
+    pub value: f64,
+    /// Its standard error, by first-order propagation from that of the mean; `None` where rounding left no variance.
+    pub error: Option<f64>,
+}
+
+impl Perplexity {
+    /// Adds tokens by their negative log-likelihoods, in order.
+    pub fn add(&mut self, negative_log_likelihoods: &[f64]) {
+        for nll in negative_log_likelihoods {
+            self.sum += nll;
+            self.sum_of_squares += nll * nll;
+        }
+        self.count += negative_log_likelihoods.len();
+    }
+
+    /// The perplexity so far; NaN before the first token.
+    #[must_use]
+    pub fn value(&self) -> f64 {
+        (self.sum / self.count as f64).exp()
+    }
+
+    /// The perplexity with its error.
+    #[must_use]
+    pub fn estimate(&self) -> Estimate {
+        let count = self.count as f64;
+        let mean = self.sum / count;
+        let value = mean.exp();
+        let variance = self.sum_of_squares / count - mean * mean;
+        let error = (variance > 0.0).then(|| (variance / (count - 1.0)).sqrt() * value);
+        Estimate { value, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flat_distribution_has_the_perplexity_of_its_size() {
+        let nll = negative_log_likelihoods(&[0.5; 7 * 32], 32, &[0, 1, 2, 3, 4, 5, 31]);
+        let mut perplexity = Perplexity::default();
+        perplexity.add(&nll);
+        assert!((perplexity.value() - 32.0).abs() < 1e-9);
+        assert_eq!(nll.len(), 7);
+    }
+
+    #[test]
+    fn a_row_is_its_targets_log_softmax() {
+        // softmax of ln 1, ln 2, ln 5 is 1/8, 2/8, 5/8.
+        let row = [0.0, 2.0_f32.ln(), 5.0_f32.ln()];
+        let nll = negative_log_likelihoods(&[row, row, row].concat(), 3, &[0, 1, 2]);
+        for (found, p) in nll.iter().zip([0.125_f64, 0.25, 0.625]) {
+            assert!((found + p.ln()).abs() < 1e-6, "{found} {p}");
+        }
+        assert!(negative_log_likelihoods(&row, 3, &[3])[0].is_nan());
+    }
+
+    #[test]
+    fn the_error_is_that_of_the_mean() {
+        let mut perplexity = Perplexity::default();
+        perplexity.add(&[1.0, 2.0, 3.0, 4.0]);
+        let estimate = perplexity.estimate();
+        assert!((estimate.value - 2.5_f64.exp()).abs() < 1e-12);
+        let standard_error = (1.25_f64 / 3.0).sqrt();
+        assert!((estimate.error.unwrap() - standard_error * estimate.value).abs() < 1e-12);
+        let mut constant = Perplexity::default();
+        constant.add(&[2.0, 2.0]);
+        assert_eq!(constant.estimate().error, None);
+    }
+}

@@ -1,0 +1,162 @@
+//! Each bad input: one clear error, exit code 1, nothing harmed, and found before the run where it can be.
+
+use super::*;
+
+const COLLECT: &str = "-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 2";
+
+#[test]
+fn no_model() {
+    let bench = Bench::new(&["llama"]);
+    bench.fails("-f calibration.txt", &["--model is required"]);
+    bench.fails("-m none.gguf -f calibration.txt", &["none.gguf", "No such file"]);
+    bench.fails("-m . -f calibration.txt", &["cannot read model '.'", "directory"]);
+}
+
+#[test]
+fn a_model_that_is_none_or_is_cut_short() {
+    let bench = Bench::new(&[]);
+    bench.write("text.gguf", b"this is no model, but it is long enough for a header");
+    bench.fails("-m text.gguf -f calibration.txt", &["cannot load model 'text.gguf'", "magic"]);
+    let whole = support::build("llama");
+    bench.write("cut.gguf", &whole[..whole.len() - 4000]);
+    bench.fails("-m cut.gguf -f calibration.txt", &["cannot load model 'cut.gguf'", "corrupted or incomplete"]);
+    for len in [0, 3, 20, 500, 5000, whole.len() / 2] {
+        bench.write("cut.gguf", &whole[..len]);
+        bench.fails("-m cut.gguf -f calibration.txt", &["cannot load model 'cut.gguf'"]);
+    }
+}
+
+#[test]
+fn a_text_that_is_missing_or_too_short() {
+    let bench = Bench::new(&["llama"]);
+    bench.fails("-m llama.gguf -f none.txt", &["none.txt", "No such file"]);
+    bench.write("short.txt", b"a few words");
+    let ran = bench.fails("-m llama.gguf -f short.txt", &["at least 1024 tokens for a context of 512", "tokenizes to only"]);
+    assert_eq!(ran.stdout, "");
+    bench.write("empty.txt", b"\n");
+    bench.fails("-m llama.gguf -f empty.txt", &["no prompt provided", "--in-file"]);
+    bench.fails(
+        "-m llama.gguf -f calibration.txt -c 64 --chunk 100000",
+        &["not enough tokens left after removing 100000 chunks"],
+    );
+    bench.fails("-m llama.gguf -f calibration.txt --chunk -3", &["--chunk", "-3"]);
+}
+
+#[test]
+fn flags_that_are_unknown_or_out_of_range() {
+    let bench = Bench::new(&["llama"]);
+    bench.fails("-m llama.gguf -f calibration.txt --no-such-flag", &["invalid argument: --no-such-flag"]);
+    bench.fails("-m llama.gguf -f calibration.txt -zz", &["invalid argument: -z"]);
+    for size in ["0", "-5"] {
+        bench.fails(&format!("-m llama.gguf -f calibration.txt -c {size}"), &["'--ctx-size' > 0", size]);
+    }
+    bench.fails("-m llama.gguf -f calibration.txt -b 0", &["--batch-size", "found 0"]);
+    bench.fails("-m llama.gguf -f calibration.txt -ub -1", &["--ubatch-size", "found -1"]);
+    bench.fails("-m llama.gguf -f calibration.txt -c many", &["many", "--ctx-size"]);
+    bench.fails("-m llama.gguf -f calibration.txt -fa perhaps", &["--flash-attn", "'perhaps'"]);
+    bench.fails("-m llama.gguf -f calibration.txt -ngl some", &["--n-gpu-layers", "'some'"]);
+    bench.fails("-m llama.gguf -f calibration.txt --output-format csv", &["csv", "gguf", "dat"]);
+    bench.fails("-m", &["--model"]);
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_found_before_the_run() {
+    let bench = Bench::new(&["llama"]);
+    bench.write("file", b"not a folder");
+    std::fs::create_dir(bench.path("folder")).unwrap();
+    for (output, says) in [
+        ("none/imatrix.gguf", "folder 'none' does not exist"),
+        ("file/imatrix.gguf", "cannot write 'file/imatrix.gguf'"),
+        ("folder", "it is a folder"),
+    ] {
+        let ran = bench.fails(&format!("{COLLECT} -o {output}"), &[says]);
+        assert_eq!(ran.stdout, "");
+        assert!(!ran.stderr.contains("tokenizing"), "the run began:\n{}", ran.stderr);
+    }
+    // A merge finds it too.
+    bench.ok(&format!("{COLLECT} -o a.gguf"));
+    bench.fails("--in-file a.gguf -o none/b.gguf", &["folder 'none' does not exist"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_takes_no_files_is_found_before_the_run() {
+    let bench = Bench::new(&["llama"]);
+    let ran = bench.fails(&format!("{COLLECT} -o /proc/imatrix.gguf"), &["cannot write '/proc/imatrix.gguf'"]);
+    assert!(!ran.stderr.contains("tokenizing"), "{}", ran.stderr);
+}
+
+/// The shell's file size limit stands in for a full disk that needs no privileges: writes fail in mid-file.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_up_leaves_the_earlier_file() {
+    let bench = Bench::new(&["llama"]);
+    bench.write("imatrix.gguf", b"an earlier matrix");
+    let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
+    let ran = run_in_shell(&bench, script, COLLECT);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("cannot save 'imatrix.gguf'"), "{}", ran.stderr);
+    assert_eq!(bench.read("imatrix.gguf"), b"an earlier matrix");
+    assert_eq!(bench.new_files(&["llama.gguf", "imatrix.gguf"]), [] as [&str; 0]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_saved_where_it_should_be_is_saved_elsewhere() {
+    let bench = Bench::new(&["llama"]);
+    let rescue = tempfile::tempdir().unwrap();
+    let ran = run(bench.command(&format!("{COLLECT} -o /dev/full")).env("TMPDIR", rescue.path()));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("No space left"), "{}", ran.stderr);
+    let rescued: Vec<_> = std::fs::read_dir(rescue.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(rescued.len(), 1);
+    assert!(ran.stderr.contains(rescued[0].to_str().unwrap()), "{}", ran.stderr);
+    bench.ok(&format!("{COLLECT} -o imatrix.gguf"));
+    assert_eq!(std::fs::read(&rescued[0]).unwrap(), bench.read("imatrix.gguf"));
+}
+
+#[test]
+fn activations_that_are_not_numbers() {
+    for model in ["llama-nan-layer", "llama-inf-layer"] {
+        let bench = Bench::new(&[model]);
+        bench.write("imatrix.gguf", b"an earlier matrix");
+        bench.fails(
+            &format!("-m {model}.gguf -f calibration.txt -c 64 -b 64"),
+            &["non-finite values detected in blk.", "chunks 1 to 1"],
+        );
+        assert_eq!(bench.read("imatrix.gguf"), b"an earlier matrix");
+    }
+}
+
+#[test]
+fn activations_that_stop_being_numbers_keep_what_was_saved() {
+    let bench = Bench::new(&["llama-nan-token"]);
+    // The token with the broken embedding comes late in the text; each chunk before it is saved.
+    let ran = bench.run("-m llama-nan-token.gguf -f calibration.txt -c 64 -b 64 -ofreq 1");
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("non-finite values detected in blk.0."), "{}", ran.stderr);
+    let saved = llama_imatrix::imatrix::Imatrix::load(bench.path("imatrix.gguf")).unwrap();
+    assert!(saved.chunk_count > 0);
+    let says = format!("the sums of the first {} chunks are in 'imatrix.gguf'", saved.chunk_count);
+    assert!(ran.stderr.contains(&says), "{}", ran.stderr);
+}
+
+#[test]
+fn an_in_file_that_is_no_matrix() {
+    let bench = Bench::new(&["llama"]);
+    bench.write("noise.gguf", &[7; 3000]);
+    let with = |file: &str| format!("{COLLECT} --in-file {file}");
+    bench.fails(&with("none.gguf"), &["failed to open file 'none.gguf'"]);
+    bench.fails(&with("noise.gguf"), &["failed to load imatrix 'noise.gguf'"]);
+    bench.fails(&with("calibration.txt"), &["failed to load imatrix 'calibration.txt'"]);
+    bench.fails(&with("llama.gguf"), &["failed to load imatrix 'llama.gguf'"]);
+    bench.fails("--show-statistics", &["--in-file"]);
+    bench.fails("--show-statistics --in-file noise.gguf", &["noise.gguf"]);
+}
+
+#[test]
+fn an_in_file_of_another_model() {
+    let bench = Bench::new(&["llama", "qwen2"]);
+    bench.ok("-m qwen2.gguf -f calibration.txt -c 64 -b 64 --chunks 2 -o qwen2.imatrix.gguf");
+    bench.fails(&format!("{COLLECT} --in-file qwen2.imatrix.gguf"), &["inconsistent size of 'blk.0.", "--in-file"]);
+}

@@ -1,0 +1,158 @@
+//! The main job.
+
+use llama_imatrix::imatrix::Imatrix;
+
+use super::*;
+
+#[test]
+fn standard_output_is_perplexity_and_nothing_else() {
+    let bench = Bench::new(&["llama"]);
+    let ran = bench.ok("-m llama.gguf -f calibration.txt -c 64 -b 128 --chunks 5");
+    let lines: Vec<&str> = ran.stdout.split('\n').collect();
+    let [minutes, values, estimate, "", "", ""] = lines[..] else { panic!("{:?}", ran.stdout) };
+    assert!(minutes.strip_suffix(" minutes").unwrap().parse::<f64>().is_ok(), "{minutes}");
+    let values: Vec<&str> = values.strip_suffix(',').unwrap().split(',').collect();
+    assert_eq!(values.len(), 5);
+    for (i, value) in values.iter().enumerate() {
+        let (chunk, value) = value.strip_prefix('[').unwrap().split_once(']').unwrap();
+        assert_eq!(chunk, (i + 1).to_string());
+        assert_eq!(value.split_once('.').unwrap().1.len(), 4);
+    }
+    let last = values[4].split_once(']').unwrap().1;
+    assert!(estimate.starts_with(&format!("Final estimate: PPL = {last} +/- ")), "{estimate}");
+}
+
+#[test]
+fn without_perplexity_only_the_lines_of_the_saves_are_left() {
+    let bench = Bench::new(&["llama"]);
+    let ran = bench.ok("-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 12 --no-ppl");
+    let (save, rest) = ran.stdout.split_once(" minutes\n").unwrap();
+    assert!(save.parse::<f64>().is_ok());
+    assert_eq!(rest, "\n\n\n\n", "chunk 10, end of the loop, the last save, the end");
+    assert_eq!(bench.ok("-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 12 --no-ppl -lv 0").stderr, "");
+}
+
+#[test]
+fn same_input_same_bytes_on_any_number_of_threads() {
+    let bench = Bench::new(&["qwen3moe"]);
+    let args = "-m qwen3moe.gguf -f calibration.txt -c 64 -b 128 --chunks 4";
+    bench.ok(&format!("{args} -t 1 -o one.gguf"));
+    bench.ok(&format!("{args} -t 2 -tb 2 -o two.gguf"));
+    assert_eq!(bench.read("one.gguf"), bench.read("two.gguf"));
+}
+
+#[test]
+fn what_the_file_says_about_itself() {
+    let bench = Bench::new(&["llama"]);
+    bench.ok("-m llama.gguf -f calibration.txt -c 64 -b 64 --chunk 2 --chunks 3 -o a.gguf");
+    let a = Imatrix::load(bench.path("a.gguf")).unwrap();
+    assert_eq!((a.chunk_count, a.chunk_size, &a.datasets[..]), (3, 64, &["calibration.txt".to_owned()][..]));
+    assert!(a.entries.values().all(|entry| entry.counts == [192]));
+    assert!(a.entries.keys().all(|name| name.starts_with("blk.")));
+
+    // On top of it: sums go on, data sets add up.
+    bench.ok("-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 2 --in-file a.gguf -o b.gguf");
+    let b = Imatrix::load(bench.path("b.gguf")).unwrap();
+    assert_eq!((b.chunk_count, b.datasets.len()), (5, 2));
+    assert!(b.entries.values().all(|entry| entry.counts == [320]));
+}
+
+#[test]
+fn the_output_matrix_on_request_also_where_it_is_tied() {
+    let bench = Bench::new(&["llama", "gemma3"]);
+    for (model, weight) in [("llama", "output.weight"), ("gemma3", "token_embd.weight")] {
+        bench.ok(&format!("-m {model}.gguf -f calibration.txt -c 64 -b 64 --chunks 2 --process-output"));
+        let imatrix = Imatrix::load(bench.path("imatrix.gguf")).unwrap();
+        assert!(imatrix.entries.contains_key(weight), "{model}");
+    }
+}
+
+#[test]
+fn an_expert_that_is_never_routed_to_is_zero_and_named() {
+    let bench = Bench::new(&["qwen3moe"]);
+    let ran = bench.ok("-m qwen3moe.gguf -f calibration.txt -c 64 -b 64 --chunks 4");
+    let imatrix = Imatrix::load(bench.path("imatrix.gguf")).unwrap();
+    let name = format!("blk.{}.ffn_up_exps.weight", support::DEAD_LAYER);
+    let entry = &imatrix.entries[&name];
+    let (dead, width) = (support::DEAD_EXPERT, entry.sum2.len() / entry.counts.len());
+    assert_eq!(entry.counts[dead], 0);
+    assert!(entry.sum2[dead * width..(dead + 1) * width].iter().all(|&sum| sum == 0.0));
+    assert!(entry.counts.iter().sum::<i64>() > 0);
+    assert!(ran.stderr.contains(&format!("'{name}' has partial data (87.50%)")), "{}", ran.stderr);
+}
+
+/// llama.cpp's tool aborts here: a model without memory takes no batch larger than a micro-batch.
+#[test]
+fn diffusion_models_are_collected_with_any_batch() {
+    let bench = Bench::new(&["llada", "dream"]);
+    for model in ["llada", "dream"] {
+        let args = format!("-m {model}.gguf -f calibration.txt -c 64 --chunks 4");
+        bench.ok(&format!("{args} -b 64 -o whole.gguf"));
+        bench.ok(&format!("{args} -b 64 -ub 32 -o parts.gguf"));
+        bench.ok(&format!("{args} -b 32 -o halves.gguf"));
+        assert_eq!(bench.read("whole.gguf"), bench.read("parts.gguf"));
+        assert_eq!(bench.read("whole.gguf"), bench.read("halves.gguf"));
+        bench.ok(&format!("{args} -b 256 -ub 64 -o four.gguf"));
+        let four = Imatrix::load(bench.path("four.gguf")).unwrap();
+        assert!(four.entries.values().all(|entry| entry.counts == [256]));
+    }
+}
+
+#[test]
+fn saves_hold_whole_chunks_for_all_weights() {
+    let bench = Bench::new(&["llama"]);
+    bench.ok("-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 5 --save-frequency 2");
+    for chunks in [2, 4] {
+        let copy = Imatrix::load(bench.path(&format!("imatrix.gguf.at_{chunks}"))).unwrap();
+        assert_eq!(copy.chunk_count, chunks);
+        assert!(copy.entries.values().all(|entry| entry.counts == [i64::from(chunks) * 64]));
+    }
+    bench.ok("-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 2 -o short.gguf");
+    assert_eq!(bench.read("short.gguf"), bench.read("imatrix.gguf.at_2"), "a copy is what a run of that length gives");
+}
+
+#[cfg(unix)]
+#[test]
+fn killed_at_any_instant_the_last_save_is_whole() {
+    use std::time::{Duration, Instant};
+    let bench = Bench::new(&["llama"]);
+    let args = "-m llama.gguf -f calibration.txt -c 32 -b 32 -ofreq 1 --no-ppl";
+    for pause in [0, 3, 10, 30] {
+        let _ = std::fs::remove_file(bench.path("imatrix.gguf"));
+        let mut child =
+            bench.command(args).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let limit = Instant::now() + Duration::from_secs(60);
+        while !bench.path("imatrix.gguf").exists() && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(pause));
+        child.kill().unwrap(); // SIGKILL
+        child.wait().unwrap();
+        let saved = Imatrix::load(bench.path("imatrix.gguf")).unwrap();
+        assert!(saved.chunk_count > 0);
+        assert!(saved.entries.values().all(|entry| entry.counts == [i64::from(saved.chunk_count) * 32]));
+    }
+}
+
+#[test]
+fn flags_come_from_the_environment_too() {
+    let bench = Bench::new(&["llama"]);
+    let ran = run(bench
+        .command("-f calibration.txt -b 64 --chunks 2")
+        .env("LLAMA_ARG_MODEL", "llama.gguf")
+        .env("LLAMA_ARG_CTX_SIZE", "64"));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(Imatrix::load(bench.path("imatrix.gguf")).unwrap().chunk_size, 64);
+}
+
+#[test]
+fn special_tokens_are_read_on_request() {
+    let bench = Bench::new(&["qwen2"]);
+    let text = "<|im_start|>some words of a chat<|im_end|>\n".repeat(60);
+    bench.write("chat.txt", text.as_bytes());
+    let chunks = |flag: &str| {
+        bench.ok(&format!("-m qwen2.gguf -f chat.txt -c 32 -b 32 --no-ppl {flag}"));
+        Imatrix::load(bench.path("imatrix.gguf")).unwrap().chunk_count
+    };
+    assert!(chunks("--parse-special") < chunks(""));
+}

@@ -1,0 +1,114 @@
+//! The program as its users run it: real models, real files, real exit codes.
+
+mod bad_input;
+mod collecting;
+mod files;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support;
+
+/// A folder with models and a text, in which the program runs.
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Bench {
+    /// A folder with `calibration.txt` and the models named, as `NAME.gguf`.
+    fn new(models: &[&str]) -> Self {
+        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        bench.write("calibration.txt", support::text(1500, 3).as_bytes());
+        for model in models {
+            bench.write(&format!("{model}.gguf"), &support::build(model));
+        }
+        bench
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.path(name), bytes).unwrap();
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// Files in the folder that were not there at the beginning, hidden ones too.
+    fn new_files(&self, known: &[&str]) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(self.dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != "calibration.txt" && !known.contains(&name.as_str()))
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn command(&self, args: &str) -> Command {
+        let mut command = Command::new(program());
+        command.current_dir(self.dir.path()).args(args.split_whitespace());
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("LLAMA_ARG_")) {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    fn run(&self, args: &str) -> Ran {
+        run(&mut self.command(args))
+    }
+
+    fn ok(&self, args: &str) -> Ran {
+        let ran = self.run(args);
+        assert_eq!(ran.code, Some(0), "{args}\n{}", ran.stderr);
+        ran
+    }
+
+    /// Runs into an error: exit code 1, a message on standard error that has all of `says`, nothing new in the folder.
+    fn fails(&self, args: &str, says: &[&str]) -> Ran {
+        let before = self.new_files(&[]);
+        let ran = self.run(args);
+        assert_eq!(ran.code, Some(1), "{args}\n{ran:?}");
+        for part in says {
+            assert!(ran.stderr.contains(part), "{args}: no '{part}' in\n{}", ran.stderr);
+        }
+        assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+        assert_eq!(self.new_files(&[]), before, "{args}");
+        ran
+    }
+}
+
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_llama-imatrix"))
+}
+
+fn run(command: &mut Command) -> Ran {
+    let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+    Ran {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Runs `script` under sh with the program as `$0` and `args` as the rest.
+#[cfg(unix)]
+fn run_in_shell(bench: &Bench, script: &str, args: &str) -> Ran {
+    let mut command = Command::new("sh");
+    command.current_dir(bench.dir.path()).arg("-c").arg(script).arg(program().as_os_str());
+    run(command.args(args.split_whitespace().map(OsStr::new)))
+}

@@ -225,6 +225,9 @@ fn odd_numbers() -> Vec<u8> {
             &[1e-3],
         );
     }
+    // A gain that is the root of a negative number.
+    b = b.raw("blk.0.sign.weight", column(1.0), Some(column(1.0)), &c);
+    b = b.raw("blk.1.sign.weight", column(-1.0), Some(column(1.0)), &c);
     b.raw(
         "blk.1.unseen.weight",
         column(0.0),

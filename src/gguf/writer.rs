@@ -1,0 +1,315 @@
+//! Writes GGUF version 3, the bytes ggml writes.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::io;
+
+use super::{
+    ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, DType, Error, MAGIC, MAX_DIMS, MAX_NAME_BYTES,
+    VERSION, Value, f32_to_f16,
+};
+
+/// Collects key/values and tensors, then writes them in the order they were given.
+///
+/// ```
+/// use llama_imatrix::gguf::{DType, File, Writer};
+/// let mut w = Writer::new();
+/// w.set("general.type", "imatrix").set("imatrix.chunk_count", 3_u32);
+/// w.f32_tensor("blk.0.attn_q.weight.counts", &[1, 1], vec![512.0_f32])?;
+/// let mut bytes = Vec::new();
+/// w.write_to(&mut bytes)?;
+/// let file = File::from_bytes(bytes)?;
+/// assert_eq!(file.get("general.type").and_then(|v| v.as_str()), Some("imatrix"));
+/// # Ok::<(), llama_imatrix::gguf::Error>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Writer<'a> {
+    keys: Vec<(String, Value)>,
+    tensors: Vec<Described<'a>>,
+    names: HashSet<String>,
+}
+
+#[derive(Debug)]
+struct Described<'a> {
+    name: String,
+    dtype: DType,
+    /// Innermost first, trailing ones dropped, never empty.
+    shape: Vec<u64>,
+    data: Data<'a>,
+}
+
+#[derive(Debug)]
+enum Data<'a> {
+    Bytes(Cow<'a, [u8]>),
+    /// Kept as numbers and turned into bytes while writing: an imatrix can take gigabytes.
+    F32(Cow<'a, [f32]>),
+}
+
+impl Data<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Data::Bytes(b) => b.len() as u64,
+            Data::F32(v) => v.len() as u64 * 4,
+        }
+    }
+}
+
+impl<'a> Writer<'a> {
+    /// An empty file.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a key. One that is set already moves to the end, as in ggml.
+    ///
+    /// `general.alignment` sets the alignment of the tensor data.
+    pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) -> &mut Self {
+        let key = key.into();
+        self.keys.retain(|(k, _)| *k != key);
+        self.keys.push((key, value.into()));
+        self
+    }
+
+    /// Adds a tensor with the bytes that will lie in the file; `shape` is innermost first.
+    ///
+    /// # Errors
+    /// A name that is too long or taken, more than four dimensions, rows of no whole number of
+    /// blocks, or data of another length than type and shape need.
+    pub fn tensor(
+        &mut self,
+        name: impl Into<String>,
+        dtype: DType,
+        shape: &[u64],
+        data: impl Into<Cow<'a, [u8]>>,
+    ) -> Result<&mut Self, Error> {
+        self.push(name.into(), dtype, shape, Data::Bytes(data.into()))
+    }
+
+    /// Adds an F32 tensor.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn f32_tensor(
+        &mut self,
+        name: impl Into<String>,
+        shape: &[u64],
+        data: impl Into<Cow<'a, [f32]>>,
+    ) -> Result<&mut Self, Error> {
+        self.push(name.into(), DType::F32, shape, Data::F32(data.into()))
+    }
+
+    /// Adds an F16 tensor, the values rounded to nearest, ties to even.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn f16_tensor(
+        &mut self,
+        name: impl Into<String>,
+        shape: &[u64],
+        data: &[f32],
+    ) -> Result<&mut Self, Error> {
+        let bytes: Vec<u8> = data
+            .iter()
+            .flat_map(|&x| f32_to_f16(x).to_le_bytes())
+            .collect();
+        self.push(name.into(), DType::F16, shape, Data::Bytes(bytes.into()))
+    }
+
+    fn push(
+        &mut self,
+        name: String,
+        dtype: DType,
+        shape: &[u64],
+        data: Data<'a>,
+    ) -> Result<&mut Self, Error> {
+        if name.len() > MAX_NAME_BYTES {
+            return Err(Error::NameLength { name });
+        }
+        let expected = tensor_bytes(&name, dtype, shape)?;
+        if data.len() != expected {
+            return Err(Error::DataLength {
+                name,
+                found: data.len(),
+                expected,
+            });
+        }
+        if !self.names.insert(name.clone()) {
+            return Err(Error::DuplicateTensor(name));
+        }
+        // ggml counts dimensions up to the last that is not 1.
+        let dims = shape
+            .iter()
+            .rposition(|&n| n != 1)
+            .map_or(1, |last| last + 1);
+        let shape = shape.iter().copied().chain([1]).take(dims).collect();
+        self.tensors.push(Described {
+            name,
+            dtype,
+            shape,
+            data,
+        });
+        Ok(self)
+    }
+
+    /// Writes the whole file. Buffer `w`: many small pieces are written.
+    ///
+    /// # Errors
+    /// What `w` reports; an empty key; `general.alignment` that is no u32 or no power of two.
+    pub fn write_to(&self, w: impl io::Write) -> Result<(), Error> {
+        let alignment = self.alignment()?;
+        let mut out = Counted {
+            inner: w,
+            written: 0,
+        };
+        out.bytes(&MAGIC)?;
+        out.bytes(&VERSION.to_le_bytes())?;
+        out.bytes(&(self.tensors.len() as u64).to_le_bytes())?;
+        out.bytes(&(self.keys.len() as u64).to_le_bytes())?;
+        for (index, (key, value)) in self.keys.iter().enumerate() {
+            if key.is_empty() {
+                return Err(Error::EmptyKey {
+                    index: index as u64,
+                });
+            }
+            out.string(key)?;
+            out.value(value)?;
+        }
+        let mut offset = 0_u64;
+        for t in &self.tensors {
+            out.string(&t.name)?;
+            out.bytes(&(t.shape.len() as u32).to_le_bytes())?;
+            for n in &t.shape {
+                out.bytes(&n.to_le_bytes())?;
+            }
+            out.bytes(&t.dtype.id().to_le_bytes())?;
+            out.bytes(&offset.to_le_bytes())?;
+            offset += t.data.len().next_multiple_of(alignment);
+        }
+        out.pad(alignment)?;
+        for t in &self.tensors {
+            match &t.data {
+                Data::Bytes(b) => out.bytes(b)?,
+                Data::F32(v) => out.f32s(v)?,
+            }
+            out.pad(alignment)?;
+        }
+        out.inner.flush()?;
+        Ok(())
+    }
+
+    fn alignment(&self) -> Result<u64, Error> {
+        match self.keys.iter().find(|(k, _)| k == ALIGNMENT_KEY) {
+            None => Ok(DEFAULT_ALIGNMENT.into()),
+            Some((_, Value::U32(n))) if n.is_power_of_two() => Ok((*n).into()),
+            Some((_, Value::U32(n))) => Err(Error::Alignment(*n)),
+            Some((_, other)) => Err(Error::AlignmentType(other.value_type().name())),
+        }
+    }
+}
+
+/// Bytes of a tensor's data; the checks that the reader makes, for the writer.
+fn tensor_bytes(name: &str, dtype: DType, shape: &[u64]) -> Result<u64, Error> {
+    if shape.len() > MAX_DIMS {
+        return Err(Error::Dimensions {
+            name: name.to_owned(),
+            found: shape.len() as u64,
+        });
+    }
+    let row = shape.first().copied().unwrap_or(1);
+    if row % dtype.block_len() != 0 {
+        return Err(Error::RowBlocks {
+            name: name.to_owned(),
+            row,
+            dtype,
+        });
+    }
+    shape
+        .iter()
+        .try_fold(1_u64, |product, &n| product.checked_mul(n))
+        .and_then(|elements| dtype.bytes_for(elements))
+        .filter(|&bytes| bytes <= i64::MAX as u64)
+        .ok_or_else(|| Error::ShapeOverflow {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+        })
+}
+
+/// A writer that knows how far it is, for the padding.
+struct Counted<W> {
+    inner: W,
+    written: u64,
+}
+
+impl<W: io::Write> Counted<W> {
+    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.inner.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn pad(&mut self, alignment: u64) -> io::Result<()> {
+        const ZEROS: [u8; 64] = [0; 64];
+        let mut missing = self.written.next_multiple_of(alignment) - self.written;
+        while missing > 0 {
+            let n = missing.min(ZEROS.len() as u64);
+            self.bytes(&ZEROS[..n as usize])?;
+            missing -= n;
+        }
+        Ok(())
+    }
+
+    fn f32s(&mut self, values: &[f32]) -> io::Result<()> {
+        let mut buffer = [0_u8; 4096];
+        for part in values.chunks(buffer.len() / 4) {
+            for (to, x) in buffer.chunks_exact_mut(4).zip(part) {
+                to.copy_from_slice(&x.to_le_bytes());
+            }
+            self.bytes(&buffer[..part.len() * 4])?;
+        }
+        Ok(())
+    }
+
+    fn string(&mut self, s: &str) -> io::Result<()> {
+        self.bytes(&(s.len() as u64).to_le_bytes())?;
+        self.bytes(s.as_bytes())
+    }
+
+    fn value(&mut self, value: &Value) -> io::Result<()> {
+        self.bytes(&value.value_type().id().to_le_bytes())?;
+        match value {
+            Value::U8(v) => self.bytes(&v.to_le_bytes()),
+            Value::I8(v) => self.bytes(&v.to_le_bytes()),
+            Value::U16(v) => self.bytes(&v.to_le_bytes()),
+            Value::I16(v) => self.bytes(&v.to_le_bytes()),
+            Value::U32(v) => self.bytes(&v.to_le_bytes()),
+            Value::I32(v) => self.bytes(&v.to_le_bytes()),
+            Value::F32(v) => self.bytes(&v.to_le_bytes()),
+            Value::U64(v) => self.bytes(&v.to_le_bytes()),
+            Value::I64(v) => self.bytes(&v.to_le_bytes()),
+            Value::F64(v) => self.bytes(&v.to_le_bytes()),
+            Value::Bool(v) => self.bytes(&[u8::from(*v)]),
+            Value::String(v) => self.string(v),
+            Value::Array(array) => self.array(array),
+        }
+    }
+
+    fn array(&mut self, array: &Array) -> io::Result<()> {
+        self.bytes(&array.element_type().id().to_le_bytes())?;
+        self.bytes(&(array.len() as u64).to_le_bytes())?;
+        match array {
+            Array::U8(v) => self.bytes(v),
+            Array::I8(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
+            Array::U16(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
+            Array::I16(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
+            Array::U32(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
+            Array::I32(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
+            Array::F32(v) => self.f32s(v),
+            Array::U64(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
+            Array::I64(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
+            Array::F64(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
+            Array::Bool(v) => v.iter().try_for_each(|&x| self.bytes(&[u8::from(x)])),
+            Array::String(v) => v.iter().try_for_each(|x| self.string(x)),
+        }
+    }
+}

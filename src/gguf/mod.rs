@@ -4,12 +4,12 @@
 //! The rules enforced here are those of ggml's `gguf.cpp`; the writer's bytes are those of
 //! `gguf_write_to_file` with `only_meta = false`.
 
-mod cursor;
+pub(crate) mod cursor;
 mod dtype;
 mod error;
 mod half;
 mod limits;
-mod map;
+pub(crate) mod map;
 mod reader;
 mod value;
 mod writer;

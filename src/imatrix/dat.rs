@@ -1,0 +1,167 @@
+//! The legacy `.dat` form: averages of squared activations, times a number of calls.
+//!
+//! All numbers little-endian: i32 entries; per entry i32 length and name, i32 calls, i32 values,
+//! that many f32; then i32 chunks, i32 length and name of the last dataset.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::{Entry, Error, Imatrix, Loaded};
+use crate::gguf::cursor::Cursor;
+
+/// Bytes of the shortest entry: an empty name, calls, and one value.
+const SHORTEST_ENTRY: u64 = 4 + 4 + 4 + 4;
+/// Longest name taken from a file. llama.cpp's tensor names have at most 63 bytes.
+const MAX_NAME: i32 = 1024;
+
+pub(super) fn read(bytes: &[u8]) -> Result<Loaded, Error> {
+    let mut cursor = Cursor::new(bytes);
+    let n_entries = cursor.i32("number of legacy entries")?;
+    let limit = cursor.left() / SHORTEST_ENTRY;
+    if n_entries < 1 || n_entries as u64 > limit {
+        return Err(Error::DatEntries {
+            found: n_entries,
+            limit,
+        });
+    }
+    let mut loaded = Loaded {
+        is_legacy: true,
+        ..Loaded::default()
+    };
+    for entry in 1..=n_entries {
+        read_entry(&mut cursor, entry, &mut loaded.entries)?;
+    }
+    // What follows came to the format later, so a file may end here or after the chunks.
+    if cursor.left() > 0 {
+        loaded.chunk_count = cursor.i32("number of chunks")?;
+    }
+    if cursor.left() > 0 {
+        let length = cursor.i32("length of the dataset's name")?;
+        if length > 0 {
+            let name = cursor.take("name of the dataset", length as u64)?;
+            loaded
+                .datasets
+                .push(String::from_utf8_lossy(c_str(name)).into_owned());
+        }
+    }
+    Ok(loaded)
+}
+
+fn read_entry(
+    cursor: &mut Cursor<'_>,
+    entry: i32,
+    entries: &mut BTreeMap<String, Entry>,
+) -> Result<(), Error> {
+    let name_len = bounded(cursor, entry, "name length", 0, MAX_NAME)?;
+    let name = c_str(cursor.take("name of an entry", name_len as u64)?);
+    let name = std::str::from_utf8(name).map_err(|_| Error::DatName {
+        entry,
+        text: String::from_utf8_lossy(name).into_owned(),
+    })?;
+    let calls = bounded(cursor, entry, "number of calls", 0, i32::MAX)?;
+    let n = bounded(cursor, entry, "number of values", 1, i32::MAX)?;
+    let data = cursor.take("values of an entry", n as u64 * 4)?;
+    let sum2 = data
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|b| f32::from_le_bytes(*b))
+        .collect();
+    let read = Entry {
+        sum2,
+        sum: None,
+        counts: vec![calls.into()],
+    };
+    match entries.insert(name.to_owned(), read) {
+        None => Ok(()),
+        Some(_) => Err(Error::DuplicateEntry(name.to_owned())),
+    }
+}
+
+/// A number from `min` to `max`.
+fn bounded(
+    cursor: &mut Cursor<'_>,
+    entry: i32,
+    what: &'static str,
+    min: i32,
+    max: i32,
+) -> Result<i32, Error> {
+    let found = cursor.i32(what)?;
+    if (min..=max).contains(&found) {
+        Ok(found)
+    } else {
+        Err(Error::DatLength {
+            entry,
+            what,
+            found,
+            min,
+            max,
+        })
+    }
+}
+
+/// The bytes up to the first zero: upstream reads these texts as C strings.
+fn c_str(bytes: &[u8]) -> &[u8] {
+    bytes.split(|&b| b == 0).next().unwrap_or_default()
+}
+
+pub(super) fn write(imatrix: &Imatrix, mut w: impl io::Write) -> Result<(), Error> {
+    let has_data = |e: &Entry| e.counts.iter().any(|&c| c != 0);
+    let stored: Vec<_> = imatrix
+        .entries
+        .iter()
+        .filter(|(_, e)| has_data(e))
+        .collect();
+
+    put(&mut w, length("number of entries", stored.len())?)?;
+    for (name, entry) in stored {
+        put(&mut w, length("length of an entry's name", name.len())?)?;
+        w.write_all(name.as_bytes())?;
+        let calls = calls(entry, imatrix.chunk_size);
+        put(&mut w, calls)?;
+        put(&mut w, length("number of values", entry.sum2.len())?)?;
+        write_averages(&mut w, entry, calls)?;
+    }
+    put(&mut w, imatrix.chunk_count)?;
+    let dataset = imatrix.datasets.last().map_or("", String::as_str);
+    put(
+        &mut w,
+        length("length of the dataset's name", dataset.len())?,
+    )?;
+    w.write_all(dataset.as_bytes())?;
+    w.flush()?;
+    Ok(())
+}
+
+/// The largest count in chunks, rounded up so that little data does not become none.
+fn calls(entry: &Entry, chunk_size: i32) -> i32 {
+    let chunk_size = i64::from(chunk_size);
+    let most = entry.counts.iter().copied().max().unwrap_or(0);
+    (most.saturating_add(chunk_size - 1) / chunk_size) as i32
+}
+
+fn write_averages(w: &mut impl io::Write, entry: &Entry, calls: i32) -> io::Result<()> {
+    let Some(row) = entry.row_len().filter(|&row| row > 0) else {
+        return Ok(());
+    };
+    for (values, &count) in entry.sum2.chunks(row).zip(&entry.counts) {
+        for &value in values {
+            // A matrix that no row has reached counts as 1 everywhere.
+            let average = if count == 0 {
+                1.0
+            } else {
+                value / count as f32
+            };
+            w.write_all(&(average * calls as f32).to_le_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+fn length(what: &'static str, found: usize) -> Result<i32, Error> {
+    i32::try_from(found).map_err(|_| Error::DatLimit { what, found })
+}
+
+fn put(w: &mut impl io::Write, n: i32) -> io::Result<()> {
+    w.write_all(&n.to_le_bytes())
+}

@@ -1,0 +1,359 @@
+//! Adds a file's entries to a matrix.
+
+use std::fmt;
+
+use super::{Entry, Error, Imatrix, Loaded};
+
+/// Something about a file that a merge does not fail over, but its user should hear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// The file was made with another number of `NextN` layers; the first file's is kept.
+    NextnLayers {
+        /// In the file.
+        found: i32,
+        /// The one that is kept.
+        used: i32,
+    },
+    /// The file was made with another chunk size; the first file's is kept.
+    ChunkSize {
+        /// In the file.
+        found: i32,
+        /// The one that is kept.
+        used: i32,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::NextnLayers { found, used } => {
+                write!(
+                    f,
+                    "NextN layer count mismatch: {found} != {used}, using {used}"
+                )
+            }
+            Warning::ChunkSize { found, used } => {
+                write!(f, "chunk size mismatch: {found} != {used}, using {used}")
+            }
+        }
+    }
+}
+
+/// Rows in chunks, to the nearest.
+///
+/// `chunk_size` must be positive; the result wraps past 31 bits as upstream's does.
+#[must_use]
+pub const fn rows_to_chunks(rows: i64, chunk_size: i32) -> i32 {
+    if chunk_size <= 0 {
+        return 0;
+    }
+    (rows.saturating_add((chunk_size / 2) as i64) / chunk_size as i64) as i32
+}
+
+impl Imatrix {
+    /// Adds what a file holds, as upstream's `load_imatrix` does: in f32, file after file.
+    ///
+    /// A legacy file's averages become sums with the chunk size so far, or `current_chunk_size`
+    /// where no file has set one. Sums of activations are kept only while all contributions have
+    /// them. A single count is spread over a file's several.
+    ///
+    /// # Errors
+    /// Entries whose sizes differ; a chunk size that is not positive; counts out of range. The
+    /// matrix is then as it was.
+    pub fn merge(
+        &mut self,
+        loaded: &Loaded,
+        current_chunk_size: i32,
+    ) -> Result<Vec<Warning>, Error> {
+        let sets_chunk_size = !loaded.is_legacy && loaded.chunk_size > 0;
+        let first_size = if self.chunk_size == 0 && sets_chunk_size {
+            loaded.chunk_size
+        } else {
+            self.chunk_size
+        };
+        let chunk_size = if first_size > 0 {
+            first_size
+        } else {
+            current_chunk_size
+        };
+        if chunk_size <= 0 {
+            return Err(Error::ChunkSize(chunk_size));
+        }
+        let scale = loaded.is_legacy.then_some(chunk_size);
+        for (name, entry) in &loaded.entries {
+            entry.check(name)?;
+            check_sizes(name, self.entries.get(name), entry, scale)?;
+        }
+
+        let mut warnings = Vec::new();
+        if loaded.n_layer_nextn > 0 {
+            if self.n_layer_nextn == 0 {
+                self.n_layer_nextn = loaded.n_layer_nextn;
+            } else if self.n_layer_nextn != loaded.n_layer_nextn {
+                warnings.push(Warning::NextnLayers {
+                    found: loaded.n_layer_nextn,
+                    used: self.n_layer_nextn,
+                });
+            }
+        }
+        self.chunk_size = first_size;
+        if sets_chunk_size && self.chunk_size != loaded.chunk_size {
+            warnings.push(Warning::ChunkSize {
+                found: loaded.chunk_size,
+                used: self.chunk_size,
+            });
+        }
+        for (name, entry) in &loaded.entries {
+            let into = self.entries.entry(name.clone()).or_default();
+            match scale {
+                Some(chunk_size) => into.add_legacy(entry, chunk_size),
+                None => into.add(entry),
+            }
+        }
+        self.datasets.extend_from_slice(&loaded.datasets);
+        let most = self
+            .entries
+            .values()
+            .flat_map(|e| &e.counts)
+            .copied()
+            .max()
+            .unwrap_or(0);
+        self.chunk_count = rows_to_chunks(most.max(0), chunk_size);
+        Ok(warnings)
+    }
+}
+
+/// Everything that could fail half-way through adding `new`, checked beforehand. `scale` is the
+/// chunk size for a legacy file.
+fn check_sizes(
+    name: &str,
+    so_far: Option<&Entry>,
+    new: &Entry,
+    scale: Option<i32>,
+) -> Result<(), Error> {
+    let empty = Entry::default();
+    let so_far = so_far.unwrap_or(&empty);
+    let mismatch = |part, found, expected| Error::SizeMismatch {
+        name: name.to_owned(),
+        part,
+        found,
+        expected,
+    };
+
+    let (have, found) = (so_far.sum2.len(), new.sum2.len());
+    if have != 0 && have != found {
+        return Err(mismatch("values", found, have));
+    }
+    let (have, found) = (so_far.counts.len(), new.counts.len());
+    if scale.is_none() && (have > 1 && have != found || have == 1 && found == 0) {
+        return Err(mismatch("counts", found, have));
+    }
+    // One of both may be a single count that stands for all.
+    let spread = |counts: &[i64], i: usize| counts.get(i).or(counts.first()).copied().unwrap_or(0);
+    for i in 0..have.max(found) {
+        spread(&new.counts, i)
+            .checked_mul(scale.unwrap_or(1).into())
+            .and_then(|n| n.checked_add(spread(&so_far.counts, i)))
+            .ok_or_else(|| Error::CountOverflow(name.to_owned()))?;
+    }
+    Ok(())
+}
+
+impl Entry {
+    fn add(&mut self, new: &Entry) {
+        let first = self.sum2.is_empty();
+        if first {
+            self.sum2.resize(new.sum2.len(), 0.0);
+        }
+        match (self.counts.len(), new.counts.len()) {
+            (0, n) => self.counts.resize(n, 0),
+            (1, n) if n > 1 => self.counts.resize(n, self.counts[0]),
+            _ => {}
+        }
+        // Added to zeros rather than copied, as upstream does: -0 becomes 0.
+        add_to(&mut self.sum2, &new.sum2);
+        for (have, more) in self.counts.iter_mut().zip(&new.counts) {
+            *have += more;
+        }
+        let new_sum = new.activations();
+        if !new_sum.is_empty() && (first || !self.activations().is_empty()) {
+            let sum = self.sum.get_or_insert_default();
+            sum.resize(new_sum.len(), 0.0);
+            add_to(sum, new_sum);
+        } else {
+            self.sum = None;
+        }
+    }
+
+    fn add_legacy(&mut self, new: &Entry, chunk_size: i32) {
+        if self.sum2.is_empty() {
+            self.sum2.resize(new.sum2.len(), 0.0);
+            self.counts.resize(1, 0);
+        }
+        for (have, more) in self.sum2.iter_mut().zip(&new.sum2) {
+            *have += more * chunk_size as f32;
+        }
+        let calls = new.counts.first().copied().unwrap_or(0);
+        for have in &mut self.counts {
+            *have += calls * i64::from(chunk_size);
+        }
+        self.sum = None;
+    }
+}
+
+fn add_to(sums: &mut [f32], more: &[f32]) {
+    for (have, more) in sums.iter_mut().zip(more) {
+        *have += more;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(sum2: &[f32], sum: Option<&[f32]>, counts: &[i64]) -> Entry {
+        Entry {
+            sum2: sum2.to_vec(),
+            sum: sum.map(<[f32]>::to_vec),
+            counts: counts.to_vec(),
+        }
+    }
+
+    fn loaded(e: Entry) -> Loaded {
+        Loaded {
+            entries: [("w".to_owned(), e)].into(),
+            chunk_size: 4,
+            ..Loaded::default()
+        }
+    }
+
+    fn legacy(e: Entry) -> Loaded {
+        Loaded {
+            is_legacy: true,
+            chunk_size: 0,
+            ..loaded(e)
+        }
+    }
+
+    #[test]
+    fn sums_and_counts_add_and_a_single_count_spreads() {
+        let mut m = Imatrix::default();
+        m.merge(&loaded(entry(&[1.0, 2.0], Some(&[3.0, 4.0]), &[10])), 512)
+            .unwrap();
+        m.merge(&loaded(entry(&[5.0, 6.0], Some(&[7.0, 8.0]), &[1, 2])), 512)
+            .unwrap();
+        assert_eq!(
+            m.entries["w"],
+            entry(&[6.0, 8.0], Some(&[10.0, 12.0]), &[11, 12])
+        );
+        assert_eq!((m.chunk_size, m.chunk_count), (4, 3));
+        // Back from many to one is a mismatch, as upstream has it.
+        let one = loaded(entry(&[1.0, 1.0], None, &[1]));
+        assert!(matches!(
+            m.merge(&one, 512),
+            Err(Error::SizeMismatch {
+                part: "counts",
+                found: 1,
+                expected: 2,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn activations_stay_only_while_all_have_them() {
+        let with = loaded(entry(&[1.0], Some(&[1.0]), &[1]));
+        let without = loaded(entry(&[1.0], None, &[1]));
+        for order in [[&with, &without, &with], [&without, &with, &with]] {
+            let mut m = Imatrix::default();
+            for file in order {
+                m.merge(file, 512).unwrap();
+            }
+            assert_eq!(m.entries["w"], entry(&[3.0], None, &[3]));
+        }
+    }
+
+    #[test]
+    fn legacy_files_are_scaled_by_the_chunk_size_so_far() {
+        let mut m = Imatrix::default();
+        m.merge(&legacy(entry(&[0.5, 2.0], None, &[3])), 8).unwrap();
+        assert_eq!(m.entries["w"], entry(&[4.0, 16.0], None, &[24]));
+        assert_eq!((m.chunk_size, m.chunk_count), (0, 3));
+        // The first file that has a chunk size sets it, without a warning.
+        assert_eq!(
+            m.merge(&loaded(entry(&[1.0, 1.0], Some(&[1.0, 1.0]), &[4])), 8)
+                .unwrap(),
+            []
+        );
+        assert_eq!(m.entries["w"], entry(&[5.0, 17.0], None, &[28]));
+        m.merge(&legacy(entry(&[1.0, 1.0], None, &[1])), 8).unwrap();
+        assert_eq!(m.entries["w"], entry(&[9.0, 21.0], None, &[32]));
+        assert_eq!((m.chunk_size, m.chunk_count), (4, 8));
+    }
+
+    #[test]
+    fn mismatches_warn_and_the_first_wins() {
+        let mut m = Imatrix::default();
+        let a = Loaded {
+            n_layer_nextn: 1,
+            ..loaded(entry(&[1.0], None, &[4]))
+        };
+        let b = Loaded {
+            n_layer_nextn: 2,
+            chunk_size: 16,
+            ..a.clone()
+        };
+        assert_eq!(m.merge(&a, 512).unwrap(), []);
+        let expected = [
+            Warning::NextnLayers { found: 2, used: 1 },
+            Warning::ChunkSize { found: 16, used: 4 },
+        ];
+        assert_eq!(m.merge(&b, 512).unwrap(), expected);
+        assert_eq!((m.n_layer_nextn, m.chunk_size, m.chunk_count), (1, 4, 2));
+    }
+
+    #[test]
+    fn a_failed_merge_changes_nothing() {
+        let mut m = Imatrix::default();
+        m.merge(&loaded(entry(&[1.0, 2.0], Some(&[1.0, 1.0]), &[4])), 512)
+            .unwrap();
+        let before = m.clone();
+        let mut wrong = loaded(entry(&[1.0, 2.0, 3.0], None, &[1]));
+        wrong.entries.insert("a".into(), entry(&[1.0], None, &[1])); // sorts first, would be added
+        wrong.datasets.push("x".into());
+        assert!(matches!(
+            m.merge(&wrong, 512),
+            Err(Error::SizeMismatch {
+                part: "values",
+                found: 3,
+                expected: 2,
+                ..
+            })
+        ));
+        assert_eq!(m, before);
+        // Upstream writes past the end of its heap block here.
+        wrong.is_legacy = true;
+        assert!(matches!(
+            m.merge(&wrong, 512),
+            Err(Error::SizeMismatch { part: "values", .. })
+        ));
+        assert_eq!(m, before);
+        let full = loaded(entry(&[1.0, 1.0], None, &[i64::MAX]));
+        assert!(matches!(m.merge(&full, 512), Err(Error::CountOverflow(_))));
+        assert_eq!(m, before);
+        assert!(matches!(
+            Imatrix::default().merge(&legacy(entry(&[1.0], None, &[1])), 0),
+            Err(Error::ChunkSize(0))
+        ));
+    }
+
+    #[test]
+    fn rows_round_to_the_nearest_chunk() {
+        assert_eq!(
+            [0, 255, 256, 512, 768].map(|n| rows_to_chunks(n, 512)),
+            [0, 0, 1, 1, 2]
+        );
+        assert_eq!(rows_to_chunks(2, 3), 1);
+    }
+}

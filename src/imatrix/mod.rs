@@ -1,0 +1,252 @@
+//! The importance matrix: what it holds, how files are read, merged and written.
+
+mod dat;
+mod error;
+mod gguf;
+mod load;
+mod merge;
+mod save;
+
+use std::collections::BTreeMap;
+use std::io;
+
+pub use error::Error;
+pub use load::Loaded;
+pub use merge::{Warning, rows_to_chunks};
+pub use save::save_atomic;
+
+/// What was collected for one weight.
+///
+/// A weight has one or more matrices (one for a plain weight, a head's or an expert's each for 3-D
+/// ones) of `n` columns. The sums lie matrix after matrix, `n` numbers each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entry {
+    /// Per column, the sum of squared activations over all rows. `matrices * n` long.
+    pub sum2: Vec<f32>,
+    /// Per column, the sum of activations over all rows, as long as `sum2`; `None` where the data
+    /// came through a legacy file, which has none.
+    pub sum: Option<Vec<f32>>,
+    /// Rows seen: one number for the whole weight, or one a matrix. Never negative.
+    pub counts: Vec<i64>,
+}
+
+impl Entry {
+    /// The sums of activations, empty where there are none.
+    #[must_use]
+    pub fn activations(&self) -> &[f32] {
+        self.sum.as_deref().unwrap_or_default()
+    }
+
+    /// Numbers a count stands for; `None` without counts or where they do not divide the sums.
+    #[must_use]
+    pub fn row_len(&self) -> Option<usize> {
+        let (values, counts) = (self.sum2.len(), self.counts.len());
+        (counts > 0 && values % counts == 0).then(|| values / counts)
+    }
+
+    /// What every entry must satisfy, checked on reading and on writing.
+    fn check(&self, name: &str) -> Result<(), Error> {
+        let (values, counts) = (self.sum2.len(), self.counts.len());
+        if let Some(sum) = self
+            .sum
+            .as_ref()
+            .filter(|sum| !sum.is_empty() && sum.len() != values)
+        {
+            return Err(Error::SumLengths {
+                name: name.to_owned(),
+                sum: sum.len(),
+                sum2: values,
+            });
+        }
+        if counts > 0 && values % counts != 0 {
+            return Err(Error::Matrices {
+                name: name.to_owned(),
+                values,
+                counts,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// An importance matrix: entries by weight name, and where they came from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Imatrix {
+    /// What was collected, by the weight's name.
+    pub entries: BTreeMap<String, Entry>,
+    /// Names of the calibration files, oldest first; the run's own file last. A `.dat` file keeps
+    /// only the last.
+    pub datasets: Vec<String>,
+    /// Chunks the entries were collected over: the largest count, in chunks.
+    pub chunk_count: i32,
+    /// Tokens a chunk; 0 as long as no file has said. [`Imatrix::settle_chunk_size`] before
+    /// writing.
+    pub chunk_size: i32,
+    /// How many of the top layers are `NextN` layers.
+    pub n_layer_nextn: i32,
+}
+
+/// The two file formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// GGUF with sums and counts.
+    Gguf,
+    /// The legacy format with averages of squares.
+    Dat,
+}
+
+/// How much of an entry has data; see [`Imatrix::coverage`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coverage {
+    /// The weight.
+    pub name: String,
+    /// Counts that are zero.
+    pub unseen: usize,
+    /// All its counts.
+    pub total: usize,
+}
+
+impl Coverage {
+    /// Whether nothing was collected at all.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.unseen == self.total
+    }
+
+    /// The part that has data, in percent, in the single precision upstream prints.
+    #[must_use]
+    pub fn percent(&self) -> f32 {
+        if self.total == 0 {
+            return 0.0;
+        }
+        100.0 * (self.total - self.unseen) as f32 / self.total as f32
+    }
+}
+
+impl Imatrix {
+    /// The chunk size that counts: the files', or else the run's.
+    #[must_use]
+    pub const fn effective_chunk_size(&self, current: i32) -> i32 {
+        if self.chunk_size > 0 {
+            self.chunk_size
+        } else {
+            current
+        }
+    }
+
+    /// Sets the chunk size to the run's unless a file has set it; for when all files are merged.
+    pub const fn settle_chunk_size(&mut self, current: i32) {
+        self.chunk_size = self.effective_chunk_size(current);
+    }
+
+    /// Writes the file that upstream would, to the byte.
+    ///
+    /// Buffering is up to `w`; [`save_atomic`] buffers.
+    ///
+    /// # Errors
+    /// What `w` reports; [`Error::ChunkSize`] unless the chunk size is positive; entries whose
+    /// lengths disagree or are more than the format can say.
+    pub fn write(&self, w: impl io::Write, format: Format) -> Result<(), Error> {
+        if self.chunk_size <= 0 {
+            return Err(Error::ChunkSize(self.chunk_size));
+        }
+        for (name, entry) in &self.entries {
+            entry.check(name)?;
+            // Both formats' lengths are signed 32-bit for upstream.
+            if i32::try_from(entry.sum2.len()).is_err() {
+                return Err(Error::TooManyValues {
+                    name: name.clone(),
+                    found: entry.sum2.len() as u64,
+                });
+            }
+        }
+        match format {
+            Format::Gguf => gguf::write(self, w),
+            Format::Dat => dat::write(self, w),
+        }
+    }
+
+    /// The entries with matrices that no row has reached, for warnings before saving.
+    #[must_use]
+    pub fn coverage(&self) -> Vec<Coverage> {
+        let unseen = |counts: &[i64]| counts.iter().filter(|&&c| c == 0).count();
+        self.entries
+            .iter()
+            .map(|(name, e)| Coverage {
+                name: name.clone(),
+                unseen: unseen(&e.counts),
+                total: e.counts.len(),
+            })
+            .filter(|c| c.unseen > 0 || c.total == 0)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(values: usize, counts: &[i64]) -> Entry {
+        Entry {
+            sum2: vec![1.0; values],
+            sum: None,
+            counts: counts.to_vec(),
+        }
+    }
+
+    #[test]
+    fn coverage_lists_partial_and_empty_entries_only() {
+        let mut m = Imatrix::default();
+        m.entries.insert("full".into(), entry(4, &[3, 1]));
+        m.entries.insert("half".into(), entry(4, &[3, 0]));
+        m.entries.insert("none".into(), entry(4, &[0]));
+        m.entries.insert("void".into(), entry(0, &[]));
+        let seen: Vec<_> = m
+            .coverage()
+            .into_iter()
+            .map(|c| (c.name.clone(), c.is_empty(), c.percent()))
+            .collect();
+        let expected = [
+            ("half", false, 50.0),
+            ("none", true, 0.0),
+            ("void", true, 0.0),
+        ];
+        assert_eq!(seen, expected.map(|(n, e, p)| (n.to_owned(), e, p)));
+    }
+
+    #[test]
+    fn write_refuses_what_a_reader_could_not_make_sense_of() {
+        let mut m = Imatrix::default();
+        assert!(matches!(
+            m.write(io::sink(), Format::Gguf),
+            Err(Error::ChunkSize(0))
+        ));
+        m.settle_chunk_size(512);
+        m.entries.insert("x".into(), entry(5, &[1, 1]));
+        for format in [Format::Gguf, Format::Dat] {
+            assert!(matches!(
+                m.write(io::sink(), format),
+                Err(Error::Matrices {
+                    values: 5,
+                    counts: 2,
+                    ..
+                })
+            ));
+        }
+        m.entries.insert(
+            "x".into(),
+            Entry {
+                sum: Some(vec![0.0; 3]),
+                ..entry(4, &[1])
+            },
+        );
+        assert!(matches!(
+            m.write(io::sink(), Format::Gguf),
+            Err(Error::SumLengths {
+                sum: 3,
+                sum2: 4,
+                ..
+            })
+        ));
+    }
+}

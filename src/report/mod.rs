@@ -1,0 +1,6 @@
+//! Reports about an importance matrix.
+
+mod printf;
+mod table;
+
+pub use table::{Outcome, Warning, show_statistics};

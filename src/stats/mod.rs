@@ -1,0 +1,200 @@
+//! Statistics of an importance matrix, per weight and per layer.
+//!
+//! They are upstream's, in its order of operations and its precision at each step, so that what is
+//! written and printed has the same bits. With `x̄` the average activation of a column and `e` its
+//! average square (what the imatrix stores, divided by the count):
+//!
+//! - over a weight's columns: the sum of `e`, and mean, standard deviation, skewness and excess
+//!   kurtosis of `x̄` (of `e` for legacy data, which has no `x̄`), and the entropy of `e` as a
+//!   distribution;
+//! - against the same weight of the layer before: Euclidean distance, cosine similarity, Pearson's
+//!   correlation and covariance of `x̄` (or `e`), and the gain, the ratio of root mean `e`.
+//!
+//! Formulas: llama.cpp, `tools/imatrix/imatrix.cpp` and its README.
+
+mod compare;
+mod layer;
+pub mod name;
+mod parallel;
+mod vector;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+pub use compare::Comparison;
+pub use layer::{LayerStats, layer_statistics};
+
+use crate::imatrix::Entry;
+use name::{TensorName, first_nextn_layer};
+
+/// Names of the twelve statistics in the order a GGUF file's `.stats` tensors have them.
+pub const SCHEMA: [&str; 12] = [
+    "sum_sq",
+    "mean",
+    "elements",
+    "std_deviation",
+    "skewness",
+    "kurtosis",
+    "gain",
+    "h_norm",
+    "l2_dist",
+    "cossim",
+    "pearson",
+    "covariance",
+];
+
+/// The statistics of one weight.
+///
+/// Those against the layer before are NaN where there is none to compare with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorStats {
+    /// The weight's name.
+    pub tensor: String,
+    /// Whether the data has no sums of activations.
+    pub legacy: bool,
+    /// Sum of the columns' average squares, upstream's "∑ E[A²]".
+    pub sum: f64,
+    /// Mean of the columns' averages.
+    pub mean: f32,
+    /// Columns with finite data.
+    pub elements: i64,
+    /// Standard deviation (population) of the columns' averages.
+    pub std_deviation: f32,
+    /// Skewness of the columns' averages.
+    pub skewness: f32,
+    /// Excess kurtosis of the columns' averages.
+    pub kurtosis: f32,
+    /// Entropy, in bits, of the average squares as a distribution over the columns.
+    pub entropy: f32,
+    /// Root mean `e` here over that of the layer before.
+    pub gain: f32,
+    /// Euclidean distance from the layer before.
+    pub l2_dist: f32,
+    /// Cosine similarity with the layer before.
+    pub cossim: f32,
+    /// Pearson's correlation with the layer before.
+    pub pearson: f32,
+    /// Covariance with the layer before.
+    pub covariance: f32,
+    /// The sums that the comparison is made of; all zero without one.
+    pub comparison: Comparison,
+}
+
+impl TensorStats {
+    /// The entropy in percent of what equal columns would have; NaN for fewer than two columns.
+    #[must_use]
+    pub fn h_norm(&self) -> f32 {
+        if self.elements > 1 {
+            100.0 * (self.entropy / (self.elements as f32).log2())
+        } else {
+            f32::NAN
+        }
+    }
+
+    /// The statistics in the order of [`SCHEMA`].
+    #[must_use]
+    pub fn values(&self) -> [f32; SCHEMA.len()] {
+        [
+            self.sum as f32,
+            self.mean,
+            self.elements as f32,
+            self.std_deviation,
+            self.skewness,
+            self.kurtosis,
+            self.gain,
+            self.h_norm(),
+            self.l2_dist,
+            self.cossim,
+            self.pearson,
+            self.covariance,
+        ]
+    }
+}
+
+/// The statistics of all weights of a matrix.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Statistics {
+    /// The weights that have data, by name.
+    pub tensors: Vec<TensorStats>,
+    /// The first layer that is a `NextN` layer, `i32::MAX` without any.
+    pub nextn_start: i32,
+    /// What could not be computed.
+    pub warnings: Vec<Warning>,
+}
+
+/// A statistic that could not be computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Warning {
+    /// The weight's counts and sums are empty or do not fit together.
+    NoData {
+        /// The weight.
+        tensor: String,
+    },
+    /// No earlier layer has a weight of this name.
+    NoPrecedingLayer {
+        /// The weight.
+        tensor: String,
+    },
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::NoData { tensor } => {
+                write!(f, "data size mismatch or empty for tensor {tensor}")
+            }
+            Warning::NoPrecedingLayer { tensor } => {
+                write!(f, "no preceding-layer tensor for '{tensor}'")
+            }
+        }
+    }
+}
+
+impl Statistics {
+    /// Computes the statistics of all entries that have data.
+    ///
+    /// `n_layer_nextn` is the number of `NextN` layers on top, 0 to tell them by their names.
+    #[must_use]
+    pub fn new(entries: &BTreeMap<String, Entry>, n_layer_nextn: i32) -> Self {
+        let listed: Vec<(&String, &Entry)> = entries.iter().collect();
+        let work = listed.iter().map(|(_, e)| e.sum2.len()).sum();
+        let computed = parallel::map(&listed, work, |(name, entry)| {
+            vector::statistics(name, entry)
+        });
+
+        let mut out = Self::default();
+        for ((name, _), result) in listed.iter().zip(computed) {
+            match result {
+                Ok(stats) => out.tensors.extend(stats),
+                Err(vector::Unusable) => out.warnings.push(Warning::NoData {
+                    tensor: (*name).clone(),
+                }),
+            }
+        }
+        out.nextn_start = first_nextn_layer(
+            out.tensors.iter().map(|t| TensorName::new(&t.tensor)),
+            n_layer_nextn,
+        );
+        let tensors = std::mem::take(&mut out.tensors);
+        let compared =
+            compare::with_preceding(&tensors, entries, out.nextn_start, &mut out.warnings);
+        out.tensors = tensors;
+        for (stats, comparison) in out.tensors.iter_mut().zip(compared) {
+            if let Some(c) = comparison {
+                c.store(stats);
+            }
+        }
+        out
+    }
+
+    /// The statistics of one weight.
+    #[must_use]
+    pub fn get(&self, tensor: &str) -> Option<&TensorStats> {
+        let found = self
+            .tensors
+            .binary_search_by(|t| t.tensor.as_str().cmp(tensor))
+            .ok()?;
+        self.tensors.get(found)
+    }
+}

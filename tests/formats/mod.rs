@@ -1,0 +1,5 @@
+//! File formats, merging and statistics.
+
+mod golden;
+mod hostile;
+mod inputs;

@@ -1,0 +1,17 @@
+//! One file a model: its hyperparameters, then its tensors.
+
+pub mod deepseek2;
+pub mod dream;
+pub mod gemma2;
+pub mod gemma3;
+pub mod gpt2;
+pub mod lfm2;
+pub mod llada;
+pub mod llama;
+pub mod mamba;
+pub mod qwen2;
+pub mod qwen3moe;
+
+use super::model::Fill::{Bias, Embedding, Norm, Weight, WeightF16, WeightQ8};
+use super::model::ModelFile;
+use super::vocab::Vocab;

@@ -1,0 +1,163 @@
+//! Tiny models made in Rust, for tests and for comparing with llama.cpp's tool: random weights, the same bytes for the
+//! same name on every machine, a few hundred KiB each, milliseconds a chunk.
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "each target that includes this module uses its part of it"
+)]
+
+mod arch;
+mod hostile;
+mod model;
+mod quant;
+mod rng;
+mod text;
+mod vocab;
+
+use std::path::Path;
+use std::{fs, io};
+
+pub use arch::qwen3moe::{DEAD_EXPERT, DEAD_LAYER};
+use arch::{deepseek2, dream, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, qwen2, qwen3moe};
+pub use hostile::{HOSTILE, truncated};
+pub use text::text;
+
+/// Seed and words of the text that `write_all` puts beside the models.
+const CALIBRATION: (usize, u64) = (8000, 1);
+
+pub struct TestModel {
+    /// Its file's name without `.gguf`.
+    pub name: &'static str,
+    /// What it is there for.
+    pub about: &'static str,
+    build: fn() -> Vec<u8>,
+}
+
+impl TestModel {
+    /// The bytes of its GGUF file.
+    pub fn bytes(&self) -> Vec<u8> {
+        (self.build)()
+    }
+}
+
+/// Models that run.
+pub const MODELS: &[TestModel] = &[
+    TestModel {
+        name: "llama",
+        about: "dense f32, grouped heads, 3 layers, an output matrix of its own, BOS",
+        build: llama::build,
+    },
+    TestModel {
+        name: "qwen3moe",
+        about: "2 of 8 experts a token, expert 5 of layer 1 never routed to",
+        build: qwen3moe::build,
+    },
+    TestModel {
+        name: "deepseek2",
+        about: "MLA with a matrix a head, a dense layer first, shared and routed experts",
+        build: deepseek2::build,
+    },
+    TestModel {
+        name: "gemma3",
+        about: "tied embeddings, five layers with a window of 48 tokens and a global one",
+        build: gemma3::build,
+    },
+    TestModel {
+        name: "gemma2",
+        about: "tied embeddings, soft caps on attention and logits",
+        build: gemma2::build,
+    },
+    TestModel {
+        name: "mamba",
+        about: "recurrent, activations in three dimensions",
+        build: mamba::build,
+    },
+    TestModel {
+        name: "lfm2",
+        about: "hybrid of short convolutions and attention",
+        build: lfm2::build,
+    },
+    TestModel {
+        name: "llada",
+        about: "diffusion (no causal mask, no cache)",
+        build: llada::build,
+    },
+    TestModel {
+        name: "dream",
+        about: "diffusion with biases and grouped heads",
+        build: dream::build,
+    },
+    TestModel {
+        name: "qwen2",
+        about: "dense with biases, weights in f16 and Q8_0",
+        build: qwen2::build,
+    },
+    TestModel {
+        name: "gpt2",
+        about: "learned positions, one matrix for q, k and v, trained on 1024 tokens",
+        build: gpt2::build,
+    },
+];
+
+/// The bytes of the model of that name, of those that run or of the hostile ones.
+pub fn build(name: &str) -> Vec<u8> {
+    let model = MODELS
+        .iter()
+        .chain(HOSTILE)
+        .find(|model| model.name == name);
+    model
+        .unwrap_or_else(|| panic!("no test model is called {name}"))
+        .bytes()
+}
+
+/// Writes the models as `DIR/NAME.gguf`, the hostile ones as `DIR/hostile/NAME.gguf`, and `DIR/calibration.txt`.
+pub fn write_all(dir: &Path) -> io::Result<()> {
+    let hostile = dir.join("hostile");
+    fs::create_dir_all(&hostile)?;
+    for (dir, models) in [(dir, MODELS), (&hostile, HOSTILE)] {
+        for model in models {
+            fs::write(dir.join(model.name).with_extension("gguf"), model.bytes())?;
+        }
+    }
+    let (words, seed) = CALIBRATION;
+    fs::write(dir.join("calibration.txt"), text(words, seed))
+}
+
+#[cfg(test)]
+mod tests {
+    use llama_imatrix::gguf::File;
+
+    use super::text::LATE;
+    use super::*;
+
+    #[test]
+    fn models_are_small_valid_and_the_same_each_time() {
+        for model in MODELS {
+            let bytes = model.bytes();
+            assert!(
+                bytes.len() < 1_000_000,
+                "{}: {} bytes",
+                model.name,
+                bytes.len()
+            );
+            assert_eq!(bytes, build(model.name), "{}", model.name);
+            let file =
+                File::from_bytes(bytes).unwrap_or_else(|error| panic!("{}: {error}", model.name));
+            let arch = file
+                .get("general.architecture")
+                .and_then(|value| value.as_str());
+            assert_eq!(arch, Some(model.name));
+        }
+    }
+
+    #[test]
+    fn text_is_the_same_each_time_and_has_its_late_character_once() {
+        for words in [1, 10, 1000] {
+            let text = text(words, 7);
+            assert_eq!(text, super::text(words, 7));
+            assert_eq!(text.matches(LATE).count(), 1, "{words} words");
+        }
+        assert_ne!(text(100, 1), text(100, 2));
+    }
+}

@@ -1,0 +1,47 @@
+//! ggml's number formats for the weights that are not f32.
+
+use llama_imatrix::gguf::f32_to_f16;
+
+/// Values a `Q8_0` block holds: a scale in f16, then this many signed bytes.
+const Q8_0_BLOCK: usize = 32;
+
+pub fn f32_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+pub fn f16_bytes(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|&x| f32_to_f16(x).to_le_bytes())
+        .collect()
+}
+
+/// Rows must be whole blocks of 32.
+pub fn q8_0_bytes(values: &[f32]) -> Vec<u8> {
+    assert_eq!(values.len() % Q8_0_BLOCK, 0, "Q8_0 needs whole blocks");
+    let mut out = Vec::with_capacity(values.len() / Q8_0_BLOCK * (2 + Q8_0_BLOCK));
+    for block in values.chunks_exact(Q8_0_BLOCK) {
+        let scale = block.iter().fold(0f32, |max, x| max.max(x.abs())) / 127.0;
+        let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+        out.extend(f32_to_f16(scale).to_le_bytes());
+        out.extend(block.iter().map(|x| (x * inverse).round() as i8 as u8));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn q8_0_keeps_the_largest_of_a_block() {
+        let mut values = [0f32; 32];
+        values[3] = -12.7;
+        values[4] = 6.35;
+        let block = q8_0_bytes(&values);
+        assert_eq!(block.len(), 34);
+        assert_eq!(block[2 + 3] as i8, -127);
+        assert_eq!(block[2 + 4] as i8, 64);
+        assert_eq!(block[2], 0);
+    }
+}

@@ -1,3 +1,11 @@
 //! The integration tests, one binary.
 
 mod formats;
+mod support;
+
+#[cfg(feature = "llama")]
+mod golden;
+#[cfg(feature = "llama")]
+mod llama;
+#[cfg(all(feature = "llama", feature = "cli"))]
+mod program;

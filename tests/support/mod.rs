@@ -111,6 +111,12 @@ pub fn build(name: &str) -> Vec<u8> {
         .bytes()
 }
 
+/// The text that `write_all` puts beside the models.
+pub fn calibration() -> String {
+    let (words, seed) = CALIBRATION;
+    text(words, seed)
+}
+
 /// Writes the models as `DIR/NAME.gguf`, the hostile ones as `DIR/hostile/NAME.gguf`, and `DIR/calibration.txt`.
 pub fn write_all(dir: &Path) -> io::Result<()> {
     let hostile = dir.join("hostile");
@@ -120,8 +126,7 @@ pub fn write_all(dir: &Path) -> io::Result<()> {
             fs::write(dir.join(model.name).with_extension("gguf"), model.bytes())?;
         }
     }
-    let (words, seed) = CALIBRATION;
-    fs::write(dir.join("calibration.txt"), text(words, seed))
+    fs::write(dir.join("calibration.txt"), calibration())
 }
 
 #[cfg(test)]

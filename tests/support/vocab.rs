@@ -1,6 +1,7 @@
 //! Two small real vocabularies, trained here on the words of `text`: `SentencePiece` and byte-level BPE.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use super::model::ModelFile;
 use super::text::WORDS;
@@ -60,14 +61,8 @@ fn spm(model: &mut ModelFile) {
             .map(|c| (c.to_string(), -1000.0, NORMAL)),
     );
 
-    let words = WORDS.iter().map(|word| {
-        let spaced = format!("{SPM_SPACE}{word}");
-        spaced.chars().map(String::from).collect()
-    });
     let room = Vocab::Spm.len() - rows.len();
-    let pieces = train(words.collect(), room)
-        .into_iter()
-        .map(|merge| merge.concat());
+    let pieces = SPM_MERGES.iter().take(room).map(|merge| merge.concat());
     rows.extend(
         pieces
             .enumerate()
@@ -98,15 +93,8 @@ fn spm(model: &mut ModelFile) {
 /// 256 bytes as GPT-2 spells them, the merges, the control tokens.
 fn bpe(model: &mut ModelFile, pre: &str) {
     let byte_symbol = gpt2_byte_symbols();
-    let words = WORDS.iter().map(|word| {
-        let spaced = format!(" {word}");
-        spaced
-            .bytes()
-            .map(|byte| byte_symbol[usize::from(byte)].to_string())
-            .collect()
-    });
     let n_merges = Vocab::Bpe("").len() - byte_symbol.len() - BPE_CONTROL.len();
-    let merges = train(words.collect(), n_merges);
+    let merges = &BPE_MERGES[..n_merges];
 
     let mut tokens: Vec<String> = byte_symbol.iter().map(char::to_string).collect();
     tokens.extend(merges.iter().map(|merge| merge.concat()));
@@ -131,6 +119,26 @@ fn bpe(model: &mut ModelFile, pre: &str) {
     model.set("tokenizer.ggml.mask_token_id", first_control + 3);
     model.set("tokenizer.ggml.add_bos_token", false);
 }
+
+/// More merges than either vocabulary has room for.
+const N_MERGES: usize = 210;
+
+static SPM_MERGES: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
+    let spell = |word: &&str| {
+        format!("{SPM_SPACE}{word}")
+            .chars()
+            .map(String::from)
+            .collect()
+    };
+    train(WORDS.iter().map(spell).collect(), N_MERGES)
+});
+
+static BPE_MERGES: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
+    let symbols = gpt2_byte_symbols();
+    let symbol = |byte: u8| symbols[usize::from(byte)].to_string();
+    let spell = |word: &&str| format!(" {word}").bytes().map(symbol).collect();
+    train(WORDS.iter().map(spell).collect(), N_MERGES)
+});
 
 /// Byte-pair encoding: `n` times the pair of neighbours that is most common becomes a symbol. A word weighs the more
 /// the earlier it stands. Pairs that spell a symbol already there are passed over, so that tokens stay distinct.

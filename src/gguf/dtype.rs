@@ -91,7 +91,7 @@ impl DType {
     /// Bytes of `elements` elements, `None` where they are no whole number of blocks or do not fit.
     #[must_use]
     pub const fn bytes_for(self, elements: u64) -> Option<u64> {
-        if elements % self.block_len() != 0 {
+        if !elements.is_multiple_of(self.block_len()) {
             return None;
         }
         (elements / self.block_len()).checked_mul(self.block_bytes())

@@ -10,6 +10,7 @@ mod error;
 mod half;
 mod limits;
 pub(crate) mod map;
+mod parse;
 mod reader;
 mod value;
 mod writer;

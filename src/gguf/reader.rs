@@ -1,20 +1,12 @@
-//! Reads GGUF versions 2 and 3, checking every rule before anything is believed.
+//! A validated GGUF file and its tensors.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
-use super::cursor::Cursor;
 use super::map::{self, Bytes};
-use super::{
-    ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, DType, Error, MAGIC, MAX_ARRAY_ELEMENTS, MAX_DIMS,
-    MAX_NAME_BYTES, VERSION, Value, ValueType, f16_to_f32,
-};
-
-/// Bytes of the shortest key/value: a key of one byte, a type, a one-byte value.
-const SHORTEST_KEY: u64 = 8 + 1 + 4 + 1;
-/// Bytes of the shortest tensor description: an empty name, no dimensions, type and offset.
-const SHORTEST_TENSOR: u64 = 8 + 4 + 4 + 8;
+use super::parse::{Info, Parsed, parse};
+use super::{DType, Error, MAX_DIMS, Value, f16_to_f32};
 
 /// A GGUF file that has passed validation.
 ///
@@ -30,16 +22,6 @@ pub struct File<'a> {
     key_index: HashMap<String, usize>,
     tensors: Vec<Info>,
     tensor_index: HashMap<String, usize>,
-}
-
-/// A tensor's description; the range of its data is within the file.
-#[derive(Debug)]
-struct Info {
-    name: String,
-    dtype: DType,
-    n_dims: usize,
-    shape: [u64; MAX_DIMS],
-    data: std::ops::Range<usize>,
 }
 
 /// A tensor of a [`File`].
@@ -77,13 +59,12 @@ impl<'a> File<'a> {
     }
 
     pub(crate) fn parse(bytes: Bytes<'a>) -> Result<Self, Error> {
-        let mut cursor = Cursor::new(&bytes);
-        let header = Header::read(&mut cursor)?;
-        let keys = read_keys(&mut cursor, header.keys)?;
-        let alignment = alignment(&keys)?;
-        let described = read_descriptions(&mut cursor, header.tensors)?;
-        let tensors = place(described, &cursor, alignment)?;
-
+        let Parsed {
+            version,
+            alignment,
+            keys,
+            tensors,
+        } = parse(&bytes)?;
         let key_index = keys
             .iter()
             .enumerate()
@@ -95,13 +76,13 @@ impl<'a> File<'a> {
             .map(|(i, t)| (t.name.clone(), i))
             .collect();
         Ok(Self {
-            version: header.version,
+            bytes,
+            version,
             alignment,
             keys,
             key_index,
             tensors,
             tensor_index,
-            bytes,
         })
     }
 
@@ -127,11 +108,13 @@ impl<'a> File<'a> {
     }
 
     /// All key/values, in file order.
+    #[must_use]
     pub fn keys(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
         self.keys.iter().map(|(k, v)| (k.as_str(), v))
     }
 
     /// All tensors, in file order.
+    #[must_use]
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = Tensor<'_>> {
         self.tensors.iter().map(|t| self.view(t))
     }
@@ -193,295 +176,4 @@ impl Tensor<'_> {
             _ => None,
         }
     }
-}
-
-struct Header {
-    version: u32,
-    tensors: u64,
-    keys: u64,
-}
-
-impl Header {
-    fn read(cursor: &mut Cursor<'_>) -> Result<Self, Error> {
-        let magic = cursor.array("magic")?;
-        if magic != MAGIC {
-            return Err(Error::Magic(magic));
-        }
-        let version = cursor.u32("version")?;
-        match version {
-            2..=VERSION => {}
-            // Version 3 in the other byte order is 0x03000000: the low half is empty.
-            _ if version != 0 && version & 0xffff == 0 => return Err(Error::ByteOrder(version)),
-            _ => return Err(Error::Version(version)),
-        }
-        let tensors = cursor.u64("number of tensors")?;
-        let keys = cursor.u64("number of key/values")?;
-        let left = cursor.left();
-        if tensors > left / SHORTEST_TENSOR {
-            return Err(Error::TensorCount {
-                found: tensors,
-                left,
-                limit: left / SHORTEST_TENSOR,
-            });
-        }
-        if keys > left / SHORTEST_KEY {
-            return Err(Error::KeyCount {
-                found: keys,
-                left,
-                limit: left / SHORTEST_KEY,
-            });
-        }
-        Ok(Self {
-            version,
-            tensors,
-            keys,
-        })
-    }
-}
-
-fn read_keys(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<(String, Value)>, Error> {
-    let mut seen = HashSet::new();
-    let mut keys = Vec::new();
-    for index in 0..count {
-        let key = cursor.name("key")?;
-        if key.is_empty() {
-            return Err(Error::EmptyKey { index });
-        }
-        if !seen.insert(key) {
-            return Err(Error::DuplicateKey(key.to_owned()));
-        }
-        let value = read_value(cursor, key)?;
-        keys.push((key.to_owned(), value));
-    }
-    Ok(keys)
-}
-
-fn read_value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, Error> {
-    const WHAT: &str = "value";
-    let id = cursor.u32("value type")?;
-    let value_type = ValueType::from_id(id).ok_or_else(|| Error::ValueType {
-        key: key.to_owned(),
-        found: id,
-    })?;
-    Ok(match value_type {
-        ValueType::U8 => Value::U8(u8::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::I8 => Value::I8(i8::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::U16 => Value::U16(u16::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::I16 => Value::I16(i16::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::U32 => Value::U32(u32::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::I32 => Value::I32(i32::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::F32 => Value::F32(f32::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::U64 => Value::U64(u64::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::I64 => Value::I64(i64::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::F64 => Value::F64(f64::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::Bool => Value::Bool(cursor.array::<1>(WHAT)? != [0]),
-        ValueType::String => Value::String(lossy(cursor.string("string value")?)),
-        ValueType::Array => Value::Array(read_array(cursor, key)?),
-    })
-}
-
-fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array, Error> {
-    let id = cursor.u32("array element type")?;
-    let unknown = || Error::ValueType {
-        key: key.to_owned(),
-        found: id,
-    };
-    let element = ValueType::from_id(id).ok_or_else(unknown)?;
-    let n = cursor.u64("array length")?;
-    if n > MAX_ARRAY_ELEMENTS {
-        return Err(Error::ArrayLength {
-            key: key.to_owned(),
-            found: n,
-        });
-    }
-    Ok(match element {
-        ValueType::U8 => Array::U8(numbers(cursor, n, u8::from_le_bytes)?),
-        ValueType::I8 => Array::I8(numbers(cursor, n, i8::from_le_bytes)?),
-        ValueType::U16 => Array::U16(numbers(cursor, n, u16::from_le_bytes)?),
-        ValueType::I16 => Array::I16(numbers(cursor, n, i16::from_le_bytes)?),
-        ValueType::U32 => Array::U32(numbers(cursor, n, u32::from_le_bytes)?),
-        ValueType::I32 => Array::I32(numbers(cursor, n, i32::from_le_bytes)?),
-        ValueType::F32 => Array::F32(numbers(cursor, n, f32::from_le_bytes)?),
-        ValueType::U64 => Array::U64(numbers(cursor, n, u64::from_le_bytes)?),
-        ValueType::I64 => Array::I64(numbers(cursor, n, i64::from_le_bytes)?),
-        ValueType::F64 => Array::F64(numbers(cursor, n, f64::from_le_bytes)?),
-        ValueType::Bool => Array::Bool(numbers(cursor, n, |b: [u8; 1]| b != [0])?),
-        ValueType::String => Array::String(strings(cursor, n)?),
-        ValueType::Array => return Err(unknown()),
-    })
-}
-
-/// `n` numbers of `N` bytes; their bytes are taken, hence known to exist, before any allocation.
-fn numbers<T, const N: usize>(
-    cursor: &mut Cursor<'_>,
-    n: u64,
-    from: fn([u8; N]) -> T,
-) -> Result<Vec<T>, Error> {
-    // n is at most 2^30 and N at most 8.
-    let bytes = cursor.take("array", n * N as u64)?;
-    Ok(bytes.as_chunks::<N>().0.iter().map(|b| from(*b)).collect())
-}
-
-fn strings(cursor: &mut Cursor<'_>, n: u64) -> Result<Vec<String>, Error> {
-    // Every string has at least its length: that bounds the allocation by the file.
-    let need = n * 8;
-    if need > cursor.left() {
-        return Err(Error::Truncated {
-            what: "array of strings",
-            at: cursor.at(),
-            need,
-            left: cursor.left(),
-        });
-    }
-    let mut out = Vec::with_capacity(n as usize);
-    for _ in 0..n {
-        out.push(lossy(cursor.string("string in array")?));
-    }
-    Ok(out)
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn alignment(keys: &[(String, Value)]) -> Result<u32, Error> {
-    match keys.iter().find(|(k, _)| k == ALIGNMENT_KEY) {
-        None => Ok(DEFAULT_ALIGNMENT),
-        Some((_, Value::U32(n))) if n.is_power_of_two() => Ok(*n),
-        Some((_, Value::U32(n))) => Err(Error::Alignment(*n)),
-        Some((_, other)) => Err(Error::AlignmentType(other.value_type().name())),
-    }
-}
-
-/// A tensor's description as the file gives it, before its place is checked.
-struct Description {
-    name: String,
-    dtype: DType,
-    n_dims: usize,
-    shape: [u64; MAX_DIMS],
-    bytes: u64,
-    offset: u64,
-}
-
-fn read_descriptions(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<Description>, Error> {
-    let mut seen = HashSet::new();
-    let mut out = Vec::new();
-    for _ in 0..count {
-        let name = cursor.name("tensor name")?;
-        if name.len() > MAX_NAME_BYTES {
-            return Err(Error::NameLength {
-                name: name.to_owned(),
-            });
-        }
-        if !seen.insert(name) {
-            return Err(Error::DuplicateTensor(name.to_owned()));
-        }
-        out.push(read_description(cursor, name)?);
-    }
-    Ok(out)
-}
-
-fn read_description(cursor: &mut Cursor<'_>, name: &str) -> Result<Description, Error> {
-    let name = name.to_owned();
-    let found = cursor.u32("number of dimensions")?;
-    let n_dims = found as usize;
-    let mut shape = [1_u64; MAX_DIMS];
-    let Some(dims) = shape.get_mut(..n_dims) else {
-        return Err(Error::Dimensions {
-            name,
-            found: found.into(),
-        });
-    };
-    for n in dims {
-        *n = cursor.u64("dimension")?;
-    }
-    let overflow = |name: &str| Error::ShapeOverflow {
-        name: name.to_owned(),
-        shape: shape.to_vec(),
-    };
-    let elements = count_elements(shape).ok_or_else(|| overflow(&name))?;
-
-    let id = cursor.u32("tensor type")?;
-    let Some(dtype) = DType::from_id(id) else {
-        return Err(Error::TensorType { name, found: id });
-    };
-    if shape[0] % dtype.block_len() != 0 {
-        return Err(Error::RowBlocks {
-            name,
-            row: shape[0],
-            dtype,
-        });
-    }
-    let bytes = dtype.bytes_for(elements).ok_or_else(|| overflow(&name))?;
-    let offset = cursor.u64("tensor offset")?;
-    Ok(Description {
-        name,
-        dtype,
-        n_dims,
-        shape,
-        bytes,
-        offset,
-    })
-}
-
-/// The product of the dimensions, each and together within 63 bits as ggml's signed counts need.
-fn count_elements(shape: [u64; MAX_DIMS]) -> Option<u64> {
-    const MAX: u64 = i64::MAX as u64;
-    let mut product = 1_u64;
-    for n in shape {
-        if n > MAX {
-            return None;
-        }
-        product = product.checked_mul(n).filter(|&p| p <= MAX)?;
-    }
-    Some(product)
-}
-
-/// Checks that the tensors' data follow each other, aligned, and lie within the file.
-fn place(
-    described: Vec<Description>,
-    cursor: &Cursor<'_>,
-    alignment: u32,
-) -> Result<Vec<Info>, Error> {
-    let alignment = u64::from(alignment);
-    let mut cursor = cursor.clone();
-    if !described.is_empty() {
-        let padding = cursor.at().next_multiple_of(alignment) - cursor.at();
-        cursor.take("padding before the tensor data", padding)?;
-    }
-    let start = cursor.at();
-    let mut expected = 0_u64;
-    let mut out = Vec::with_capacity(described.len());
-    for t in described {
-        if t.offset != expected {
-            return Err(Error::Offset {
-                name: t.name,
-                found: t.offset,
-                expected,
-            });
-        }
-        let (at, left) = (
-            start.saturating_add(expected),
-            cursor.left().saturating_sub(expected),
-        );
-        if t.bytes > left {
-            return Err(Error::Truncated {
-                what: "tensor data",
-                at,
-                need: t.bytes,
-                left,
-            });
-        }
-        // Within the file, hence within usize and far from overflow.
-        let data = at as usize..(at + t.bytes) as usize;
-        expected += t.bytes.next_multiple_of(alignment);
-        out.push(Info {
-            name: t.name,
-            dtype: t.dtype,
-            n_dims: t.n_dims,
-            shape: t.shape,
-            data,
-        });
-    }
-    Ok(out)
 }

@@ -217,7 +217,7 @@ fn tensor_bytes(name: &str, dtype: DType, shape: &[u64]) -> Result<u64, Error> {
         });
     }
     let row = shape.first().copied().unwrap_or(1);
-    if row % dtype.block_len() != 0 {
+    if !row.is_multiple_of(dtype.block_len()) {
         return Err(Error::RowBlocks {
             name: name.to_owned(),
             row,
@@ -228,7 +228,7 @@ fn tensor_bytes(name: &str, dtype: DType, shape: &[u64]) -> Result<u64, Error> {
         .iter()
         .try_fold(1_u64, |product, &n| product.checked_mul(n))
         .and_then(|elements| dtype.bytes_for(elements))
-        .filter(|&bytes| bytes <= i64::MAX as u64)
+        .filter(|&bytes| i64::try_from(bytes).is_ok())
         .ok_or_else(|| Error::ShapeOverflow {
             name: name.to_owned(),
             shape: shape.to_vec(),

@@ -13,7 +13,7 @@ use std::io;
 pub use error::Error;
 pub use load::Loaded;
 pub use merge::{Warning, rows_to_chunks};
-pub use save::save_atomic;
+pub use save::{check_writable, save_atomic};
 
 /// What was collected for one weight.
 ///

@@ -21,18 +21,11 @@ pub fn save_atomic<E: From<io::Error>>(
     write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
 ) -> Result<(), E> {
     let target = resolve(path)?;
-    let existing = match fs::metadata(&target) {
-        Ok(metadata) => Some(metadata),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(e) => return Err(step("look at the output file")(e).into()),
-    };
+    let existing = existing(&target)?;
     if existing.as_ref().is_some_and(|m| !m.is_file()) {
         return write_directly(&target, write);
     }
-    let folder = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(&target);
     let mut temporary = temporary_in(folder)?;
     {
         let mut buffered = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
@@ -55,6 +48,50 @@ pub fn save_atomic<E: From<io::Error>>(
         .map_err(|e| step("rename the temporary file")(e.error))?;
     sync_folder(folder).map_err(step("sync the output folder"))?;
     Ok(())
+}
+
+/// Whether [`save_atomic`] could write here, found out without changing anything: for before a
+/// long run.
+///
+/// # Errors
+/// What `save_atomic` would report for a folder that is missing or cannot be written to, or a file
+/// that must not be written.
+pub fn check_writable(path: &Path) -> io::Result<()> {
+    let target = resolve(path)?;
+    if existing(&target)?.is_none_or(|m| m.is_file()) {
+        temporary_in(folder_of(&target))?; // removed at once
+    }
+    Ok(())
+}
+
+/// What is known of the file that is to be replaced, if there is one.
+fn existing(target: &Path) -> io::Result<Option<fs::Metadata>> {
+    let metadata = match fs::metadata(target) {
+        Ok(metadata) => metadata,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(step("look at the output file")(e)),
+    };
+    if metadata.is_dir() {
+        return Err(io::Error::new(
+            io::ErrorKind::IsADirectory,
+            "the output file is a folder",
+        ));
+    }
+    // A rename would get past a file's write protection. (Opening a pipe would wait for a reader.)
+    if metadata.is_file() {
+        fs::OpenOptions::new()
+            .write(true)
+            .open(target)
+            .map_err(step("open the output file"))?;
+    }
+    Ok(Some(metadata))
+}
+
+fn folder_of(target: &Path) -> &Path {
+    match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// Adds the step that failed to an error, whose kind stays.
@@ -167,6 +204,10 @@ mod tests {
         let e = save(&dir.path().join("none").join("x"), b"").unwrap_err();
         assert_eq!(e.kind(), io::ErrorKind::NotFound);
         assert!(e.to_string().contains("none"), "{e}");
+        assert!(check_writable(&dir.path().join("none").join("x")).is_err());
+        assert!(check_writable(dir.path()).is_err() && save(dir.path(), b"").is_err());
+        check_writable(&dir.path().join("new")).unwrap();
+        assert_eq!(names(dir.path()), [""; 0]);
     }
 
     #[cfg(unix)]

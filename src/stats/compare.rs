@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn silence_compares_as_nan_or_zero() {
         assert!(normalized(0.0, 0.0, 0.0).is_nan());
-        assert_eq!(normalized(0.0, 1.0, 0.0), 0.0);
-        assert_eq!(normalized(5.0, 1.0, 1.0), 1.0);
+        assert_eq!(normalized(0.0, 1.0, 0.0).to_bits(), 0.0_f32.to_bits());
+        assert_eq!(normalized(5.0, 1.0, 1.0).to_bits(), 1.0_f32.to_bits());
     }
 }

@@ -52,7 +52,7 @@ pub struct TensorStats {
     pub tensor: String,
     /// Whether the data has no sums of activations.
     pub legacy: bool,
-    /// Sum of the columns' average squares, upstream's "∑ E[A²]".
+    /// Sum of the columns' average squares, upstream's `∑ E[A²]`.
     pub sum: f64,
     /// Mean of the columns' averages.
     pub mean: f32,

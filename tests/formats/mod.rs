@@ -1,5 +1,16 @@
 //! File formats, merging and statistics.
 
+/// Asserts the variant of an error, and shows the error where it is another.
+macro_rules! assert_error {
+    ($error:expr, $pattern:pat $(if $guard:expr)?) => {
+        let error = $error;
+        assert!(matches!(error, $pattern $(if $guard)?), "{error:?}");
+        assert!(!error.to_string().is_empty());
+    };
+}
+
+mod damage;
+mod gguf_rules;
 mod golden;
-mod hostile;
+mod imatrix_rules;
 mod inputs;

@@ -36,7 +36,7 @@ pub(super) struct Capture {
     /// The state before this evaluation's addition; kept only while shared.
     pub(super) undo: Undo,
     members: usize,
-    /// The input added in this evaluation. Shared captures take one an evaluation.
+    /// The input added in this evaluation, if the capture was shared then: that takes one an evaluation.
     added: Option<Key>,
 }
 
@@ -44,6 +44,13 @@ impl Capture {
     pub(super) fn is_shared(&self) -> bool {
         self.members > 1
     }
+}
+
+/// Which sums a weight takes along when it parts: as they are, or as they were before this evaluation's addition.
+#[derive(Debug, Clone, Copy)]
+enum Sums {
+    Now,
+    Before,
 }
 
 #[derive(Debug)]
@@ -93,24 +100,29 @@ impl Sharing {
         weight.uses += 1;
 
         let capture = &mut self.captures[weight.capture];
-        if !capture.is_shared() {
-            return true;
-        }
         match (earlier_uses, capture.added) {
-            (0, None) => capture.added = Some(key),
+            // This also holds for the last of those that shared, once the one that brought the input in has parted.
             (0, Some(added)) if added == key => return false,
-            (0, Some(_)) => self.part(product.weight, true),
-            _ => self.part(product.weight, false),
+            (0, Some(_)) => self.part(product.weight, Sums::Before),
+            (0, None) if capture.is_shared() => capture.added = Some(key),
+            (1.., _) if capture.is_shared() => self.part(product.weight, Sums::Now),
+            _ => {}
         }
         true
     }
 
-    /// Gives `weight` sums of its own: as they are, or as they were `before` this evaluation's addition.
-    fn part(&mut self, weight: &str, before: bool) {
+    /// Gives `weight` sums of its own.
+    fn part(&mut self, weight: &str, sums: Sums) {
         let Some(index) = self.weights.get(weight).map(|weight| weight.capture) else { return };
         let capture = &mut self.captures[index];
+        let entry = match sums {
+            Sums::Now => capture.entry.clone(),
+            Sums::Before => capture.undo.before(&capture.entry),
+        };
         capture.members -= 1;
-        let entry = if before { capture.undo.before(&capture.entry) } else { capture.entry.clone() };
+        if capture.members == 0 {
+            *capture = Capture::default(); // frees the sums; the place stays
+        }
         let own = self.add_capture(entry);
         if let Some(weight) = self.weights.get_mut(weight) {
             weight.capture = own;
@@ -128,12 +140,11 @@ impl Sharing {
         let missed: Vec<String> = self
             .weights
             .iter()
-            .filter(|(_, w)| w.uses == 0 && self.captures[w.capture].is_shared())
-            .filter(|(_, w)| self.captures[w.capture].added.is_some())
+            .filter(|(_, w)| w.uses == 0 && self.captures[w.capture].added.is_some())
             .map(|(name, _)| name.clone())
             .collect();
         for name in &missed {
-            self.part(name, true);
+            self.part(name, Sums::Before);
         }
         self.join_fresh();
         for weight in self.weights.values_mut() {

@@ -74,7 +74,7 @@ fn an_expert_that_is_never_routed_to_is_zero_and_named() {
     let imatrix = Imatrix::load(bench.path("imatrix.gguf")).unwrap();
     let name = format!("blk.{}.ffn_up_exps.weight", support::DEAD_LAYER);
     let entry = &imatrix.entries[&name];
-    let (dead, width) = (support::DEAD_EXPERT, entry.sum2.len() / entry.counts.len());
+    let (dead, width) = (support::DEAD_EXPERT as usize, entry.sum2.len() / entry.counts.len());
     assert_eq!(entry.counts[dead], 0);
     assert!(entry.sum2[dead * width..(dead + 1) * width].iter().all(|&sum| sum == 0.0));
     assert!(entry.counts.iter().sum::<i64>() > 0);

@@ -73,7 +73,31 @@ fn a_weight_that_is_left_out_parts() {
 
 #[test]
 fn an_evaluation_without_any_of_them_parts_nobody() {
-    assert_eq!(run(&[&[(Q, 1), (K, 1)], &[("other.weight", 1)], &[(Q, 1), (K, 1)]]).0, 1);
+    assert_eq!(run(&[&[(Q, 1), (K, 1)], &[("blk.1.attn_q.weight", 1)], &[(Q, 1), (K, 1)]]).0, 2);
+}
+
+#[test]
+fn the_one_that_brought_the_input_in_parts_and_the_last_is_left_out() {
+    run(&[&[(Q, 1), (K, 1)], &[(Q, 1), (Q, 2)], &[(Q, 1), (K, 1)]]);
+    run(&[&[(Q, 1), (K, 1)], &[(Q, 1), (Q, 2), (K, 2)], &[(Q, 1), (K, 1)]]);
+    run(&[&[(Q, 1), (K, 1), (V, 1)], &[(Q, 1), (Q, 2), (V, 1)], &[(Q, 1), (K, 1), (V, 1)]]);
+}
+
+/// Every way in which three weights can read three inputs, for a middle evaluation between two plain ones.
+#[test]
+fn any_graph_in_between_leaves_the_sums_of_its_own_inputs() {
+    let uses: Vec<(&'static str, usize)> = [Q, K, V].into_iter().flat_map(|w| [(w, 1), (w, 2), (w, 3)]).collect();
+    let plain: &[_] = &[(Q, 1), (K, 1), (V, 1)];
+    for n in 0..uses.len().pow(4) {
+        // The digits of n in base 9 are up to four uses in order; a leading run of zeros stands for fewer.
+        let mut middle = Vec::new();
+        let mut rest = n;
+        while rest > 0 {
+            middle.push(uses[rest % uses.len()]);
+            rest /= uses.len();
+        }
+        run(&[plain, &middle, plain]);
+    }
 }
 
 #[test]

@@ -225,6 +225,14 @@ fn odd_numbers() -> Vec<u8> {
             &[1e-3],
         );
     }
+    // Third moments that cancel to nothing but rounding: shows every change of their order.
+    let mirror = [0.1, 0.7, -2.9, 1.3, -0.7, 2.9, -1.3, -0.1];
+    b = b.raw(
+        "blk.0.mirror.weight",
+        mirror.map(|x| x * x).to_vec(),
+        Some(mirror.to_vec()),
+        &[3.0],
+    );
     // A gain that is the root of a negative number.
     b = b.raw("blk.0.sign.weight", column(1.0), Some(column(1.0)), &c);
     b = b.raw("blk.1.sign.weight", column(-1.0), Some(column(1.0)), &c);

@@ -12,17 +12,11 @@ fn main() -> ExitCode {
     };
     match support::write_all(&dir) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!(
-            "cannot write the models into {}: {error}",
-            dir.display()
-        )),
+        Err(error) => fail(&format!("cannot write the models into {}: {error}", dir.display())),
     }
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "a program tells its user on standard error"
-)]
+#[expect(clippy::print_stderr, reason = "a program tells its user on standard error")]
 fn fail(message: &str) -> ExitCode {
     eprintln!("{message}");
     ExitCode::FAILURE

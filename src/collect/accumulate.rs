@@ -75,7 +75,11 @@ pub(super) fn add_routed(
     }
     prepare(entry, product, channels, experts, experts)?;
     if entry.counts.len() != experts {
-        return Err(Error::ExpertCount { weight: product.weight.to_owned(), found: entry.counts.len(), expected: experts });
+        return Err(Error::ExpertCount {
+            weight: product.weight.to_owned(),
+            found: entry.counts.len(),
+            expected: experts,
+        });
     }
 
     group_by_expert(product, input, ids, experts, scratch)?;

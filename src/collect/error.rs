@@ -20,7 +20,9 @@ pub enum Error {
         matrices: usize,
     },
     /// The entry has counts for another number of experts.
-    #[error("inconsistent expert count of '{weight}': the sums so far have {found} counts, the model {expected} experts")]
+    #[error(
+        "inconsistent expert count of '{weight}': the sums so far have {found} counts, the model {expected} experts"
+    )]
     ExpertCount {
         /// The weight.
         weight: String,

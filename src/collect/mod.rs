@@ -17,9 +17,9 @@ mod observe;
 mod product;
 mod rule;
 mod sharing;
-mod undo;
 #[cfg(test)]
 mod tests;
+mod undo;
 
 pub use chunks::Due;
 pub use collector::{Collector, CollectorOptions};

@@ -26,15 +26,8 @@ impl<'a> Cursor<'a> {
 
     /// The next `n` bytes; `what` names them in the error.
     pub(crate) fn take(&mut self, what: &'static str, n: u64) -> Result<&'a [u8], Error> {
-        let taken = usize::try_from(n)
-            .ok()
-            .and_then(|n| self.bytes.get(self.at..self.at.checked_add(n)?));
-        let taken = taken.ok_or(Error::Truncated {
-            what,
-            at: self.at(),
-            need: n,
-            left: self.left(),
-        })?;
+        let taken = usize::try_from(n).ok().and_then(|n| self.bytes.get(self.at..self.at.checked_add(n)?));
+        let taken = taken.ok_or(Error::Truncated { what, at: self.at(), need: n, left: self.left() })?;
         self.at += taken.len();
         Ok(taken)
     }
@@ -62,11 +55,7 @@ impl<'a> Cursor<'a> {
         let at = self.at();
         let length = self.u64(what)?;
         if length > MAX_STRING_BYTES {
-            return Err(Error::StringLength {
-                what,
-                at,
-                found: length,
-            });
+            return Err(Error::StringLength { what, at, found: length });
         }
         self.take(what, length)
     }
@@ -75,16 +64,10 @@ impl<'a> Cursor<'a> {
     pub(crate) fn name(&mut self, what: &'static str) -> Result<&'a str, Error> {
         let at = self.at();
         let bytes = self.string(what)?;
-        let text = std::str::from_utf8(bytes)
-            .ok()
-            .filter(|s| !s.contains('\0'));
+        let text = std::str::from_utf8(bytes).ok().filter(|s| !s.contains('\0'));
         text.ok_or_else(|| {
             let shown = &bytes[..bytes.len().min(64)];
-            Error::NameText {
-                what,
-                at,
-                text: String::from_utf8_lossy(shown).into_owned(),
-            }
+            Error::NameText { what, at, text: String::from_utf8_lossy(shown).into_owned() }
         })
     }
 }

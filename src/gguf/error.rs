@@ -54,10 +54,7 @@ pub enum Error {
         limit: u64,
     },
     /// A string longer than the format allows.
-    #[error(
-        "{what} at byte {at} is {found} bytes long, at most {} are allowed",
-        limits::MAX_STRING_BYTES
-    )]
+    #[error("{what} at byte {at} is {found} bytes long, at most {} are allowed", limits::MAX_STRING_BYTES)]
     StringLength {
         /// What was being read.
         what: &'static str,
@@ -94,10 +91,7 @@ pub enum Error {
         found: u32,
     },
     /// An array with more elements than the format allows.
-    #[error(
-        "key '{key}' has {found} array elements, at most {} are allowed",
-        limits::MAX_ARRAY_ELEMENTS
-    )]
+    #[error("key '{key}' has {found} array elements, at most {} are allowed", limits::MAX_ARRAY_ELEMENTS)]
     ArrayLength {
         /// The key.
         key: String,
@@ -120,10 +114,7 @@ pub enum Error {
     #[error("tensor '{0}' occurs twice")]
     DuplicateTensor(String),
     /// Too many dimensions.
-    #[error(
-        "tensor '{name}' has {found} dimensions, at most {} are allowed",
-        limits::MAX_DIMS
-    )]
+    #[error("tensor '{name}' has {found} dimensions, at most {} are allowed", limits::MAX_DIMS)]
     Dimensions {
         /// The tensor.
         name: String,

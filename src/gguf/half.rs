@@ -9,11 +9,7 @@ pub fn f32_to_f16(x: f32) -> u16 {
     let mantissa = bits & 0x007f_ffff;
 
     if exponent == 0xff {
-        let payload = if mantissa == 0 {
-            0
-        } else {
-            0x0200 | (mantissa >> 13) as u16
-        };
+        let payload = if mantissa == 0 { 0 } else { 0x0200 | (mantissa >> 13) as u16 };
         return sign | 0x7c00 | payload;
     }
     // 113 = 127 - 14: the smallest exponent that is normal in f16.

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::cursor::Cursor;
 use super::{
-    ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, DType, Error, MAGIC, MAX_ARRAY_ELEMENTS, MAX_DIMS,
-    MAX_NAME_BYTES, VERSION, Value, ValueType,
+    ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, DType, Error, MAGIC, MAX_ARRAY_ELEMENTS, MAX_DIMS, MAX_NAME_BYTES,
+    VERSION, Value, ValueType,
 };
 
 /// Bytes of the shortest key/value: a key of one byte, a type, a one-byte value.
@@ -40,12 +40,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Error> {
     let alignment = alignment(&keys)?;
     let described = read_descriptions(&mut cursor, header.tensors)?;
     let tensors = place(described, &cursor, alignment)?;
-    Ok(Parsed {
-        version: header.version,
-        alignment,
-        keys,
-        tensors,
-    })
+    Ok(Parsed { version: header.version, alignment, keys, tensors })
 }
 
 struct Header {
@@ -73,24 +68,12 @@ impl Header {
         let keys = cursor.u64("number of key/values")?;
         let left = cursor.left();
         if tensors > left / SHORTEST_TENSOR {
-            return Err(Error::TensorCount {
-                found: tensors,
-                left,
-                limit: left / SHORTEST_TENSOR,
-            });
+            return Err(Error::TensorCount { found: tensors, left, limit: left / SHORTEST_TENSOR });
         }
         if keys > left / SHORTEST_KEY {
-            return Err(Error::KeyCount {
-                found: keys,
-                left,
-                limit: left / SHORTEST_KEY,
-            });
+            return Err(Error::KeyCount { found: keys, left, limit: left / SHORTEST_KEY });
         }
-        Ok(Self {
-            version,
-            tensors,
-            keys,
-        })
+        Ok(Self { version, tensors, keys })
     }
 }
 
@@ -114,10 +97,7 @@ fn read_keys(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<(String, Value)>
 fn read_value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, Error> {
     const WHAT: &str = "value";
     let id = cursor.u32("value type")?;
-    let value_type = ValueType::from_id(id).ok_or_else(|| Error::ValueType {
-        key: key.to_owned(),
-        found: id,
-    })?;
+    let value_type = ValueType::from_id(id).ok_or_else(|| Error::ValueType { key: key.to_owned(), found: id })?;
     Ok(match value_type {
         ValueType::U8 => Value::U8(u8::from_le_bytes(cursor.array(WHAT)?)),
         ValueType::I8 => Value::I8(i8::from_le_bytes(cursor.array(WHAT)?)),
@@ -137,17 +117,11 @@ fn read_value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, Error> {
 
 fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array, Error> {
     let id = cursor.u32("array element type")?;
-    let unknown = || Error::ValueType {
-        key: key.to_owned(),
-        found: id,
-    };
+    let unknown = || Error::ValueType { key: key.to_owned(), found: id };
     let element = ValueType::from_id(id).ok_or_else(unknown)?;
     let n = cursor.u64("array length")?;
     if n > MAX_ARRAY_ELEMENTS {
-        return Err(Error::ArrayLength {
-            key: key.to_owned(),
-            found: n,
-        });
+        return Err(Error::ArrayLength { key: key.to_owned(), found: n });
     }
     Ok(match element {
         ValueType::U8 => Array::U8(numbers(cursor, n, u8::from_le_bytes)?),
@@ -167,11 +141,7 @@ fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array, Error> {
 }
 
 /// `n` numbers of `N` bytes; their bytes are taken, hence known to exist, before any allocation.
-fn numbers<T, const N: usize>(
-    cursor: &mut Cursor<'_>,
-    n: u64,
-    from: fn([u8; N]) -> T,
-) -> Result<Vec<T>, Error> {
+fn numbers<T, const N: usize>(cursor: &mut Cursor<'_>, n: u64, from: fn([u8; N]) -> T) -> Result<Vec<T>, Error> {
     // n is at most 2^30 and N at most 8.
     let bytes = cursor.take("array", n * N as u64)?;
     Ok(bytes.as_chunks::<N>().0.iter().map(|b| from(*b)).collect())
@@ -181,12 +151,7 @@ fn strings(cursor: &mut Cursor<'_>, n: u64) -> Result<Vec<String>, Error> {
     // Every string has at least its length: that bounds the allocation by the file.
     let need = n * 8;
     if need > cursor.left() {
-        return Err(Error::Truncated {
-            what: "array of strings",
-            at: cursor.at(),
-            need,
-            left: cursor.left(),
-        });
+        return Err(Error::Truncated { what: "array of strings", at: cursor.at(), need, left: cursor.left() });
     }
     let mut out = Vec::with_capacity(n as usize);
     for _ in 0..n {
@@ -224,9 +189,7 @@ fn read_descriptions(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<Descript
     for _ in 0..count {
         let name = cursor.name("tensor name")?;
         if name.len() > MAX_NAME_BYTES {
-            return Err(Error::NameLength {
-                name: name.to_owned(),
-            });
+            return Err(Error::NameLength { name: name.to_owned() });
         }
         if !seen.insert(name) {
             return Err(Error::DuplicateTensor(name.to_owned()));
@@ -242,18 +205,12 @@ fn read_description(cursor: &mut Cursor<'_>, name: &str) -> Result<Description, 
     let n_dims = found as usize;
     let mut shape = [1_u64; MAX_DIMS];
     let Some(dims) = shape.get_mut(..n_dims) else {
-        return Err(Error::Dimensions {
-            name,
-            found: found.into(),
-        });
+        return Err(Error::Dimensions { name, found: found.into() });
     };
     for n in dims {
         *n = cursor.u64("dimension")?;
     }
-    let overflow = |name: &str| Error::ShapeOverflow {
-        name: name.to_owned(),
-        shape: shape.to_vec(),
-    };
+    let overflow = |name: &str| Error::ShapeOverflow { name: name.to_owned(), shape: shape.to_vec() };
     let elements = count_elements(shape).ok_or_else(|| overflow(&name))?;
 
     let id = cursor.u32("tensor type")?;
@@ -261,22 +218,11 @@ fn read_description(cursor: &mut Cursor<'_>, name: &str) -> Result<Description, 
         return Err(Error::TensorType { name, found: id });
     };
     if !shape[0].is_multiple_of(dtype.block_len()) {
-        return Err(Error::RowBlocks {
-            name,
-            row: shape[0],
-            dtype,
-        });
+        return Err(Error::RowBlocks { name, row: shape[0], dtype });
     }
     let bytes = dtype.bytes_for(elements).ok_or_else(|| overflow(&name))?;
     let offset = cursor.u64("tensor offset")?;
-    Ok(Description {
-        name,
-        dtype,
-        n_dims,
-        shape,
-        bytes,
-        offset,
-    })
+    Ok(Description { name, dtype, n_dims, shape, bytes, offset })
 }
 
 /// The product of the dimensions, each and together within 63 bits as ggml's signed counts need.
@@ -293,11 +239,7 @@ fn count_elements(shape: [u64; MAX_DIMS]) -> Option<u64> {
 }
 
 /// Checks that the tensors' data follow each other, aligned, and lie within the file.
-fn place(
-    described: Vec<Description>,
-    cursor: &Cursor<'_>,
-    alignment: u32,
-) -> Result<Vec<Info>, Error> {
+fn place(described: Vec<Description>, cursor: &Cursor<'_>, alignment: u32) -> Result<Vec<Info>, Error> {
     let alignment = u64::from(alignment);
     let mut cursor = cursor.clone();
     if !described.is_empty() {
@@ -309,34 +251,16 @@ fn place(
     let mut out = Vec::with_capacity(described.len());
     for t in described {
         if t.offset != expected {
-            return Err(Error::Offset {
-                name: t.name,
-                found: t.offset,
-                expected,
-            });
+            return Err(Error::Offset { name: t.name, found: t.offset, expected });
         }
-        let (at, left) = (
-            start.saturating_add(expected),
-            cursor.left().saturating_sub(expected),
-        );
+        let (at, left) = (start.saturating_add(expected), cursor.left().saturating_sub(expected));
         if t.bytes > left {
-            return Err(Error::Truncated {
-                what: "tensor data",
-                at,
-                need: t.bytes,
-                left,
-            });
+            return Err(Error::Truncated { what: "tensor data", at, need: t.bytes, left });
         }
         // Within the file, hence within usize and far from overflow.
         let data = at as usize..(at + t.bytes) as usize;
         expected += t.bytes.next_multiple_of(alignment);
-        out.push(Info {
-            name: t.name,
-            dtype: t.dtype,
-            n_dims: t.n_dims,
-            shape: t.shape,
-            data,
-        });
+        out.push(Info { name: t.name, dtype: t.dtype, n_dims: t.n_dims, shape: t.shape, data });
     }
     Ok(out)
 }

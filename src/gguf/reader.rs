@@ -59,31 +59,10 @@ impl<'a> File<'a> {
     }
 
     pub(crate) fn parse(bytes: Bytes<'a>) -> Result<Self, Error> {
-        let Parsed {
-            version,
-            alignment,
-            keys,
-            tensors,
-        } = parse(&bytes)?;
-        let key_index = keys
-            .iter()
-            .enumerate()
-            .map(|(i, (k, _))| (k.clone(), i))
-            .collect();
-        let tensor_index = tensors
-            .iter()
-            .enumerate()
-            .map(|(i, t)| (t.name.clone(), i))
-            .collect();
-        Ok(Self {
-            bytes,
-            version,
-            alignment,
-            keys,
-            key_index,
-            tensors,
-            tensor_index,
-        })
+        let Parsed { version, alignment, keys, tensors } = parse(&bytes)?;
+        let key_index = keys.iter().enumerate().map(|(i, (k, _))| (k.clone(), i)).collect();
+        let tensor_index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        Ok(Self { bytes, version, alignment, keys, key_index, tensors, tensor_index })
     }
 
     /// The format's version, 2 or 3.
@@ -101,10 +80,7 @@ impl<'a> File<'a> {
     /// The value of a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.key_index
-            .get(key)
-            .and_then(|&i| self.keys.get(i))
-            .map(|(_, v)| v)
+        self.key_index.get(key).and_then(|&i| self.keys.get(i)).map(|(_, v)| v)
     }
 
     /// All key/values, in file order.
@@ -122,22 +98,13 @@ impl<'a> File<'a> {
     /// The tensor with this name.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        self.tensor_index
-            .get(name)
-            .and_then(|&i| self.tensors.get(i))
-            .map(|t| self.view(t))
+        self.tensor_index.get(name).and_then(|&i| self.tensors.get(i)).map(|t| self.view(t))
     }
 
     fn view<'f>(&'f self, info: &'f Info) -> Tensor<'f> {
         // `place` has checked the range; the empty slice keeps this free of panics all the same.
         let data = self.bytes.get(info.data.clone()).unwrap_or_default();
-        Tensor {
-            name: &info.name,
-            dtype: info.dtype,
-            n_dims: info.n_dims,
-            shape: info.shape,
-            data,
-        }
+        Tensor { name: &info.name, dtype: info.dtype, n_dims: info.n_dims, shape: info.shape, data }
     }
 }
 
@@ -151,28 +118,11 @@ impl Tensor<'_> {
     /// The values of an F32, F16 or BF16 tensor; `None` for other types.
     #[must_use]
     pub fn to_f32(&self) -> Option<Vec<f32>> {
-        let halves = || {
-            self.data
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|b| u16::from_le_bytes(*b))
-        };
+        let halves = || self.data.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
         match self.dtype {
-            DType::F32 => Some(
-                self.data
-                    .as_chunks::<4>()
-                    .0
-                    .iter()
-                    .map(|b| f32::from_le_bytes(*b))
-                    .collect(),
-            ),
+            DType::F32 => Some(self.data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
             DType::F16 => Some(halves().map(f16_to_f32).collect()),
-            DType::BF16 => Some(
-                halves()
-                    .map(|h| f32::from_bits(u32::from(h) << 16))
-                    .collect(),
-            ),
+            DType::BF16 => Some(halves().map(|h| f32::from_bits(u32::from(h) << 16)).collect()),
             _ => None,
         }
     }

@@ -5,8 +5,7 @@ use std::collections::HashSet;
 use std::io;
 
 use super::{
-    ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, DType, Error, MAGIC, MAX_DIMS, MAX_NAME_BYTES,
-    VERSION, Value, f32_to_f16,
+    ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, DType, Error, MAGIC, MAX_DIMS, MAX_NAME_BYTES, VERSION, Value, f32_to_f16,
 };
 
 /// Collects key/values and tensors, then writes them in the order they were given.
@@ -103,52 +102,26 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// As [`tensor`](Self::tensor).
-    pub fn f16_tensor(
-        &mut self,
-        name: impl Into<String>,
-        shape: &[u64],
-        data: &[f32],
-    ) -> Result<&mut Self, Error> {
-        let bytes: Vec<u8> = data
-            .iter()
-            .flat_map(|&x| f32_to_f16(x).to_le_bytes())
-            .collect();
+    pub fn f16_tensor(&mut self, name: impl Into<String>, shape: &[u64], data: &[f32]) -> Result<&mut Self, Error> {
+        let bytes: Vec<u8> = data.iter().flat_map(|&x| f32_to_f16(x).to_le_bytes()).collect();
         self.push(name.into(), DType::F16, shape, Data::Bytes(bytes.into()))
     }
 
-    fn push(
-        &mut self,
-        name: String,
-        dtype: DType,
-        shape: &[u64],
-        data: Data<'a>,
-    ) -> Result<&mut Self, Error> {
+    fn push(&mut self, name: String, dtype: DType, shape: &[u64], data: Data<'a>) -> Result<&mut Self, Error> {
         if name.len() > MAX_NAME_BYTES {
             return Err(Error::NameLength { name });
         }
         let expected = tensor_bytes(&name, dtype, shape)?;
         if data.len() != expected {
-            return Err(Error::DataLength {
-                name,
-                found: data.len(),
-                expected,
-            });
+            return Err(Error::DataLength { name, found: data.len(), expected });
         }
         if !self.names.insert(name.clone()) {
             return Err(Error::DuplicateTensor(name));
         }
         // ggml counts dimensions up to the last that is not 1.
-        let dims = shape
-            .iter()
-            .rposition(|&n| n != 1)
-            .map_or(1, |last| last + 1);
+        let dims = shape.iter().rposition(|&n| n != 1).map_or(1, |last| last + 1);
         let shape = shape.iter().copied().chain([1]).take(dims).collect();
-        self.tensors.push(Described {
-            name,
-            dtype,
-            shape,
-            data,
-        });
+        self.tensors.push(Described { name, dtype, shape, data });
         Ok(self)
     }
 
@@ -158,19 +131,14 @@ impl<'a> Writer<'a> {
     /// What `w` reports; an empty key; `general.alignment` that is no u32 or no power of two.
     pub fn write_to(&self, w: impl io::Write) -> Result<(), Error> {
         let alignment = self.alignment()?;
-        let mut out = Counted {
-            inner: w,
-            written: 0,
-        };
+        let mut out = Counted { inner: w, written: 0 };
         out.bytes(&MAGIC)?;
         out.bytes(&VERSION.to_le_bytes())?;
         out.bytes(&(self.tensors.len() as u64).to_le_bytes())?;
         out.bytes(&(self.keys.len() as u64).to_le_bytes())?;
         for (index, (key, value)) in self.keys.iter().enumerate() {
             if key.is_empty() {
-                return Err(Error::EmptyKey {
-                    index: index as u64,
-                });
+                return Err(Error::EmptyKey { index: index as u64 });
             }
             out.string(key)?;
             out.value(value)?;
@@ -211,28 +179,18 @@ impl<'a> Writer<'a> {
 /// Bytes of a tensor's data; the checks that the reader makes, for the writer.
 fn tensor_bytes(name: &str, dtype: DType, shape: &[u64]) -> Result<u64, Error> {
     if shape.len() > MAX_DIMS {
-        return Err(Error::Dimensions {
-            name: name.to_owned(),
-            found: shape.len() as u64,
-        });
+        return Err(Error::Dimensions { name: name.to_owned(), found: shape.len() as u64 });
     }
     let row = shape.first().copied().unwrap_or(1);
     if !row.is_multiple_of(dtype.block_len()) {
-        return Err(Error::RowBlocks {
-            name: name.to_owned(),
-            row,
-            dtype,
-        });
+        return Err(Error::RowBlocks { name: name.to_owned(), row, dtype });
     }
     shape
         .iter()
         .try_fold(1_u64, |product, &n| product.checked_mul(n))
         .and_then(|elements| dtype.bytes_for(elements))
         .filter(|&bytes| i64::try_from(bytes).is_ok())
-        .ok_or_else(|| Error::ShapeOverflow {
-            name: name.to_owned(),
-            shape: shape.to_vec(),
-        })
+        .ok_or_else(|| Error::ShapeOverflow { name: name.to_owned(), shape: shape.to_vec() })
 }
 
 /// A writer that knows how far it is, for the padding.

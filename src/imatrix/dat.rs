@@ -19,15 +19,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Loaded, Error> {
     let n_entries = cursor.i32("number of legacy entries")?;
     let limit = cursor.left() / SHORTEST_ENTRY;
     if n_entries < 1 || n_entries as u64 > limit {
-        return Err(Error::DatEntries {
-            found: n_entries,
-            limit,
-        });
+        return Err(Error::DatEntries { found: n_entries, limit });
     }
-    let mut loaded = Loaded {
-        is_legacy: true,
-        ..Loaded::default()
-    };
+    let mut loaded = Loaded { is_legacy: true, ..Loaded::default() };
     for entry in 1..=n_entries {
         read_entry(&mut cursor, entry, &mut loaded.entries)?;
     }
@@ -39,39 +33,22 @@ pub(super) fn read(bytes: &[u8]) -> Result<Loaded, Error> {
         let length = cursor.i32("length of the dataset's name")?;
         if length > 0 {
             let name = cursor.take("name of the dataset", length as u64)?;
-            loaded
-                .datasets
-                .push(String::from_utf8_lossy(c_str(name)).into_owned());
+            loaded.datasets.push(String::from_utf8_lossy(c_str(name)).into_owned());
         }
     }
     Ok(loaded)
 }
 
-fn read_entry(
-    cursor: &mut Cursor<'_>,
-    entry: i32,
-    entries: &mut BTreeMap<String, Entry>,
-) -> Result<(), Error> {
+fn read_entry(cursor: &mut Cursor<'_>, entry: i32, entries: &mut BTreeMap<String, Entry>) -> Result<(), Error> {
     let name_len = bounded(cursor, entry, "name length", 0, MAX_NAME)?;
     let name = c_str(cursor.take("name of an entry", name_len as u64)?);
-    let name = std::str::from_utf8(name).map_err(|_| Error::DatName {
-        entry,
-        text: String::from_utf8_lossy(name).into_owned(),
-    })?;
+    let name = std::str::from_utf8(name)
+        .map_err(|_| Error::DatName { entry, text: String::from_utf8_lossy(name).into_owned() })?;
     let calls = bounded(cursor, entry, "number of calls", 0, i32::MAX)?;
     let n = bounded(cursor, entry, "number of values", 1, i32::MAX)?;
     let data = cursor.take("values of an entry", n as u64 * 4)?;
-    let sum2 = data
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|b| f32::from_le_bytes(*b))
-        .collect();
-    let read = Entry {
-        sum2,
-        sum: None,
-        counts: vec![calls.into()],
-    };
+    let sum2 = data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let read = Entry { sum2, sum: None, counts: vec![calls.into()] };
     match entries.insert(name.to_owned(), read) {
         None => Ok(()),
         Some(_) => Err(Error::DuplicateEntry(name.to_owned())),
@@ -79,25 +56,9 @@ fn read_entry(
 }
 
 /// A number from `min` to `max`.
-fn bounded(
-    cursor: &mut Cursor<'_>,
-    entry: i32,
-    what: &'static str,
-    min: i32,
-    max: i32,
-) -> Result<i32, Error> {
+fn bounded(cursor: &mut Cursor<'_>, entry: i32, what: &'static str, min: i32, max: i32) -> Result<i32, Error> {
     let found = cursor.i32(what)?;
-    if (min..=max).contains(&found) {
-        Ok(found)
-    } else {
-        Err(Error::DatLength {
-            entry,
-            what,
-            found,
-            min,
-            max,
-        })
-    }
+    if (min..=max).contains(&found) { Ok(found) } else { Err(Error::DatLength { entry, what, found, min, max }) }
 }
 
 /// The bytes up to the first zero: upstream reads these texts as C strings.
@@ -107,11 +68,7 @@ fn c_str(bytes: &[u8]) -> &[u8] {
 
 pub(super) fn write(imatrix: &Imatrix, mut w: impl io::Write) -> Result<(), Error> {
     let has_data = |e: &Entry| e.counts.iter().any(|&c| c != 0);
-    let stored: Vec<_> = imatrix
-        .entries
-        .iter()
-        .filter(|(_, e)| has_data(e))
-        .collect();
+    let stored: Vec<_> = imatrix.entries.iter().filter(|(_, e)| has_data(e)).collect();
 
     put(&mut w, length("number of entries", stored.len())?)?;
     for (name, entry) in stored {
@@ -124,10 +81,7 @@ pub(super) fn write(imatrix: &Imatrix, mut w: impl io::Write) -> Result<(), Erro
     }
     put(&mut w, imatrix.chunk_count)?;
     let dataset = imatrix.datasets.last().map_or("", String::as_str);
-    put(
-        &mut w,
-        length("length of the dataset's name", dataset.len())?,
-    )?;
+    put(&mut w, length("length of the dataset's name", dataset.len())?)?;
     w.write_all(dataset.as_bytes())?;
     w.flush()?;
     Ok(())
@@ -147,11 +101,7 @@ fn write_averages(w: &mut impl io::Write, entry: &Entry, calls: i32) -> io::Resu
     for (values, &count) in entry.sum2.chunks(row).zip(&entry.counts) {
         for &value in values {
             // A matrix that no row has reached counts as 1 everywhere.
-            let average = if count == 0 {
-                1.0
-            } else {
-                value / count as f32
-            };
+            let average = if count == 0 { 1.0 } else { value / count as f32 };
             w.write_all(&(average * calls as f32).to_le_bytes())?;
         }
     }

@@ -28,11 +28,7 @@ const MAX_COUNT: f32 = 9_007_199_254_740_992.0; // 2^53
 
 pub(super) fn read(file: &File<'_>) -> Result<Loaded, Error> {
     // Absent from some third-party files, hence only refused where it names something else.
-    if let Some(kind) = file
-        .get(GENERAL_TYPE)
-        .and_then(Value::as_str)
-        .filter(|&kind| kind != "imatrix")
-    {
+    if let Some(kind) = file.get(GENERAL_TYPE).and_then(Value::as_str).filter(|&kind| kind != "imatrix") {
         return Err(Error::NotImatrix(kind.to_owned()));
     }
     let parts = group(file);
@@ -46,11 +42,7 @@ pub(super) fn read(file: &File<'_>) -> Result<Loaded, Error> {
     let has = |key| file.get(key).is_some();
     Ok(Loaded {
         entries,
-        datasets: file
-            .get(DATASETS)
-            .and_then(Value::as_strings)
-            .unwrap_or_default()
-            .to_vec(),
+        datasets: file.get(DATASETS).and_then(Value::as_strings).unwrap_or_default().to_vec(),
         chunk_count: number(file, CHUNK_COUNT)?,
         chunk_size: number(file, CHUNK_SIZE)?,
         n_layer_nextn: number(file, N_LAYER_NEXTN)?,
@@ -64,10 +56,7 @@ fn number(file: &File<'_>, key: &'static str) -> Result<i32, Error> {
     match file.get(key) {
         None => Ok(0),
         Some(Value::U32(n)) => Ok(*n as i32),
-        Some(other) => Err(Error::KeyType {
-            key,
-            found: other.value_type().name(),
-        }),
+        Some(other) => Err(Error::KeyType { key, found: other.value_type().name() }),
     }
 }
 
@@ -97,35 +86,16 @@ impl Parts<'_> {
     fn entry(&self, name: &str) -> Result<Entry, Error> {
         let required = |tensor: &Option<Tensor<'_>>, part| match tensor {
             Some(t) => values(t, name, part),
-            None => Err(Error::MissingPart {
-                name: name.to_owned(),
-                part,
-            }),
+            None => Err(Error::MissingPart { name: name.to_owned(), part }),
         };
         let sum2 = required(&self.in_sum2, IN_SUM2)?;
         let counts = required(&self.counts, COUNTS)?;
-        let sum = self
-            .in_sum
-            .as_ref()
-            .map(|t| values(t, name, IN_SUM))
-            .transpose()?;
-        let counts = counts
-            .iter()
-            .enumerate()
-            .map(|(index, &c)| count(name, index, c))
-            .collect::<Result<_, _>>()?;
+        let sum = self.in_sum.as_ref().map(|t| values(t, name, IN_SUM)).transpose()?;
+        let counts = counts.iter().enumerate().map(|(index, &c)| count(name, index, c)).collect::<Result<_, _>>()?;
         let entry = Entry { sum2, sum, counts };
         // Before the lengths are used: an empty sum beside sums of squares is a mismatch, too.
-        if let Some(sum) = entry
-            .sum
-            .as_ref()
-            .filter(|sum| sum.len() != entry.sum2.len())
-        {
-            return Err(Error::SumLengths {
-                name: name.to_owned(),
-                sum: sum.len(),
-                sum2: entry.sum2.len(),
-            });
+        if let Some(sum) = entry.sum.as_ref().filter(|sum| sum.len() != entry.sum2.len()) {
+            return Err(Error::SumLengths { name: name.to_owned(), sum: sum.len(), sum2: entry.sum2.len() });
         }
         entry.check(name)?;
         Ok(entry)
@@ -133,15 +103,8 @@ impl Parts<'_> {
 }
 
 fn values(tensor: &Tensor<'_>, name: &str, part: &'static str) -> Result<Vec<f32>, Error> {
-    let wrong_type = || Error::PartType {
-        name: name.to_owned(),
-        part,
-        found: tensor.dtype,
-    };
-    Some(tensor)
-        .filter(|t| t.dtype == DType::F32)
-        .and_then(Tensor::to_f32)
-        .ok_or_else(wrong_type)
+    let wrong_type = || Error::PartType { name: name.to_owned(), part, found: tensor.dtype };
+    Some(tensor).filter(|t| t.dtype == DType::F32).and_then(Tensor::to_f32).ok_or_else(wrong_type)
 }
 
 /// A count, rounded half away from zero as upstream's `lround` does.
@@ -149,11 +112,7 @@ fn count(name: &str, index: usize, found: f32) -> Result<i64, Error> {
     if (0.0..=MAX_COUNT).contains(&found) {
         Ok(found.round() as i64)
     } else {
-        Err(Error::Count {
-            name: name.to_owned(),
-            index,
-            found: found.into(),
-        })
+        Err(Error::Count { name: name.to_owned(), index, found: found.into() })
     }
 }
 
@@ -173,14 +132,8 @@ pub(super) fn write(imatrix: &Imatrix, w: impl io::Write) -> Result<(), Error> {
             }
         }
         // Upstream writes zeros for a weight that has no statistics.
-        let values = statistics
-            .get(name)
-            .map_or([0.0; stats::SCHEMA.len()], stats::TensorStats::values);
-        file.f32_tensor(
-            tensor_name(name, STATS),
-            &[stats::SCHEMA.len() as u64],
-            values.to_vec(),
-        )?;
+        let values = statistics.get(name).map_or([0.0; stats::SCHEMA.len()], stats::TensorStats::values);
+        file.f32_tensor(tensor_name(name, STATS), &[stats::SCHEMA.len() as u64], values.to_vec())?;
     }
     file.write_to(w)?;
     Ok(())
@@ -188,11 +141,7 @@ pub(super) fn write(imatrix: &Imatrix, w: impl io::Write) -> Result<(), Error> {
 
 fn set_metadata(file: &mut Writer<'_>, imatrix: &Imatrix) {
     // Upstream passes these on as C strings.
-    let datasets: Vec<&str> = imatrix
-        .datasets
-        .iter()
-        .map(|d| d.split('\0').next().unwrap_or_default())
-        .collect();
+    let datasets: Vec<&str> = imatrix.datasets.iter().map(|d| d.split('\0').next().unwrap_or_default()).collect();
     file.set(GENERAL_TYPE, "imatrix");
     file.set(DATASETS, datasets);
     file.set(CHUNK_COUNT, imatrix.chunk_count as u32);

@@ -51,9 +51,5 @@ fn load_bytes(bytes: Bytes<'_>) -> Result<Loaded, Error> {
     // Upstream tries GGUF and, when that fails, the legacy format, so that a truncated GGUF file
     // is reported as a bad legacy one. A legacy file cannot begin with this magic: it would have
     // 1.2 billion entries.
-    if bytes.starts_with(&MAGIC) {
-        imatrix_gguf::read(&File::parse(bytes)?)
-    } else {
-        dat::read(&bytes)
-    }
+    if bytes.starts_with(&MAGIC) { imatrix_gguf::read(&File::parse(bytes)?) } else { dat::read(&bytes) }
 }

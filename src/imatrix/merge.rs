@@ -28,10 +28,7 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Warning::NextnLayers { found, used } => {
-                write!(
-                    f,
-                    "NextN layer count mismatch: {found} != {used}, using {used}"
-                )
+                write!(f, "NextN layer count mismatch: {found} != {used}, using {used}")
             }
             Warning::ChunkSize { found, used } => {
                 write!(f, "chunk size mismatch: {found} != {used}, using {used}")
@@ -61,22 +58,10 @@ impl Imatrix {
     /// # Errors
     /// Entries whose sizes differ; a chunk size that is not positive; counts out of range. The
     /// matrix is then as it was.
-    pub fn merge(
-        &mut self,
-        loaded: &Loaded,
-        current_chunk_size: i32,
-    ) -> Result<Vec<Warning>, Error> {
+    pub fn merge(&mut self, loaded: &Loaded, current_chunk_size: i32) -> Result<Vec<Warning>, Error> {
         let sets_chunk_size = !loaded.is_legacy && loaded.chunk_size > 0;
-        let first_size = if self.chunk_size == 0 && sets_chunk_size {
-            loaded.chunk_size
-        } else {
-            self.chunk_size
-        };
-        let chunk_size = if first_size > 0 {
-            first_size
-        } else {
-            current_chunk_size
-        };
+        let first_size = if self.chunk_size == 0 && sets_chunk_size { loaded.chunk_size } else { self.chunk_size };
+        let chunk_size = if first_size > 0 { first_size } else { current_chunk_size };
         if chunk_size <= 0 {
             return Err(Error::ChunkSize(chunk_size));
         }
@@ -91,18 +76,12 @@ impl Imatrix {
             if self.n_layer_nextn == 0 {
                 self.n_layer_nextn = loaded.n_layer_nextn;
             } else if self.n_layer_nextn != loaded.n_layer_nextn {
-                warnings.push(Warning::NextnLayers {
-                    found: loaded.n_layer_nextn,
-                    used: self.n_layer_nextn,
-                });
+                warnings.push(Warning::NextnLayers { found: loaded.n_layer_nextn, used: self.n_layer_nextn });
             }
         }
         self.chunk_size = first_size;
         if sets_chunk_size && self.chunk_size != loaded.chunk_size {
-            warnings.push(Warning::ChunkSize {
-                found: loaded.chunk_size,
-                used: self.chunk_size,
-            });
+            warnings.push(Warning::ChunkSize { found: loaded.chunk_size, used: self.chunk_size });
         }
         for (name, entry) in &loaded.entries {
             let into = self.entries.entry(name.clone()).or_default();
@@ -112,13 +91,7 @@ impl Imatrix {
             }
         }
         self.datasets.extend_from_slice(&loaded.datasets);
-        let most = self
-            .entries
-            .values()
-            .flat_map(|e| &e.counts)
-            .copied()
-            .max()
-            .unwrap_or(0);
+        let most = self.entries.values().flat_map(|e| &e.counts).copied().max().unwrap_or(0);
         self.chunk_count = rows_to_chunks(most.max(0), chunk_size);
         Ok(warnings)
     }
@@ -126,20 +99,10 @@ impl Imatrix {
 
 /// Everything that could fail half-way through adding `new`, checked beforehand. `scale` is the
 /// chunk size for a legacy file.
-fn check_sizes(
-    name: &str,
-    so_far: Option<&Entry>,
-    new: &Entry,
-    scale: Option<i32>,
-) -> Result<(), Error> {
+fn check_sizes(name: &str, so_far: Option<&Entry>, new: &Entry, scale: Option<i32>) -> Result<(), Error> {
     let empty = Entry::default();
     let so_far = so_far.unwrap_or(&empty);
-    let mismatch = |part, found, expected| Error::SizeMismatch {
-        name: name.to_owned(),
-        part,
-        found,
-        expected,
-    };
+    let mismatch = |part, found, expected| Error::SizeMismatch { name: name.to_owned(), part, found, expected };
 
     let (have, found) = (so_far.sum2.len(), new.sum2.len());
     if have != 0 && have != found {
@@ -213,52 +176,27 @@ mod tests {
     use super::*;
 
     fn entry(sum2: &[f32], sum: Option<&[f32]>, counts: &[i64]) -> Entry {
-        Entry {
-            sum2: sum2.to_vec(),
-            sum: sum.map(<[f32]>::to_vec),
-            counts: counts.to_vec(),
-        }
+        Entry { sum2: sum2.to_vec(), sum: sum.map(<[f32]>::to_vec), counts: counts.to_vec() }
     }
 
     fn loaded(e: Entry) -> Loaded {
-        Loaded {
-            entries: [("w".to_owned(), e)].into(),
-            chunk_size: 4,
-            ..Loaded::default()
-        }
+        Loaded { entries: [("w".to_owned(), e)].into(), chunk_size: 4, ..Loaded::default() }
     }
 
     fn legacy(e: Entry) -> Loaded {
-        Loaded {
-            is_legacy: true,
-            chunk_size: 0,
-            ..loaded(e)
-        }
+        Loaded { is_legacy: true, chunk_size: 0, ..loaded(e) }
     }
 
     #[test]
     fn sums_and_counts_add_and_a_single_count_spreads() {
         let mut m = Imatrix::default();
-        m.merge(&loaded(entry(&[1.0, 2.0], Some(&[3.0, 4.0]), &[10])), 512)
-            .unwrap();
-        m.merge(&loaded(entry(&[5.0, 6.0], Some(&[7.0, 8.0]), &[1, 2])), 512)
-            .unwrap();
-        assert_eq!(
-            m.entries["w"],
-            entry(&[6.0, 8.0], Some(&[10.0, 12.0]), &[11, 12])
-        );
+        m.merge(&loaded(entry(&[1.0, 2.0], Some(&[3.0, 4.0]), &[10])), 512).unwrap();
+        m.merge(&loaded(entry(&[5.0, 6.0], Some(&[7.0, 8.0]), &[1, 2])), 512).unwrap();
+        assert_eq!(m.entries["w"], entry(&[6.0, 8.0], Some(&[10.0, 12.0]), &[11, 12]));
         assert_eq!((m.chunk_size, m.chunk_count), (4, 3));
         // Back from many to one is a mismatch, as upstream has it.
         let one = loaded(entry(&[1.0, 1.0], None, &[1]));
-        assert!(matches!(
-            m.merge(&one, 512),
-            Err(Error::SizeMismatch {
-                part: "counts",
-                found: 1,
-                expected: 2,
-                ..
-            })
-        ));
+        assert!(matches!(m.merge(&one, 512), Err(Error::SizeMismatch { part: "counts", found: 1, expected: 2, .. })));
     }
 
     #[test]
@@ -281,11 +219,7 @@ mod tests {
         assert_eq!(m.entries["w"], entry(&[4.0, 16.0], None, &[24]));
         assert_eq!((m.chunk_size, m.chunk_count), (0, 3));
         // The first file that has a chunk size sets it, without a warning.
-        assert_eq!(
-            m.merge(&loaded(entry(&[1.0, 1.0], Some(&[1.0, 1.0]), &[4])), 8)
-                .unwrap(),
-            []
-        );
+        assert_eq!(m.merge(&loaded(entry(&[1.0, 1.0], Some(&[1.0, 1.0]), &[4])), 8).unwrap(), []);
         assert_eq!(m.entries["w"], entry(&[5.0, 17.0], None, &[28]));
         m.merge(&legacy(entry(&[1.0, 1.0], None, &[1])), 8).unwrap();
         assert_eq!(m.entries["w"], entry(&[9.0, 21.0], None, &[32]));
@@ -295,20 +229,10 @@ mod tests {
     #[test]
     fn mismatches_warn_and_the_first_wins() {
         let mut m = Imatrix::default();
-        let a = Loaded {
-            n_layer_nextn: 1,
-            ..loaded(entry(&[1.0], None, &[4]))
-        };
-        let b = Loaded {
-            n_layer_nextn: 2,
-            chunk_size: 16,
-            ..a.clone()
-        };
+        let a = Loaded { n_layer_nextn: 1, ..loaded(entry(&[1.0], None, &[4])) };
+        let b = Loaded { n_layer_nextn: 2, chunk_size: 16, ..a.clone() };
         assert_eq!(m.merge(&a, 512).unwrap(), []);
-        let expected = [
-            Warning::NextnLayers { found: 2, used: 1 },
-            Warning::ChunkSize { found: 16, used: 4 },
-        ];
+        let expected = [Warning::NextnLayers { found: 2, used: 1 }, Warning::ChunkSize { found: 16, used: 4 }];
         assert_eq!(m.merge(&b, 512).unwrap(), expected);
         assert_eq!((m.n_layer_nextn, m.chunk_size, m.chunk_count), (1, 4, 2));
     }
@@ -316,44 +240,26 @@ mod tests {
     #[test]
     fn a_failed_merge_changes_nothing() {
         let mut m = Imatrix::default();
-        m.merge(&loaded(entry(&[1.0, 2.0], Some(&[1.0, 1.0]), &[4])), 512)
-            .unwrap();
+        m.merge(&loaded(entry(&[1.0, 2.0], Some(&[1.0, 1.0]), &[4])), 512).unwrap();
         let before = m.clone();
         let mut wrong = loaded(entry(&[1.0, 2.0, 3.0], None, &[1]));
         wrong.entries.insert("a".into(), entry(&[1.0], None, &[1])); // sorts first, would be added
         wrong.datasets.push("x".into());
-        assert!(matches!(
-            m.merge(&wrong, 512),
-            Err(Error::SizeMismatch {
-                part: "values",
-                found: 3,
-                expected: 2,
-                ..
-            })
-        ));
+        assert!(matches!(m.merge(&wrong, 512), Err(Error::SizeMismatch { part: "values", found: 3, expected: 2, .. })));
         assert_eq!(m, before);
         // Upstream writes past the end of its heap block here.
         wrong.is_legacy = true;
-        assert!(matches!(
-            m.merge(&wrong, 512),
-            Err(Error::SizeMismatch { part: "values", .. })
-        ));
+        assert!(matches!(m.merge(&wrong, 512), Err(Error::SizeMismatch { part: "values", .. })));
         assert_eq!(m, before);
         let full = loaded(entry(&[1.0, 1.0], None, &[i64::MAX]));
         assert!(matches!(m.merge(&full, 512), Err(Error::CountOverflow(_))));
         assert_eq!(m, before);
-        assert!(matches!(
-            Imatrix::default().merge(&legacy(entry(&[1.0], None, &[1])), 0),
-            Err(Error::ChunkSize(0))
-        ));
+        assert!(matches!(Imatrix::default().merge(&legacy(entry(&[1.0], None, &[1])), 0), Err(Error::ChunkSize(0))));
     }
 
     #[test]
     fn rows_round_to_the_nearest_chunk() {
-        assert_eq!(
-            [0, 255, 256, 512, 768].map(|n| rows_to_chunks(n, 512)),
-            [0, 0, 1, 1, 2]
-        );
+        assert_eq!([0, 255, 256, 512, 768].map(|n| rows_to_chunks(n, 512)), [0, 0, 1, 1, 2]);
         assert_eq!(rows_to_chunks(2, 3), 1);
     }
 }

@@ -47,23 +47,11 @@ impl Entry {
     /// What every entry must satisfy, checked on reading and on writing.
     fn check(&self, name: &str) -> Result<(), Error> {
         let (values, counts) = (self.sum2.len(), self.counts.len());
-        if let Some(sum) = self
-            .sum
-            .as_ref()
-            .filter(|sum| !sum.is_empty() && sum.len() != values)
-        {
-            return Err(Error::SumLengths {
-                name: name.to_owned(),
-                sum: sum.len(),
-                sum2: values,
-            });
+        if let Some(sum) = self.sum.as_ref().filter(|sum| !sum.is_empty() && sum.len() != values) {
+            return Err(Error::SumLengths { name: name.to_owned(), sum: sum.len(), sum2: values });
         }
         if counts > 0 && values % counts != 0 {
-            return Err(Error::Matrices {
-                name: name.to_owned(),
-                values,
-                counts,
-            });
+            return Err(Error::Matrices { name: name.to_owned(), values, counts });
         }
         Ok(())
     }
@@ -127,11 +115,7 @@ impl Imatrix {
     /// The chunk size that counts: the files', or else the run's.
     #[must_use]
     pub const fn effective_chunk_size(&self, current: i32) -> i32 {
-        if self.chunk_size > 0 {
-            self.chunk_size
-        } else {
-            current
-        }
+        if self.chunk_size > 0 { self.chunk_size } else { current }
     }
 
     /// Sets the chunk size to the run's unless a file has set it; for when all files are merged.
@@ -154,10 +138,7 @@ impl Imatrix {
             entry.check(name)?;
             // Both formats' lengths are signed 32-bit for upstream.
             if i32::try_from(entry.sum2.len()).is_err() {
-                return Err(Error::TooManyValues {
-                    name: name.clone(),
-                    found: entry.sum2.len() as u64,
-                });
+                return Err(Error::TooManyValues { name: name.clone(), found: entry.sum2.len() as u64 });
             }
         }
         match format {
@@ -172,11 +153,7 @@ impl Imatrix {
         let unseen = |counts: &[i64]| counts.iter().filter(|&&c| c == 0).count();
         self.entries
             .iter()
-            .map(|(name, e)| Coverage {
-                name: name.clone(),
-                unseen: unseen(&e.counts),
-                total: e.counts.len(),
-            })
+            .map(|(name, e)| Coverage { name: name.clone(), unseen: unseen(&e.counts), total: e.counts.len() })
             .filter(|c| c.unseen > 0 || c.total == 0)
             .collect()
     }
@@ -187,11 +164,7 @@ mod tests {
     use super::*;
 
     fn entry(values: usize, counts: &[i64]) -> Entry {
-        Entry {
-            sum2: vec![1.0; values],
-            sum: None,
-            counts: counts.to_vec(),
-        }
+        Entry { sum2: vec![1.0; values], sum: None, counts: counts.to_vec() }
     }
 
     #[test]
@@ -201,52 +174,21 @@ mod tests {
         m.entries.insert("half".into(), entry(4, &[3, 0]));
         m.entries.insert("none".into(), entry(4, &[0]));
         m.entries.insert("void".into(), entry(0, &[]));
-        let seen: Vec<_> = m
-            .coverage()
-            .into_iter()
-            .map(|c| (c.name.clone(), c.is_empty(), c.percent()))
-            .collect();
-        let expected = [
-            ("half", false, 50.0),
-            ("none", true, 0.0),
-            ("void", true, 0.0),
-        ];
+        let seen: Vec<_> = m.coverage().into_iter().map(|c| (c.name.clone(), c.is_empty(), c.percent())).collect();
+        let expected = [("half", false, 50.0), ("none", true, 0.0), ("void", true, 0.0)];
         assert_eq!(seen, expected.map(|(n, e, p)| (n.to_owned(), e, p)));
     }
 
     #[test]
     fn write_refuses_what_a_reader_could_not_make_sense_of() {
         let mut m = Imatrix::default();
-        assert!(matches!(
-            m.write(io::sink(), Format::Gguf),
-            Err(Error::ChunkSize(0))
-        ));
+        assert!(matches!(m.write(io::sink(), Format::Gguf), Err(Error::ChunkSize(0))));
         m.settle_chunk_size(512);
         m.entries.insert("x".into(), entry(5, &[1, 1]));
         for format in [Format::Gguf, Format::Dat] {
-            assert!(matches!(
-                m.write(io::sink(), format),
-                Err(Error::Matrices {
-                    values: 5,
-                    counts: 2,
-                    ..
-                })
-            ));
+            assert!(matches!(m.write(io::sink(), format), Err(Error::Matrices { values: 5, counts: 2, .. })));
         }
-        m.entries.insert(
-            "x".into(),
-            Entry {
-                sum: Some(vec![0.0; 3]),
-                ..entry(4, &[1])
-            },
-        );
-        assert!(matches!(
-            m.write(io::sink(), Format::Gguf),
-            Err(Error::SumLengths {
-                sum: 3,
-                sum2: 4,
-                ..
-            })
-        ));
+        m.entries.insert("x".into(), Entry { sum: Some(vec![0.0; 3]), ..entry(4, &[1]) });
+        assert!(matches!(m.write(io::sink(), Format::Gguf), Err(Error::SumLengths { sum: 3, sum2: 4, .. })));
     }
 }

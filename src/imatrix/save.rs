@@ -34,18 +34,10 @@ pub fn save_atomic<E: From<io::Error>>(
     }
     if let Some(metadata) = existing {
         let permissions = metadata.permissions();
-        temporary
-            .as_file()
-            .set_permissions(permissions)
-            .map_err(step("set the output file's permissions"))?;
+        temporary.as_file().set_permissions(permissions).map_err(step("set the output file's permissions"))?;
     }
-    temporary
-        .as_file()
-        .sync_all()
-        .map_err(step("sync the temporary file"))?;
-    temporary
-        .persist(&target)
-        .map_err(|e| step("rename the temporary file")(e.error))?;
+    temporary.as_file().sync_all().map_err(step("sync the temporary file"))?;
+    temporary.persist(&target).map_err(|e| step("rename the temporary file")(e.error))?;
     sync_folder(folder).map_err(step("sync the output folder"))?;
     Ok(())
 }
@@ -72,17 +64,11 @@ fn existing(target: &Path) -> io::Result<Option<fs::Metadata>> {
         Err(e) => return Err(step("look at the output file")(e)),
     };
     if metadata.is_dir() {
-        return Err(io::Error::new(
-            io::ErrorKind::IsADirectory,
-            "the output file is a folder",
-        ));
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "the output file is a folder"));
     }
     // A rename would get past a file's write protection. (Opening a pipe would wait for a reader.)
     if metadata.is_file() {
-        fs::OpenOptions::new()
-            .write(true)
-            .open(target)
-            .map_err(step("open the output file"))?;
+        fs::OpenOptions::new().write(true).open(target).map_err(step("open the output file"))?;
     }
     Ok(Some(metadata))
 }
@@ -108,19 +94,14 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
             Err(_) => return Ok(target), // no link; what else may be wrong shows when it is used
         }
     }
-    Err(io::Error::other(format!(
-        "more than {MAX_LINKS} symbolic links lead on from the output file"
-    )))
+    Err(io::Error::other(format!("more than {MAX_LINKS} symbolic links lead on from the output file")))
 }
 
 fn write_directly<E: From<io::Error>>(
     target: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
 ) -> Result<(), E> {
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .open(target)
-        .map_err(step("open the output file"))?;
+    let file = fs::OpenOptions::new().write(true).open(target).map_err(step("open the output file"))?;
     let mut buffered = BufWriter::new(file);
     write(&mut buffered)?;
     buffered.flush().map_err(step("write the output file"))?;
@@ -134,13 +115,7 @@ fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     #[cfg(unix)]
     builder.permissions(<Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));
     builder.tempfile_in(folder).map_err(|e| {
-        io::Error::new(
-            e.kind(),
-            format!(
-                "cannot create a temporary file in folder '{}': {e}",
-                folder.display()
-            ),
-        )
+        io::Error::new(e.kind(), format!("cannot create a temporary file in folder '{}': {e}", folder.display()))
     })
 }
 
@@ -148,14 +123,7 @@ fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
 fn sync_folder(folder: &Path) -> io::Result<()> {
     match fs::File::open(folder).and_then(|f| f.sync_all()) {
         // Some network and FUSE file systems know no fsync for folders; nothing more can be done.
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
-            ) =>
-        {
-            Ok(())
-        }
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         // A folder may be writable without being readable.
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         other => other,
@@ -176,10 +144,8 @@ mod tests {
     }
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(folder)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -216,11 +182,7 @@ mod tests {
         use std::os::unix::fs::{PermissionsExt, symlink};
         let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
         let dir = tempfile::tempdir().unwrap();
-        let (folder, real, link) = (
-            dir.path().join("d"),
-            dir.path().join("d/real"),
-            dir.path().join("link"),
-        );
+        let (folder, real, link) = (dir.path().join("d"), dir.path().join("d/real"), dir.path().join("link"));
         fs::create_dir(&folder).unwrap();
         symlink("d/real", &link).unwrap();
         save(&link, b"1").unwrap(); // through a link that leads to nothing yet
@@ -228,18 +190,11 @@ mod tests {
 
         let plain = dir.path().join("plain");
         fs::write(&plain, b"").unwrap();
-        assert_eq!(
-            mode(&real),
-            mode(&plain),
-            "a new file has the umask's permissions"
-        );
+        assert_eq!(mode(&real), mode(&plain), "a new file has the umask's permissions");
 
         fs::set_permissions(&real, Permissions::from_mode(0o640)).unwrap();
         save(&link, b"2").unwrap();
-        assert_eq!(
-            (fs::read(&real).unwrap(), mode(&real)),
-            (b"2".to_vec(), 0o640)
-        );
+        assert_eq!((fs::read(&real).unwrap(), mode(&real)), (b"2".to_vec(), 0o640));
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(names(&folder), ["real"]);
     }
@@ -249,12 +204,7 @@ mod tests {
     fn a_device_is_written_to_and_stays() {
         use std::os::unix::fs::FileTypeExt;
         save(Path::new("/dev/null"), b"x").unwrap();
-        assert!(
-            fs::metadata("/dev/null")
-                .unwrap()
-                .file_type()
-                .is_char_device()
-        );
+        assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
     }
 
     #[cfg(unix)]

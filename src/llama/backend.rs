@@ -1,5 +1,5 @@
 use std::ffi::CStr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
@@ -26,10 +26,10 @@ impl Backend {
     /// One line that names the compute backends and the CPU features they were compiled with.
     #[must_use]
     pub fn system_info(&self) -> String {
-        // SAFETY: returns a NUL-terminated string in static storage, which the next call overwrites; it is copied here.
-        // Two threads would race on that storage, so callers go through this lock.
-        static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let _guard = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        static LOCK: Mutex<()> = Mutex::new(());
+        let _guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: returns a NUL-terminated string in static storage, which is copied before the lock is released; only
+        // this function, under the lock, overwrites it.
         unsafe { CStr::from_ptr(sys::llama_print_system_info()) }.to_string_lossy().into_owned()
     }
 

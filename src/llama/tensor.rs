@@ -52,9 +52,7 @@ impl<'a> TensorRef<'a> {
         // SAFETY: c_char and u8 have one size and alignment; the length is the array's.
         let bytes = unsafe { std::slice::from_raw_parts(name.as_ptr().cast::<u8>(), name.len()) };
         let bytes = bytes.split(|&b| b == 0).next().unwrap_or_default();
-        std::str::from_utf8(bytes)
-            .or_else(|e| std::str::from_utf8(&bytes[..e.valid_up_to()]))
-            .unwrap_or_default()
+        std::str::from_utf8(bytes).or_else(|e| std::str::from_utf8(&bytes[..e.valid_up_to()])).unwrap_or_default()
     }
 
     /// The operation that computes this tensor.
@@ -147,12 +145,7 @@ impl<'a> TensorRef<'a> {
         into.resize(n, T::default());
         // SAFETY: the tensor is allocated (checked) and `into` has room for the `n` elements that are asked for.
         unsafe {
-            sys::ggml_backend_tensor_get(
-                self.ptr.as_ptr(),
-                into.as_mut_ptr().cast::<c_void>(),
-                0,
-                n * size_of::<T>(),
-            );
+            sys::ggml_backend_tensor_get(self.ptr.as_ptr(), into.as_mut_ptr().cast::<c_void>(), 0, n * size_of::<T>());
         };
         true
     }

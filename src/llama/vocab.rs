@@ -59,15 +59,7 @@ impl Vocab<'_> {
         let capacity = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
         // SAFETY: both buffers are valid for the lengths passed with them and llama.cpp writes at most `capacity` tokens.
         unsafe {
-            sys::llama_tokenize(
-                self.ptr,
-                text.as_ptr().cast(),
-                len,
-                tokens.as_mut_ptr(),
-                capacity,
-                true,
-                parse_special,
-            )
+            sys::llama_tokenize(self.ptr, text.as_ptr().cast(), len, tokens.as_mut_ptr(), capacity, true, parse_special)
         }
     }
 }

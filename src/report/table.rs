@@ -74,10 +74,7 @@ impl fmt::Display for Warning {
         match self {
             Warning::Statistics(w) => w.fmt(f),
             Warning::LegacyLayout { legacy, total } => {
-                write!(
-                    f,
-                    "{legacy} of {total} tensors have no activation data, using the legacy layout"
-                )
+                write!(f, "{legacy} of {total} tensors have no activation data, using the legacy layout")
             }
             Warning::LayerGap { found, first, last } => write!(
                 f,
@@ -93,40 +90,21 @@ impl fmt::Display for Warning {
 ///
 /// # Errors
 /// What `w` reports.
-pub fn show_statistics(
-    w: &mut impl Write,
-    imatrix: &Imatrix,
-    file_name: &str,
-) -> io::Result<Outcome> {
+pub fn show_statistics(w: &mut impl Write, imatrix: &Imatrix, file_name: &str) -> io::Result<Outcome> {
     let statistics = Statistics::new(&imatrix.entries, imatrix.n_layer_nextn);
-    let mut warnings: Vec<_> = statistics
-        .warnings
-        .into_iter()
-        .map(Warning::Statistics)
-        .collect();
+    let mut warnings: Vec<_> = statistics.warnings.into_iter().map(Warning::Statistics).collect();
     let mut tensors = statistics.tensors;
     if tensors.is_empty() {
         return Ok(Outcome::NoData(warnings));
     }
     let legacy = tensors.iter().filter(|t| t.legacy).count();
     if legacy > 0 && legacy < tensors.len() {
-        warnings.push(Warning::LegacyLayout {
-            legacy,
-            total: tensors.len(),
-        });
+        warnings.push(Warning::LegacyLayout { legacy, total: tensors.len() });
     }
     tensors.sort_by(in_table_order);
-    let mut tables = Tables {
-        w,
-        full: legacy == 0,
-        nextn_start: statistics.nextn_start,
-    };
+    let mut tables = Tables { w, full: legacy == 0, nextn_start: statistics.nextn_start };
 
-    writeln!(
-        tables.w,
-        "\nComputing tensor statistics for {file_name} ({} tensors)",
-        tensors.len()
-    )?;
+    writeln!(tables.w, "\nComputing tensor statistics for {file_name} ({} tensors)", tensors.len())?;
     let layers = tables.tensors(&tensors)?;
 
     let sequence = Sequence::new(&layers, statistics.nextn_start);
@@ -134,11 +112,7 @@ pub fn show_statistics(
         warnings.push(gap);
         return Ok(Outcome::LayerGap(warnings));
     }
-    writeln!(
-        tables.w,
-        "\nComputing layer statistics for {file_name} ({} layers)\n",
-        sequence.all
-    )?;
+    writeln!(tables.w, "\nComputing layer statistics for {file_name} ({} layers)\n", sequence.all)?;
     tables.layers(&layers, &layer_statistics(&tensors))?;
     Ok(Outcome::Complete(warnings))
 }
@@ -147,11 +121,7 @@ pub fn show_statistics(
 fn in_table_order(a: &TensorStats, b: &TensorStats) -> Ordering {
     let key = |t: &TensorStats| {
         let name = TensorName::new(&t.tensor);
-        let outside = if is_output(&t.tensor) {
-            OUTPUT
-        } else {
-            OUTPUT - 1
-        };
+        let outside = if is_output(&t.tensor) { OUTPUT } else { OUTPUT - 1 };
         (name.block().unwrap_or(outside), name.tensor)
     };
     key(a).cmp(&key(b))
@@ -180,16 +150,8 @@ struct Sequence {
 
 impl Sequence {
     fn new(layers: &BTreeMap<i32, Layer>, nextn_start: i32) -> Self {
-        let mut sequence = Self {
-            all: 0,
-            trunk: 0,
-            first: i32::MAX,
-            last: -1,
-        };
-        for (&block, _) in layers
-            .range(0..9999)
-            .filter(|(_, layer)| layer.elements > 0)
-        {
+        let mut sequence = Self { all: 0, trunk: 0, first: i32::MAX, last: -1 };
+        for (&block, _) in layers.range(0..9999).filter(|(_, layer)| layer.elements > 0) {
             sequence.all += 1;
             if block < nextn_start {
                 sequence.trunk += 1;
@@ -201,17 +163,13 @@ impl Sequence {
     }
 
     fn gap(&self) -> Option<Warning> {
-        let &Self {
-            trunk, first, last, ..
-        } = self;
+        let &Self { trunk, first, last, .. } = self;
         // Without any layer there is no gap; otherwise first and last are below 9999.
-        (trunk > 0 && trunk as i64 != i64::from(last) - i64::from(first) + 1).then_some(
-            Warning::LayerGap {
-                found: trunk,
-                first,
-                last,
-            },
-        )
+        (trunk > 0 && trunk as i64 != i64::from(last) - i64::from(first) + 1).then_some(Warning::LayerGap {
+            found: trunk,
+            first,
+            last,
+        })
     }
 }
 
@@ -230,13 +188,7 @@ impl<W: Write> Tables<'_, W> {
         self.w.write_all(SEPARATOR)?;
         left(self.w, b"Tensor", NAME_WIDTH)?;
         self.w.write_all(SEPARATOR)?;
-        self.headings(&[
-            ("Mean", 10),
-            ("StdDev", 10),
-            ("Skew", 12),
-            ("Kurt", 12),
-            ("H Norm", 9),
-        ])?;
+        self.headings(&[("Mean", 10), ("StdDev", 10), ("Skew", 12), ("Kurt", 12), ("H Norm", 9)])?;
         self.w.write_all(SEPARATOR)?;
         self.headings(&[(SUM_HEADING, 17), ("Gain", 8)])?;
         self.w.write_all(SEPARATOR)?;
@@ -244,11 +196,7 @@ impl<W: Write> Tables<'_, W> {
             self.headings(&[("L2 Dist", 12)])?;
         }
         self.headings(&[("PCC", 10), ("Cov", 10)])?;
-        writeln!(
-            self.w,
-            "\n{}",
-            "-".repeat(if self.full { 165 } else { 153 })
-        )?;
+        writeln!(self.w, "\n{}", "-".repeat(if self.full { 165 } else { 153 }))?;
 
         let mut layers: BTreeMap<i32, Layer> = BTreeMap::new();
         for t in tensors {
@@ -263,20 +211,11 @@ impl<W: Write> Tables<'_, W> {
     }
 
     fn tensor(&mut self, t: &TensorStats, block: i32) -> io::Result<()> {
-        right(
-            self.w,
-            layer_label(block, self.nextn_start).as_bytes(),
-            LAYER_WIDTH,
-        )?;
+        right(self.w, layer_label(block, self.nextn_start).as_bytes(), LAYER_WIDTH)?;
         self.w.write_all(SEPARATOR)?;
         left(self.w, &shortened(&t.tensor), NAME_WIDTH)?;
         self.w.write_all(SEPARATOR)?;
-        self.numbers(&[
-            (t.mean, 10, 4),
-            (t.std_deviation, 10, 4),
-            (t.skewness, 12, 4),
-            (t.kurtosis, 12, 4),
-        ])?;
+        self.numbers(&[(t.mean, 10, 4), (t.std_deviation, 10, 4), (t.skewness, 12, 4), (t.kurtosis, 12, 4)])?;
         self.numbers(&[(t.h_norm(), 8, 2)])?;
         self.w.write_all(b"%")?;
         self.w.write_all(SEPARATOR)?;
@@ -291,11 +230,7 @@ impl<W: Write> Tables<'_, W> {
     }
 
     /// The second table.
-    fn layers(
-        &mut self,
-        layers: &BTreeMap<i32, Layer>,
-        statistics: &BTreeMap<i32, LayerStats>,
-    ) -> io::Result<()> {
+    fn layers(&mut self, layers: &BTreeMap<i32, Layer>, statistics: &BTreeMap<i32, LayerStats>) -> io::Result<()> {
         self.headings(&[("Layer", LAYER_WIDTH)])?;
         self.w.write_all(SEPARATOR)?;
         self.headings(&[(SUM_HEADING, 17), ("Gain", 8)])?;
@@ -306,24 +241,11 @@ impl<W: Write> Tables<'_, W> {
         self.headings(&[("CosSim", 9), ("PCC", 9), ("Cov", 12)])?;
         writeln!(self.w, "\n{}", "-".repeat(if self.full { 76 } else { 64 }))?;
 
-        let none = LayerStats {
-            cossim: f32::NAN,
-            l2_dist: f32::NAN,
-            pearson: f32::NAN,
-            covariance: f32::NAN,
-            gain: f32::NAN,
-        };
+        let none =
+            LayerStats { cossim: f32::NAN, l2_dist: f32::NAN, pearson: f32::NAN, covariance: f32::NAN, gain: f32::NAN };
         for (&block, layer) in layers.range(0..).filter(|(_, layer)| layer.elements != 0) {
-            let s = if block == OUTPUT {
-                &none
-            } else {
-                statistics.get(&block).unwrap_or(&none)
-            };
-            right(
-                self.w,
-                layer_label(block, self.nextn_start).as_bytes(),
-                LAYER_WIDTH,
-            )?;
+            let s = if block == OUTPUT { &none } else { statistics.get(&block).unwrap_or(&none) };
+            right(self.w, layer_label(block, self.nextn_start).as_bytes(), LAYER_WIDTH)?;
             self.w.write_all(SEPARATOR)?;
             self.numbers(&[(layer.sum, 14, 4), (s.gain, 8, 2)])?;
             self.w.write_all(SEPARATOR)?;
@@ -337,16 +259,13 @@ impl<W: Write> Tables<'_, W> {
     }
 
     fn headings(&mut self, headings: &[(&str, usize)]) -> io::Result<()> {
-        headings
-            .iter()
-            .try_for_each(|(text, width)| right(self.w, text.as_bytes(), *width))
+        headings.iter().try_for_each(|(text, width)| right(self.w, text.as_bytes(), *width))
     }
 
     fn numbers(&mut self, numbers: &[(f32, usize, usize)]) -> io::Result<()> {
-        numbers.iter().try_for_each(|&(x, width, precision)| {
-            self.w
-                .write_all(number(x.into(), width, precision).as_bytes())
-        })
+        numbers
+            .iter()
+            .try_for_each(|&(x, width, precision)| self.w.write_all(number(x.into(), width, precision).as_bytes()))
     }
 }
 

@@ -54,29 +54,18 @@ pub(super) fn with_preceding(
     for stats in tensors {
         let found = layers.preceding(&stats.tensor, nextn_start);
         if let Some(Err(NotFound)) = found {
-            warnings.push(Warning::NoPrecedingLayer {
-                tensor: stats.tensor.clone(),
-            });
+            warnings.push(Warning::NoPrecedingLayer { tensor: stats.tensor.clone() });
         }
         let preceding = found
             .and_then(Result::ok)
-            .and_then(|name| {
-                tensors
-                    .binary_search_by(|t| t.tensor.as_str().cmp(&name))
-                    .ok()
-            })
+            .and_then(|name| tensors.binary_search_by(|t| t.tensor.as_str().cmp(&name)).ok())
             .and_then(|i| tensors.get(i));
         pairs.push((stats, preceding));
     }
     let work = entries.values().map(|e| e.sum2.len()).sum();
     parallel::map(&pairs, work, |(stats, preceding)| {
         let preceding = (*preceding)?;
-        compare(
-            stats,
-            entries.get(&stats.tensor)?,
-            preceding,
-            entries.get(&preceding.tensor)?,
-        )
+        compare(stats, entries.get(&stats.tensor)?, preceding, entries.get(&preceding.tensor)?)
     })
 }
 
@@ -96,11 +85,7 @@ impl<'a> Layers<'a> {
             let name = stats.tensor.as_str();
             for (at, _) in name.match_indices("blk.") {
                 let (before, after) = name.split_at(at + "blk.".len());
-                let digits = after
-                    .bytes()
-                    .take(10)
-                    .take_while(u8::is_ascii_digit)
-                    .count();
+                let digits = after.bytes().take(10).take_while(u8::is_ascii_digit).count();
                 // Each beginning of the digits is a number that a search may put here.
                 for end in 1..=digits {
                     let (number, rest) = after.split_at(end);
@@ -119,33 +104,19 @@ impl<'a> Layers<'a> {
     /// no layer, in the first, or in the first of the `NextN` layers, which follow no other.
     fn preceding(&self, tensor: &str, nextn_start: i32) -> Option<Result<String, NotFound>> {
         let name = TensorName::new(tensor);
-        let block = name
-            .block()
-            .filter(|&block| block > 0 && block != nextn_start)?;
+        let block = name.block().filter(|&block| block > 0 && block != nextn_start)?;
         let first = if block > nextn_start { nextn_start } else { 0 };
 
         // The first place where "blk." and the layer occur, be it in the middle of a component.
         let pattern = format!("blk.{}", name.layer);
         let at = tensor.find(&pattern)?;
         let (before, rest) = (tensor.get(..at + 4)?, tensor.get(at + pattern.len()..)?);
-        let nearest = self
-            .0
-            .get(&(before, rest))
-            .and_then(|layers| layers.range(first..block).next_back());
-        Some(
-            nearest
-                .map(|n| format!("{before}{n}{rest}"))
-                .ok_or(NotFound),
-        )
+        let nearest = self.0.get(&(before, rest)).and_then(|layers| layers.range(first..block).next_back());
+        Some(nearest.map(|n| format!("{before}{n}{rest}")).ok_or(NotFound))
     }
 }
 
-fn compare(
-    stats: &TensorStats,
-    entry: &Entry,
-    prev_stats: &TensorStats,
-    prev_entry: &Entry,
-) -> Option<Compared> {
+fn compare(stats: &TensorStats, entry: &Entry, prev_stats: &TensorStats, prev_entry: &Entry) -> Option<Compared> {
     // Where one side has no sums of activations, both are compared by their squares.
     let by_activation = !stats.legacy && !prev_stats.legacy;
     let here = averages(entry, by_activation)?;
@@ -169,26 +140,15 @@ fn compare(
 
 /// Averages in single precision, NaN for matrices without rows; `None` if no matrix has any.
 fn averages(entry: &Entry, by_activation: bool) -> Option<Vec<f32>> {
-    let sums = if by_activation {
-        entry.activations()
-    } else {
-        &entry.sum2
-    };
+    let sums = if by_activation { entry.activations() } else { &entry.sum2 };
     let matrices = entry.counts.len();
-    if sums.is_empty()
-        || matrices == 0
-        || sums.len() % matrices != 0
-        || entry.counts.iter().all(|&c| c <= 0)
-    {
+    if sums.is_empty() || matrices == 0 || sums.len() % matrices != 0 || entry.counts.iter().all(|&c| c <= 0) {
         return None;
     }
     let mut out = Vec::with_capacity(sums.len());
     for (row, &count) in sums.chunks(sums.len() / matrices).zip(&entry.counts) {
         let scale = 1.0 / count as f32;
-        out.extend(
-            row.iter()
-                .map(|&x| if count > 0 { x * scale } else { f32::NAN }),
-        );
+        out.extend(row.iter().map(|&x| if count > 0 { x * scale } else { f32::NAN }));
     }
     Some(out)
 }
@@ -196,10 +156,7 @@ fn averages(entry: &Entry, by_activation: bool) -> Option<Vec<f32>> {
 /// The sums over all columns that are finite in both; `None` without any.
 fn sums(here: &[f32], prev: &[f32]) -> Option<Comparison> {
     let finite = || {
-        let both = here
-            .iter()
-            .zip(prev)
-            .map(|(&c, &p)| (f64::from(c), f64::from(p)));
+        let both = here.iter().zip(prev).map(|(&c, &p)| (f64::from(c), f64::from(p)));
         both.filter(|(c, p)| c.is_finite() && p.is_finite())
     };
     let (mut sum, mut prev_sum, mut n) = (0.0, 0.0, 0_i64);
@@ -212,10 +169,7 @@ fn sums(here: &[f32], prev: &[f32]) -> Option<Comparison> {
         return None;
     }
     let (mean, prev_mean) = (sum / n as f64, prev_sum / n as f64);
-    let mut out = Comparison {
-        features: n,
-        ..Comparison::default()
-    };
+    let mut out = Comparison { features: n, ..Comparison::default() };
     for (c, p) in finite() {
         out.dot += c * p;
         out.norm_sq += c * c;
@@ -263,37 +217,18 @@ mod tests {
     use crate::stats::Statistics;
 
     fn entry(sum: &[f32]) -> Entry {
-        Entry {
-            sum2: sum.iter().map(|x| x * x).collect(),
-            sum: Some(sum.to_vec()),
-            counts: vec![1],
-        }
+        Entry { sum2: sum.iter().map(|x| x * x).collect(), sum: Some(sum.to_vec()), counts: vec![1] }
     }
 
     fn statistics(entries: &[(&str, Entry)], n_layer_nextn: i32) -> Statistics {
-        Statistics::new(
-            &entries
-                .iter()
-                .map(|(n, e)| ((*n).to_owned(), e.clone()))
-                .collect(),
-            n_layer_nextn,
-        )
+        Statistics::new(&entries.iter().map(|(n, e)| ((*n).to_owned(), e.clone())).collect(), n_layer_nextn)
     }
 
     #[test]
     fn by_hand() {
-        let s = statistics(
-            &[
-                ("blk.0.a.weight", entry(&[1.0, 2.0])),
-                ("blk.1.a.weight", entry(&[4.0, 2.0])),
-            ],
-            0,
-        );
+        let s = statistics(&[("blk.0.a.weight", entry(&[1.0, 2.0])), ("blk.1.a.weight", entry(&[4.0, 2.0]))], 0);
         let t = s.get("blk.1.a.weight").unwrap();
-        assert_eq!(
-            (t.l2_dist, t.covariance, t.pearson, t.gain),
-            (3.0, -0.5, -1.0, 2.0)
-        );
+        assert_eq!((t.l2_dist, t.covariance, t.pearson, t.gain), (3.0, -0.5, -1.0, 2.0));
         assert!((t.cossim - 0.8).abs() < 1e-6);
         assert!(s.get("blk.0.a.weight").unwrap().cossim.is_nan());
     }
@@ -306,21 +241,10 @@ mod tests {
             Layers::new(&s.tensors).preceding(of, nextn).map(Result::ok)
         };
         let some = |s: &str| Some(Some(s.to_owned()));
-        let names = [
-            "blk.1.a.weight",
-            "blk.4.a.weight",
-            "blk.12.a.weight",
-            "blk.2000000000.a.weight",
-            "blk.2.b.weight",
-        ];
-        assert_eq!(
-            found(&names, "blk.12.a.weight", i32::MAX),
-            some("blk.4.a.weight")
-        );
-        assert_eq!(
-            found(&names, "blk.2000000000.a.weight", i32::MAX),
-            some("blk.12.a.weight")
-        );
+        let names =
+            ["blk.1.a.weight", "blk.4.a.weight", "blk.12.a.weight", "blk.2000000000.a.weight", "blk.2.b.weight"];
+        assert_eq!(found(&names, "blk.12.a.weight", i32::MAX), some("blk.4.a.weight"));
+        assert_eq!(found(&names, "blk.2000000000.a.weight", i32::MAX), some("blk.12.a.weight"));
         assert_eq!(found(&names, "blk.1.a.weight", i32::MAX), Some(None));
         assert_eq!(found(&names, "blk.2.b.weight", i32::MAX), Some(None));
         // NextN layers are compared among themselves.
@@ -329,15 +253,9 @@ mod tests {
         assert_eq!(found(&names, "blk.12.a.weight", 12), None);
         assert_eq!(found(&names, "output.weight", i32::MAX), None);
         // The first "blk.1" lies inside "xblk.12".
-        assert_eq!(
-            found(&["xblk.02.blk.1.weight"], "xblk.12.blk.1.weight", i32::MAX),
-            some("xblk.02.blk.1.weight")
-        );
+        assert_eq!(found(&["xblk.02.blk.1.weight"], "xblk.12.blk.1.weight", i32::MAX), some("xblk.02.blk.1.weight"));
         // "blk.01" is never asked for.
-        assert_eq!(
-            found(&["blk.01.a.weight"], "blk.2.a.weight", i32::MAX),
-            Some(None)
-        );
+        assert_eq!(found(&["blk.01.a.weight"], "blk.2.a.weight", i32::MAX), Some(None));
     }
 
     #[test]

@@ -36,10 +36,7 @@ struct Sums {
 pub fn layer_statistics(tensors: &[TensorStats]) -> BTreeMap<i32, LayerStats> {
     let mut layers: BTreeMap<i32, Sums> = BTreeMap::new();
     for stats in tensors {
-        let Some(block) = TensorName::new(&stats.tensor)
-            .block()
-            .filter(|&block| block > 0)
-        else {
+        let Some(block) = TensorName::new(&stats.tensor).block().filter(|&block| block > 0) else {
             continue;
         };
         let c = &stats.comparison;
@@ -48,10 +45,7 @@ pub fn layer_statistics(tensors: &[TensorStats]) -> BTreeMap<i32, LayerStats> {
         }
         layers.entry(block).or_default().add(stats);
     }
-    layers
-        .iter()
-        .map(|(&block, sums)| (block, sums.statistics()))
-        .collect()
+    layers.iter().map(|(&block, sums)| (block, sums.statistics())).collect()
 }
 
 impl Sums {
@@ -86,11 +80,7 @@ impl Sums {
             cossim: normalized(c.dot, c.norm_sq, c.prev_norm_sq),
             l2_dist: c.l2_sq.sqrt() as f32,
             pearson: normalized(c.cov_sum, c.var_sum, c.prev_var_sum),
-            covariance: if c.features > 0 {
-                (c.cov_sum / c.features as f64) as f32
-            } else {
-                f32::NAN
-            },
+            covariance: if c.features > 0 { (c.cov_sum / c.features as f64) as f32 } else { f32::NAN },
             gain,
         }
     }

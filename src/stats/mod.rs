@@ -84,11 +84,7 @@ impl TensorStats {
     /// The entropy in percent of what equal columns would have; NaN for fewer than two columns.
     #[must_use]
     pub fn h_norm(&self) -> f32 {
-        if self.elements > 1 {
-            100.0 * (self.entropy / (self.elements as f32).log2())
-        } else {
-            f32::NAN
-        }
+        if self.elements > 1 { 100.0 * (self.entropy / (self.elements as f32).log2()) } else { f32::NAN }
     }
 
     /// The statistics in the order of [`SCHEMA`].
@@ -159,26 +155,18 @@ impl Statistics {
     pub fn new(entries: &BTreeMap<String, Entry>, n_layer_nextn: i32) -> Self {
         let listed: Vec<(&String, &Entry)> = entries.iter().collect();
         let work = listed.iter().map(|(_, e)| e.sum2.len()).sum();
-        let computed = parallel::map(&listed, work, |(name, entry)| {
-            vector::statistics(name, entry)
-        });
+        let computed = parallel::map(&listed, work, |(name, entry)| vector::statistics(name, entry));
 
         let mut out = Self::default();
         for ((name, _), result) in listed.iter().zip(computed) {
             match result {
                 Ok(stats) => out.tensors.extend(stats),
-                Err(vector::Unusable) => out.warnings.push(Warning::NoData {
-                    tensor: (*name).clone(),
-                }),
+                Err(vector::Unusable) => out.warnings.push(Warning::NoData { tensor: (*name).clone() }),
             }
         }
-        out.nextn_start = first_nextn_layer(
-            out.tensors.iter().map(|t| TensorName::new(&t.tensor)),
-            n_layer_nextn,
-        );
+        out.nextn_start = first_nextn_layer(out.tensors.iter().map(|t| TensorName::new(&t.tensor)), n_layer_nextn);
         let tensors = std::mem::take(&mut out.tensors);
-        let compared =
-            compare::with_preceding(&tensors, entries, out.nextn_start, &mut out.warnings);
+        let compared = compare::with_preceding(&tensors, entries, out.nextn_start, &mut out.warnings);
         out.tensors = tensors;
         for (stats, comparison) in out.tensors.iter_mut().zip(compared) {
             if let Some(c) = comparison {
@@ -191,10 +179,7 @@ impl Statistics {
     /// The statistics of one weight.
     #[must_use]
     pub fn get(&self, tensor: &str) -> Option<&TensorStats> {
-        let found = self
-            .tensors
-            .binary_search_by(|t| t.tensor.as_str().cmp(tensor))
-            .ok()?;
+        let found = self.tensors.binary_search_by(|t| t.tensor.as_str().cmp(tensor)).ok()?;
         self.tensors.get(found)
     }
 }

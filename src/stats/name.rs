@@ -17,10 +17,7 @@ impl<'a> TensorName<'a> {
     #[must_use]
     pub fn new(name: &'a str) -> Self {
         let parts = components(name);
-        let layer = parts
-            .windows(2)
-            .find(|pair| pair[0] == "blk")
-            .map(|pair| pair[1]);
+        let layer = parts.windows(2).find(|pair| pair[0] == "blk").map(|pair| pair[1]);
         let tensor = kind(&parts).filter(|kind| !kind.is_empty());
         Self {
             layer: layer.filter(|layer| !layer.is_empty()).unwrap_or("-"),
@@ -78,10 +75,7 @@ pub fn leading_int(text: &str) -> Option<i32> {
         b'+' => (false, &text[1..]),
         _ => (false, text),
     };
-    let end = digits
-        .bytes()
-        .position(|b| !b.is_ascii_digit())
-        .unwrap_or(digits.len());
+    let end = digits.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
     let magnitude: i64 = digits.get(..end)?.parse().ok()?;
     i32::try_from(if negative { -magnitude } else { magnitude }).ok()
 }
@@ -89,10 +83,7 @@ pub fn leading_int(text: &str) -> Option<i32> {
 /// The first `NextN` layer: known by the number of such layers, or else by weights whose names
 /// begin with `nextn.`; `i32::MAX` without any.
 #[must_use]
-pub fn first_nextn_layer<'a>(
-    names: impl Iterator<Item = TensorName<'a>>,
-    n_layer_nextn: i32,
-) -> i32 {
+pub fn first_nextn_layer<'a>(names: impl Iterator<Item = TensorName<'a>>, n_layer_nextn: i32) -> i32 {
     let mut last = -1;
     let mut first = i32::MAX;
     for name in names {
@@ -142,11 +133,7 @@ mod tests {
         ];
         for (name, layer, tensor) in cases {
             let found = TensorName::new(name);
-            assert_eq!(
-                (found.layer, found.tensor.as_str()),
-                (layer, tensor),
-                "{name}"
-            );
+            assert_eq!((found.layer, found.tensor.as_str()), (layer, tensor), "{name}");
         }
     }
 
@@ -174,20 +161,13 @@ mod tests {
 
     #[test]
     fn nextn_layers_are_counted_or_named() {
-        let first =
-            |names: &[&str], n| first_nextn_layer(names.iter().map(|n| TensorName::new(n)), n);
+        let first = |names: &[&str], n| first_nextn_layer(names.iter().map(|n| TensorName::new(n)), n);
         let plain = ["blk.0.a.weight", "blk.3.a.weight", "output.weight"];
         assert_eq!(first(&plain, 0), i32::MAX);
         assert_eq!(first(&plain, 1), 3);
         assert_eq!(first(&plain, 9), 0);
         assert_eq!(first(&["output.weight"], 1), i32::MAX);
-        assert_eq!(
-            first(
-                &["blk.2.nextn.eh_proj.weight", "blk.3.nextn.eh_proj.weight"],
-                0
-            ),
-            2
-        );
+        assert_eq!(first(&["blk.2.nextn.eh_proj.weight", "blk.3.nextn.eh_proj.weight"], 0), 2);
         assert_eq!(layer_label(3, 3), "mtp0");
         assert_eq!(layer_label(2, 3), "2");
         assert_eq!(layer_label(i32::MAX, 3), "-");

@@ -7,23 +7,15 @@ use std::thread;
 const WORTH_THREADS: usize = 1 << 18;
 
 /// `f` of every item. `work` is how many numbers all of them together have.
-pub(super) fn map<I: Sync, T: Send>(
-    items: &[I],
-    work: usize,
-    f: impl Fn(&I) -> T + Sync,
-) -> Vec<T> {
-    let threads = thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(items.len());
+pub(super) fn map<I: Sync, T: Send>(items: &[I], work: usize, f: impl Fn(&I) -> T + Sync) -> Vec<T> {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(items.len());
     if threads < 2 || work < WORTH_THREADS {
         return items.iter().map(f).collect();
     }
     let next = AtomicUsize::new(0);
     let take_turns = || {
         let mut done = Vec::new();
-        while let Some((i, item)) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, items.get(i)?)))
-        {
+        while let Some((i, item)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, items.get(i)?))) {
             done.push((i, f(item)));
         }
         done
@@ -48,9 +40,6 @@ mod tests {
     #[test]
     fn order_is_kept_on_threads() {
         let items: Vec<u32> = (0..1000).collect();
-        assert_eq!(
-            super::map(&items, usize::MAX, |i| i * 2),
-            super::map(&items, 0, |i| i * 2)
-        );
+        assert_eq!(super::map(&items, usize::MAX, |i| i * 2), super::map(&items, 0, |i| i * 2));
     }
 }

@@ -70,11 +70,7 @@ pub(super) fn statistics(name: &str, entry: &Entry) -> Result<Option<TensorStats
 /// The columns with finite averages of all matrices that have rows.
 fn columns(entry: &Entry, row: usize) -> impl Iterator<Item = Column> {
     let activations = entry.activations();
-    let with_rows = entry
-        .counts
-        .iter()
-        .enumerate()
-        .filter(|(_, count)| **count as f32 > 0.0);
+    let with_rows = entry.counts.iter().enumerate().filter(|(_, count)| **count as f32 > 0.0);
     with_rows
         .flat_map(move |(matrix, &count)| {
             let inverse = 1.0 / f64::from(count as f32);
@@ -83,9 +79,7 @@ fn columns(entry: &Entry, row: usize) -> impl Iterator<Item = Column> {
             let sums = activations.get(start..start + row);
             squares.iter().enumerate().map(move |(j, &sum2)| {
                 let energy = f64::from(sum2) * inverse;
-                let value = sums
-                    .and_then(|s| s.get(j))
-                    .map_or(energy, |&sum| f64::from(sum) * inverse);
+                let value = sums.and_then(|s| s.get(j)).map_or(energy, |&sum| f64::from(sum) * inverse);
                 Column { value, energy }
             })
         })
@@ -105,11 +99,7 @@ struct Moments {
 impl Moments {
     fn new(entry: &Entry, row: usize, mean: f64, sum_energy: f64) -> Self {
         const LOG2_E: f64 = 1.0 / std::f64::consts::LN_2; // rounded twice, as upstream has it
-        let inverse_sum = if sum_energy > 0.0 {
-            1.0 / sum_energy
-        } else {
-            0.0
-        };
+        let inverse_sum = if sum_energy > 0.0 { 1.0 / sum_energy } else { 0.0 };
         let mut m = Self::default();
         for column in columns(entry, row) {
             let diff = column.value - mean;
@@ -132,11 +122,7 @@ mod tests {
     use super::*;
 
     fn entry(sum2: &[f32], sum: Option<&[f32]>, counts: &[i64]) -> Entry {
-        Entry {
-            sum2: sum2.to_vec(),
-            sum: sum.map(<[f32]>::to_vec),
-            counts: counts.to_vec(),
-        }
+        Entry { sum2: sum2.to_vec(), sum: sum.map(<[f32]>::to_vec), counts: counts.to_vec() }
     }
 
     #[test]
@@ -161,9 +147,6 @@ mod tests {
         assert!((s.sum - 6.0).abs() < 1e-12);
         assert_eq!(statistics("w", &entry(&[1.0], None, &[0])), Ok(None));
         assert_eq!(statistics("w", &entry(&[], None, &[1])), Err(Unusable));
-        assert_eq!(
-            statistics("w", &entry(&[1.0; 3], None, &[1, 1])),
-            Err(Unusable)
-        );
+        assert_eq!(statistics("w", &entry(&[1.0; 3], None, &[1, 1])), Err(Unusable));
     }
 }

@@ -23,11 +23,7 @@ fn truncation_at_every_byte_is_an_error() {
         };
         for cut in 0..bytes.len() {
             let loaded = Imatrix::load_from(&bytes[..cut]);
-            assert_eq!(
-                loaded.is_ok(),
-                ends_well.contains(&cut),
-                "{name} cut at {cut}: {loaded:?}"
-            );
+            assert_eq!(loaded.is_ok(), ends_well.contains(&cut), "{name} cut at {cut}: {loaded:?}");
         }
     }
 }
@@ -41,11 +37,7 @@ fn random_damage_never_panics() {
             let mut bytes = whole.clone();
             for _ in 0..=round % 6 {
                 // Half of the damage goes to the first bytes, where the structure is.
-                let reach = if lcg.next().is_multiple_of(2) {
-                    bytes.len()
-                } else {
-                    bytes.len().min(400)
-                };
+                let reach = if lcg.next().is_multiple_of(2) { bytes.len() } else { bytes.len().min(400) };
                 let at = lcg.next() as usize % reach;
                 bytes[at] = match lcg.next() % 4 {
                     0 => 0xff,
@@ -68,8 +60,5 @@ fn random_damage_never_panics() {
             report::show_statistics(&mut std::io::sink(), &imatrix, name).unwrap();
         }
     }
-    assert!(
-        survived > 5000,
-        "damage mostly goes unnoticed in numbers, {survived} files did"
-    );
+    assert!(survived > 5000, "damage mostly goes unnoticed in numbers, {survived} files did");
 }

@@ -21,9 +21,7 @@ fn folder() -> PathBuf {
 }
 
 fn cases(text: &str) -> Vec<Case<'_>> {
-    let lines = text
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
             let f: Vec<&str> = line.split_whitespace().collect();
@@ -41,9 +39,7 @@ fn cases(text: &str) -> Vec<Case<'_>> {
 fn merged(case: &Case<'_>, inputs: &HashMap<&str, Vec<u8>>) -> Imatrix {
     let mut imatrix = Imatrix::default();
     for name in &case.inputs {
-        imatrix
-            .merge(&Imatrix::load_from(&inputs[name]).unwrap(), case.ctx)
-            .unwrap();
+        imatrix.merge(&Imatrix::load_from(&inputs[name]).unwrap(), case.ctx).unwrap();
     }
     imatrix.settle_chunk_size(case.ctx);
     imatrix
@@ -51,21 +47,9 @@ fn merged(case: &Case<'_>, inputs: &HashMap<&str, Vec<u8>>) -> Imatrix {
 
 /// Bytes that differ, for the message: where, and what is around.
 fn difference(ours: &[u8], theirs: &[u8]) -> String {
-    let at = ours
-        .iter()
-        .zip(theirs)
-        .position(|(a, b)| a != b)
-        .unwrap_or(ours.len().min(theirs.len()));
-    let around = |b: &[u8]| {
-        String::from_utf8_lossy(&b[at.saturating_sub(60)..b.len().min(at + 30)]).into_owned()
-    };
-    format!(
-        "lengths {} and {}, byte {at}:\n{:?}\n{:?}",
-        ours.len(),
-        theirs.len(),
-        around(ours),
-        around(theirs)
-    )
+    let at = ours.iter().zip(theirs).position(|(a, b)| a != b).unwrap_or(ours.len().min(theirs.len()));
+    let around = |b: &[u8]| String::from_utf8_lossy(&b[at.saturating_sub(60)..b.len().min(at + 30)]).into_owned();
+    format!("lengths {} and {}, byte {at}:\n{:?}\n{:?}", ours.len(), theirs.len(), around(ours), around(theirs))
 }
 
 #[test]
@@ -82,13 +66,7 @@ fn files_and_tables_are_upstreams_to_the_byte() {
             "dat" => imatrix.write(&mut ours, Format::Dat).unwrap(),
             "stats" => {
                 let outcome = report::show_statistics(&mut ours, &imatrix, case.inputs[0]).unwrap();
-                assert_eq!(
-                    outcome.is_complete(),
-                    case.exit == 0,
-                    "{}: {:?}",
-                    case.golden,
-                    outcome.warnings()
-                );
+                assert_eq!(outcome.is_complete(), case.exit == 0, "{}: {:?}", case.golden, outcome.warnings());
             }
             other => panic!("kind {other}"),
         }
@@ -103,9 +81,7 @@ fn files_and_tables_are_upstreams_to_the_byte() {
 fn reading_back_what_was_written_changes_nothing() {
     for (name, bytes) in inputs::all() {
         let mut first = Imatrix::default();
-        first
-            .merge(&Imatrix::load_from(&bytes).unwrap(), 512)
-            .unwrap();
+        first.merge(&Imatrix::load_from(&bytes).unwrap(), 512).unwrap();
         first.settle_chunk_size(512);
         if name == "legacy-long.dat" || name == "numbers.gguf" {
             continue; // a cut name; NaN is not equal to itself
@@ -113,9 +89,7 @@ fn reading_back_what_was_written_changes_nothing() {
         let mut file = Vec::new();
         first.write(&mut file, Format::Gguf).unwrap();
         let mut second = Imatrix::default();
-        second
-            .merge(&Imatrix::load_from(&file).unwrap(), 512)
-            .unwrap();
+        second.merge(&Imatrix::load_from(&file).unwrap(), 512).unwrap();
         assert_eq!(first, second, "{name}");
         let mut again = Vec::new();
         second.write(&mut again, Format::Gguf).unwrap();

@@ -12,10 +12,7 @@ pub(super) struct Lcg(pub(super) u64);
 
 impl Lcg {
     pub(super) fn next(&mut self) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 
@@ -34,17 +31,12 @@ impl Builder {
     fn new(seed: u64) -> Self {
         let mut writer = Writer::new();
         writer.set("general.type", "imatrix");
-        Self {
-            writer,
-            lcg: Lcg(seed),
-        }
+        Self { writer, lcg: Lcg(seed) }
     }
 
     fn metadata(mut self, datasets: &[&str], chunk_count: u32, chunk_size: u32) -> Self {
         self.writer.set("imatrix.datasets", datasets);
-        self.writer
-            .set("imatrix.chunk_count", chunk_count)
-            .set("imatrix.chunk_size", chunk_size);
+        self.writer.set("imatrix.chunk_count", chunk_count).set("imatrix.chunk_size", chunk_size);
         self
     }
 
@@ -58,26 +50,16 @@ impl Builder {
         let row = (sum2.len() / counts.len()) as u64;
         let matrices = counts.len() as u64;
         let w = &mut self.writer;
-        w.f32_tensor(format!("{name}.in_sum2"), &[row, matrices], sum2)
-            .unwrap();
-        w.f32_tensor(format!("{name}.counts"), &[1, matrices], counts.to_vec())
-            .unwrap();
+        w.f32_tensor(format!("{name}.in_sum2"), &[row, matrices], sum2).unwrap();
+        w.f32_tensor(format!("{name}.counts"), &[1, matrices], counts.to_vec()).unwrap();
         if let Some(sum) = sum {
-            w.f32_tensor(format!("{name}.in_sum"), &[row, matrices], sum)
-                .unwrap();
+            w.f32_tensor(format!("{name}.in_sum"), &[row, matrices], sum).unwrap();
         }
         self
     }
 
     /// An entry with random activations, `row` columns a matrix; `matrices` share `counts`.
-    fn random(
-        mut self,
-        name: &str,
-        row: usize,
-        matrices: usize,
-        counts: &[f32],
-        with_sum: bool,
-    ) -> Self {
+    fn random(mut self, name: &str, row: usize, matrices: usize, counts: &[f32], with_sum: bool) -> Self {
         let (mut sum2, mut sum) = (Vec::new(), Vec::new());
         for i in 0..row * matrices {
             let count = counts[i / row * counts.len() / matrices];
@@ -119,55 +101,24 @@ fn dense(seed: u64, layers: &[usize], chunk_size: u32, with_sum: bool) -> Builde
     let mut b = Builder::new(seed).metadata(&["wiki.train.raw", "code.txt"], 3, chunk_size);
     for layer in layers {
         let count = [1536.0];
-        b = b.random(
-            &format!("blk.{layer}.attn_q.weight"),
-            24,
-            1,
-            &count,
-            with_sum,
-        );
-        b = b.random(
-            &format!("blk.{layer}.ffn_down.weight"),
-            40,
-            1,
-            &count,
-            with_sum,
-        );
+        b = b.random(&format!("blk.{layer}.attn_q.weight"), 24, 1, &count, with_sum);
+        b = b.random(&format!("blk.{layer}.ffn_down.weight"), 40, 1, &count, with_sum);
     }
     b.random("output.weight", 24, 1, &[1536.0], with_sum)
 }
 
 fn legacy_entries(seed: u64) -> Vec<(&'static str, i32, Vec<f32>)> {
     let mut lcg = Lcg(seed);
-    let names = [
-        "blk.0.attn_q.weight",
-        "blk.1.attn_q.weight",
-        "blk.2.attn_q.weight",
-    ];
-    names
-        .into_iter()
-        .map(|name| (name, 3, (0..24).map(|_| lcg.unit() * 5.0).collect()))
-        .collect()
+    let names = ["blk.0.attn_q.weight", "blk.1.attn_q.weight", "blk.2.attn_q.weight"];
+    names.into_iter().map(|name| (name, 3, (0..24).map(|_| lcg.unit() * 5.0).collect())).collect()
 }
 
 /// Routed experts, one of them dead, and a 3-D weight with a single count.
 fn routed(seed: u64, counts: [&[f32]; 3]) -> Vec<u8> {
     let mut b = Builder::new(seed).metadata(&["moe.txt"], 2, 512);
     for (layer, counts) in counts.into_iter().enumerate() {
-        b = b.random(
-            &format!("blk.{layer}.ffn_down_exps.weight"),
-            12,
-            4,
-            counts,
-            true,
-        );
-        b = b.random(
-            &format!("blk.{layer}.attn_k_b.weight"),
-            6,
-            4,
-            &[1024.0],
-            true,
-        );
+        b = b.random(&format!("blk.{layer}.ffn_down_exps.weight"), 12, 4, counts, true);
+        b = b.random(&format!("blk.{layer}.attn_k_b.weight"), 6, 4, &[1024.0], true);
     }
     b.bytes()
 }
@@ -179,11 +130,7 @@ fn odd_numbers() -> Vec<u8> {
     let column = |x: f32| vec![x; 8];
     for (name, sum2, sum) in [
         ("nan", column(f32::NAN), column(1.0)),
-        (
-            "some",
-            [vec![f32::NAN, f32::INFINITY], vec![3.0; 6]].concat(),
-            [vec![1.0; 6], vec![f32::NAN, 2.0]].concat(),
-        ),
+        ("some", [vec![f32::NAN, f32::INFINITY], vec![3.0; 6]].concat(), [vec![1.0; 6], vec![f32::NAN, 2.0]].concat()),
         ("zero", column(0.0), column(0.0)),
         ("same", column(5.0), column(2.0)),
         (
@@ -191,58 +138,23 @@ fn odd_numbers() -> Vec<u8> {
             vec![f32::MAX, 1.0, 2.0, f32::MAX, 0.0, 0.0, 1.0, 2.0],
             (0..8).map(|i| 3e38 * (i % 3 - 1) as f32).collect(),
         ),
-        (
-            "negative",
-            column(-4.0),
-            (0..8).map(|i| i as f32 - 3.5).collect(),
-        ),
+        ("negative", column(-4.0), (0..8).map(|i| i as f32 - 3.5).collect()),
         ("tiny", column(1e-40), column(-1e-42)),
         ("one", vec![4.0], vec![1.0]),
     ] {
         let offset = |v: &[f32], d: f32| v.iter().map(|x| x + d).collect::<Vec<_>>();
-        b = b.raw(
-            &format!("blk.0.{name}.weight"),
-            sum2.clone(),
-            Some(sum.clone()),
-            &c,
-        );
-        b = b.raw(
-            &format!("blk.1.{name}.weight"),
-            sum2.clone(),
-            Some(offset(&sum, 1.0)),
-            &c,
-        );
-        b = b.raw(
-            &format!("blk.2.{name}.weight"),
-            column(1.0)[..sum2.len()].to_vec(),
-            Some(sum.clone()),
-            &c,
-        );
-        b = b.raw(
-            &format!("blk.3.{name}.weight"),
-            sum2,
-            Some(column(0.0)[..sum.len()].to_vec()),
-            &[1e-3],
-        );
+        b = b.raw(&format!("blk.0.{name}.weight"), sum2.clone(), Some(sum.clone()), &c);
+        b = b.raw(&format!("blk.1.{name}.weight"), sum2.clone(), Some(offset(&sum, 1.0)), &c);
+        b = b.raw(&format!("blk.2.{name}.weight"), column(1.0)[..sum2.len()].to_vec(), Some(sum.clone()), &c);
+        b = b.raw(&format!("blk.3.{name}.weight"), sum2, Some(column(0.0)[..sum.len()].to_vec()), &[1e-3]);
     }
     // Third moments that cancel to nothing but rounding: shows every change of their order.
     let mirror = [0.1, 0.7, -2.9, 1.3, -0.7, 2.9, -1.3, -0.1];
-    b = b.raw(
-        "blk.0.mirror.weight",
-        mirror.map(|x| x * x).to_vec(),
-        Some(mirror.to_vec()),
-        &[3.0],
-    );
+    b = b.raw("blk.0.mirror.weight", mirror.map(|x| x * x).to_vec(), Some(mirror.to_vec()), &[3.0]);
     // A gain that is the root of a negative number.
     b = b.raw("blk.0.sign.weight", column(1.0), Some(column(1.0)), &c);
     b = b.raw("blk.1.sign.weight", column(-1.0), Some(column(1.0)), &c);
-    b.raw(
-        "blk.1.unseen.weight",
-        column(0.0),
-        Some(column(0.0)),
-        &[0.0],
-    )
-    .bytes()
+    b.raw("blk.1.unseen.weight", column(0.0), Some(column(0.0)), &[0.0]).bytes()
 }
 
 fn nextn() -> Builder {
@@ -251,13 +163,7 @@ fn nextn() -> Builder {
         b = b.random(&format!("blk.{layer}.attn_q.weight"), 10, 1, &[512.0], true);
     }
     for layer in 3..5 {
-        b = b.random(
-            &format!("blk.{layer}.nextn.eh_proj.weight"),
-            20,
-            1,
-            &[512.0],
-            true,
-        );
+        b = b.random(&format!("blk.{layer}.nextn.eh_proj.weight"), 20, 1, &[512.0], true);
     }
     b.random("nextn.pre_projection.weight", 10, 1, &[512.0], true)
 }
@@ -267,20 +173,8 @@ pub(super) fn all() -> Vec<Input> {
     let alive: &[f32] = &[300.0, 12.0, 700.0, 1036.0];
     let mixed = dense(5, &[0, 1], 512, true).random("blk.1.ssm_in.weight", 16, 1, &[512.0], false);
     let odd_names = Builder::new(9)
-        .random(
-            "blk.0.a_rather_long_name_for_a_weight_cut.weight",
-            4,
-            1,
-            &[9.0],
-            true,
-        )
-        .random(
-            "blk.2.a_rather_long_name_for_a_weight_cut.weight",
-            4,
-            1,
-            &[9.0],
-            true,
-        )
+        .random("blk.0.a_rather_long_name_for_a_weight_cut.weight", 4, 1, &[9.0], true)
+        .random("blk.2.a_rather_long_name_for_a_weight_cut.weight", 4, 1, &[9.0], true)
         .random("token_embd.weight", 4, 1, &[9.0], true)
         .random("blk.3x.odd.weight", 4, 1, &[9.0], true)
         .random("blk.1.output.weight", 4, 1, &[9.0], true)
@@ -292,47 +186,19 @@ pub(super) fn all() -> Vec<Input> {
         ("dense-256.gguf", dense(2, &[0, 1, 2], 256, true).bytes()),
         ("dense-nosum.gguf", dense(3, &[0, 1, 2], 512, false).bytes()),
         ("mixed.gguf", mixed.bytes()),
-        (
-            "routed.gguf",
-            routed(
-                4,
-                [
-                    &[512.0, 0.0, 1000.0, 536.0],
-                    alive,
-                    &[0.0, 0.0, 2048.0, 0.0],
-                ],
-            ),
-        ),
+        ("routed.gguf", routed(4, [&[512.0, 0.0, 1000.0, 536.0], alive, &[0.0, 0.0, 2048.0, 0.0]])),
         ("routed-one.gguf", routed(6, [&[100.0], &[1.0], &[2048.0]])),
         ("routed-again.gguf", routed(8, [alive, alive, alive])),
         ("numbers.gguf", odd_numbers()),
         ("names.gguf", odd_names.bytes()),
         ("nextn.gguf", nextn().bytes()),
-        (
-            "nextn-counted.gguf",
-            nextn().set("imatrix.n_layer_nextn", 1).bytes(),
-        ),
-        (
-            "bare.gguf",
-            Builder::new(31)
-                .random("blk.0.attn_q.weight", 8, 1, &[1500.4], true)
-                .bytes(),
-        ),
-        (
-            "legacy.dat",
-            dat(&legacy_entries(41), Some((3, "old wiki.txt"))),
-        ),
+        ("nextn-counted.gguf", nextn().set("imatrix.n_layer_nextn", 1).bytes()),
+        ("bare.gguf", Builder::new(31).random("blk.0.attn_q.weight", 8, 1, &[1500.4], true).bytes()),
+        ("legacy.dat", dat(&legacy_entries(41), Some((3, "old wiki.txt")))),
         (
             "legacy-long.dat",
             // 57 bytes: no room for all of ".in_sum2" and ".counts" in ggml's 63.
-            dat(
-                &[(
-                    "blk.0.a_name_that_leaves_too_little_room_for_a_sfx.weight",
-                    2,
-                    vec![1.5; 4],
-                )],
-                Some((2, "")),
-            ),
+            dat(&[("blk.0.a_name_that_leaves_too_little_room_for_a_sfx.weight", 2, vec![1.5; 4])], Some((2, ""))),
         ),
         ("legacy-bare.dat", dat(&legacy_entries(43), None)),
     ]

@@ -31,7 +31,8 @@ fn a_text_that_is_missing_or_too_short() {
     let bench = Bench::new(&["llama"]);
     bench.fails("-m llama.gguf -f none.txt", &["none.txt", "No such file"]);
     bench.write("short.txt", b"a few words");
-    let ran = bench.fails("-m llama.gguf -f short.txt", &["at least 1024 tokens for a context of 512", "tokenizes to only"]);
+    let ran =
+        bench.fails("-m llama.gguf -f short.txt", &["at least 1024 tokens for a context of 512", "tokenizes to only"]);
     assert_eq!(ran.stdout, "");
     bench.write("empty.txt", b"\n");
     bench.fails("-m llama.gguf -f empty.txt", &["no prompt provided", "--in-file"]);
@@ -65,7 +66,7 @@ fn an_output_that_cannot_be_written_is_found_before_the_run() {
     bench.write("file", b"not a folder");
     std::fs::create_dir(bench.path("folder")).unwrap();
     for (output, says) in [
-        ("none/imatrix.gguf", "folder 'none' does not exist"),
+        ("none/imatrix.gguf", "folder 'none'"),
         ("file/imatrix.gguf", "cannot write 'file/imatrix.gguf'"),
         ("folder", "it is a folder"),
     ] {
@@ -75,7 +76,7 @@ fn an_output_that_cannot_be_written_is_found_before_the_run() {
     }
     // A merge finds it too.
     bench.ok(&format!("{COLLECT} -o a.gguf"));
-    bench.fails("--in-file a.gguf -o none/b.gguf", &["folder 'none' does not exist"]);
+    bench.fails("--in-file a.gguf -o none/b.gguf", &["folder 'none'"]);
 }
 
 #[cfg(target_os = "linux")]

@@ -119,8 +119,12 @@ fn killed_at_any_instant_the_last_save_is_whole() {
     let args = "-m llama.gguf -f calibration.txt -c 32 -b 32 -ofreq 1 --no-ppl";
     for pause in [0, 3, 10, 30] {
         let _ = std::fs::remove_file(bench.path("imatrix.gguf"));
-        let mut child =
-            bench.command(args).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut child = bench
+            .command(args)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         let limit = Instant::now() + Duration::from_secs(60);
         while !bench.path("imatrix.gguf").exists() && Instant::now() < limit {
             std::thread::sleep(Duration::from_millis(1));

@@ -63,36 +63,12 @@ pub const MODELS: &[TestModel] = &[
         about: "tied embeddings, five layers with a window of 48 tokens and a global one",
         build: gemma3::build,
     },
-    TestModel {
-        name: "gemma2",
-        about: "tied embeddings, soft caps on attention and logits",
-        build: gemma2::build,
-    },
-    TestModel {
-        name: "mamba",
-        about: "recurrent, activations in three dimensions",
-        build: mamba::build,
-    },
-    TestModel {
-        name: "lfm2",
-        about: "hybrid of short convolutions and attention",
-        build: lfm2::build,
-    },
-    TestModel {
-        name: "llada",
-        about: "diffusion (no causal mask, no cache)",
-        build: llada::build,
-    },
-    TestModel {
-        name: "dream",
-        about: "diffusion with biases and grouped heads",
-        build: dream::build,
-    },
-    TestModel {
-        name: "qwen2",
-        about: "dense with biases, weights in f16 and Q8_0",
-        build: qwen2::build,
-    },
+    TestModel { name: "gemma2", about: "tied embeddings, soft caps on attention and logits", build: gemma2::build },
+    TestModel { name: "mamba", about: "recurrent, activations in three dimensions", build: mamba::build },
+    TestModel { name: "lfm2", about: "hybrid of short convolutions and attention", build: lfm2::build },
+    TestModel { name: "llada", about: "diffusion (no causal mask, no cache)", build: llada::build },
+    TestModel { name: "dream", about: "diffusion with biases and grouped heads", build: dream::build },
+    TestModel { name: "qwen2", about: "dense with biases, weights in f16 and Q8_0", build: qwen2::build },
     TestModel {
         name: "gpt2",
         about: "learned positions, one matrix for q, k and v, trained on 1024 tokens",
@@ -102,13 +78,8 @@ pub const MODELS: &[TestModel] = &[
 
 /// The bytes of the model of that name, of those that run or of the hostile ones.
 pub fn build(name: &str) -> Vec<u8> {
-    let model = MODELS
-        .iter()
-        .chain(HOSTILE)
-        .find(|model| model.name == name);
-    model
-        .unwrap_or_else(|| panic!("no test model is called {name}"))
-        .bytes()
+    let model = MODELS.iter().chain(HOSTILE).find(|model| model.name == name);
+    model.unwrap_or_else(|| panic!("no test model is called {name}")).bytes()
 }
 
 /// The text that `write_all` puts beside the models.
@@ -140,18 +111,10 @@ mod tests {
     fn models_are_small_valid_and_the_same_each_time() {
         for model in MODELS {
             let bytes = model.bytes();
-            assert!(
-                bytes.len() < 1_000_000,
-                "{}: {} bytes",
-                model.name,
-                bytes.len()
-            );
+            assert!(bytes.len() < 1_000_000, "{}: {} bytes", model.name, bytes.len());
             assert_eq!(bytes, build(model.name), "{}", model.name);
-            let file =
-                File::from_bytes(bytes).unwrap_or_else(|error| panic!("{}: {error}", model.name));
-            let arch = file
-                .get("general.architecture")
-                .and_then(|value| value.as_str());
+            let file = File::from_bytes(bytes).unwrap_or_else(|error| panic!("{}: {error}", model.name));
+            let arch = file.get("general.architecture").and_then(|value| value.as_str());
             assert_eq!(arch, Some(model.name));
         }
     }

@@ -37,11 +37,7 @@ pub struct ModelFile {
 
 impl ModelFile {
     pub fn new(arch: &'static str, vocab: Vocab) -> Self {
-        let mut model = Self {
-            arch,
-            writer: Writer::new(),
-            poison: None,
-        };
+        let mut model = Self { arch, writer: Writer::new(), poison: None };
         model.set("general.architecture", arch);
         model.set("general.type", "model");
         model.set("general.name", format!("llama-imatrix test model, {arch}"));
@@ -80,11 +76,7 @@ impl ModelFile {
             };
             let outlier = matches!(fill, Fill::Norm).then_some(OUTLIER);
             self.stored(&format!("{prefix}{name}"), dtype, dims, |i, x| {
-                if outlier == Some(i) {
-                    4.0
-                } else {
-                    mean + deviation * x
-                }
+                if outlier == Some(i) { 4.0 } else { mean + deviation * x }
             });
         }
     }
@@ -94,13 +86,7 @@ impl ModelFile {
         self.stored(name, DType::F32, dims, value);
     }
 
-    fn stored(
-        &mut self,
-        name: &str,
-        dtype: DType,
-        dims: &[u64],
-        mut value: impl FnMut(u64, f32) -> f32,
-    ) {
+    fn stored(&mut self, name: &str, dtype: DType, dims: &[u64], mut value: impl FnMut(u64, f32) -> f32) {
         let mut rng = Rng::named(&[self.arch, name]);
         let n = dims.iter().product();
         let mut values: Vec<f32> = (0..n).map(|i| value(i, rng.normal())).collect();
@@ -112,16 +98,12 @@ impl ModelFile {
             DType::Q8_0 => q8_0_bytes(&values),
             _ => f32_bytes(&values),
         };
-        self.writer
-            .tensor(name, dtype, dims, bytes)
-            .expect("a tensor of ours is a valid one");
+        self.writer.tensor(name, dtype, dims, bytes).expect("a tensor of ours is a valid one");
     }
 
     pub fn into_bytes(self) -> Vec<u8> {
         let mut out = Vec::new();
-        self.writer
-            .write_to(&mut out)
-            .expect("writing to memory does not fail");
+        self.writer.write_to(&mut out).expect("writing to memory does not fail");
         out
     }
 }

@@ -10,10 +10,7 @@ pub fn f32_bytes(values: &[f32]) -> Vec<u8> {
 }
 
 pub fn f16_bytes(values: &[f32]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|&x| f32_to_f16(x).to_le_bytes())
-        .collect()
+    values.iter().flat_map(|&x| f32_to_f16(x).to_le_bytes()).collect()
 }
 
 /// Rows must be whole blocks of 32.

@@ -13,9 +13,7 @@ impl Rng {
     /// A stream of its own for each name (FNV-1a), so that adding a tensor leaves the others as they are.
     pub fn named(parts: &[&str]) -> Self {
         let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-        Self(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        }))
+        Self(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
     }
 
     pub fn next_u64(&mut self) -> u64 {

@@ -15,8 +15,7 @@ const BYTE: i32 = 6;
 /// What `SentencePiece` writes for a space.
 const SPM_SPACE: &str = "▁";
 /// Characters the `SentencePiece` vocabulary knows as such; all others fall back to bytes.
-const SPM_ALPHABET: &str =
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'\"()-éï▁";
+const SPM_ALPHABET: &str = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'\"()-éï▁";
 
 /// Control tokens of the BPE vocabulary, after the bytes and the merges.
 const BPE_CONTROL: [&str; 4] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"];
@@ -49,40 +48,20 @@ impl Vocab {
 
 /// `<unk> <s> </s>`, 256 bytes, the alphabet, then pieces whose score is their merge's rank.
 fn spm(model: &mut ModelFile) {
-    let mut rows: Vec<(String, f32, i32)> = vec![
-        ("<unk>".into(), 0.0, UNKNOWN),
-        ("<s>".into(), 0.0, CONTROL),
-        ("</s>".into(), 0.0, CONTROL),
-    ];
+    let mut rows: Vec<(String, f32, i32)> =
+        vec![("<unk>".into(), 0.0, UNKNOWN), ("<s>".into(), 0.0, CONTROL), ("</s>".into(), 0.0, CONTROL)];
     rows.extend((0..=255u8).map(|byte| (format!("<0x{byte:02X}>"), 0.0, BYTE)));
-    rows.extend(
-        SPM_ALPHABET
-            .chars()
-            .map(|c| (c.to_string(), -1000.0, NORMAL)),
-    );
+    rows.extend(SPM_ALPHABET.chars().map(|c| (c.to_string(), -1000.0, NORMAL)));
 
     let room = Vocab::Spm.len() - rows.len();
     let pieces = SPM_MERGES.iter().take(room).map(|merge| merge.concat());
-    rows.extend(
-        pieces
-            .enumerate()
-            .map(|(rank, piece)| (piece, -(rank as f32), NORMAL)),
-    );
+    rows.extend(pieces.enumerate().map(|(rank, piece)| (piece, -(rank as f32), NORMAL)));
 
     model.set("tokenizer.ggml.model", "llama");
     model.set("tokenizer.ggml.pre", "default");
-    model.set(
-        "tokenizer.ggml.scores",
-        rows.iter().map(|row| row.1).collect::<Vec<f32>>(),
-    );
-    model.set(
-        "tokenizer.ggml.token_type",
-        rows.iter().map(|row| row.2).collect::<Vec<i32>>(),
-    );
-    model.set(
-        "tokenizer.ggml.tokens",
-        rows.into_iter().map(|row| row.0).collect::<Vec<String>>(),
-    );
+    model.set("tokenizer.ggml.scores", rows.iter().map(|row| row.1).collect::<Vec<f32>>());
+    model.set("tokenizer.ggml.token_type", rows.iter().map(|row| row.2).collect::<Vec<i32>>());
+    model.set("tokenizer.ggml.tokens", rows.into_iter().map(|row| row.0).collect::<Vec<String>>());
     model.set("tokenizer.ggml.bos_token_id", 1u32);
     model.set("tokenizer.ggml.eos_token_id", 2u32);
     model.set("tokenizer.ggml.unknown_token_id", 0u32);
@@ -106,13 +85,7 @@ fn bpe(model: &mut ModelFile, pre: &str) {
     model.set("tokenizer.ggml.pre", pre);
     model.set("tokenizer.ggml.tokens", tokens);
     model.set("tokenizer.ggml.token_type", types);
-    model.set(
-        "tokenizer.ggml.merges",
-        merges
-            .iter()
-            .map(|merge| merge.join(" "))
-            .collect::<Vec<String>>(),
-    );
+    model.set("tokenizer.ggml.merges", merges.iter().map(|merge| merge.join(" ")).collect::<Vec<String>>());
     model.set("tokenizer.ggml.bos_token_id", first_control);
     model.set("tokenizer.ggml.eos_token_id", first_control + 2);
     model.set("tokenizer.ggml.padding_token_id", first_control);
@@ -124,12 +97,7 @@ fn bpe(model: &mut ModelFile, pre: &str) {
 const N_MERGES: usize = 210;
 
 static SPM_MERGES: LazyLock<Vec<[String; 2]>> = LazyLock::new(|| {
-    let spell = |word: &&str| {
-        format!("{SPM_SPACE}{word}")
-            .chars()
-            .map(String::from)
-            .collect()
-    };
+    let spell = |word: &&str| format!("{SPM_SPACE}{word}").chars().map(String::from).collect();
     train(WORDS.iter().map(spell).collect(), N_MERGES)
 });
 
@@ -156,10 +124,7 @@ fn train(mut words: Vec<Vec<String>>, n: usize) -> Vec<[String; 2]> {
         // Of equals the last in order: a rule, so that the vocabulary is the same everywhere.
         let best = counts.iter().max_by_key(|&(pair, count)| (*count, *pair));
         let Some((&[left, right], _)) = best else {
-            panic!(
-                "only {} of {n} merges to be had from the words",
-                merges.len()
-            );
+            panic!("only {} of {n} merges to be had from the words", merges.len());
         };
         let merge = [left.to_owned(), right.to_owned()];
         for word in &mut words {

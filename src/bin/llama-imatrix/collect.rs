@@ -16,9 +16,7 @@ mod with_llama {
     use llama_imatrix::calibration::Chunks;
     use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule};
     use llama_imatrix::imatrix::Imatrix;
-    use llama_imatrix::llama::{
-        Backend, FlashAttention, GpuLayers, Model, ModelOptions, unused_vector_features,
-    };
+    use llama_imatrix::llama::{Backend, FlashAttention, GpuLayers, Model, ModelOptions, unused_vector_features};
     use llama_imatrix::run::{Listener, RunOptions, run, sequences_per_batch};
 
     use crate::config::{self, Collect};
@@ -182,9 +180,9 @@ mod with_llama {
             }
         }
 
-        fn print_or_hold(&mut self, text: String) {
+        fn print_or_hold(&mut self, text: &str) {
             match &mut self.held {
-                Some(held) => held.push_str(&text),
+                Some(held) => held.push_str(text),
                 None => print(format_args!("{text}")),
             }
         }
@@ -202,11 +200,7 @@ mod with_llama {
     }
 
     impl Listener for Session<'_> {
-        fn due(
-            &mut self,
-            collector: &Collector,
-            due: &[Due],
-        ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        fn due(&mut self, collector: &Collector, due: &[Due]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             let imatrix = self.imatrix(collector);
             let mut copies: Vec<Option<i32>> = due
                 .iter()
@@ -216,7 +210,7 @@ mod with_llama {
                 })
                 .collect();
             if log::verbosity() >= 1 {
-                self.print_or_hold("\n".repeat(due.len()));
+                self.print_or_hold(&"\n".repeat(due.len()));
             }
             copies.dedup();
             for copy in copies {
@@ -235,15 +229,15 @@ mod with_llama {
             log::info(format_args!("{seconds:.2} seconds per pass - ETA follows on standard output"));
             let (hours, rest) = (total / 3600, total % 3600);
             if hours > 0 {
-                self.print_or_hold(format!("{hours} hours "));
+                self.print_or_hold(&format!("{hours} hours "));
             }
             let rest = if hours > 0 { rest } else { total };
-            self.print_or_hold(format!("{:.2} minutes\n", f64::from(rest) / 60.0));
+            self.print_or_hold(&format!("{:.2} minutes\n", f64::from(rest) / 60.0));
         }
 
         fn perplexity(&mut self, chunk: usize, value: f64) {
             self.perplexity = Some(value);
-            self.print_or_hold(format!("[{chunk}]{value:.4},"));
+            self.print_or_hold(&format!("[{chunk}]{value:.4},"));
         }
 
         fn progress(&mut self, done: usize, _: usize) {

@@ -19,7 +19,7 @@ pub(crate) struct Config {
 pub(crate) enum Task {
     ShowStatistics(ShowStatistics),
     Merge(Merge),
-    Collect(Collect),
+    Collect(Box<Collect>),
 }
 
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Config {
             );
             return Ok(Self { task: Task::Merge(merge) });
         }
-        Collect::new(flags, merge, text, dataset).map(|task| Self { task: Task::Collect(task) })
+        Collect::new(flags, merge, text, dataset).map(|task| Self { task: Task::Collect(Box::new(task)) })
     }
 }
 
@@ -99,7 +99,10 @@ impl Collect {
     fn new(flags: Flags, merge: Merge, text: Vec<u8>, dataset: Option<String>) -> anyhow::Result<Self> {
         let model = flags.model.clone().context("--model is required")?;
         let positive = |name: &str, value: i32| {
-            usize::try_from(value).ok().filter(|&n| n > 0).with_context(|| format!("{name} must be above 0, found {value}"))
+            usize::try_from(value)
+                .ok()
+                .filter(|&n| n > 0)
+                .with_context(|| format!("{name} must be above 0, found {value}"))
         };
         ensure!(flags.chunk >= 0, "--chunk must be 0 or above, found {}", flags.chunk);
         let n_threads = flags.threads.map_or_else(default_threads, at_least_one);

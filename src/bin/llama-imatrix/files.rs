@@ -46,8 +46,7 @@ pub(crate) fn load_all(files: &[String], chunk_size: i32) -> anyhow::Result<Imat
     let mut imatrix = Imatrix::default();
     for file in files {
         log::info(format_args!("loading imatrix from '{file}'"));
-        let loaded =
-            Imatrix::load(Path::new(file)).with_context(|| format!("failed to load imatrix '{file}'"))?;
+        let loaded = Imatrix::load(Path::new(file)).with_context(|| format!("failed to load imatrix '{file}'"))?;
         let warnings = imatrix.merge(&loaded, chunk_size).with_context(|| format!("cannot add '{file}'"))?;
         for warning in warnings {
             log::warn(format_args!("'{file}': {warning}"));

@@ -1,4 +1,5 @@
 //! The command line: llama.cpp's flags, one to one, under its names.
+#![expect(clippy::doc_markdown, reason = "these comments are the help text, which no Markdown renderer sees")]
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use clap::{ArgAction, Parser, ValueEnum};
         llama-imatrix --in-file a.gguf --in-file b.gguf -o merged.gguf\n  \
         llama-imatrix --show-statistics --in-file imatrix.gguf"
 )]
+#[expect(clippy::struct_excessive_bools, reason = "one field a flag, as users know them")]
 pub(crate) struct Flags {
     /// Print the version
     #[arg(long, action = ArgAction::Version)]
@@ -88,11 +90,25 @@ pub(crate) struct Flags {
     pub(crate) show_statistics: bool,
 
     /// Tokens a chunk
-    #[arg(short = 'c', long, value_name = "N", env = "LLAMA_ARG_CTX_SIZE", default_value_t = 512, allow_negative_numbers = true)]
+    #[arg(
+        short = 'c',
+        long,
+        value_name = "N",
+        env = "LLAMA_ARG_CTX_SIZE",
+        default_value_t = 512,
+        allow_negative_numbers = true
+    )]
     pub(crate) ctx_size: i32,
 
     /// Tokens a batch: as many chunks as fit are evaluated side by side
-    #[arg(short = 'b', long, value_name = "N", env = "LLAMA_ARG_BATCH", default_value_t = 2048, allow_negative_numbers = true)]
+    #[arg(
+        short = 'b',
+        long,
+        value_name = "N",
+        env = "LLAMA_ARG_BATCH",
+        default_value_t = 2048,
+        allow_negative_numbers = true
+    )]
     pub(crate) batch_size: i32,
 
     /// Tokens computed at once [short: -ub]

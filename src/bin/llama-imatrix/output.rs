@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use llama_imatrix::imatrix::{self, Format, Imatrix, save_atomic};
+use llama_imatrix::imatrix::{self, Format, Imatrix, check_writable, save_atomic};
 
 use crate::log;
 
@@ -20,7 +20,7 @@ impl Output {
     pub(crate) fn new(path: PathBuf, format: Format, format_was_given: bool) -> anyhow::Result<Self> {
         ensure!(!path.as_os_str().is_empty(), "--output names no file");
         ensure!(!path.is_dir(), "cannot write '{}': it is a folder", path.display());
-        check_folder(&path).with_context(|| format!("cannot write '{}'", path.display()))?;
+        check_writable(&path).with_context(|| format!("cannot write '{}'", path.display()))?;
         if !format_was_given && path.extension().is_none_or(|extension| extension != "gguf") {
             log::warn(format_args!("saving imatrix using GGUF format with a different suffix than .gguf"));
             log::warn(format_args!("if you want the previous imatrix format, use --output-format dat"));
@@ -57,25 +57,6 @@ impl Output {
 
 fn write(path: &Path, imatrix: &Imatrix, format: Format) -> Result<(), imatrix::Error> {
     save_atomic(path, |out| imatrix.write(out, format))
-}
-
-/// A file can be created beside `path`: that is how it is saved. Devices and pipes are written in place.
-fn check_folder(path: &Path) -> std::io::Result<()> {
-    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if target.exists() && !target.is_file() {
-        return std::fs::OpenOptions::new().write(true).open(&target).map(drop);
-    }
-    let folder = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    if !folder.is_dir() {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::NotFound,
-            format!("folder '{}' does not exist", folder.display()),
-        ));
-    }
-    tempfile::Builder::new().prefix(".llama-imatrix-").tempfile_in(folder).map(drop)
 }
 
 /// Standard output, as llama.cpp's tool prints it; nobody reading it is no reason to stop.

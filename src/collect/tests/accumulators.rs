@@ -30,7 +30,10 @@ fn rows_may_lie_apart() {
     let mut c = collector();
     evaluate(&mut c, &[(product, rows)]);
     let e = entry(&c, "blk.0.a.weight");
-    assert_eq!((e.sum2.as_slice(), sum(e), &e.counts[..]), (&[1240.0, 16.0, 64.0][..], &[120.0, 16.0, -32.0][..], &[16][..]));
+    assert_eq!(
+        (e.sum2.as_slice(), sum(e), &e.counts[..]),
+        (&[1240.0, 16.0, 64.0][..], &[120.0, 16.0, -32.0][..], &[16][..])
+    );
 }
 
 #[test]
@@ -111,7 +114,9 @@ fn an_experts_rows_are_added_slot_by_slot() {
 fn ids_outside_the_experts_are_an_error() {
     let rows = packed(&[1.0, 2.0, 3.0], [1, 1, 3, 1]);
     let product = routed("w", 3, 1, 2, &rows);
-    let error = collector_that_asked(&product).add(&product, &rows, Some(&strided_ids(&[0, 1, 9, 9, 2, 3, 9, 9, 0, 0]))).unwrap_err();
+    let error = collector_that_asked(&product)
+        .add(&product, &rows, Some(&strided_ids(&[0, 1, 9, 9, 2, 3, 9, 9, 0, 0])))
+        .unwrap_err();
     assert_eq!(error, Error::ExpertId { weight: "w".into(), found: 3, experts: 3 });
     let error = collector_that_asked(&product).add(&product, &rows, Some(&strided_ids(&[0, -1, 0, 0]))).unwrap_err();
     assert_eq!(error, Error::ExpertId { weight: "w".into(), found: -1, experts: 3 });

@@ -87,21 +87,9 @@ pub fn build() -> Vec<u8> {
                 &[
                     ("ffn_gate_inp.weight", Weight, &[N_EMBD, N_EXPERT]),
                     ("exp_probs_b.bias", Bias, &[N_EXPERT]),
-                    (
-                        "ffn_gate_exps.weight",
-                        Weight,
-                        &[N_EMBD, N_FF_EXPERT, N_EXPERT],
-                    ),
-                    (
-                        "ffn_up_exps.weight",
-                        Weight,
-                        &[N_EMBD, N_FF_EXPERT, N_EXPERT],
-                    ),
-                    (
-                        "ffn_down_exps.weight",
-                        Weight,
-                        &[N_FF_EXPERT, N_EMBD, N_EXPERT],
-                    ),
+                    ("ffn_gate_exps.weight", Weight, &[N_EMBD, N_FF_EXPERT, N_EXPERT]),
+                    ("ffn_up_exps.weight", Weight, &[N_EMBD, N_FF_EXPERT, N_EXPERT]),
+                    ("ffn_down_exps.weight", Weight, &[N_FF_EXPERT, N_EMBD, N_EXPERT]),
                     ("ffn_gate_shexp.weight", Weight, &[N_EMBD, N_FF_EXPERT]),
                     ("ffn_up_shexp.weight", Weight, &[N_EMBD, N_FF_EXPERT]),
                     ("ffn_down_shexp.weight", Weight, &[N_FF_EXPERT, N_EMBD]),

@@ -19,10 +19,7 @@ pub fn build() -> Vec<u8> {
     model.hparam("embedding_length", N_EMBD as u32);
     model.hparam("feed_forward_length", N_FF as u32);
     model.hparam("attention.head_count", N_HEAD as u32);
-    model.hparam(
-        "attention.head_count_kv",
-        N_HEAD_KV.map(|n| n as i32).to_vec(),
-    );
+    model.hparam("attention.head_count_kv", N_HEAD_KV.map(|n| n as i32).to_vec());
     model.hparam("attention.layer_norm_rms_epsilon", 1e-5f32);
     model.hparam("rope.freq_base", 1_000_000f32);
     model.hparam("shortconv.l_cache", D_CONV as u32);

@@ -25,13 +25,7 @@ pub fn build() -> Vec<u8> {
     model.hparam("ssm.state_size", D_STATE as u32);
     model.hparam("ssm.time_step_rank", DT_RANK as u32);
 
-    model.tensors(
-        "",
-        &[
-            ("token_embd.weight", Weight, &[N_EMBD, N_VOCAB]),
-            ("output_norm.weight", Norm, &[N_EMBD]),
-        ],
-    );
+    model.tensors("", &[("token_embd.weight", Weight, &[N_EMBD, N_VOCAB]), ("output_norm.weight", Norm, &[N_EMBD])]);
     for layer in 0..N_LAYER {
         let prefix = format!("blk.{layer}.");
         model.tensors(
@@ -49,9 +43,7 @@ pub fn build() -> Vec<u8> {
             ],
         );
         // The decay of each part of the state: -1, -2, … as Mamba starts its training.
-        model.tensor(&format!("{prefix}ssm_a"), &[D_STATE, D_INNER], |i, _| {
-            -((i % D_STATE + 1) as f32)
-        });
+        model.tensor(&format!("{prefix}ssm_a"), &[D_STATE, D_INNER], |i, _| -((i % D_STATE + 1) as f32));
     }
     model.into_bytes()
 }

@@ -37,20 +37,8 @@ pub fn build() -> Vec<u8> {
     model.hparam("attention.layer_norm_rms_epsilon", 1e-6f32);
     model.hparam("rope.freq_base", 1_000_000f32);
 
-    model.tensor("token_embd.weight", &[N_EMBD, N_VOCAB], |i, x| {
-        if i % N_EMBD == STEADY_CHANNEL {
-            STEADY
-        } else {
-            x
-        }
-    });
-    model.tensors(
-        "",
-        &[
-            ("output_norm.weight", Norm, &[N_EMBD]),
-            ("output.weight", Weight, &[N_EMBD, N_VOCAB]),
-        ],
-    );
+    model.tensor("token_embd.weight", &[N_EMBD, N_VOCAB], |i, x| if i % N_EMBD == STEADY_CHANNEL { STEADY } else { x });
+    model.tensors("", &[("output_norm.weight", Norm, &[N_EMBD]), ("output.weight", Weight, &[N_EMBD, N_VOCAB])]);
     for layer in 0..N_LAYER {
         model.tensors(
             &format!("blk.{layer}."),
@@ -76,17 +64,13 @@ pub fn build() -> Vec<u8> {
 /// Rows of deviation `1/sqrt(n_embd)` that leave the steady channel alone, but the dead expert's: it reads that channel
 /// only, and the other way round, so that its logit is far below all others whatever the token.
 fn router(model: &mut ModelFile, layer: u32) {
-    model.tensor(
-        &format!("blk.{layer}.ffn_gate_inp.weight"),
-        &[N_EMBD, N_EXPERT],
-        |i, x| {
-            let (expert, channel) = (i / N_EMBD, i % N_EMBD);
-            let dead = layer == DEAD_LAYER && expert == DEAD_EXPERT;
-            match (dead, channel == STEADY_CHANNEL) {
-                (true, true) => -8.0,
-                (false, false) => x / (N_EMBD as f32).sqrt(),
-                _ => 0.0,
-            }
-        },
-    );
+    model.tensor(&format!("blk.{layer}.ffn_gate_inp.weight"), &[N_EMBD, N_EXPERT], |i, x| {
+        let (expert, channel) = (i / N_EMBD, i % N_EMBD);
+        let dead = layer == DEAD_LAYER && expert == DEAD_EXPERT;
+        match (dead, channel == STEADY_CHANNEL) {
+            (true, true) => -8.0,
+            (false, false) => x / (N_EMBD as f32).sqrt(),
+            _ => 0.0,
+        }
+    });
 }

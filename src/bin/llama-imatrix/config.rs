@@ -67,7 +67,7 @@ pub(crate) enum Tristate {
 }
 
 impl Config {
-    pub(crate) fn new(mut flags: Flags) -> anyhow::Result<Self> {
+    pub(crate) fn new(flags: Flags) -> anyhow::Result<Self> {
         let in_files = split_in_files(&flags.in_file)?;
         if flags.show_statistics {
             let Some(file) = in_files.into_iter().next() else {
@@ -77,7 +77,7 @@ impl Config {
         }
         ensure!(flags.ctx_size > 0, "imatrix tool requires '--ctx-size' > 0, found {}", flags.ctx_size);
 
-        let (text, dataset) = read_prompt(&mut flags)?;
+        let (text, dataset) = read_prompt(&flags)?;
         let format = match flags.output_format {
             Some(OutputFormat::Dat) => Format::Dat,
             Some(OutputFormat::Gguf) | None => Format::Gguf,
@@ -122,26 +122,20 @@ impl Collect {
     }
 }
 
-/// The text and, if it came from a file, that file's name as it was given: it goes into the matrix.
-fn read_prompt(flags: &mut Flags) -> anyhow::Result<(Vec<u8>, Option<String>)> {
+/// The text and, if a file was named, that name as it was given: it goes into the matrix, as it does with llama.cpp's
+/// tool also where a prompt takes the place of the file's text.
+fn read_prompt(flags: &Flags) -> anyhow::Result<(Vec<u8>, Option<String>)> {
+    let mut text = flags.prompt.as_ref().map(|prompt| prompt.as_encoded_bytes().to_vec());
+    let mut dataset = None;
     if let Some(path) = &flags.file {
-        let name = path.to_str().with_context(|| format!("the name of '{}' is not UTF-8", path.display()))?;
-        let text = calibration::read_text(path)?;
-        // A prompt beside a file takes the place of the file's text.
-        let text = flags.prompt.take().map_or(text, OsStringBytes::into_bytes);
-        return Ok((text, Some(name.to_owned())));
+        dataset =
+            Some(path.to_str().with_context(|| format!("the name of '{}' is not UTF-8", path.display()))?.to_owned());
+        let of_file = calibration::read_text(path)?;
+        if !flags.prompt_is_last {
+            text = Some(of_file);
+        }
     }
-    Ok((flags.prompt.take().map(OsStringBytes::into_bytes).unwrap_or_default(), None))
-}
-
-trait OsStringBytes {
-    fn into_bytes(self) -> Vec<u8>;
-}
-
-impl OsStringBytes for std::ffi::OsString {
-    fn into_bytes(self) -> Vec<u8> {
-        self.into_encoded_bytes()
-    }
+    Ok((text.unwrap_or_default(), dataset))
 }
 
 /// `--in-file` takes files separated by commas; quotes keep a comma, two quotes in quotes are one.

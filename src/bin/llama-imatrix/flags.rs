@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 /// Collect an importance matrix: what the inputs of a model's weights look like over a calibration text.
 ///
@@ -40,6 +40,10 @@ pub(crate) struct Flags {
     /// The calibration text itself
     #[arg(short = 'p', long, value_name = "PROMPT", allow_hyphen_values = true)]
     pub(crate) prompt: Option<OsString>,
+
+    /// Whether --prompt came after --file: the last of them is the text.
+    #[arg(skip)]
+    pub(crate) prompt_is_last: bool,
 
     /// Where the matrix goes
     #[arg(short = 'o', long, visible_alias = "output-file", value_name = "FNAME", default_value = "imatrix.gguf")]
@@ -210,7 +214,10 @@ impl Exit {
 
 /// Parses the command line, the program's name first.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Flags, Exit> {
-    Flags::try_parse_from(args.into_iter().map(normalize)).map_err(Exit)
+    let matches = Flags::command().try_get_matches_from(args.into_iter().map(normalize)).map_err(Exit)?;
+    let mut flags = Flags::from_arg_matches(&matches).map_err(Exit)?;
+    flags.prompt_is_last = matches.index_of("prompt") > matches.index_of("file");
+    Ok(flags)
 }
 
 #[cfg(test)]
@@ -223,7 +230,6 @@ mod tests {
 
     #[test]
     fn clap_accepts_the_definition() {
-        use clap::CommandFactory;
         Flags::command().debug_assert();
     }
 
@@ -247,6 +253,13 @@ mod tests {
         assert!(!parse_words("--no-ppl --ppl").no_ppl);
         assert!(parse_words("--ppl --no-ppl").no_ppl);
         assert_eq!(parse_words("--in-file a --in-file b").in_file, ["a", "b"]);
+    }
+
+    #[test]
+    fn the_last_text_counts() {
+        assert!(parse_words("-f a -p b").prompt_is_last);
+        assert!(!parse_words("-p b -f a").prompt_is_last);
+        assert!(parse_words("-p b").prompt_is_last);
     }
 
     #[test]

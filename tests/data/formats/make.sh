@@ -3,13 +3,13 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-tool=${LLAMA_IMATRIX:-$HOME/.cache/llama-imatrix/upstream/build/bin/llama-imatrix}
+tool=$("$here/../../../scripts/upstream.sh" | tail -n 1)/llama-imatrix
 inputs=$(mktemp -d)
 trap 'rm -rf "$inputs"' EXIT
 
 cd "$here/../../.."
 FORMATS_INPUTS=$inputs cargo test --release --no-default-features --test integration -- \
-    --ignored --exact formats::inputs::write_inputs
+    --exact formats::inputs::inputs_are_the_same_each_time
 cd "$inputs"
 
 while read -r golden kind ctx exit files; do

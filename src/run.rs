@@ -1,10 +1,15 @@
 //! The loop: chunks through the model, with the collector watching.
 
+mod nextn;
+
 use std::time::Instant;
+
+use nextn::Follower;
 
 use crate::calibration::Chunks;
 use crate::collect::{Collector, Due};
 use crate::llama::{self, Batch, Context, ContextOptions, FlashAttention, Model, Timings};
+use crate::nextn::Layer;
 use crate::perplexity::{Estimate, Perplexity, negative_log_likelihoods};
 
 /// How the model is run.
@@ -44,6 +49,12 @@ pub enum Error {
     /// The model computes no logits, so there is no perplexity.
     #[error("the model computes no logits: perplexity needs them, run with --no-ppl")]
     NoLogits,
+    /// A NextN layer follows one sequence.
+    #[error("NextN layers need a single sequence per batch, found {n_seq}")]
+    NextnSequences {
+        /// Sequences a batch.
+        n_seq: usize,
+    },
     /// Whoever listens to the run ended it.
     #[error(transparent)]
     Listener(Box<dyn std::error::Error + Send + Sync>),
@@ -96,8 +107,26 @@ pub fn run(
     options: &RunOptions,
     listener: &mut dyn Listener,
 ) -> Result<(Collector, Outcome), Error> {
+    run_with_nextn(model, None, chunks, collector, options, listener)
+}
+
+/// [`run`], and each batch also through the NextN layer that follows `model`, collected along with it.
+///
+/// # Errors
+/// See [`Error`]; [`Error::NextnSequences`] where several chunks fit into a batch.
+pub fn run_with_nextn(
+    model: &Model,
+    nextn: Option<&Layer<'_>>,
+    chunks: &Chunks,
+    collector: Collector,
+    options: &RunOptions,
+    listener: &mut dyn Listener,
+) -> Result<(Collector, Outcome), Error> {
     let n_seq = sequences_per_batch(options.n_batch, chunks.size());
-    let mut pass = Pass::new(model, chunks, collector, options)?;
+    if nextn.is_some() && n_seq > 1 {
+        return Err(Error::NextnSequences { n_seq });
+    }
+    let mut pass = Pass::new(model, nextn, chunks, collector, options)?;
     let mut perplexity = Perplexity::default();
     for first in (0..chunks.len()).step_by(n_seq) {
         let last = (first + n_seq).min(chunks.len());
@@ -131,6 +160,7 @@ pub fn run(
 /// What stays the same from batch to batch.
 struct Pass<'a> {
     context: Context<'a, Collector>,
+    nextn: Option<Follower<'a>>,
     chunks: &'a Chunks,
     batch: Batch,
     /// Tokens of each chunk in one decode.
@@ -141,7 +171,13 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(model: &'a Model, chunks: &'a Chunks, collector: Collector, options: &RunOptions) -> Result<Self, Error> {
+    fn new(
+        model: &'a Model,
+        nextn: Option<&Layer<'a>>,
+        chunks: &'a Chunks,
+        collector: Collector,
+        options: &RunOptions,
+    ) -> Result<Self, Error> {
         let n_seq = sequences_per_batch(options.n_batch, chunks.size());
         let n_ctx = n_seq * chunks.size();
         let mut n_batch = options.n_batch.min(n_ctx);
@@ -161,9 +197,11 @@ impl<'a> Pass<'a> {
             context_options.n_batch = n_batch as u32;
             context = Context::new(model, &context_options, context.into_observer())?;
         }
+        let nextn = nextn.map(|layer| Follower::new(layer, &context_options, &mut context)).transpose()?;
         let vocab = model.vocab();
         Ok(Self {
             context,
+            nextn,
             chunks,
             batch: Batch::new(),
             n_step: n_batch.min(chunks.size()),
@@ -178,11 +216,17 @@ impl<'a> Pass<'a> {
         let in_chunks = |source| Error::Chunks { first: first + 1, last, source };
         let mut nlls = vec![Vec::new(); if self.perplexity { last - first } else { 0 }];
         self.context.clear_memory();
+        if let Some(nextn) = &mut self.nextn {
+            nextn.clear();
+        }
         for from in (0..self.chunks.size()).step_by(self.n_step) {
             let to = (from + self.n_step).min(self.chunks.size());
             self.fill_batch(first, last, from, to);
             self.context.observer_mut().begin_decode();
             self.context.decode(&mut self.batch).map_err(in_chunks)?;
+            if let Some(nextn) = &mut self.nextn {
+                nextn.follow(&mut self.context, &self.batch).map_err(in_chunks)?;
+            }
             if self.perplexity {
                 self.read_logits(first, from, to, &mut nlls)?;
             }

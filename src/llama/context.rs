@@ -50,6 +50,15 @@ pub struct Timings {
     pub prompt_tokens: i32,
 }
 
+/// What of a model a context evaluates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// All but its NextN layers.
+    Trunk,
+    /// A NextN layer.
+    Nextn,
+}
+
 /// A model being evaluated, with an [`Observer`] that sees its tensors.
 pub struct Context<'m, O: Observer> {
     ptr: NonNull<sys::llama_context>,
@@ -72,8 +81,12 @@ impl<'m, O: Observer> Context<'m, O> {
     /// # Errors
     /// [`Error::ContextInit`], for want of memory in most cases.
     pub fn new(model: &'m Model, options: &ContextOptions, observer: O) -> Result<Self, Error> {
+        Self::of_kind(model, options, observer, Kind::Trunk)
+    }
+
+    pub(super) fn of_kind(model: &'m Model, options: &ContextOptions, observer: O, kind: Kind) -> Result<Self, Error> {
         let latch = NonNull::from(Box::leak(Box::new(Latch::new(observer))));
-        match create::<O>(model, options, latch) {
+        match create::<O>(model, options, kind, latch) {
             Ok(ptr) => Ok(Self {
                 ptr,
                 latch,
@@ -105,6 +118,11 @@ impl<'m, O: Observer> Context<'m, O> {
         // SAFETY: the context is ours, the batch's arrays are valid during the call, and `&mut self` keeps every other
         // reference to the latch away while the trampoline uses it.
         let (status, reason) = with_reason(|| batch.with_c(|batch| unsafe { sys::llama_decode(ctx, batch) }));
+        self.finish_decode(status, n_tokens, reason)
+    }
+
+    /// Raises what went wrong in a decode: what the observer latched comes before what llama.cpp returned.
+    pub(super) fn finish_decode(&mut self, status: i32, n_tokens: usize, reason: String) -> Result<(), Error> {
         self.latch_mut().release().map_err(Error::Observer)?;
         if status == 0 { Ok(()) } else { Err(Error::Decode { status, n_tokens, reason }) }
     }
@@ -172,6 +190,10 @@ impl<'m, O: Observer> Context<'m, O> {
         }
     }
 
+    pub(super) fn as_ptr(&self) -> *mut sys::llama_context {
+        self.ptr.as_ptr()
+    }
+
     fn latch_mut(&mut self) -> &mut Latch<O> {
         // SAFETY: as in observer(), and `&mut self` makes the reference unique.
         unsafe { self.latch.as_mut() }
@@ -191,9 +213,10 @@ impl<O: Observer> Drop for Context<'_, O> {
 fn create<O: Observer>(
     model: &Model,
     options: &ContextOptions,
+    kind: Kind,
     latch: NonNull<Latch<O>>,
 ) -> Result<NonNull<sys::llama_context>, Error> {
-    let ptr = create_once(model, options, options.n_ubatch, latch)?;
+    let ptr = create_once(model, options, kind, options.n_ubatch, latch)?;
     // SAFETY: the context was just created.
     let has_memory = !unsafe { sys::llama_get_memory(ptr.as_ptr()) }.is_null();
     if has_memory || options.n_ubatch >= options.n_batch {
@@ -201,12 +224,13 @@ fn create<O: Observer>(
     }
     // SAFETY: ours, and used nowhere else yet.
     unsafe { sys::llama_free(ptr.as_ptr()) };
-    create_once(model, options, options.n_batch, latch)
+    create_once(model, options, kind, options.n_batch, latch)
 }
 
 fn create_once<O: Observer>(
     model: &Model,
     options: &ContextOptions,
+    kind: Kind,
     n_ubatch: u32,
     latch: NonNull<Latch<O>>,
 ) -> Result<NonNull<sys::llama_context>, Error> {
@@ -216,6 +240,10 @@ fn create_once<O: Observer>(
     params.n_batch = options.n_batch;
     params.n_ubatch = n_ubatch;
     params.n_seq_max = options.n_seq;
+    params.ctx_type = match kind {
+        Kind::Trunk => sys::LLAMA_CONTEXT_TYPE_DEFAULT,
+        Kind::Nextn => sys::LLAMA_CONTEXT_TYPE_MTP,
+    };
     params.n_threads = options.n_threads;
     params.n_threads_batch = options.n_threads_batch;
     params.flash_attn_type = match options.flash_attention {

@@ -5,6 +5,7 @@
 //! | [`Backend`] | llama.cpp initialized, once a process |
 //! | [`Model`], [`Vocab`] | weights and tokenizer of one GGUF model |
 //! | [`Context`] | a model's memory and graph, with an [`Observer`] of every node it computes |
+//! | [`NextnContext`] | the same for a NextN layer, fed with another context's hidden states |
 //! | [`Batch`] | tokens for one decode |
 //! | [`TensorRef`] | a tensor, valid during one call of the observer |
 //!
@@ -20,6 +21,7 @@ mod cpu;
 mod error;
 mod log;
 mod model;
+mod nextn;
 mod tensor;
 mod vocab;
 
@@ -31,5 +33,6 @@ pub use cpu::unused_vector_features;
 pub use error::Error;
 pub use log::{Level, set_log};
 pub use model::{GpuLayers, Model, ModelOptions};
+pub use nextn::{NextnContext, nextn_available};
 pub use tensor::{Op, TensorRef};
-pub use vocab::Vocab;
+pub use vocab::{Vocab, VocabKind};

@@ -35,6 +35,8 @@ impl GpuLayers {
 pub struct ModelOptions {
     /// Layers on devices.
     pub gpu_layers: GpuLayers,
+    /// Whether its NextN layers are loaded, if it has any.
+    pub nextn: bool,
 }
 
 /// The weights and vocabulary of one GGUF model.
@@ -65,6 +67,7 @@ impl Model {
         // SAFETY: returns a struct of plain values.
         let mut params = unsafe { sys::llama_model_default_params() };
         params.n_gpu_layers = options.gpu_layers.to_c();
+        params.load_mtp = options.nextn;
         // SAFETY: the path is NUL-terminated and outlives the call; `params` holds no pointer of ours.
         let (ptr, reason) = with_reason(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
         NonNull::new(ptr).map(|ptr| Self { ptr }).ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason })
@@ -82,6 +85,27 @@ impl Model {
     pub fn n_ctx_train(&self) -> i32 {
         // SAFETY: the model is alive.
         unsafe { sys::llama_model_n_ctx_train(self.ptr.as_ptr()) }
+    }
+
+    /// Layers, those of NextN not counted: the NextN layers come after them.
+    #[must_use]
+    pub fn n_layer(&self) -> i32 {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_n_layer(self.ptr.as_ptr()) }
+    }
+
+    /// NextN layers.
+    #[must_use]
+    pub fn n_layer_nextn(&self) -> i32 {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_n_layer_nextn(self.ptr.as_ptr()) }
+    }
+
+    /// Values in a hidden state, as it leaves the last layer.
+    #[must_use]
+    pub fn n_embd_out(&self) -> usize {
+        // SAFETY: the model is alive.
+        usize::try_from(unsafe { sys::llama_model_n_embd_out(self.ptr.as_ptr()) }).unwrap_or(0)
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::llama_model {

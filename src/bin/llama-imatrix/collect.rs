@@ -17,7 +17,8 @@ mod with_llama {
     use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule};
     use llama_imatrix::imatrix::Imatrix;
     use llama_imatrix::llama::{Backend, FlashAttention, GpuLayers, Model, ModelOptions, unused_vector_features};
-    use llama_imatrix::run::{Listener, RunOptions, run, sequences_per_batch};
+    use llama_imatrix::nextn::check_files;
+    use llama_imatrix::run::{Listener, RunOptions, run_with_nextn, sequences_per_batch};
 
     use crate::config::{self, Collect};
     use crate::output::{print, print_saved, warn_of_gaps};
@@ -26,7 +27,11 @@ mod with_llama {
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<()> {
         let base = files::load_all(&task.merge.in_files, task.merge.chunk_size)?;
         let backend = start_backend(task);
-        let model = Model::load(&task.model, &ModelOptions { gpu_layers: gpu_layers(task, backend) })?;
+        let model_options = ModelOptions { gpu_layers: gpu_layers(task, backend), nextn: task.nextn };
+        check_files(&task.model, task.draft_model.as_deref())?;
+        let model = Model::load(&task.model, &model_options)?;
+        let draft = crate::nextn::load_draft(task, &model, &model_options)?;
+        let nextn = crate::nextn::locate(task, &model, draft.as_ref())?;
         let chunks = tokenize(task, &model)?;
         warn_of_length(task, &model);
         log::info(format_args!(
@@ -37,13 +42,16 @@ mod with_llama {
         ));
 
         let mut collector = Collector::new(&CollectorOptions {
-            rule: Rule { process_output: task.flags.process_output, nextn: false },
+            rule: Rule { process_output: task.flags.process_output, nextn: task.nextn },
             chunk_size: task.flags.ctx_size,
             output_every: task.flags.output_frequency,
             copy_every: task.flags.save_frequency,
         });
         collector.continue_from(&base);
         let mut session = Session::new(task, base);
+        if nextn.is_some() {
+            session.base.n_layer_nextn = 1;
+        }
         log::info(format_args!(
             "computing over {} chunks, n_ctx={}, batch_size={}, n_seq={}",
             chunks.len(),
@@ -52,7 +60,7 @@ mod with_llama {
             sequences_per_batch(task.n_batch, chunks.size())
         ));
         progress::start_chunks(chunks.len());
-        let result = run(&model, &chunks, collector, &run_options(task), &mut session);
+        let result = run_with_nextn(&model, nextn.as_ref(), &chunks, collector, &run_options(task), &mut session);
         progress::finish();
         session.print_held();
         print(format_args!("\n"));

@@ -40,6 +40,9 @@ pub(crate) struct Merge {
 pub(crate) struct Collect {
     pub(crate) merge: Merge,
     pub(crate) model: PathBuf,
+    /// Whether the NextN layer is collected too, from the draft where there is one.
+    pub(crate) nextn: bool,
+    pub(crate) draft_model: Option<PathBuf>,
     pub(crate) text: Vec<u8>,
     /// The text's name in the file, if it has one.
     pub(crate) dataset: Option<String>,
@@ -76,6 +79,16 @@ impl Config {
             return Ok(Self { task: Task::ShowStatistics(ShowStatistics { file, chunk_size: flags.ctx_size.max(1) }) });
         }
         ensure!(flags.ctx_size > 0, "imatrix tool requires '--ctx-size' > 0, found {}", flags.ctx_size);
+        let draft_model = flags.model_draft.clone().filter(|path| !path.as_os_str().is_empty());
+        let nextn = flags.nextn || draft_model.is_some();
+        // Also where nothing is collected, as llama.cpp's tool.
+        ensure!(
+            !nextn || flags.batch_size / flags.ctx_size <= 1,
+            "'--nextn' and '--model-draft' need a single sequence per batch, set '--batch-size' to at most \
+             '--ctx-size' ({}), found {}",
+            flags.ctx_size,
+            flags.batch_size
+        );
 
         let (text, dataset) = read_prompt(&flags)?;
         let format = match flags.output_format {
@@ -98,6 +111,7 @@ impl Config {
 impl Collect {
     fn new(flags: Flags, merge: Merge, text: Vec<u8>, dataset: Option<String>) -> anyhow::Result<Self> {
         let model = flags.model.clone().context("--model is required")?;
+        let draft_model = flags.model_draft.clone().filter(|path| !path.as_os_str().is_empty());
         let positive = |name: &str, value: i32| {
             usize::try_from(value)
                 .ok()
@@ -108,6 +122,8 @@ impl Collect {
         let n_threads = flags.threads.map_or_else(default_threads, at_least_one);
         Ok(Self {
             model,
+            nextn: flags.nextn || draft_model.is_some(),
+            draft_model,
             text,
             dataset,
             gpu_layers: parse_gpu_layers(&flags.n_gpu_layers)?,

@@ -81,6 +81,14 @@ pub(crate) struct Flags {
     #[arg(long)]
     pub(crate) process_output: bool,
 
+    /// Also collect for the model's NextN (MTP) layer
+    #[arg(long)]
+    pub(crate) nextn: bool,
+
+    /// A file with the NextN (MTP) layer of the model: also collect for it [short: -md]
+    #[arg(long, visible_alias = "spec-draft-model", value_name = "FNAME", env = "LLAMA_ARG_SPEC_DRAFT_MODEL")]
+    pub(crate) model_draft: Option<PathBuf>,
+
     /// Read special tokens written out in the text, such as <|im_start|>, as themselves
     #[arg(long)]
     pub(crate) parse_special: bool,
@@ -164,13 +172,14 @@ pub(crate) enum OutputFormat {
 }
 
 /// Flags of one dash and several letters, which clap would take apart.
-const LONG_SHORTS: [(&str, &str); 6] = [
+const LONG_SHORTS: [(&str, &str); 7] = [
     ("-ofreq", "--output-frequency"),
     ("-ub", "--ubatch-size"),
     ("-tb", "--threads-batch"),
     ("-ngl", "--n-gpu-layers"),
     ("-fa", "--flash-attn"),
     ("-lv", "--verbosity"),
+    ("-md", "--model-draft"),
 ];
 
 /// Brings llama.cpp's spellings into clap's: several letters after one dash, `_` for `-` in long flags, `--usage`.

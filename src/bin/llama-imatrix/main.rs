@@ -7,6 +7,8 @@ mod config;
 mod files;
 mod flags;
 mod log;
+#[cfg(feature = "llama")]
+mod nextn;
 mod output;
 mod progress;
 

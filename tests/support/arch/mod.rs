@@ -5,6 +5,7 @@ pub mod dream;
 pub mod gemma2;
 pub mod gemma3;
 pub mod gpt2;
+pub mod hy_v3_nextn;
 pub mod lfm2;
 pub mod llada;
 pub mod llama;

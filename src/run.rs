@@ -8,7 +8,7 @@ use nextn::Follower;
 
 use crate::calibration::Chunks;
 use crate::collect::{Collector, Due};
-use crate::llama::{self, Batch, Context, ContextOptions, FlashAttention, Model, Timings};
+use crate::llama::{self, Batch, Context, ContextOptions, FlashAttention, Model, Outputs, Timings};
 use crate::nextn::Layer;
 use crate::perplexity::{Estimate, Perplexity, negative_log_likelihoods};
 
@@ -189,6 +189,11 @@ impl<'a> Pass<'a> {
             n_threads: options.n_threads,
             n_threads_batch: options.n_threads_batch,
             flash_attention: options.flash_attention,
+            outputs: if options.perplexity || collector.collects_output() || nextn.is_some() {
+                Outputs::All
+            } else {
+                Outputs::Nothing
+            },
         };
         let mut context = Context::new(model, &context_options, collector)?;
         if !context.has_memory() && n_batch < chunks.size() {

@@ -6,7 +6,8 @@ use llama_cpp_sys_2 as sys;
 
 use super::callback::{Latch, trampoline};
 use super::log::with_reason;
-use super::{Batch, Error, Model, Observer};
+use super::outputs::SilentSamplers;
+use super::{Batch, Error, Model, Observer, Outputs};
 
 /// Whether attention is computed fused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,6 +38,8 @@ pub struct ContextOptions {
     pub n_threads_batch: i32,
     /// Fused attention.
     pub flash_attention: FlashAttention,
+    /// Which logits are computed.
+    pub outputs: Outputs,
 }
 
 /// Where time went, in milliseconds, as llama.cpp counts it.
@@ -66,6 +69,9 @@ pub struct Context<'m, O: Observer> {
     latch: NonNull<Latch<O>>,
     n_batch: usize,
     n_vocab: usize,
+    outputs: Outputs,
+    /// Used by the context; dropped after it.
+    samplers: Option<SilentSamplers>,
     model: PhantomData<&'m Model>,
 }
 
@@ -85,13 +91,15 @@ impl<'m, O: Observer> Context<'m, O> {
     }
 
     pub(super) fn of_kind(model: &'m Model, options: &ContextOptions, observer: O, kind: Kind) -> Result<Self, Error> {
-        let latch = NonNull::from(Box::leak(Box::new(Latch::new(observer))));
+        let latch = NonNull::from(Box::leak(Box::new(Latch::new(observer, options.outputs))));
         match create::<O>(model, options, kind, latch) {
-            Ok(ptr) => Ok(Self {
+            Ok((ptr, samplers)) => Ok(Self {
                 ptr,
                 latch,
                 n_batch: options.n_batch as usize,
                 n_vocab: model.vocab().n_tokens(),
+                outputs: options.outputs,
+                samplers,
                 model: PhantomData,
             }),
             Err(error) => {
@@ -146,8 +154,11 @@ impl<'m, O: Observer> Context<'m, O> {
         unsafe { sys::llama_synchronize(self.ptr.as_ptr()) };
     }
 
-    /// The logits of the last decode, `[n_tokens, n_vocab]` in the batch's order. `None` where the model has none.
+    /// The logits of the last decode, `[n_tokens, n_vocab]` in the batch's order. `None` where there are none.
     pub fn logits(&mut self, n_tokens: usize) -> Option<&[f32]> {
+        if self.outputs == Outputs::Nothing {
+            return None;
+        }
         // SAFETY: the context is ours; waits for the computation.
         let ptr = unsafe { sys::llama_get_logits(self.ptr.as_ptr()) };
         if ptr.is_null() {
@@ -181,11 +192,13 @@ impl<'m, O: Observer> Context<'m, O> {
     /// Frees the context and returns the observer.
     #[must_use]
     pub fn into_observer(self) -> O {
-        let this = ManuallyDrop::new(self);
+        let mut this = ManuallyDrop::new(self);
+        let samplers = this.samplers.take();
         // SAFETY: both are ours, and with `this` never dropped they are freed here and only here; the context goes
         // first, since it points to the latch.
         unsafe {
             sys::llama_free(this.ptr.as_ptr());
+            drop(samplers);
             Box::from_raw(this.latch.as_ptr()).observer
         }
     }
@@ -210,21 +223,40 @@ impl<O: Observer> Drop for Context<'_, O> {
     }
 }
 
+type Created = (NonNull<sys::llama_context>, Option<SilentSamplers>);
+
 fn create<O: Observer>(
     model: &Model,
     options: &ContextOptions,
     kind: Kind,
     latch: NonNull<Latch<O>>,
-) -> Result<NonNull<sys::llama_context>, Error> {
-    let ptr = create_once(model, options, kind, options.n_ubatch, latch)?;
+) -> Result<Created, Error> {
+    let created = create_at(model, options, kind, options.n_ubatch, latch)?;
     // SAFETY: the context was just created.
-    let has_memory = !unsafe { sys::llama_get_memory(ptr.as_ptr()) }.is_null();
+    let has_memory = !unsafe { sys::llama_get_memory(created.0.as_ptr()) }.is_null();
     if has_memory || options.n_ubatch >= options.n_batch {
-        return Ok(ptr);
+        return Ok(created);
     }
-    // SAFETY: ours, and used nowhere else yet.
-    unsafe { sys::llama_free(ptr.as_ptr()) };
-    create_once(model, options, kind, options.n_batch, latch)
+    // SAFETY: ours, and used nowhere else yet; its samplers are dropped after it.
+    unsafe { sys::llama_free(created.0.as_ptr()) };
+    create_at(model, options, kind, options.n_batch, latch)
+}
+
+fn create_at<O: Observer>(
+    model: &Model,
+    options: &ContextOptions,
+    kind: Kind,
+    n_ubatch: u32,
+    latch: NonNull<Latch<O>>,
+) -> Result<Created, Error> {
+    if options.outputs == Outputs::Nothing {
+        let mut samplers = SilentSamplers::new(options.n_seq);
+        if let Ok(ptr) = create_once(model, options, kind, n_ubatch, latch, samplers.as_mut_slice()) {
+            return Ok((ptr, Some(samplers)));
+        }
+        // llama.cpp reserves room for what samplers might give, four times the logits. Where that is too much: without.
+    }
+    create_once(model, options, kind, n_ubatch, latch, &mut []).map(|ptr| (ptr, None))
 }
 
 fn create_once<O: Observer>(
@@ -233,6 +265,7 @@ fn create_once<O: Observer>(
     kind: Kind,
     n_ubatch: u32,
     latch: NonNull<Latch<O>>,
+    samplers: &mut [sys::llama_sampler_seq_config],
 ) -> Result<NonNull<sys::llama_context>, Error> {
     // SAFETY: returns a struct of plain values.
     let mut params = unsafe { sys::llama_context_default_params() };
@@ -255,6 +288,11 @@ fn create_once<O: Observer>(
     params.swa_full = false;
     params.kv_unified = false;
     params.no_perf = false;
+    if !samplers.is_empty() {
+        params.samplers = samplers.as_mut_ptr();
+        params.n_samplers = samplers.len();
+        params.n_outputs_max_per_seq = (options.n_ctx / options.n_seq.max(1)).min(options.n_batch);
+    }
     params.cb_eval = Some(trampoline::<O>);
     params.cb_eval_user_data = latch.as_ptr().cast();
     // SAFETY: the caller keeps the model and the latch alive for as long as the context.

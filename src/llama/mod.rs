@@ -22,6 +22,7 @@ mod error;
 mod log;
 mod model;
 mod nextn;
+mod outputs;
 mod tensor;
 mod vocab;
 
@@ -34,5 +35,6 @@ pub use error::Error;
 pub use log::{Level, set_log};
 pub use model::{GpuLayers, Model, ModelOptions};
 pub use nextn::{NextnContext, nextn_available};
+pub use outputs::Outputs;
 pub use tensor::{Op, TensorRef};
 pub use vocab::{Vocab, VocabKind};

@@ -338,7 +338,7 @@ class Report:
 
     def finish(self, whole):
         for line, cases in self.excuses.values():
-            self.say(f"\nallowed in {len(set(cases))} cases ({line.pattern}): {line.reason}")
+            self.say(f"\nallowed, {len(set(cases))} of {line.pattern}: {line.reason}")
         for case, faults in self.failures:
             self.say(f"\n{case} FAILED")
             for fault in faults:

@@ -31,7 +31,7 @@ impl Listener for Silent {
 
 /// What `make.sh` has the tool do: `-c 128 -b 256 --chunks 4 --process-output`.
 fn collect(model: &str) -> (Imatrix, f64) {
-    use llama_imatrix::calibration::Chunks;
+    use llama_imatrix::calibration::{ChunkOptions, Chunks};
     use llama_imatrix::collect::{Collector, CollectorOptions, Rule};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
@@ -39,9 +39,11 @@ fn collect(model: &str) -> (Imatrix, f64) {
     let model = Model::load(&path, &ModelOptions::default()).unwrap();
     let mut text = support::calibration();
     assert_eq!(text.pop(), Some('\n'));
-    let chunks = Chunks::new(model.vocab().tokenize(text.as_bytes(), false).unwrap(), 128, 0, Some(4)).unwrap();
+    let tokens = model.vocab().tokenize(text.as_bytes(), false).unwrap();
+    let options = ChunkOptions { size: 128, limit: Some(4), ..ChunkOptions::default() };
+    let chunks = Chunks::new(tokens, options).unwrap();
     let collector = Collector::new(&CollectorOptions {
-        rule: Rule { process_output: true, nextn: false },
+        rule: Rule { process_output: true, ..Rule::default() },
         chunk_size: 128,
         ..CollectorOptions::default()
     });

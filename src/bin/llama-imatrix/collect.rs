@@ -13,7 +13,7 @@ mod with_llama {
     use std::io::IsTerminal;
     use std::time::Instant;
 
-    use llama_imatrix::calibration::Chunks;
+    use llama_imatrix::calibration::{ChunkOptions, Chunks};
     use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule};
     use llama_imatrix::imatrix::Imatrix;
     use llama_imatrix::llama::{Backend, FlashAttention, GpuLayers, Model, ModelOptions, unused_vector_features};
@@ -37,7 +37,11 @@ mod with_llama {
         ));
 
         let mut collector = Collector::new(&CollectorOptions {
-            rule: Rule { process_output: task.flags.process_output, nextn: false },
+            rule: Rule {
+                min_rows: task.flags.min_rows.into(),
+                process_output: task.flags.process_output,
+                nextn: false,
+            },
             chunk_size: task.flags.ctx_size,
             output_every: task.flags.output_frequency,
             copy_every: task.flags.save_frequency,
@@ -66,6 +70,13 @@ mod with_llama {
         }
         let imatrix = session.imatrix(&collector);
         warn_of_gaps(&imatrix);
+        if collector.inputs_of_too_few_rows() > 0 {
+            log::warn(format_args!(
+                "{} inputs of fewer than {} rows were passed over; --min-rows 1 collects them",
+                collector.inputs_of_too_few_rows(),
+                task.flags.min_rows
+            ));
+        }
         task.merge.output.save_final(&imatrix)?;
         print_saved();
         print(format_args!("\n"));
@@ -133,8 +144,13 @@ mod with_llama {
             let size = task.flags.ctx_size as usize;
             log::info(format_args!("removing initial {skip} chunks ({} tokens)", skip.saturating_mul(size)));
         }
-        let limit = usize::try_from(task.flags.chunks).ok();
-        Ok(Chunks::new(tokens, task.flags.ctx_size as usize, skip, limit)?)
+        let options = ChunkOptions {
+            size: task.flags.ctx_size as usize,
+            skip,
+            limit: usize::try_from(task.flags.chunks).ok(),
+            keep_tail: task.flags.keep_tail,
+        };
+        Ok(Chunks::new(tokens, options)?)
     }
 
     fn warn_of_length(task: &Collect, model: &Model) {
@@ -200,6 +216,10 @@ mod with_llama {
     }
 
     impl Listener for Session<'_> {
+        fn no_perplexity(&mut self) {
+            log::warn(format_args!("the model computes no logits, so there is no perplexity"));
+        }
+
         fn due(&mut self, collector: &Collector, due: &[Due]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             let imatrix = self.imatrix(collector);
             let mut copies: Vec<Option<i32>> = due

@@ -81,6 +81,14 @@ pub(crate) struct Flags {
     #[arg(long)]
     pub(crate) process_output: bool,
 
+    /// Also process what is left of the text after the last whole chunk
+    #[arg(long)]
+    pub(crate) keep_tail: bool,
+
+    /// Collect inputs of at least N rows; experts' inputs always are
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(crate) min_rows: u32,
+
     /// Read special tokens written out in the text, such as <|im_start|>, as themselves
     #[arg(long)]
     pub(crate) parse_special: bool,

@@ -24,7 +24,7 @@ mod with_llama {
     use crate::{files, log, progress};
 
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<()> {
-        let base = files::load_all(&task.merge.in_files, task.merge.chunk_size)?;
+        let base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
         let backend = start_backend(task);
         let model = Model::load(&task.model, &ModelOptions { gpu_layers: gpu_layers(task, backend) })?;
         let chunks = tokenize(task, &model)?;
@@ -177,7 +177,7 @@ mod with_llama {
     impl<'a> Session<'a> {
         fn new(task: &'a Collect, mut base: Imatrix) -> Self {
             base.entries.clear();
-            base.settle_chunk_size(task.merge.chunk_size);
+            base.settle_chunk_size(task.merge.chunk_sizes.run);
             base.datasets.extend(task.dataset.clone());
             let one_terminal = progress::visible() && std::io::stdout().is_terminal();
             Self { task, base, held: one_terminal.then(String::new), perplexity: None, saved_chunks: None }

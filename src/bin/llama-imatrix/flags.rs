@@ -97,6 +97,10 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "FNAME", action = ArgAction::Append, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) in_file: Vec<String>,
 
+    /// Tokens a chunk had in runs that .dat files came from [default: 512, in a merge that of --ctx-size]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) legacy_chunk_size: Option<i32>,
+
     /// Show the statistics of the matrix given by --in-file, and exit
     #[arg(long)]
     pub(crate) show_statistics: bool,

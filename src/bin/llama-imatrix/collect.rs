@@ -11,10 +11,14 @@ pub(crate) use with_llama::collect;
 #[cfg(feature = "llama")]
 mod with_llama {
     use std::io::IsTerminal;
+    use std::path::Path;
     use std::time::Instant;
+
+    use anyhow::ensure;
 
     use llama_imatrix::calibration::{ChunkOptions, Chunks};
     use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule};
+    use llama_imatrix::gguf;
     use llama_imatrix::imatrix::Imatrix;
     use llama_imatrix::llama::{Backend, FlashAttention, GpuLayers, Model, ModelOptions, unused_vector_features};
     use llama_imatrix::run::{Listener, RunOptions, run, sequences_per_batch};
@@ -25,6 +29,7 @@ mod with_llama {
 
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<()> {
         let base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
+        check_sizes(&base, &task.model)?;
         let backend = start_backend(task);
         let model = Model::load(&task.model, &ModelOptions { gpu_layers: gpu_layers(task, backend) })?;
         let chunks = tokenize(task, &model)?;
@@ -88,6 +93,28 @@ mod with_llama {
             timings.prompt_tokens,
             1e3 * f64::from(timings.prompt_tokens) / timings.prompt_eval_ms
         ));
+        Ok(())
+    }
+
+    /// Finds matrices of another model now, not in the first batch. What the model's file does not hold (another shard
+    /// may) and what cannot be read is left to llama.cpp and the collector.
+    fn check_sizes(base: &Imatrix, model: &Path) -> anyhow::Result<()> {
+        if base.entries.is_empty() {
+            return Ok(());
+        }
+        let Ok(model) = gguf::File::open(model) else { return Ok(()) };
+        for (name, entry) in &base.entries {
+            let Some(tensor) = model.tensor(name) else { continue };
+            let [channels, _, n2, n3] = tensor.shape;
+            let expected = channels.saturating_mul(n2).saturating_mul(n3);
+            ensure!(
+                entry.sum2.len() as u64 == expected,
+                "inconsistent size of '{name}': the --in-file has {} values, the model's inputs {expected} \
+                 ({channels} channels, {} matrices)",
+                entry.sum2.len(),
+                n2.saturating_mul(n3)
+            );
+        }
         Ok(())
     }
 

@@ -55,13 +55,19 @@ pub enum Error {
         /// Sequences a batch.
         n_seq: usize,
     },
+    /// A model of two parts, such as T5: the decoder cannot run without the encoder's output for another text.
+    #[error("encoder-decoder models are not supported: a calibration text has no second half to translate to")]
+    EncoderDecoder,
     /// Whoever listens to the run ended it.
     #[error(transparent)]
     Listener(Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Hears of a run's progress, in this order after each batch of chunks.
+/// Hears of a run's progress: first whether there is no perplexity, then in this order after each batch of chunks.
 pub trait Listener {
+    /// Perplexity was asked for, and the model computes no logits: it is an encoder.
+    fn no_perplexity(&mut self) {}
+
     /// Files are due. All chunks of the batch are in, none in part.
     ///
     /// # Errors
@@ -96,7 +102,8 @@ pub fn sequences_per_batch(n_batch: usize, chunk_size: usize) -> usize {
 /// Evaluates `model` over `chunks`, each from an empty memory, while `collector` watches, and returns the collector.
 ///
 /// The first token of a chunk is replaced by BOS where the vocabulary begins texts with one. Perplexity is taken over
-/// the second half of each chunk, where every token has at least half a chunk of context.
+/// the second half of each whole chunk, where every token has at least half a chunk of context. A tail, if it was kept,
+/// comes last, in a batch of its own.
 ///
 /// # Errors
 /// See [`Error`]. What was due before is with the listener.
@@ -127,9 +134,15 @@ pub fn run_with_nextn(
         return Err(Error::NextnSequences { n_seq });
     }
     let mut pass = Pass::new(model, nextn, chunks, collector, options)?;
+    if options.perplexity && !pass.perplexity {
+        listener.no_perplexity();
+    }
     let mut perplexity = Perplexity::default();
-    for first in (0..chunks.len()).step_by(n_seq) {
-        let last = (first + n_seq).min(chunks.len());
+    let mut last = 0;
+    while last < chunks.len() {
+        let first = last;
+        let end = if first < chunks.n_whole() { chunks.n_whole() } else { chunks.len() };
+        last = (first + n_seq).min(end);
         let started = Instant::now();
         let nlls = pass.evaluate(first, last)?;
         if first == 0 {
@@ -151,7 +164,7 @@ pub fn run_with_nextn(
         listener.progress(last, chunks.len());
     }
     let outcome = Outcome {
-        perplexity: (options.perplexity && !chunks.is_empty()).then(|| perplexity.estimate()),
+        perplexity: (pass.perplexity && chunks.n_whole() > 0).then(|| perplexity.estimate()),
         timings: pass.context.timings(),
     };
     Ok((pass.context.into_observer(), outcome))
@@ -178,6 +191,9 @@ impl<'a> Pass<'a> {
         collector: Collector,
         options: &RunOptions,
     ) -> Result<Self, Error> {
+        if model.is_encoder_decoder() {
+            return Err(Error::EncoderDecoder);
+        }
         let n_seq = sequences_per_batch(options.n_batch, chunks.size());
         let n_ctx = n_seq * chunks.size();
         let mut n_batch = options.n_batch.min(n_ctx);
@@ -204,6 +220,8 @@ impl<'a> Pass<'a> {
         }
         let nextn = nextn.map(|layer| Follower::new(layer, &context_options, &mut context)).transpose()?;
         let vocab = model.vocab();
+        // Of the models that see one batch at a time, those that do not make text are encoders.
+        let has_logits = context.has_memory() || model.is_diffusion();
         Ok(Self {
             context,
             nextn,
@@ -212,27 +230,29 @@ impl<'a> Pass<'a> {
             n_step: n_batch.min(chunks.size()),
             n_vocab: vocab.n_tokens(),
             bos: vocab.leading_bos(),
-            perplexity: options.perplexity,
+            perplexity: options.perplexity && has_logits,
         })
     }
 
     /// Evaluates chunks `first..last` side by side and returns each one's negative log-likelihoods, if perplexity is wanted.
     fn evaluate(&mut self, first: usize, last: usize) -> Result<Vec<Vec<f64>>, Error> {
         let in_chunks = |source| Error::Chunks { first: first + 1, last, source };
-        let mut nlls = vec![Vec::new(); if self.perplexity { last - first } else { 0 }];
+        let len = self.chunks.get(first).len();
+        let perplexity = self.perplexity && len == self.chunks.size();
+        let mut nlls = vec![Vec::new(); if perplexity { last - first } else { 0 }];
         self.context.clear_memory();
         if let Some(nextn) = &mut self.nextn {
             nextn.clear();
         }
-        for from in (0..self.chunks.size()).step_by(self.n_step) {
-            let to = (from + self.n_step).min(self.chunks.size());
+        for from in (0..len).step_by(self.n_step) {
+            let to = (from + self.n_step).min(len);
             self.fill_batch(first, last, from, to);
             self.context.observer_mut().begin_decode();
             self.context.decode(&mut self.batch).map_err(in_chunks)?;
             if let Some(nextn) = &mut self.nextn {
                 nextn.follow(&mut self.context, &self.batch).map_err(in_chunks)?;
             }
-            if self.perplexity {
+            if perplexity {
                 self.read_logits(first, from, to, &mut nlls)?;
             }
         }

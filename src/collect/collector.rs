@@ -4,7 +4,7 @@ use super::accumulate::{Scratch, add_dense, add_routed};
 use super::chunks::{ChunkClock, Due};
 use super::error::Error;
 use super::product::{Ids, Product, Rows};
-use super::rule::Rule;
+use super::rule::{Rule, Verdict};
 use super::sharing::Sharing;
 
 /// What a [`Collector`] collects and when it wants to be saved.
@@ -39,6 +39,7 @@ pub struct Collector {
     scratch: Scratch,
     /// The first node of this decode's first evaluation: once it comes again, the next evaluation has begun.
     first_node: Option<usize>,
+    too_few_rows: u64,
     #[cfg(feature = "llama")]
     pub(super) fetched: super::observe::Fetched,
 }
@@ -59,6 +60,7 @@ impl Collector {
             sharing: Sharing::default(),
             scratch: Scratch::default(),
             first_node: None,
+            too_few_rows: 0,
             #[cfg(feature = "llama")]
             fetched: super::observe::Fetched::default(),
         }
@@ -96,7 +98,14 @@ impl Collector {
 
     /// Whether [`add`](Self::add) shall be called for `product` once it is computed.
     pub fn asks(&mut self, product: &Product<'_>) -> bool {
-        self.rule.collects(product) && self.sharing.asks(product)
+        match self.rule.judge(product) {
+            Verdict::Collected => self.sharing.asks(product),
+            Verdict::TooFewRows => {
+                self.too_few_rows += 1;
+                false
+            }
+            Verdict::PassedOver => false,
+        }
     }
 
     /// Adds the input of a product that was asked for; `ids` for a routed one.
@@ -132,6 +141,12 @@ impl Collector {
     #[must_use]
     pub fn chunks(&self) -> i32 {
         self.clock.chunks
+    }
+
+    /// Inputs that were not collected for want of rows: see [`Rule::min_rows`].
+    #[must_use]
+    pub fn inputs_of_too_few_rows(&self) -> u64 {
+        self.too_few_rows
     }
 
     /// Every weight with its sums, by name.

@@ -25,4 +25,4 @@ pub use chunks::Due;
 pub use collector::{Collector, CollectorOptions};
 pub use error::Error;
 pub use product::{Ids, Kind, Product, Rows};
-pub use rule::{Rule, weight_name};
+pub use rule::{Rule, Verdict, weight_name};

@@ -2,29 +2,49 @@
 
 use super::product::{Kind, Product};
 
-/// Dense inputs of fewer rows are passed over, as llama.cpp's tool does.
-const MIN_ROWS: i64 = 16;
-
 /// llama.cpp's rule for what belongs into an importance matrix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
+    /// Dense inputs of fewer rows are passed over. llama.cpp's tool has 16 fixed.
+    pub min_rows: i64,
     /// Also the output matrix and, where it is tied to it, the token embedding.
     pub process_output: bool,
     /// Also the projection in front of a NextN layer.
     pub nextn: bool,
 }
 
+impl Default for Rule {
+    fn default() -> Self {
+        Self { min_rows: 16, process_output: false, nextn: false }
+    }
+}
+
+/// What the rule says about a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its input is collected.
+    Collected,
+    /// It would be, had it more rows.
+    TooFewRows,
+    /// It is not.
+    PassedOver,
+}
+
 impl Rule {
-    /// Whether the input of `product` is collected.
+    /// Whether the input of `product` is collected, and if not, why.
     #[must_use]
-    pub fn collects(&self, product: &Product<'_>) -> bool {
+    pub fn judge(&self, product: &Product<'_>) -> Verdict {
         if product.kind == Kind::Routed {
-            return true;
+            return Verdict::Collected;
         }
-        if product.input_ne[1] < MIN_ROWS || !product.input_is_f32 {
-            return false;
+        if !product.input_is_f32 || !self.names(product.weight) {
+            return Verdict::PassedOver;
         }
-        match product.weight {
+        if product.input_ne[1] < self.min_rows { Verdict::TooFewRows } else { Verdict::Collected }
+    }
+
+    fn names(&self, weight: &str) -> bool {
+        match weight {
             "output.weight" | "token_embd.weight" | "nextn.post_projection.weight" => self.process_output,
             "nextn.pre_projection.weight" => self.nextn,
             weight => weight.starts_with("blk."),
@@ -79,7 +99,7 @@ mod tests {
             ("nextn.pre_projection.weight", [false, false, true]),
             ("cls.weight", [false, false, false]),
         ] {
-            let found = [plain, output, nextn].map(|rule| rule.collects(&product(weight)));
+            let found = [plain, output, nextn].map(|rule| rule.judge(&product(weight)) == Verdict::Collected);
             assert_eq!(found, rules, "{weight}");
         }
     }
@@ -89,10 +109,12 @@ mod tests {
         let rule = Rule::default();
         let mut few = product("blk.0.ffn_up.weight");
         few.input_ne[1] = 15;
-        assert!(!rule.collects(&few));
+        assert_eq!(rule.judge(&few), Verdict::TooFewRows);
+        assert_eq!(Rule { min_rows: 15, ..rule }.judge(&few), Verdict::Collected);
+        assert_eq!(rule.judge(&Product { weight: "cls.weight", ..few.clone() }), Verdict::PassedOver);
         few.kind = Kind::Routed;
-        assert!(rule.collects(&few));
+        assert_eq!(rule.judge(&few), Verdict::Collected);
         let half = Product { input_is_f32: false, ..product("blk.0.ffn_up.weight") };
-        assert!(!rule.collects(&half));
+        assert_eq!(rule.judge(&half), Verdict::PassedOver);
     }
 }

@@ -108,6 +108,20 @@ impl Model {
         usize::try_from(unsafe { sys::llama_model_n_embd_out(self.ptr.as_ptr()) }).unwrap_or(0)
     }
 
+    /// Whether the model makes text from noise: it sees whole texts, and has no memory between batches.
+    #[must_use]
+    pub fn is_diffusion(&self) -> bool {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_is_diffusion(self.ptr.as_ptr()) }
+    }
+
+    /// Whether an encoder has to run before the decoder can.
+    #[must_use]
+    pub fn is_encoder_decoder(&self) -> bool {
+        // SAFETY: the model is alive, for both calls.
+        unsafe { sys::llama_model_has_encoder(self.ptr.as_ptr()) && sys::llama_model_has_decoder(self.ptr.as_ptr()) }
+    }
+
     pub(super) fn as_ptr(&self) -> *mut sys::llama_model {
         self.ptr.as_ptr()
     }

@@ -1,13 +1,28 @@
 use std::ffi::CStr;
+use std::fmt;
 use std::marker::PhantomData;
 
 use llama_cpp_sys_2 as sys;
 
 use super::{Error, Token};
 
-/// How a vocabulary's tokenizer works, by llama.cpp's numbers.
+/// How a vocabulary's tokenizer works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VocabKind(i32);
+pub struct VocabKind(sys::llama_vocab_type);
+
+impl fmt::Display for VocabKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            sys::LLAMA_VOCAB_TYPE_NONE => f.write_str("none"),
+            sys::LLAMA_VOCAB_TYPE_SPM => f.write_str("SPM"),
+            sys::LLAMA_VOCAB_TYPE_BPE => f.write_str("BPE"),
+            sys::LLAMA_VOCAB_TYPE_WPM => f.write_str("WPM"),
+            sys::LLAMA_VOCAB_TYPE_UGM => f.write_str("UGM"),
+            sys::LLAMA_VOCAB_TYPE_RWKV => f.write_str("RWKV"),
+            other => write!(f, "type {other}"),
+        }
+    }
+}
 
 /// A model's vocabulary and tokenizer.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +68,7 @@ impl<'m> Vocab<'m> {
     #[must_use]
     pub fn kind(&self) -> VocabKind {
         // SAFETY: as in n_tokens.
-        VocabKind(unsafe { sys::llama_vocab_type(self.ptr) } as i32)
+        VocabKind(unsafe { sys::llama_vocab_type(self.ptr) })
     }
 
     /// A token as the vocabulary's table has it.

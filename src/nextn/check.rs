@@ -18,7 +18,7 @@ pub fn check_files(model: &Path, draft: Option<&Path>) -> Result<(), Error> {
     if let Some(shape) = &shape {
         check_trunk(model, shape)?;
     }
-    let of_draft = Shape::read(draft).map_err(|source| Error::Unreadable { path: draft.to_owned(), source })?;
+    let of_draft = Shape::read(draft).map_err(|reason| Error::Unreadable { path: draft.to_owned(), reason })?;
     check_pair(shape.as_ref(), draft, &of_draft)
 }
 

@@ -32,12 +32,12 @@ pub enum Error {
         path: PathBuf,
     },
     /// The draft cannot be read.
-    #[error("'{}' is not a readable single-shard GGUF: {source}", path.display())]
+    #[error("'{}' is not a readable single-shard GGUF: {reason}", path.display())]
     Unreadable {
         /// The draft.
         path: PathBuf,
         /// Why.
-        source: gguf::Error,
+        reason: gguf::Error,
     },
     /// The draft is one part of several.
     #[error("'{}' is not a readable single-shard GGUF: it is one of {n_parts} parts", path.display())]

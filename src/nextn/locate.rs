@@ -1,7 +1,7 @@
 //! The `NextN` layer of loaded models.
 
 use super::{Error, Shape};
-use crate::llama::{Model, Vocab};
+use crate::llama::{Model, Token, Vocab};
 
 /// A `NextN` layer that can be evaluated.
 #[derive(Debug, Clone, Copy)]
@@ -58,17 +58,21 @@ pub fn check_vocabularies(model: &Model, draft: &Model) -> Result<(), Error> {
     difference(model.vocab(), draft.vocab()).map_or(Ok(()), |rule| Err(Error::Vocabulary { rule }))
 }
 
+fn name(token: Option<Token>) -> String {
+    token.map_or_else(|| "no token".to_owned(), |token| format!("token {token}"))
+}
+
 fn difference(model: Vocab<'_>, draft: Vocab<'_>) -> Option<String> {
     if model.kind() != draft.kind() {
-        return Some(format!("two kinds of tokenizers, {:?} and {:?}", model.kind(), draft.kind()));
+        return Some(format!("the target's tokenizer is {}, the draft's {}", model.kind(), draft.kind()));
     }
     if model.leading_bos() != draft.leading_bos() {
-        let (model, draft) = (model.leading_bos(), draft.leading_bos());
-        return Some(format!("texts begin with token {model:?} in the target, {draft:?} in the draft"));
+        let [model, draft] = [model, draft].map(|vocab| name(vocab.leading_bos()));
+        return Some(format!("texts begin with {model} in the target, {draft} in the draft"));
     }
     if model.trailing_eos() != draft.trailing_eos() {
-        let (model, draft) = (model.trailing_eos(), draft.trailing_eos());
-        return Some(format!("texts end with token {model:?} in the target, {draft:?} in the draft"));
+        let [model, draft] = [model, draft].map(|vocab| name(vocab.trailing_eos()));
+        return Some(format!("texts end with {model} in the target, {draft} in the draft"));
     }
     let (n_model, n_draft) = (model.n_tokens(), draft.n_tokens());
     if n_model.abs_diff(n_draft) > MAX_PADDING {

@@ -160,3 +160,52 @@ fn special_tokens_are_read_on_request() {
     };
     assert!(chunks("--parse-special") < chunks(""));
 }
+
+#[test]
+fn what_is_left_of_the_text_is_kept_on_request() {
+    let bench = Bench::new(&["llama"]);
+    let args = "-m llama.gguf -f calibration.txt -c 512 -b 1024";
+    let plain = bench.ok(&format!("{args} -o plain.gguf"));
+    let kept = bench.ok(&format!("{args} --keep-tail -o kept.gguf"));
+    let [plain_imatrix, kept_imatrix] =
+        ["plain.gguf", "kept.gguf"].map(|name| Imatrix::load(bench.path(name)).unwrap());
+    for (name, entry) in &kept_imatrix.entries {
+        let tail = entry.counts[0] - plain_imatrix.entries[name].counts[0];
+        assert!((16..512).contains(&tail), "{name}: {tail}");
+    }
+    let estimate = |ran: &Ran| ran.stdout.lines().find(|line| line.starts_with("Final")).map(str::to_owned);
+    assert_eq!(estimate(&plain), estimate(&kept), "perplexity is over whole chunks");
+
+    // A text shorter than a chunk.
+    bench.write("short.txt", support::text(40, 1).as_bytes());
+    let ran = bench.ok("-m llama.gguf -f short.txt --keep-tail");
+    assert!(!ran.stdout.contains("Final"), "{}", ran.stdout);
+    assert!(Imatrix::load(bench.path("imatrix.gguf")).unwrap().entries["blk.0.attn_q.weight"].counts[0] > 16);
+}
+
+#[test]
+fn small_batches_are_passed_over_with_a_word_or_collected_on_request() {
+    let bench = Bench::new(&["llama"]);
+    let args = "-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 2 -ub 8";
+    let ran = bench.ok(&format!("{args} -o none.gguf"));
+    assert!(ran.stderr.contains("inputs of fewer than 16 rows were passed over; --min-rows 1"), "{}", ran.stderr);
+    let ran = bench.ok(&format!("{args} --min-rows 1 -o all.gguf"));
+    assert!(!ran.stderr.contains("passed over"), "{}", ran.stderr);
+    let all = Imatrix::load(bench.path("all.gguf")).unwrap();
+    assert!(!all.entries.is_empty() && all.entries.values().all(|entry| entry.counts == [128]));
+}
+
+/// llama.cpp's tool aborts here.
+#[test]
+fn encoders_are_collected_without_perplexity() {
+    let bench = Bench::new(&["bert"]);
+    for flags in ["-b 64", "-b 256 -ub 32", "-b 32"] {
+        let ran = bench.ok(&format!("-m bert.gguf -f calibration.txt -c 64 --chunks 4 {flags}"));
+        assert!(ran.stderr.contains("no logits"), "{}", ran.stderr);
+        assert!(!ran.stdout.contains('['), "{}", ran.stdout);
+        let imatrix = Imatrix::load(bench.path("imatrix.gguf")).unwrap();
+        assert_eq!(imatrix.entries.len(), 2 * 6);
+        assert!(imatrix.entries.values().all(|entry| entry.counts == [256]));
+    }
+    assert!(!bench.ok("-m bert.gguf -f calibration.txt -c 64 --chunks 4 --no-ppl").stderr.contains("no logits"));
+}

@@ -3,6 +3,7 @@
 mod bad_input;
 mod collecting;
 mod files;
+mod nextn;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

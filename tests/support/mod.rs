@@ -20,7 +20,7 @@ use std::path::Path;
 use std::{fs, io};
 
 pub use arch::qwen3moe::{DEAD_EXPERT, DEAD_LAYER};
-use arch::{deepseek2, dream, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, qwen2, qwen3moe};
+use arch::{bert, deepseek2, dream, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, qwen2, qwen3moe};
 pub use hostile::{HOSTILE, truncated};
 pub use nextn::{DRAFTS, NEXTN};
 pub use text::text;
@@ -78,9 +78,14 @@ pub const MODELS: &[TestModel] = &[
     },
 ];
 
+/// Models that run, but not with upstream's tool, which aborts.
+pub const BEYOND: &[TestModel] =
+    &[TestModel { name: "bert", about: "an encoder: no logits, no mask, no cache", build: bert::build }];
+
 /// The bytes of the model of that name, of whatever list.
 pub fn build(name: &str) -> Vec<u8> {
-    let model = MODELS.iter().chain(HOSTILE).chain(NEXTN).chain(DRAFTS).find(|model| model.name == name);
+    let lists = [MODELS, BEYOND, HOSTILE, NEXTN, DRAFTS];
+    let model = lists.into_iter().flatten().find(|model| model.name == name);
     model.unwrap_or_else(|| panic!("no test model is called {name}")).bytes()
 }
 
@@ -90,11 +95,12 @@ pub fn calibration() -> String {
     text(words, seed)
 }
 
-/// Writes the models as `DIR/NAME.gguf`, the hostile ones as `DIR/hostile/NAME.gguf`, those of NextN as
-/// `DIR/nextn/NAME.gguf`, and `DIR/calibration.txt`.
+/// Writes the models as `DIR/NAME.gguf`, those in `BEYOND` as `DIR/beyond/NAME.gguf`, the hostile ones as
+/// `DIR/hostile/NAME.gguf`, those with NextN layers and their drafts as `DIR/nextn/NAME.gguf`, and
+/// `DIR/calibration.txt`.
 pub fn write_all(dir: &Path) -> io::Result<()> {
-    let (hostile, nextn) = (dir.join("hostile"), dir.join("nextn"));
-    for (dir, models) in [(dir, MODELS), (&hostile, HOSTILE), (&nextn, NEXTN), (&nextn, DRAFTS)] {
+    let [beyond, hostile, nextn] = ["beyond", "hostile", "nextn"].map(|name| dir.join(name));
+    for (dir, models) in [(dir, MODELS), (&beyond, BEYOND), (&hostile, HOSTILE), (&nextn, NEXTN), (&nextn, DRAFTS)] {
         fs::create_dir_all(dir)?;
         for model in models {
             fs::write(dir.join(model.name).with_extension("gguf"), model.bytes())?;

@@ -11,10 +11,14 @@ pub(crate) use with_llama::collect;
 #[cfg(feature = "llama")]
 mod with_llama {
     use std::io::IsTerminal;
+    use std::path::Path;
     use std::time::Instant;
 
-    use llama_imatrix::calibration::Chunks;
+    use anyhow::ensure;
+
+    use llama_imatrix::calibration::{ChunkOptions, Chunks};
     use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule};
+    use llama_imatrix::gguf;
     use llama_imatrix::imatrix::Imatrix;
     use llama_imatrix::llama::{Backend, FlashAttention, GpuLayers, Model, ModelOptions, unused_vector_features};
     use llama_imatrix::nextn::check_files;
@@ -25,10 +29,11 @@ mod with_llama {
     use crate::{files, log, progress};
 
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<()> {
-        let base = files::load_all(&task.merge.in_files, task.merge.chunk_size)?;
+        let base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
+        check_sizes(&base, &task.model)?;
+        check_files(&task.model, task.draft_model.as_deref())?;
         let backend = start_backend(task);
         let model_options = ModelOptions { gpu_layers: gpu_layers(task, backend), nextn: task.nextn };
-        check_files(&task.model, task.draft_model.as_deref())?;
         let model = Model::load(&task.model, &model_options)?;
         let draft = crate::nextn::load_draft(task, &model, &model_options)?;
         let nextn = crate::nextn::locate(task, &model, draft.as_ref())?;
@@ -42,7 +47,11 @@ mod with_llama {
         ));
 
         let mut collector = Collector::new(&CollectorOptions {
-            rule: Rule { process_output: task.flags.process_output, nextn: task.nextn },
+            rule: Rule {
+                min_rows: task.flags.min_rows.into(),
+                process_output: task.flags.process_output,
+                nextn: task.nextn,
+            },
             chunk_size: task.flags.ctx_size,
             output_every: task.flags.output_frequency,
             copy_every: task.flags.save_frequency,
@@ -74,6 +83,13 @@ mod with_llama {
         }
         let imatrix = session.imatrix(&collector);
         warn_of_gaps(&imatrix);
+        if collector.inputs_of_too_few_rows() > 0 {
+            log::warn(format_args!(
+                "{} inputs of fewer than {} rows were passed over; --min-rows 1 collects them",
+                collector.inputs_of_too_few_rows(),
+                task.flags.min_rows
+            ));
+        }
         task.merge.output.save_final(&imatrix)?;
         print_saved();
         print(format_args!("\n"));
@@ -85,6 +101,28 @@ mod with_llama {
             timings.prompt_tokens,
             1e3 * f64::from(timings.prompt_tokens) / timings.prompt_eval_ms
         ));
+        Ok(())
+    }
+
+    /// Finds matrices of another model now, not in the first batch. What the model's file does not hold (another shard
+    /// may) and what cannot be read is left to llama.cpp and the collector.
+    fn check_sizes(base: &Imatrix, model: &Path) -> anyhow::Result<()> {
+        if base.entries.is_empty() {
+            return Ok(());
+        }
+        let Ok(model) = gguf::File::open(model) else { return Ok(()) };
+        for (name, entry) in &base.entries {
+            let Some(tensor) = model.tensor(name) else { continue };
+            let [channels, _, n2, n3] = tensor.shape;
+            let expected = channels.saturating_mul(n2).saturating_mul(n3);
+            ensure!(
+                entry.sum2.len() as u64 == expected,
+                "inconsistent size of '{name}': the --in-file has {} values, the model's inputs {expected} \
+                 ({channels} channels, {} matrices)",
+                entry.sum2.len(),
+                n2.saturating_mul(n3)
+            );
+        }
         Ok(())
     }
 
@@ -141,8 +179,13 @@ mod with_llama {
             let size = task.flags.ctx_size as usize;
             log::info(format_args!("removing initial {skip} chunks ({} tokens)", skip.saturating_mul(size)));
         }
-        let limit = usize::try_from(task.flags.chunks).ok();
-        Ok(Chunks::new(tokens, task.flags.ctx_size as usize, skip, limit)?)
+        let options = ChunkOptions {
+            size: task.flags.ctx_size as usize,
+            skip,
+            limit: usize::try_from(task.flags.chunks).ok(),
+            keep_tail: task.flags.keep_tail,
+        };
+        Ok(Chunks::new(tokens, options)?)
     }
 
     fn warn_of_length(task: &Collect, model: &Model) {
@@ -169,7 +212,7 @@ mod with_llama {
     impl<'a> Session<'a> {
         fn new(task: &'a Collect, mut base: Imatrix) -> Self {
             base.entries.clear();
-            base.settle_chunk_size(task.merge.chunk_size);
+            base.settle_chunk_size(task.merge.chunk_sizes.run);
             base.datasets.extend(task.dataset.clone());
             let one_terminal = progress::visible() && std::io::stdout().is_terminal();
             Self { task, base, held: one_terminal.then(String::new), perplexity: None, saved_chunks: None }
@@ -208,6 +251,10 @@ mod with_llama {
     }
 
     impl Listener for Session<'_> {
+        fn no_perplexity(&mut self) {
+            log::warn(format_args!("the model computes no logits, so there is no perplexity"));
+        }
+
         fn due(&mut self, collector: &Collector, due: &[Due]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             let imatrix = self.imatrix(collector);
             let mut copies: Vec<Option<i32>> = due

@@ -89,6 +89,14 @@ pub(crate) struct Flags {
     #[arg(long, visible_alias = "spec-draft-model", value_name = "FNAME", env = "LLAMA_ARG_SPEC_DRAFT_MODEL")]
     pub(crate) model_draft: Option<PathBuf>,
 
+    /// Also process what is left of the text after the last whole chunk
+    #[arg(long)]
+    pub(crate) keep_tail: bool,
+
+    /// Collect inputs of at least N rows; experts' inputs always are
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(crate) min_rows: u32,
+
     /// Read special tokens written out in the text, such as <|im_start|>, as themselves
     #[arg(long)]
     pub(crate) parse_special: bool,
@@ -96,6 +104,10 @@ pub(crate) struct Flags {
     /// A matrix to go on from, or to merge; repeat it, or separate files by commas
     #[arg(long, value_name = "FNAME", action = ArgAction::Append, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) in_file: Vec<String>,
+
+    /// Tokens a chunk had in runs that .dat files came from [default: 512, in a merge that of --ctx-size]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) legacy_chunk_size: Option<i32>,
 
     /// Show the statistics of the matrix given by --in-file, and exit
     #[arg(long)]

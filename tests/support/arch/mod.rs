@@ -1,5 +1,6 @@
 //! One file a model: its hyperparameters, then its tensors.
 
+pub mod bert;
 pub mod deepseek2;
 pub mod dream;
 pub mod gemma2;

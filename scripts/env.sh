@@ -1,0 +1,54 @@
+# shellcheck shell=bash
+# Where builds keep what they make. Source this; it prints nothing and installs nothing.
+#
+#   . scripts/env.sh && cargo build --release
+#
+# llama.cpp takes minutes to compile, so everything that can be kept lies outside the checkout and is shared by all of
+# them. Set any of these variables beforehand to keep it elsewhere.
+
+export LLAMA_IMATRIX_CACHE="${LLAMA_IMATRIX_CACHE:-$HOME/.cache/llama-imatrix}"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$LLAMA_IMATRIX_CACHE/target}"
+
+# rustup's default place, which a fresh shell may not have on its PATH yet.
+if ! command -v cargo >/dev/null 2>&1 && [ -x "$HOME/.cargo/bin/cargo" ]; then
+    export PATH="$HOME/.cargo/bin:$PATH"
+fi
+
+# llama-cpp-sys-2's build script hands every CMAKE_* variable on to CMake.
+if command -v ccache >/dev/null 2>&1; then
+    export CMAKE_C_COMPILER_LAUNCHER="${CMAKE_C_COMPILER_LAUNCHER:-ccache}"
+    export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}"
+fi
+
+# Prints the folder of libclang, or fails. The places that bindgen looks in by itself come first.
+llama_imatrix_libclang_dir() {
+    local dir lib
+    for dir in \
+        "${LIBCLANG_PATH:-}" \
+        /usr/lib /usr/lib64 /usr/local/lib /usr/local/lib64 /usr/lib/*-linux-gnu /usr/lib/llvm-*/lib /usr/lib64/llvm*/lib \
+        /Library/Developer/CommandLineTools/usr/lib \
+        /Applications/Xcode.app/Contents/Developer/Toolchains/XcodeDefault.xctoolchain/usr/lib \
+        "$(llvm-config --libdir 2>/dev/null || true)" \
+        /usr/lib/llvm*/lib /usr/local/llvm*/lib /opt/homebrew/opt/llvm/lib /usr/local/opt/llvm/lib /opt/llvm*/lib; do
+        [ -n "$dir" ] || continue
+        for lib in "$dir"/libclang.so "$dir"/libclang.so.* "$dir"/libclang-*.so "$dir"/libclang-*.so.* "$dir"/libclang.dylib; do
+            case "$lib" in
+            *libclang-cpp*) continue ;; # another library: the C++ interface
+            esac
+            if [ -e "$lib" ]; then
+                printf '%s\n' "$dir"
+                return 0
+            fi
+        done
+    done
+    return 1
+}
+
+# Only where bindgen would not look by itself: a variable that is set in one shell and not in another costs a rebuild.
+if [ -z "${LIBCLANG_PATH:-}" ] && llama_imatrix_dir=$(llama_imatrix_libclang_dir); then
+    case "$llama_imatrix_dir" in
+    /usr/lib | /usr/lib64 | /usr/local/lib | /usr/local/lib64 | /usr/lib/*-linux-gnu | /usr/lib/llvm-*/lib | /Library/* | /Applications/*) ;;
+    *) export LIBCLANG_PATH="$llama_imatrix_dir" ;;
+    esac
+fi
+unset llama_imatrix_dir

@@ -18,8 +18,6 @@ mod nextn {
     /// was installed by somebody else. The program then says so on `--nextn`.
     pub(super) fn build() {
         println!("cargo::rerun-if-changed={SHIM}");
-        println!("cargo::rerun-if-env-changed=DEP_LLAMA_GGML_CMAKE_DIR");
-        println!("cargo::rerun-if-env-changed=DEP_LLAMA_ROOT");
         let Some(llama) = llama_source() else {
             println!("cargo::warning=llama.cpp's src/llama-ext.h was not found: built without NextN");
             return;

@@ -49,6 +49,9 @@ pub enum Error {
     /// The model computes no logits, so there is no perplexity.
     #[error("the model computes no logits: perplexity needs them, run with --no-ppl")]
     NoLogits,
+    /// The NextN layer cannot be evaluated.
+    #[error("failed to create the NextN context; llama.cpp evaluates the NextN layers of some architectures only: {0}")]
+    NextnContext(llama::Error),
     /// A NextN layer follows one sequence.
     #[error("NextN layers need a single sequence per batch, found {n_seq}")]
     NextnSequences {
@@ -218,7 +221,10 @@ impl<'a> Pass<'a> {
             context_options.n_batch = n_batch as u32;
             context = Context::new(model, &context_options, context.into_observer())?;
         }
-        let nextn = nextn.map(|layer| Follower::new(layer, &context_options, &mut context)).transpose()?;
+        let nextn = nextn
+            .map(|layer| Follower::new(layer, &context_options, &mut context))
+            .transpose()
+            .map_err(Error::NextnContext)?;
         let vocab = model.vocab();
         // Of the models that see one batch at a time, those that do not make text are encoders.
         let has_logits = context.has_memory() || model.is_diffusion();

@@ -46,6 +46,7 @@ impl Batch {
     }
 
     /// The tokens in order, each with its position.
+    #[must_use]
     pub fn tokens(&self) -> impl ExactSizeIterator<Item = (Token, i32)> {
         self.tokens.iter().copied().zip(self.positions.iter().copied())
     }

@@ -137,19 +137,21 @@ impl<'m, O: Observer> NextnContext<'m, O> {
     /// Appends a token at `position`, with the trunk's hidden state for the token before it.
     ///
     /// # Errors
-    /// [`Error::NextnToken`] where the batch is full or the state has another width than the model's.
+    /// [`Error::NextnToken`] where the batch is full, the token is none of the vocabulary or the state has another width
+    /// than the model's. The batch is empty then.
     pub fn push(&mut self, token: Token, position: i32, state: &[f32]) -> Result<(), Error> {
-        let refused = Error::NextnToken { position, width: state.len(), expected: self.width };
-        if state.len() != self.width {
-            return Err(refused);
-        }
-        // SAFETY: the batch is ours and the state's length is passed with it; llama.cpp copies it.
-        let status = unsafe {
-            let (batch, data) = (self.batch.as_ptr(), state.as_ptr());
-            shim::imatrix_nextn_batch_add(batch, token, position, self.outputs, data, state.len())
+        let added = state.len() == self.width && {
+            // SAFETY: the batch is ours and the state's length is passed with it; llama.cpp copies it.
+            let status = unsafe {
+                let (batch, data) = (self.batch.as_ptr(), state.as_ptr());
+                shim::imatrix_nextn_batch_add(batch, token, position, self.outputs, data, state.len())
+            };
+            status == shim::IMATRIX_NEXTN_OK
         };
-        if status != shim::IMATRIX_NEXTN_OK {
-            return Err(refused);
+        if !added {
+            // llama.cpp leaves a token that it refuses in the batch, half described.
+            self.clear_batch();
+            return Err(Error::NextnToken { position, width: state.len(), expected: self.width });
         }
         self.len += 1;
         Ok(())

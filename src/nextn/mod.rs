@@ -2,7 +2,8 @@
 //! from the hidden state the model leaves for a token and the token that follows it.
 //!
 //! They lie in the model's own file or in a second one, the draft, which has little else. [`check_files`] tells from
-//! the files alone whether they fit, [`locate`](fn@locate) finds the layer in loaded models.
+//! the files alone whether they fit.
+#![cfg_attr(feature = "llama", doc = "[`locate`](fn@locate) finds the layer in models that are loaded.")]
 
 mod check;
 mod error;

@@ -82,7 +82,7 @@ impl Shape {
     /// Layers that are not of `NextN`.
     #[must_use]
     pub fn n_trunk(&self) -> u32 {
-        self.n_layer.checked_sub(self.n_layer_nextn).unwrap_or(0)
+        self.n_layer.saturating_sub(self.n_layer_nextn)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The layer over llama.cpp, on a real model.
 
+mod nextn;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use llama_imatrix::llama::{

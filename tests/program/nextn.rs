@@ -10,7 +10,7 @@ use super::*;
 
 /// The NextN layer's number in all the test models.
 const LAYER: &str = "blk.2.";
-const TEXT: &str = "-f calibration.txt -c 64 -b 64 --chunks 3";
+const TEXT: &str = "-f calibration.txt -c 64 -b 64 --chunks 3 -t 1";
 
 impl Bench {
     fn loaded(&self, name: &str) -> Loaded {
@@ -25,11 +25,12 @@ fn nextn_weights(imatrix: &Loaded) -> Vec<&str> {
 #[test]
 fn the_same_as_llama_cpps_tool() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nextn");
-    let bench = Bench::new(&["nextn", "nextn-trunk", "draft-head"]);
+    let bench = Bench::new(&["nextn", "nextn-hybrid", "nextn-trunk", "draft-head"]);
     bench.write("calibration.txt", support::calibration().as_bytes());
     for (name, args) in [
         ("whole", "-m nextn.gguf --nextn -b 128"),
         ("parts", "-m nextn.gguf --nextn -b 48"),
+        ("hybrid", "-m nextn-hybrid.gguf --nextn -b 64"),
         ("pair", "-m nextn-trunk.gguf --model-draft draft-head.gguf -b 64 --process-output"),
     ] {
         let ran = bench.ok(&format!("{args} -f calibration.txt -c 128 --chunks 4 -t 2 -o {name}.gguf"));
@@ -136,6 +137,13 @@ fn a_model_without_the_layer_is_worth_a_warning() {
         assert!(ran.stderr.contains(says), "{}", ran.stderr);
         assert!(bench.read("with.gguf") == bench.read("without.gguf"), "{model}");
     }
+}
+
+#[test]
+fn a_layer_that_llama_cpp_does_not_evaluate() {
+    let bench = Bench::new(&["nextn-unused"]);
+    bench.ok(&format!("-m nextn-unused.gguf {TEXT} --no-ppl -o without.gguf"));
+    bench.fails(&format!("-m nextn-unused.gguf {TEXT} --nextn"), &["failed to create the NextN context"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::TestModel;
 use super::arch::hy_v3_nextn::{DRAFT, Parts, TRUNK, WHOLE};
+use super::arch::{glm4_nextn, qwen35_nextn};
 use super::hostile::truncated;
 use super::vocab::Vocab;
 
@@ -12,6 +13,11 @@ pub const NEXTN: &[TestModel] = &[
         name: "nextn-head",
         about: "the NextN layer has an output matrix of its own",
         build: || Parts { own_head: true, ..WHOLE }.build(),
+    },
+    TestModel {
+        name: "nextn-hybrid",
+        about: "a NextN layer over a recurrent layer and one of attention, tied embeddings",
+        build: qwen35_nextn::build,
     },
     TestModel { name: "nextn-trunk", about: "the same model without its NextN layer", build: || TRUNK.build() },
 ];
@@ -26,7 +32,7 @@ pub const DRAFTS: &[TestModel] = &[
     },
     TestModel { name: "draft-cut", about: "its last tensors missing", build: || truncated(DRAFT.build(), 3, 4) },
     TestModel { name: "draft-cut-header", about: "ends inside the keys", build: || truncated(DRAFT.build(), 1, 200) },
-    TestModel { name: "draft-split", about: "one of two parts", build: || Parts { n_parts: Some(2), ..DRAFT }.build() },
+    TestModel { name: "draft-split", about: "one of two parts", build: || Parts { split: Some(2), ..DRAFT }.build() },
     TestModel {
         name: "draft-undeclared",
         about: "no nextn_predict_layers",
@@ -61,6 +67,11 @@ pub const DRAFTS: &[TestModel] = &[
         name: "trunk-longer",
         about: "a trunk of one layer more than the draft comes after",
         build: || Parts { block_count: 3, ..TRUNK }.build(),
+    },
+    TestModel {
+        name: "nextn-unused",
+        about: "of an architecture whose NextN layers llama.cpp does not evaluate",
+        build: glm4_nextn::build,
     },
     TestModel {
         name: "nextn-empty",

@@ -24,4 +24,5 @@ make() {
 
 make whole -m nextn/nextn.gguf --nextn -b 128
 make parts -m nextn/nextn.gguf --nextn -b 48
+make hybrid -m nextn/nextn-hybrid.gguf --nextn -b 64
 make pair -m nextn/nextn-trunk.gguf --model-draft nextn/draft-head.gguf -b 64 --process-output

@@ -33,7 +33,7 @@ pub struct Parts {
     /// `embedding_length_out`, where it is said.
     pub n_embd_out: Option<u32>,
     /// `split.count`, where it is said.
-    pub n_parts: Option<u16>,
+    pub split: Option<u16>,
 }
 
 pub const WHOLE: Parts = Parts {
@@ -45,7 +45,7 @@ pub const WHOLE: Parts = Parts {
     n_layer_nextn: Some(1),
     block_count: N_TRUNK + 1,
     n_embd_out: None,
-    n_parts: None,
+    split: None,
 };
 pub const TRUNK: Parts = Parts { nextn: false, n_layer_nextn: None, block_count: N_TRUNK, ..WHOLE };
 pub const DRAFT: Parts = Parts { trunk: false, ..WHOLE };
@@ -61,7 +61,7 @@ impl Parts {
         if let Some(n) = self.n_embd_out {
             model.hparam("embedding_length_out", n);
         }
-        if let Some(n) = self.n_parts {
+        if let Some(n) = self.split {
             model.set("split.no", 0u16);
             model.set("split.count", n);
         }

@@ -22,6 +22,7 @@ fn options() -> ContextOptions {
         n_threads: 1,
         n_threads_batch: 1,
         flash_attention: FlashAttention::Auto,
+        outputs: Outputs::All,
     }
 }
 

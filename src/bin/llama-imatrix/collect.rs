@@ -281,7 +281,7 @@ mod with_llama {
 
         fn first_batch(&mut self, seconds: f32, n_chunks: usize, n_seq: usize) {
             let total = (seconds * n_chunks as f32 / n_seq as f32) as i32;
-            log::info(format_args!("{seconds:.2} seconds per pass - ETA follows on standard output"));
+            log::info(format_args!("{seconds:.2} seconds per pass"));
             let (hours, rest) = (total / 3600, total % 3600);
             if hours > 0 {
                 self.print_or_hold(&format!("{hours} hours "));

@@ -92,7 +92,7 @@ fn what_does_not_fit_is_refused() {
         layer.decode().unwrap();
     });
     with_model(|model| {
-        assert!(matches!(NextnContext::new(model, &options(), (), false), Err(Error::ContextInit { .. })))
+        assert!(matches!(NextnContext::new(model, &options(), (), false), Err(Error::ContextInit { .. })));
     });
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::calibration::Chunks;
 use crate::collect::{Collector, Due};
-use crate::llama::{self, Batch, Context, ContextOptions, FlashAttention, Model, Timings};
+use crate::llama::{self, Batch, Context, ContextOptions, FlashAttention, Model, Timings, Tuning};
 use crate::perplexity::{Estimate, Perplexity, negative_log_likelihoods};
 
 /// How the model is run.
@@ -20,6 +20,8 @@ pub struct RunOptions {
     pub n_threads_batch: i32,
     /// Fused attention.
     pub flash_attention: FlashAttention,
+    /// What else there is to set of a context.
+    pub tuning: Tuning,
     /// Whether to compute perplexity.
     pub perplexity: bool,
 }
@@ -169,6 +171,7 @@ impl<'a> Pass<'a> {
             n_threads: options.n_threads,
             n_threads_batch: options.n_threads_batch,
             flash_attention: options.flash_attention,
+            tuning: options.tuning.clone(),
         };
         let mut context = Context::new(model, &context_options, collector)?;
         if !context.has_memory() && n_batch < chunks.size() {

@@ -5,6 +5,7 @@
 //! | [`Backend`] | llama.cpp initialized, once a process |
 //! | [`Model`], [`Vocab`] | weights and tokenizer of one GGUF model |
 //! | [`Context`] | a model's memory and graph, with an [`Observer`] of every node it computes |
+//! | [`Device`], [`BufferType`] | what computes, and the memory it computes in |
 //! | [`Batch`] | tokens for one decode |
 //! | [`TensorRef`] | a tensor, valid during one call of the observer |
 //!
@@ -16,20 +17,30 @@ mod backend;
 mod batch;
 mod callback;
 mod context;
+mod control_vector;
 mod cpu;
+mod devices;
 mod error;
 mod log;
 mod model;
+mod model_options;
 mod tensor;
+mod threads;
+mod tuning;
 mod vocab;
 
-pub use backend::Backend;
+pub use backend::{Backend, Numa};
 pub use batch::{Batch, Token};
 pub use callback::{Observer, ObserverError};
 pub use context::{Context, ContextOptions, FlashAttention, Timings};
+pub use control_vector::{ControlVector, ControlVectorError};
 pub use cpu::unused_vector_features;
+pub use devices::{BufferType, Device};
 pub use error::Error;
 pub use log::{Level, set_log};
-pub use model::{GpuLayers, Model, ModelOptions};
+pub use model::Model;
+pub use model_options::{GpuLayers, LazyMode, LoadMode, ModelOptions, OverrideValue, SplitMode};
 pub use tensor::{Op, TensorRef};
+pub use threads::{PoolOptions, Priority, ThreadOptions};
+pub use tuning::{CacheType, Rope, RopeScaling, Tuning};
 pub use vocab::Vocab;

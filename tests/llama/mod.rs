@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use llama_imatrix::llama::{
     Batch, Context, ContextOptions, Error, FlashAttention, Model, ModelOptions, Observer, ObserverError, Op, TensorRef,
+    Tuning,
 };
 
 use crate::support;
@@ -26,6 +27,7 @@ fn context<O: Observer>(model: &Model, observer: O) -> Context<'_, O> {
         n_threads: 1,
         n_threads_batch: 1,
         flash_attention: FlashAttention::Auto,
+        tuning: Tuning::default(),
     };
     Context::new(model, &options, observer).unwrap()
 }

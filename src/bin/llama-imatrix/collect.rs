@@ -16,17 +16,23 @@ mod with_llama {
     use llama_imatrix::calibration::{ChunkOptions, Chunks};
     use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule};
     use llama_imatrix::imatrix::Imatrix;
-    use llama_imatrix::llama::{Backend, FlashAttention, GpuLayers, Model, ModelOptions, unused_vector_features};
+    use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::run::{Listener, RunOptions, run, sequences_per_batch};
 
-    use crate::config::{self, Collect};
+    use crate::config::Collect;
     use crate::output::{print, print_saved, warn_of_gaps};
-    use crate::{files, log, progress};
+    use crate::{files, log, progress, settings};
 
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<()> {
         let base = files::load_all(&task.merge.in_files, task.merge.chunk_size)?;
-        let backend = start_backend(task);
-        let model = Model::load(&task.model, &ModelOptions { gpu_layers: gpu_layers(task, backend) })?;
+        let backend = settings::start_backend(&task.flags)?;
+        settings::warn_of_backend(&task.flags, backend);
+        if task.flags.nextn || task.flags.draft_model.is_some() {
+            anyhow::bail!("--nextn and --model-draft are not built yet");
+        }
+        settings::set_priority(task);
+        let model = settings::load_model(task, backend)?;
+        let tuning = settings::tuning(task, &model)?;
         let chunks = tokenize(task, &model)?;
         warn_of_length(task, &model);
         log::info(format_args!(
@@ -56,7 +62,7 @@ mod with_llama {
             sequences_per_batch(task.n_batch, chunks.size())
         ));
         progress::start_chunks(chunks.len());
-        let result = run(&model, &chunks, collector, &run_options(task), &mut session);
+        let result = run(&model, &chunks, collector, &run_options(task, tuning), &mut session);
         progress::finish();
         session.print_held();
         print(format_args!("\n"));
@@ -80,6 +86,9 @@ mod with_llama {
         task.merge.output.save_final(&imatrix)?;
         print_saved();
         print(format_args!("\n"));
+        if task.flags.no_perf {
+            return Ok(());
+        }
         let timings = outcome.timings;
         log::info(format_args!(
             "load time {:.2} ms, evaluation {:.2} ms for {} tokens ({:.2} tokens per second)",
@@ -91,43 +100,15 @@ mod with_llama {
         Ok(())
     }
 
-    fn start_backend(task: &Collect) -> &'static Backend {
-        log::forward_llama_log();
-        let backend = Backend::init();
-        let unused = unused_vector_features(&backend.system_info());
-        if !unused.is_empty() {
-            log::warn(format_args!(
-                "this CPU has {}, which ggml was built without: build with RUSTFLAGS=\"-C target-cpu=native\" to use them",
-                unused.join(", ")
-            ));
-        }
-        let layers_wanted = matches!(task.gpu_layers, config::GpuLayers::Count(1..) | config::GpuLayers::All);
-        if layers_wanted && !backend.supports_gpu_offload() {
-            log::warn(format_args!("no usable GPU found, --gpu-layers option will be ignored"));
-        }
-        backend
-    }
-
-    fn gpu_layers(task: &Collect, _: &Backend) -> GpuLayers {
-        match task.gpu_layers {
-            config::GpuLayers::Auto => GpuLayers::Auto,
-            config::GpuLayers::All => GpuLayers::All,
-            config::GpuLayers::Count(n) => GpuLayers::Count(n),
-        }
-    }
-
-    fn run_options(task: &Collect) -> RunOptions {
+    fn run_options(task: &Collect, tuning: Tuning) -> RunOptions {
         RunOptions {
             n_batch: task.n_batch,
             n_ubatch: task.n_ubatch,
             n_threads: task.n_threads,
             n_threads_batch: task.n_threads_batch,
-            flash_attention: match task.flash_attention {
-                config::Tristate::Auto => FlashAttention::Auto,
-                config::Tristate::On => FlashAttention::On,
-                config::Tristate::Off => FlashAttention::Off,
-            },
+            flash_attention: settings::flash_attention(&task.flags),
             perplexity: !task.flags.no_ppl,
+            tuning,
         }
     }
 

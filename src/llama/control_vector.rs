@@ -18,7 +18,7 @@ pub struct ControlVector {
 #[non_exhaustive]
 pub enum ControlVectorError {
     /// Not a GGUF file, or none that can be read.
-    #[error("failed to load control vector file from {}: {source}", path.display())]
+    #[error("failed to load control vector file from {}", path.display())]
     File {
         /// The file.
         path: PathBuf,

@@ -1,6 +1,6 @@
 //! What can compute: ggml's devices, their memory, and servers that lend theirs.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -103,7 +103,10 @@ impl Backend {
     /// [`Error::Rpc`] where this build has no RPC, or nobody answers: ggml would abort the process.
     pub fn add_rpc_server(&self, endpoint: &str) -> Result<(), Error> {
         let error = |reason: String| Error::Rpc { endpoint: endpoint.to_owned(), reason };
-        let add = add_server_function().ok_or_else(|| error("RPC not supported in this build".to_owned()))?;
+        let add = rpc_function(c"ggml_backend_rpc_add_server");
+        let add = add.ok_or_else(|| error("RPC not supported in this build".to_owned()))?;
+        // SAFETY: under this name the RPC registry hands out a function of exactly this signature.
+        let add = unsafe { std::mem::transmute::<NonNull<c_void>, AddServer>(add) };
         probe(endpoint).map_err(|reason| error(reason.to_string()))?;
         let c_endpoint = CString::new(endpoint).map_err(|_| error("a NUL byte in its name".to_owned()))?;
         // SAFETY: ggml's own function of this signature; the string outlives the call, which copies it.
@@ -117,20 +120,39 @@ impl Backend {
     }
 }
 
+/// Lends this machine's CPU to whoever connects to `endpoint` (`host:port`), until the process ends. There is no
+/// access control: name an address that only friends can reach.
+///
+/// # Errors
+/// [`Error::Rpc`] where this build has no RPC, or the server cannot listen.
+pub fn serve_rpc(endpoint: &str, n_threads: usize) -> Result<(), Error> {
+    let error = |reason: &str| Error::Rpc { endpoint: endpoint.to_owned(), reason: reason.to_owned() };
+    let mut devices: Vec<_> =
+        Backend::init().devices().iter().filter(|device| device.is_cpu()).map(|device| device.as_ptr()).collect();
+    let start =
+        rpc_function(c"ggml_backend_rpc_start_server").ok_or_else(|| error("RPC not supported in this build"))?;
+    // SAFETY: under this name the RPC registry hands out a function of exactly this signature.
+    let start = unsafe { std::mem::transmute::<NonNull<c_void>, StartServer>(start) };
+    let c_endpoint = CString::new(endpoint).map_err(|_| error("a NUL byte in its name"))?;
+    // SAFETY: the address and the devices outlive the call; without a folder there is no cache.
+    unsafe { start(c_endpoint.as_ptr(), std::ptr::null(), n_threads, devices.len(), devices.as_mut_ptr()) };
+    Err(error("it stopped listening, or never could"))
+}
+
+type StartServer = unsafe extern "C" fn(*const c_char, *const c_char, usize, usize, *mut sys::ggml_backend_dev_t);
 type AddServer = unsafe extern "C" fn(*const c_char) -> sys::ggml_backend_reg_t;
 
-/// ggml's `ggml_backend_rpc_add_server`, looked up where it runs: not every build links it.
-fn add_server_function() -> Option<AddServer> {
+/// A function of ggml's RPC backend, looked up where it runs: not every build links it.
+fn rpc_function(name: &CStr) -> Option<NonNull<c_void>> {
     // SAFETY: both names are NUL-terminated; a null registry is not asked.
     let function = unsafe {
         let rpc = sys::ggml_backend_reg_by_name(c"RPC".as_ptr());
         if rpc.is_null() {
             return None;
         }
-        sys::ggml_backend_reg_get_proc_address(rpc, c"ggml_backend_rpc_add_server".as_ptr())
+        sys::ggml_backend_reg_get_proc_address(rpc, name.as_ptr())
     };
-    // SAFETY: under this name the RPC registry hands out a function of exactly this signature, or null.
-    unsafe { std::mem::transmute::<*mut std::ffi::c_void, Option<AddServer>>(function) }
+    NonNull::new(function)
 }
 
 fn probe(endpoint: &str) -> std::io::Result<()> {

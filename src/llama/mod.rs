@@ -35,7 +35,7 @@ pub use callback::{Observer, ObserverError};
 pub use context::{Context, ContextOptions, FlashAttention, Timings};
 pub use control_vector::{ControlVector, ControlVectorError};
 pub use cpu::unused_vector_features;
-pub use devices::{BufferType, Device};
+pub use devices::{BufferType, Device, serve_rpc};
 pub use error::Error;
 pub use log::{Level, set_log};
 pub use model::Model;

@@ -7,14 +7,12 @@ use crate::flags::Flags;
 
 /// `--version`.
 pub(crate) fn version() -> String {
-    let mut text = format!("llama-imatrix {}\n", env!("CARGO_PKG_VERSION"));
     #[cfg(feature = "llama")]
-    {
-        use llama_imatrix::llama::Backend;
-        let _ = writeln!(text, "llama.cpp {}", Backend::version());
-    }
-    let _ = writeln!(text, "built for {} {}", std::env::consts::OS, std::env::consts::ARCH);
-    text
+    let with = format!("llama.cpp {}", llama_imatrix::llama::Backend::version());
+    #[cfg(not(feature = "llama"))]
+    let with = "no llama.cpp";
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    format!("version: {} (with {with})\nbuilt for {os} {arch}\n", env!("CARGO_PKG_VERSION"))
 }
 
 /// `--list-devices`, as llama.cpp prints it.

@@ -14,6 +14,10 @@
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`run`] | a model over chunks, collected | yes |")]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod calibration;
 pub mod collect;
 pub mod gguf;

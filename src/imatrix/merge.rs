@@ -37,6 +37,16 @@ impl fmt::Display for Warning {
     }
 }
 
+/// Tokens a chunk, where a file does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkSizes {
+    /// For the matrix, unless one of the files sets it.
+    pub run: i32,
+    /// Of the runs that legacy files came from: it is their weight against other files. Upstream takes the matrix's, so
+    /// that the same file weighs more in a run of longer chunks.
+    pub legacy: i32,
+}
+
 /// Rows in chunks, to the nearest.
 ///
 /// `chunk_size` must be positive; the result wraps past 31 bits as upstream's does.
@@ -51,21 +61,20 @@ pub const fn rows_to_chunks(rows: i64, chunk_size: i32) -> i32 {
 impl Imatrix {
     /// Adds what a file holds, as upstream's `load_imatrix` does: in f32, file after file.
     ///
-    /// A legacy file's averages become sums with the chunk size so far, or `current_chunk_size`
-    /// where no file has set one. Sums of activations are kept only while all contributions have
+    /// A legacy file's averages become sums with `sizes.legacy` rows a call. Sums of activations are kept only while all contributions have
     /// them. A single count is spread over a file's several.
     ///
     /// # Errors
     /// Entries whose sizes differ; a chunk size that is not positive; counts out of range. The
     /// matrix is then as it was.
-    pub fn merge(&mut self, loaded: &Loaded, current_chunk_size: i32) -> Result<Vec<Warning>, Error> {
+    pub fn merge(&mut self, loaded: &Loaded, sizes: ChunkSizes) -> Result<Vec<Warning>, Error> {
         let sets_chunk_size = !loaded.is_legacy && loaded.chunk_size > 0;
         let first_size = if self.chunk_size == 0 && sets_chunk_size { loaded.chunk_size } else { self.chunk_size };
-        let chunk_size = if first_size > 0 { first_size } else { current_chunk_size };
-        if chunk_size <= 0 {
-            return Err(Error::ChunkSize(chunk_size));
+        let chunk_size = if first_size > 0 { first_size } else { sizes.run };
+        if let Some(size) = [chunk_size, sizes.legacy].into_iter().find(|&size| size <= 0) {
+            return Err(Error::ChunkSize(size));
         }
-        let scale = loaded.is_legacy.then_some(chunk_size);
+        let scale = loaded.is_legacy.then_some(sizes.legacy);
         for (name, entry) in &loaded.entries {
             entry.check(name)?;
             check_sizes(name, self.entries.get(name), entry, scale)?;
@@ -175,6 +184,8 @@ fn add_to(sums: &mut [f32], more: &[f32]) {
 mod tests {
     use super::*;
 
+    const SIZES: ChunkSizes = ChunkSizes { run: 512, legacy: 512 };
+
     fn entry(sum2: &[f32], sum: Option<&[f32]>, counts: &[i64]) -> Entry {
         Entry { sum2: sum2.to_vec(), sum: sum.map(<[f32]>::to_vec), counts: counts.to_vec() }
     }
@@ -190,13 +201,13 @@ mod tests {
     #[test]
     fn sums_and_counts_add_and_a_single_count_spreads() {
         let mut m = Imatrix::default();
-        m.merge(&loaded(entry(&[1.0, 2.0], Some(&[3.0, 4.0]), &[10])), 512).unwrap();
-        m.merge(&loaded(entry(&[5.0, 6.0], Some(&[7.0, 8.0]), &[1, 2])), 512).unwrap();
+        m.merge(&loaded(entry(&[1.0, 2.0], Some(&[3.0, 4.0]), &[10])), SIZES).unwrap();
+        m.merge(&loaded(entry(&[5.0, 6.0], Some(&[7.0, 8.0]), &[1, 2])), SIZES).unwrap();
         assert_eq!(m.entries["w"], entry(&[6.0, 8.0], Some(&[10.0, 12.0]), &[11, 12]));
         assert_eq!((m.chunk_size, m.chunk_count), (4, 3));
         // Back from many to one is a mismatch, as upstream has it.
         let one = loaded(entry(&[1.0, 1.0], None, &[1]));
-        assert!(matches!(m.merge(&one, 512), Err(Error::SizeMismatch { part: "counts", found: 1, expected: 2, .. })));
+        assert!(matches!(m.merge(&one, SIZES), Err(Error::SizeMismatch { part: "counts", found: 1, expected: 2, .. })));
     }
 
     #[test]
@@ -206,24 +217,26 @@ mod tests {
         for order in [[&with, &without, &with], [&without, &with, &with]] {
             let mut m = Imatrix::default();
             for file in order {
-                m.merge(file, 512).unwrap();
+                m.merge(file, SIZES).unwrap();
             }
             assert_eq!(m.entries["w"], entry(&[3.0], None, &[3]));
         }
     }
 
     #[test]
-    fn legacy_files_are_scaled_by_the_chunk_size_so_far() {
+    fn legacy_files_are_scaled_by_their_own_chunk_size() {
         let mut m = Imatrix::default();
-        m.merge(&legacy(entry(&[0.5, 2.0], None, &[3])), 8).unwrap();
+        let sizes = ChunkSizes { run: 16, legacy: 8 };
+        m.merge(&legacy(entry(&[0.5, 2.0], None, &[3])), sizes).unwrap();
         assert_eq!(m.entries["w"], entry(&[4.0, 16.0], None, &[24]));
-        assert_eq!((m.chunk_size, m.chunk_count), (0, 3));
+        assert_eq!((m.chunk_size, m.chunk_count), (0, 2));
         // The first file that has a chunk size sets it, without a warning.
-        assert_eq!(m.merge(&loaded(entry(&[1.0, 1.0], Some(&[1.0, 1.0]), &[4])), 8).unwrap(), []);
+        assert_eq!(m.merge(&loaded(entry(&[1.0, 1.0], Some(&[1.0, 1.0]), &[4])), sizes).unwrap(), []);
         assert_eq!(m.entries["w"], entry(&[5.0, 17.0], None, &[28]));
-        m.merge(&legacy(entry(&[1.0, 1.0], None, &[1])), 8).unwrap();
-        assert_eq!(m.entries["w"], entry(&[9.0, 21.0], None, &[32]));
-        assert_eq!((m.chunk_size, m.chunk_count), (4, 8));
+        // Which does not change what a legacy file weighs.
+        m.merge(&legacy(entry(&[1.0, 1.0], None, &[1])), sizes).unwrap();
+        assert_eq!(m.entries["w"], entry(&[13.0, 25.0], None, &[36]));
+        assert_eq!((m.chunk_size, m.chunk_count), (4, 9));
     }
 
     #[test]
@@ -231,30 +244,36 @@ mod tests {
         let mut m = Imatrix::default();
         let a = Loaded { n_layer_nextn: 1, ..loaded(entry(&[1.0], None, &[4])) };
         let b = Loaded { n_layer_nextn: 2, chunk_size: 16, ..a.clone() };
-        assert_eq!(m.merge(&a, 512).unwrap(), []);
+        assert_eq!(m.merge(&a, SIZES).unwrap(), []);
         let expected = [Warning::NextnLayers { found: 2, used: 1 }, Warning::ChunkSize { found: 16, used: 4 }];
-        assert_eq!(m.merge(&b, 512).unwrap(), expected);
+        assert_eq!(m.merge(&b, SIZES).unwrap(), expected);
         assert_eq!((m.n_layer_nextn, m.chunk_size, m.chunk_count), (1, 4, 2));
     }
 
     #[test]
     fn a_failed_merge_changes_nothing() {
         let mut m = Imatrix::default();
-        m.merge(&loaded(entry(&[1.0, 2.0], Some(&[1.0, 1.0]), &[4])), 512).unwrap();
+        m.merge(&loaded(entry(&[1.0, 2.0], Some(&[1.0, 1.0]), &[4])), SIZES).unwrap();
         let before = m.clone();
         let mut wrong = loaded(entry(&[1.0, 2.0, 3.0], None, &[1]));
         wrong.entries.insert("a".into(), entry(&[1.0], None, &[1])); // sorts first, would be added
         wrong.datasets.push("x".into());
-        assert!(matches!(m.merge(&wrong, 512), Err(Error::SizeMismatch { part: "values", found: 3, expected: 2, .. })));
+        assert!(matches!(
+            m.merge(&wrong, SIZES),
+            Err(Error::SizeMismatch { part: "values", found: 3, expected: 2, .. })
+        ));
         assert_eq!(m, before);
         // Upstream writes past the end of its heap block here.
         wrong.is_legacy = true;
-        assert!(matches!(m.merge(&wrong, 512), Err(Error::SizeMismatch { part: "values", .. })));
+        assert!(matches!(m.merge(&wrong, SIZES), Err(Error::SizeMismatch { part: "values", .. })));
         assert_eq!(m, before);
         let full = loaded(entry(&[1.0, 1.0], None, &[i64::MAX]));
-        assert!(matches!(m.merge(&full, 512), Err(Error::CountOverflow(_))));
+        assert!(matches!(m.merge(&full, SIZES), Err(Error::CountOverflow(_))));
         assert_eq!(m, before);
-        assert!(matches!(Imatrix::default().merge(&legacy(entry(&[1.0], None, &[1])), 0), Err(Error::ChunkSize(0))));
+        assert!(matches!(
+            Imatrix::default().merge(&legacy(entry(&[1.0], None, &[1])), ChunkSizes { legacy: 0, ..SIZES }),
+            Err(Error::ChunkSize(0))
+        ));
     }
 
     #[test]

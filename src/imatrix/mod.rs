@@ -12,7 +12,7 @@ use std::io;
 
 pub use error::Error;
 pub use load::Loaded;
-pub use merge::{Warning, rows_to_chunks};
+pub use merge::{ChunkSizes, Warning, rows_to_chunks};
 pub use save::{check_writable, save_atomic};
 
 /// What was collected for one weight.

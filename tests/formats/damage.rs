@@ -1,10 +1,12 @@
 //! Good files, cut short or damaged: an error or other numbers, never a panic.
 
 use llama_imatrix::gguf::File;
-use llama_imatrix::imatrix::{Format, Imatrix};
+use llama_imatrix::imatrix::{ChunkSizes, Format, Imatrix};
 use llama_imatrix::report;
 
 use super::inputs::{self, Lcg};
+
+const SIZES: ChunkSizes = ChunkSizes { run: 512, legacy: 512 };
 
 #[test]
 fn truncation_at_every_byte_is_an_error() {
@@ -50,7 +52,7 @@ fn random_damage_never_panics() {
                 continue;
             };
             let mut imatrix = Imatrix::default();
-            if imatrix.merge(&loaded, 512).is_err() || imatrix.merge(&loaded, 512).is_err() {
+            if imatrix.merge(&loaded, SIZES).is_err() || imatrix.merge(&loaded, SIZES).is_err() {
                 continue;
             }
             survived += 1;

@@ -159,5 +159,7 @@ fn an_in_file_that_is_no_matrix() {
 fn an_in_file_of_another_model() {
     let bench = Bench::new(&["llama", "qwen2"]);
     bench.ok("-m qwen2.gguf -f calibration.txt -c 64 -b 64 --chunks 2 -o qwen2.imatrix.gguf");
-    bench.fails(&format!("{COLLECT} --in-file qwen2.imatrix.gguf"), &["inconsistent size of 'blk.0.", "--in-file"]);
+    let ran =
+        bench.fails(&format!("{COLLECT} --in-file qwen2.imatrix.gguf"), &["inconsistent size of 'blk.0.", "--in-file"]);
+    assert!(!ran.stderr.contains("tokenizing"), "found before the run:\n{}", ran.stderr);
 }

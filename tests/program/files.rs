@@ -31,7 +31,7 @@ fn matrices_add_up() {
 #[test]
 fn formats_convert() {
     let bench = bench();
-    bench.ok("--in-file a.gguf --output-format dat -o a.dat -c 64");
+    bench.ok("--in-file a.gguf -o a.dat -c 64");
     assert!(Imatrix::load(bench.path("a.dat")).unwrap().is_legacy);
     let ran = bench.ok("-c 64 --in-file a.dat -o back.gguf");
     let [a, back] = ["a.gguf", "back.gguf"].map(|name| Imatrix::load(bench.path(name)).unwrap());
@@ -42,6 +42,26 @@ fn formats_convert() {
         assert!(close, "{name}");
     }
     assert_eq!(ran.stdout, "\n", "the line that a save leaves");
+}
+
+/// A legacy file does not say how long its chunks were. llama.cpp's tool takes the run's, so that the same file weighs
+/// more in a run of longer chunks.
+#[test]
+fn a_legacy_file_weighs_the_same_in_any_run() {
+    let bench = bench();
+    bench.ok("--in-file a.gguf -o a.dat -c 64"); // 3 chunks
+    let rows = |args: &str| {
+        bench.ok(&format!("{args} -o out.gguf"));
+        let out = Imatrix::load(bench.path("out.gguf")).unwrap();
+        assert_eq!(out.entries["blk.0.attn_q.weight"].sum, None);
+        out.entries["blk.0.attn_q.weight"].counts[0]
+    };
+    let run = "-m llama.gguf -f calibration.txt --no-ppl --chunks 2 --in-file a.dat";
+    assert_eq!(rows(&format!("{run} -c 64 -b 64")), 3 * 512 + 2 * 64);
+    assert_eq!(rows(&format!("{run} -c 128 -b 128")), 3 * 512 + 2 * 128);
+    assert_eq!(rows(&format!("{run} -c 128 -b 128 --legacy-chunk-size 64")), 3 * 64 + 2 * 128);
+    assert_eq!(rows("--in-file a.dat -c 64"), 3 * 64);
+    assert_eq!(rows("--in-file b.gguf --in-file a.dat -c 128"), 3 * 128 + 2 * 64, "whatever b.gguf's chunks are");
 }
 
 #[test]

@@ -11,10 +11,14 @@ pub(crate) use with_llama::collect;
 #[cfg(feature = "llama")]
 mod with_llama {
     use std::io::IsTerminal;
+    use std::path::Path;
     use std::time::Instant;
+
+    use anyhow::ensure;
 
     use llama_imatrix::calibration::{ChunkOptions, Chunks};
     use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule};
+    use llama_imatrix::gguf;
     use llama_imatrix::imatrix::Imatrix;
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::run::{Listener, RunOptions, run, sequences_per_batch};
@@ -24,7 +28,8 @@ mod with_llama {
     use crate::{files, log, progress, settings};
 
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<()> {
-        let base = files::load_all(&task.merge.in_files, task.merge.chunk_size)?;
+        let base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
+        check_sizes(&base, &task.model)?;
         let backend = settings::start_backend(&task.flags)?;
         settings::warn_of_backend(&task.flags, backend);
         if task.flags.nextn || task.flags.draft_model.is_some() {
@@ -100,6 +105,28 @@ mod with_llama {
         Ok(())
     }
 
+    /// Finds matrices of another model now, not in the first batch. What the model's file does not hold (another shard
+    /// may) and what cannot be read is left to llama.cpp and the collector.
+    fn check_sizes(base: &Imatrix, model: &Path) -> anyhow::Result<()> {
+        if base.entries.is_empty() {
+            return Ok(());
+        }
+        let Ok(model) = gguf::File::open(model) else { return Ok(()) };
+        for (name, entry) in &base.entries {
+            let Some(tensor) = model.tensor(name) else { continue };
+            let [channels, _, n2, n3] = tensor.shape;
+            let expected = channels.saturating_mul(n2).saturating_mul(n3);
+            ensure!(
+                entry.sum2.len() as u64 == expected,
+                "inconsistent size of '{name}': the --in-file has {} values, the model's inputs {expected} \
+                 ({channels} channels, {} matrices)",
+                entry.sum2.len(),
+                n2.saturating_mul(n3)
+            );
+        }
+        Ok(())
+    }
+
     fn run_options(task: &Collect, tuning: Tuning) -> RunOptions {
         RunOptions {
             n_batch: task.n_batch,
@@ -158,7 +185,7 @@ mod with_llama {
     impl<'a> Session<'a> {
         fn new(task: &'a Collect, mut base: Imatrix) -> Self {
             base.entries.clear();
-            base.settle_chunk_size(task.merge.chunk_size);
+            base.settle_chunk_size(task.merge.chunk_sizes.run);
             base.datasets.extend(task.dataset.clone());
             let one_terminal = progress::visible() && std::io::stdout().is_terminal();
             Self { task, base, held: one_terminal.then(String::new), perplexity: None, saved_chunks: None }

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::calibration;
-use llama_imatrix::imatrix::Format;
+use llama_imatrix::imatrix::{ChunkSizes, Format};
 
 use crate::flags::{Cpu, Flags, OutputFormat, Text};
 use crate::log;
 use crate::output::Output;
+
+/// llama.cpp's default for `-c`.
+const DEFAULT_CHUNK_SIZE: i32 = 512;
 
 /// What to do.
 #[derive(Debug)]
@@ -27,14 +30,14 @@ pub(crate) enum Task {
 #[derive(Debug)]
 pub(crate) struct ShowStatistics {
     pub(crate) file: String,
-    pub(crate) chunk_size: i32,
+    pub(crate) chunk_sizes: ChunkSizes,
 }
 
 /// Matrices to read, and where the result goes.
 #[derive(Debug)]
 pub(crate) struct Merge {
     pub(crate) in_files: Vec<String>,
-    pub(crate) chunk_size: i32,
+    pub(crate) chunk_sizes: ChunkSizes,
     pub(crate) output: Output,
 }
 
@@ -71,17 +74,29 @@ impl Config {
             let Some(file) = in_files.into_iter().next() else {
                 bail!("--show-statistics needs a matrix, give it with --in-file");
             };
-            return Ok(Self { task: Task::ShowStatistics(ShowStatistics { file, chunk_size: flags.ctx_size.max(1) }) });
+            let size = flags.legacy_chunk_size.unwrap_or(flags.ctx_size).max(1);
+            return Ok(Self {
+                task: Task::ShowStatistics(ShowStatistics {
+                    file,
+                    chunk_sizes: ChunkSizes { run: size, legacy: size },
+                }),
+            });
         }
         ensure!(flags.ctx_size > 0, "imatrix tool requires '--ctx-size' > 0, found {}", flags.ctx_size);
 
         let (text, dataset) = read_prompt(&flags)?;
-        let format = match flags.output_format {
-            Some(OutputFormat::Dat) => Format::Dat,
-            Some(OutputFormat::Gguf) | None => Format::Gguf,
-        };
-        let output = Output::new(flags.output.clone(), format, flags.output_format.is_some())?;
-        let merge = Merge { in_files, chunk_size: flags.ctx_size, output };
+        let format = flags.output_format.map(|format| match format {
+            OutputFormat::Dat => Format::Dat,
+            OutputFormat::Gguf => Format::Gguf,
+        });
+        let output = Output::new(flags.output.clone(), format)?;
+        // In a merge -c can only mean the chunks of files that do not say; in a run it is the run's, and a legacy file's
+        // are most likely of llama.cpp's default size.
+        let legacy = if text.is_empty() { flags.ctx_size } else { DEFAULT_CHUNK_SIZE };
+        let legacy = flags.legacy_chunk_size.unwrap_or(legacy);
+        ensure!(legacy > 0, "--legacy-chunk-size must be above 0, found {legacy}");
+        let chunk_sizes = ChunkSizes { run: flags.ctx_size, legacy };
+        let merge = Merge { in_files, chunk_sizes, output };
         if text.is_empty() {
             ensure!(
                 !merge.in_files.is_empty(),

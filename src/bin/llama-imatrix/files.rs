@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use llama_imatrix::imatrix::Imatrix;
+use llama_imatrix::imatrix::{ChunkSizes, Format, Imatrix};
 use llama_imatrix::report::{self, Outcome};
 
 use crate::config::{Merge, ShowStatistics};
@@ -13,7 +13,7 @@ use crate::output::{print_saved, warn_of_gaps};
 
 /// `--show-statistics`.
 pub(crate) fn show_statistics(task: &ShowStatistics) -> anyhow::Result<()> {
-    let imatrix = load_all(std::slice::from_ref(&task.file), task.chunk_size)?;
+    let imatrix = load_all(std::slice::from_ref(&task.file), task.chunk_sizes)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let outcome = report::show_statistics(&mut out, &imatrix, &task.file)
         .and_then(|outcome| out.flush().map(|()| outcome))
@@ -31,23 +31,35 @@ pub(crate) fn show_statistics(task: &ShowStatistics) -> anyhow::Result<()> {
 /// `--in-file` without a text: combines matrices, or converts one.
 pub(crate) fn merge(task: &Merge) -> anyhow::Result<()> {
     log::info(format_args!("No prompt provided; combining precomputed matrices only."));
-    let mut imatrix = load_all(&task.in_files, task.chunk_size)?;
-    imatrix.settle_chunk_size(task.chunk_size);
+    let mut imatrix = load_all(&task.in_files, task.chunk_sizes)?;
+    imatrix.settle_chunk_size(task.chunk_sizes.run);
     let kind = if task.in_files.len() > 1 { "combined imatrix" } else { "imatrix" };
     log::info(format_args!("saving {kind} to '{}'", task.output.path().display()));
     warn_of_gaps(&imatrix);
+    if task.output.format() == Format::Dat && imatrix.datasets.len() > 1 {
+        log::warn(format_args!(
+            "a .dat file names one data set, the last: '{}'",
+            imatrix.datasets[imatrix.datasets.len() - 1]
+        ));
+    }
     task.output.save(&imatrix, None)?;
     print_saved();
     Ok(())
 }
 
 /// Loads and adds up matrices, in order.
-pub(crate) fn load_all(files: &[String], chunk_size: i32) -> anyhow::Result<Imatrix> {
+pub(crate) fn load_all(files: &[String], sizes: ChunkSizes) -> anyhow::Result<Imatrix> {
     let mut imatrix = Imatrix::default();
     for file in files {
         log::info(format_args!("loading imatrix from '{file}'"));
         let loaded = Imatrix::load(Path::new(file)).with_context(|| format!("failed to load imatrix '{file}'"))?;
-        let warnings = imatrix.merge(&loaded, chunk_size).with_context(|| format!("cannot add '{file}'"))?;
+        if loaded.is_legacy {
+            log::info(format_args!(
+                "'{file}' does not say its chunk size: {} tokens are assumed, --legacy-chunk-size says otherwise",
+                sizes.legacy
+            ));
+        }
+        let warnings = imatrix.merge(&loaded, sizes).with_context(|| format!("cannot add '{file}'"))?;
         for warning in warnings {
             log::warn(format_args!("'{file}': {warning}"));
         }

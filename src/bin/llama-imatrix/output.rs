@@ -17,15 +17,28 @@ pub(crate) struct Output {
 
 impl Output {
     /// Finds out now whether the file can be written, not after hours.
-    pub(crate) fn new(path: PathBuf, format: Format, format_was_given: bool) -> anyhow::Result<Self> {
+    ///
+    /// Where no format is given, the suffix `.dat` means that format.
+    pub(crate) fn new(path: PathBuf, format: Option<Format>) -> anyhow::Result<Self> {
         ensure!(!path.as_os_str().is_empty(), "--output names no file");
         ensure!(!path.is_dir(), "cannot write '{}': it is a folder", path.display());
         check_writable(&path).with_context(|| format!("cannot write '{}'", path.display()))?;
-        if !format_was_given && path.extension().is_none_or(|extension| extension != "gguf") {
-            log::warn(format_args!("saving imatrix using GGUF format with a different suffix than .gguf"));
-            log::warn(format_args!("if you want the previous imatrix format, use --output-format dat"));
-        }
+        let suffix = path.extension().and_then(|extension| extension.to_str());
+        let format = match (format, suffix) {
+            (Some(format), _) => format,
+            (None, Some("dat")) => Format::Dat,
+            (None, Some("gguf")) => Format::Gguf,
+            (None, _) => {
+                log::warn(format_args!("saving imatrix using GGUF format with a different suffix than .gguf"));
+                log::warn(format_args!("if you want the previous imatrix format, use --output-format dat"));
+                Format::Gguf
+            }
+        };
         Ok(Self { path, format })
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.format
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -76,6 +76,15 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     ),
+    Flag::int(
+        &["--legacy-chunk-size"],
+        "Tokens a chunk had in runs that .dat files came from (512; in a merge --ctx-size)",
+        |flags, n| {
+            flags.legacy_chunk_size = Some(n);
+            Ok(())
+        },
+    )
+    .ours(),
     Flag::switch(&["--show-statistics"], "Show the statistics of the matrix given by --in-file, and exit", |flags| {
         flags.show_statistics = true;
     }),

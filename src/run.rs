@@ -8,7 +8,7 @@ use nextn::Follower;
 
 use crate::calibration::Chunks;
 use crate::collect::{Collector, Due};
-use crate::llama::{self, Batch, Context, ContextOptions, FlashAttention, Model, Outputs, Timings};
+use crate::llama::{self, Batch, Context, ContextOptions, FlashAttention, Model, Outputs, Timings, Tuning};
 use crate::nextn::Layer;
 use crate::perplexity::{Estimate, Perplexity, negative_log_likelihoods};
 
@@ -25,6 +25,8 @@ pub struct RunOptions {
     pub n_threads_batch: i32,
     /// Fused attention.
     pub flash_attention: FlashAttention,
+    /// What else there is to set of a context.
+    pub tuning: Tuning,
     /// Whether to compute perplexity.
     pub perplexity: bool,
 }
@@ -213,6 +215,7 @@ impl<'a> Pass<'a> {
             } else {
                 Outputs::Nothing
             },
+            tuning: options.tuning.clone(),
         };
         let mut context = Context::new(model, &context_options, collector)?;
         if !context.has_memory() && n_batch < chunks.size() {

@@ -3,6 +3,17 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
+/// How threads and memory are laid out over the nodes of a NUMA machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numa {
+    /// Evenly over all nodes.
+    Distribute,
+    /// On the node the program started on.
+    Isolate,
+    /// As `numactl` has it.
+    Numactl,
+}
+
 /// llama.cpp and ggml, initialized. There is one a process and it lives as long as the process does: ggml's device
 /// registries cannot be taken down safely while other threads may hold them.
 #[derive(Debug)]
@@ -23,6 +34,24 @@ impl Backend {
         })
     }
 
+    /// Sets the NUMA strategy. The first call counts; it must come before a model is loaded.
+    pub fn init_numa(&self, numa: Numa) {
+        let numa = match numa {
+            Numa::Distribute => sys::GGML_NUMA_STRATEGY_DISTRIBUTE,
+            Numa::Isolate => sys::GGML_NUMA_STRATEGY_ISOLATE,
+            Numa::Numactl => sys::GGML_NUMA_STRATEGY_NUMACTL,
+        };
+        // SAFETY: the CPU backend is registered, since init() has run; it ignores all calls but the first.
+        unsafe { sys::llama_numa_init(numa) };
+    }
+
+    /// llama.cpp's version, such as `0.6.0`.
+    #[must_use]
+    pub fn version() -> &'static str {
+        // SAFETY: a NUL-terminated string in static storage.
+        unsafe { CStr::from_ptr(sys::llama_version()) }.to_str().unwrap_or("unknown")
+    }
+
     /// One line that names the compute backends and the CPU features they were compiled with.
     #[must_use]
     pub fn system_info(&self) -> String {
@@ -31,6 +60,13 @@ impl Backend {
         // SAFETY: returns a NUL-terminated string in static storage, which is copied before the lock is released; only
         // this function, under the lock, overwrites it.
         unsafe { CStr::from_ptr(sys::llama_print_system_info()) }.to_string_lossy().into_owned()
+    }
+
+    /// How many devices a model can be spread over.
+    #[must_use]
+    pub fn max_devices(&self) -> usize {
+        // SAFETY: returns a constant of the build.
+        unsafe { sys::llama_max_devices() }
     }
 
     /// Whether a device other than the CPU can hold layers.

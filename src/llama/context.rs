@@ -7,7 +7,8 @@ use llama_cpp_sys_2 as sys;
 use super::callback::{Latch, trampoline};
 use super::log::with_reason;
 use super::outputs::SilentSamplers;
-use super::{Batch, Error, Model, Observer, Outputs};
+use super::threads::Pools;
+use super::{Batch, Error, Model, Observer, Outputs, Tuning};
 
 /// Whether attention is computed fused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +41,8 @@ pub struct ContextOptions {
     pub flash_attention: FlashAttention,
     /// Which logits are computed.
     pub outputs: Outputs,
+    /// All that has defaults.
+    pub tuning: Tuning,
 }
 
 /// Where time went, in milliseconds, as llama.cpp counts it.
@@ -67,6 +70,8 @@ pub struct Context<'m, O: Observer> {
     ptr: NonNull<sys::llama_context>,
     /// Owned; a raw pointer since llama.cpp holds the same one and uses it during a decode.
     latch: NonNull<Latch<O>>,
+    /// The threads, if they are ours and not ggml's own.
+    pools: Option<Pools>,
     n_batch: usize,
     n_vocab: usize,
     outputs: Outputs,
@@ -93,9 +98,10 @@ impl<'m, O: Observer> Context<'m, O> {
     pub(super) fn of_kind(model: &'m Model, options: &ContextOptions, observer: O, kind: Kind) -> Result<Self, Error> {
         let latch = NonNull::from(Box::leak(Box::new(Latch::new(observer, options.outputs))));
         match create::<O>(model, options, kind, latch) {
-            Ok((ptr, samplers)) => Ok(Self {
+            Ok(Created { ptr, samplers, pools }) => Ok(Self {
                 ptr,
                 latch,
+                pools,
                 n_batch: options.n_batch as usize,
                 n_vocab: model.vocab().n_tokens(),
                 outputs: options.outputs,
@@ -193,14 +199,15 @@ impl<'m, O: Observer> Context<'m, O> {
     #[must_use]
     pub fn into_observer(self) -> O {
         let mut this = ManuallyDrop::new(self);
-        let samplers = this.samplers.take();
+        let (pools, samplers) = (this.pools.take(), this.samplers.take());
         // SAFETY: both are ours, and with `this` never dropped they are freed here and only here; the context goes
         // first, since it points to the latch.
-        unsafe {
+        let observer = unsafe {
             sys::llama_free(this.ptr.as_ptr());
-            drop(samplers);
             Box::from_raw(this.latch.as_ptr()).observer
-        }
+        };
+        drop((pools, samplers));
+        observer
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::llama_context {
@@ -215,7 +222,8 @@ impl<'m, O: Observer> Context<'m, O> {
 
 impl<O: Observer> Drop for Context<'_, O> {
     fn drop(&mut self) {
-        // SAFETY: both are ours and freed once; the context goes first, since it points to the latch.
+        // SAFETY: both are ours and freed once; the context goes first, since it points to the latch and, as fields are
+        // dropped after this, before the pools it is attached to.
         unsafe {
             sys::llama_free(self.ptr.as_ptr());
             drop(Box::from_raw(self.latch.as_ptr()));
@@ -223,7 +231,12 @@ impl<O: Observer> Drop for Context<'_, O> {
     }
 }
 
-type Created = (NonNull<sys::llama_context>, Option<SilentSamplers>);
+/// A context and what it points to: both are to outlive it.
+struct Created {
+    ptr: NonNull<sys::llama_context>,
+    samplers: Option<SilentSamplers>,
+    pools: Option<Pools>,
+}
 
 fn create<O: Observer>(
     model: &Model,
@@ -231,6 +244,61 @@ fn create<O: Observer>(
     kind: Kind,
     latch: NonNull<Latch<O>>,
 ) -> Result<Created, Error> {
+    let (ptr, samplers) = create_for_memory(model, options, kind, latch)?;
+    // SAFETY: the context was just created, and `model` outlives it.
+    if let Err(error) = unsafe { apply(model, options, ptr.as_ptr()) } {
+        // SAFETY: ours, and used nowhere else yet.
+        unsafe { sys::llama_free(ptr.as_ptr()) };
+        return Err(error);
+    }
+    let pools =
+        options.tuning.pools.as_ref().and_then(|pools| Pools::new(pools, options.n_threads, options.n_threads_batch));
+    if let Some(pools) = &pools {
+        // SAFETY: whoever gets both frees the context first.
+        unsafe { pools.attach(ptr.as_ptr()) };
+    }
+    Ok(Created { ptr, samplers, pools })
+}
+
+/// Adapters and control vector.
+///
+/// # Safety
+/// `context` is a valid context of `model`.
+unsafe fn apply(model: &Model, options: &ContextOptions, context: *mut sys::llama_context) -> Result<(), Error> {
+    let (mut adapters, mut scales): (Vec<_>, Vec<_>) =
+        model.adapters().iter().filter(|(_, scale)| *scale != 0.0).map(|(ptr, scale)| (ptr.as_ptr(), *scale)).unzip();
+    if !adapters.is_empty() {
+        let n = adapters.len();
+        // SAFETY: both arrays have `n` elements, which are copied; the adapters live as long as the model.
+        let (status, reason) = with_reason(|| unsafe {
+            sys::llama_set_adapters_lora(context, adapters.as_mut_ptr(), n, scales.as_mut_ptr())
+        });
+        if status != 0 {
+            return Err(Error::Apply { what: "LoRA adapters", reason });
+        }
+    }
+    if let Some((vector, layers)) = &options.tuning.control_vector {
+        let (data, n_embd) = (vector.data(), i32::try_from(vector.n_embd()).unwrap_or(i32::MAX));
+        // SAFETY: `data` is valid for its length and copied.
+        let (status, reason) = with_reason(|| unsafe {
+            sys::llama_set_adapter_cvec(context, data.as_ptr(), data.len(), n_embd, *layers.start(), *layers.end())
+        });
+        if status != 0 {
+            return Err(Error::Apply { what: "a control vector", reason });
+        }
+    }
+    Ok(())
+}
+
+type Sampled = (NonNull<sys::llama_context>, Option<SilentSamplers>);
+
+/// As the options have it, except that a model without memory gets the whole batch at once.
+fn create_for_memory<O: Observer>(
+    model: &Model,
+    options: &ContextOptions,
+    kind: Kind,
+    latch: NonNull<Latch<O>>,
+) -> Result<Sampled, Error> {
     let created = create_at(model, options, kind, options.n_ubatch, latch)?;
     // SAFETY: the context was just created.
     let has_memory = !unsafe { sys::llama_get_memory(created.0.as_ptr()) }.is_null();
@@ -248,7 +316,7 @@ fn create_at<O: Observer>(
     kind: Kind,
     n_ubatch: u32,
     latch: NonNull<Latch<O>>,
-) -> Result<Created, Error> {
+) -> Result<Sampled, Error> {
     if options.outputs == Outputs::Nothing {
         let mut samplers = SilentSamplers::new(options.n_seq);
         if let Ok(ptr) = create_once(model, options, kind, n_ubatch, latch, samplers.as_mut_slice()) {
@@ -285,14 +353,13 @@ fn create_once<O: Observer>(
         FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
     };
     // The tools' defaults, not the library's: they decide how tokens are grouped, and so the order of sums.
-    params.swa_full = false;
     params.kv_unified = false;
-    params.no_perf = false;
     if !samplers.is_empty() {
         params.samplers = samplers.as_mut_ptr();
         params.n_samplers = samplers.len();
         params.n_outputs_max_per_seq = (options.n_ctx / options.n_seq.max(1)).min(options.n_batch);
     }
+    options.tuning.set(&mut params);
     params.cb_eval = Some(trampoline::<O>);
     params.cb_eval_user_data = latch.as_ptr().cast();
     // SAFETY: the caller keeps the model and the latch alive for as long as the context.

@@ -14,6 +14,40 @@ pub enum Error {
         /// Its value.
         value: String,
     },
+    /// A key or text for which llama.cpp has too little room.
+    #[error("{what} is longer than {limit} bytes: {value:?}")]
+    TooLong {
+        /// What was passed.
+        what: &'static str,
+        /// Its value.
+        value: String,
+        /// Bytes there is room for.
+        limit: usize,
+    },
+    /// An RPC server that cannot be used.
+    #[error("RPC server '{endpoint}': {reason}")]
+    Rpc {
+        /// Its address.
+        endpoint: String,
+        /// Why.
+        reason: String,
+    },
+    /// A `LoRA` adapter that cannot be read or is for another model.
+    #[error("failed to load lora adapter '{}': {reason}", path.display())]
+    Adapter {
+        /// Its file.
+        path: PathBuf,
+        /// llama.cpp's own error lines.
+        reason: String,
+    },
+    /// Adapters or control vectors that do not fit the model.
+    #[error("cannot apply {what} to the model: {reason}")]
+    Apply {
+        /// What was to be applied.
+        what: &'static str,
+        /// llama.cpp's own error lines.
+        reason: String,
+    },
     /// The model file cannot be opened.
     #[error("cannot read model '{}': {source}", path.display())]
     ModelFile {

@@ -6,6 +6,7 @@
 //! | [`Model`], [`Vocab`] | weights and tokenizer of one GGUF model |
 //! | [`Context`] | a model's memory and graph, with an [`Observer`] of every node it computes |
 //! | [`NextnContext`] | the same for a NextN layer, fed with another context's hidden states |
+//! | [`Device`], [`BufferType`] | what computes, and the memory it computes in |
 //! | [`Batch`] | tokens for one decode |
 //! | [`TensorRef`] | a tensor, valid during one call of the observer |
 //!
@@ -17,24 +18,34 @@ mod backend;
 mod batch;
 mod callback;
 mod context;
+mod control_vector;
 mod cpu;
+mod devices;
 mod error;
 mod log;
 mod model;
+mod model_options;
 mod nextn;
 mod outputs;
 mod tensor;
+mod threads;
+mod tuning;
 mod vocab;
 
-pub use backend::Backend;
+pub use backend::{Backend, Numa};
 pub use batch::{Batch, Token};
 pub use callback::{Observer, ObserverError};
 pub use context::{Context, ContextOptions, FlashAttention, Timings};
+pub use control_vector::{ControlVector, ControlVectorError};
 pub use cpu::unused_vector_features;
+pub use devices::{BufferType, Device, serve_rpc};
 pub use error::Error;
 pub use log::{Level, set_log};
-pub use model::{GpuLayers, Model, ModelOptions};
+pub use model::Model;
+pub use model_options::{GpuLayers, LazyMode, LoadMode, ModelOptions, OverrideValue, SplitMode};
 pub use nextn::{NextnContext, nextn_available};
 pub use outputs::Outputs;
 pub use tensor::{Op, TensorRef};
+pub use threads::{PoolOptions, Priority, ThreadOptions};
+pub use tuning::{CacheType, Rope, RopeScaling, Tuning};
 pub use vocab::{Vocab, VocabKind};

@@ -5,44 +5,15 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::log::with_reason;
+use super::model_options::{Arrays, ModelOptions};
 use super::{Backend, Error, Vocab};
-
-/// How many layers go to devices other than the CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum GpuLayers {
-    /// As many as llama.cpp thinks fit.
-    #[default]
-    Auto,
-    /// All of them.
-    All,
-    /// This many.
-    Count(u32),
-}
-
-impl GpuLayers {
-    /// llama.cpp's encoding: -1 is "auto", any other negative number "all".
-    fn to_c(self) -> i32 {
-        match self {
-            Self::Auto => -1,
-            Self::All => -2,
-            Self::Count(n) => i32::try_from(n).unwrap_or(i32::MAX),
-        }
-    }
-}
-
-/// How a model is loaded.
-#[derive(Debug, Clone, Default)]
-pub struct ModelOptions {
-    /// Layers on devices.
-    pub gpu_layers: GpuLayers,
-    /// Whether its NextN layers are loaded, if it has any.
-    pub nextn: bool,
-}
 
 /// The weights and vocabulary of one GGUF model.
 #[derive(Debug)]
 pub struct Model {
     ptr: NonNull<sys::llama_model>,
+    /// Adapters and their scales. They belong to the model and are freed with it.
+    adapters: Vec<(NonNull<sys::llama_adapter_lora>, f32)>,
 }
 
 // SAFETY: a loaded llama_model is never written again; llama.cpp shares one between contexts on several threads.
@@ -64,13 +35,13 @@ impl Model {
         });
         readable.map_err(|source| Error::ModelFile { path: path.to_owned(), source })?;
         let c_path = path_to_c(path)?;
-        // SAFETY: returns a struct of plain values.
-        let mut params = unsafe { sys::llama_model_default_params() };
-        params.n_gpu_layers = options.gpu_layers.to_c();
-        params.load_mtp = options.nextn;
-        // SAFETY: the path is NUL-terminated and outlives the call; `params` holds no pointer of ours.
+        let mut arrays = Arrays::new(options)?;
+        let params = arrays.params(options);
+        // SAFETY: the path is NUL-terminated, and it and what `params` points to in `arrays` outlive the call.
         let (ptr, reason) = with_reason(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
-        NonNull::new(ptr).map(|ptr| Self { ptr }).ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason })
+        NonNull::new(ptr)
+            .map(|ptr| Self { ptr, adapters: Vec::new() })
+            .ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason })
     }
 
     /// The model's vocabulary.
@@ -85,13 +56,6 @@ impl Model {
     pub fn n_ctx_train(&self) -> i32 {
         // SAFETY: the model is alive.
         unsafe { sys::llama_model_n_ctx_train(self.ptr.as_ptr()) }
-    }
-
-    /// Layers, those of NextN not counted: the NextN layers come after them.
-    #[must_use]
-    pub fn n_layer(&self) -> i32 {
-        // SAFETY: the model is alive.
-        unsafe { sys::llama_model_n_layer(self.ptr.as_ptr()) }
     }
 
     /// NextN layers.
@@ -120,6 +84,30 @@ impl Model {
     pub fn is_encoder_decoder(&self) -> bool {
         // SAFETY: the model is alive, for both calls.
         unsafe { sys::llama_model_has_encoder(self.ptr.as_ptr()) && sys::llama_model_has_decoder(self.ptr.as_ptr()) }
+    }
+
+    /// Loads a `LoRA` adapter, which every context created from now on applies, `scale` times.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] where it cannot be read or is for another model.
+    pub fn add_adapter(&mut self, path: &Path, scale: f32) -> Result<(), Error> {
+        let c_path = path_to_c(path)?;
+        // SAFETY: the model is alive and, by `&mut self`, no context of it is; the path outlives the call.
+        let (ptr, reason) = with_reason(|| unsafe { sys::llama_adapter_lora_init(self.ptr.as_ptr(), c_path.as_ptr()) });
+        let ptr = NonNull::new(ptr).ok_or_else(|| Error::Adapter { path: path.to_owned(), reason })?;
+        self.adapters.push((ptr, scale));
+        Ok(())
+    }
+
+    /// Layers of the model.
+    #[must_use]
+    pub fn n_layer(&self) -> i32 {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_n_layer(self.ptr.as_ptr()) }
+    }
+
+    pub(super) fn adapters(&self) -> &[(NonNull<sys::llama_adapter_lora>, f32)] {
+        &self.adapters
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::llama_model {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use llama_imatrix::imatrix::{Entry, Imatrix, Loaded};
-use llama_imatrix::llama::{FlashAttention, Model, ModelOptions};
+use llama_imatrix::llama::{FlashAttention, Model, ModelOptions, Tuning};
 use llama_imatrix::run::{Listener, RunOptions, run};
 
 use crate::support;
@@ -54,6 +54,7 @@ fn collect(model: &str) -> (Imatrix, f64) {
         n_threads: 2,
         n_threads_batch: 2,
         flash_attention: FlashAttention::Auto,
+        tuning: Tuning::default(),
         perplexity: true,
     };
     let (collector, outcome) = run(&model, &chunks, collector, &options, &mut Silent).unwrap();

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use llama_imatrix::llama::{
     Batch, Context, ContextOptions, Error, FlashAttention, Model, ModelOptions, Observer, ObserverError, Op, Outputs,
-    TensorRef,
+    TensorRef, Tuning,
 };
 
 use crate::support;
@@ -34,6 +34,7 @@ fn context_with<O: Observer>(model: &Model, outputs: Outputs, observer: O) -> Co
         n_threads_batch: 1,
         flash_attention: FlashAttention::Auto,
         outputs,
+        tuning: Tuning::default(),
     };
     Context::new(model, &options, observer).unwrap()
 }

@@ -23,6 +23,7 @@ fn options() -> ContextOptions {
         n_threads_batch: 1,
         flash_attention: FlashAttention::Auto,
         outputs: Outputs::All,
+        tuning: Tuning::default(),
     }
 }
 

@@ -3,6 +3,9 @@
 mod bad_input;
 mod collecting;
 mod files;
+mod flags;
+mod flags_act;
+mod flags_log;
 mod nextn;
 
 use std::ffi::OsStr;

@@ -20,23 +20,26 @@ mod with_llama {
     use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule};
     use llama_imatrix::gguf;
     use llama_imatrix::imatrix::Imatrix;
-    use llama_imatrix::llama::{Backend, FlashAttention, GpuLayers, Model, ModelOptions, unused_vector_features};
+    use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
     use llama_imatrix::run::{Listener, RunOptions, run_with_nextn, sequences_per_batch};
 
-    use crate::config::{self, Collect};
+    use crate::config::Collect;
     use crate::output::{print, print_saved, warn_of_gaps};
-    use crate::{files, log, progress};
+    use crate::{files, log, progress, settings};
 
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<()> {
         let base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
         check_sizes(&base, &task.model)?;
         check_files(&task.model, task.draft_model.as_deref())?;
-        let backend = start_backend(task);
-        let model_options = ModelOptions { gpu_layers: gpu_layers(task, backend), nextn: task.nextn };
-        let model = Model::load(&task.model, &model_options)?;
+        let backend = settings::start_backend(&task.flags)?;
+        settings::warn_of_backend(&task.flags, backend);
+        settings::set_priority(task);
+        let model_options = settings::model_options(task, backend)?;
+        let model = settings::load_model(task, &model_options)?;
         let draft = crate::nextn::load_draft(task, &model, &model_options)?;
         let nextn = crate::nextn::locate(task, &model, draft.as_ref())?;
+        let tuning = settings::tuning(task, &model)?;
         let chunks = tokenize(task, &model)?;
         warn_of_length(task, &model);
         log::info(format_args!(
@@ -69,7 +72,8 @@ mod with_llama {
             sequences_per_batch(task.n_batch, chunks.size())
         ));
         progress::start_chunks(chunks.len());
-        let result = run_with_nextn(&model, nextn.as_ref(), &chunks, collector, &run_options(task), &mut session);
+        let result =
+            run_with_nextn(&model, nextn.as_ref(), &chunks, collector, &run_options(task, tuning), &mut session);
         progress::finish();
         session.print_held();
         print(format_args!("\n"));
@@ -93,6 +97,9 @@ mod with_llama {
         task.merge.output.save_final(&imatrix)?;
         print_saved();
         print(format_args!("\n"));
+        if task.flags.no_perf {
+            return Ok(());
+        }
         let timings = outcome.timings;
         log::info(format_args!(
             "load time {:.2} ms, evaluation {:.2} ms for {} tokens ({:.2} tokens per second)",
@@ -126,43 +133,15 @@ mod with_llama {
         Ok(())
     }
 
-    fn start_backend(task: &Collect) -> &'static Backend {
-        log::forward_llama_log();
-        let backend = Backend::init();
-        let unused = unused_vector_features(&backend.system_info());
-        if !unused.is_empty() {
-            log::warn(format_args!(
-                "this CPU has {}, which ggml was built without: build with RUSTFLAGS=\"-C target-cpu=native\" to use them",
-                unused.join(", ")
-            ));
-        }
-        let layers_wanted = matches!(task.gpu_layers, config::GpuLayers::Count(1..) | config::GpuLayers::All);
-        if layers_wanted && !backend.supports_gpu_offload() {
-            log::warn(format_args!("no usable GPU found, --gpu-layers option will be ignored"));
-        }
-        backend
-    }
-
-    fn gpu_layers(task: &Collect, _: &Backend) -> GpuLayers {
-        match task.gpu_layers {
-            config::GpuLayers::Auto => GpuLayers::Auto,
-            config::GpuLayers::All => GpuLayers::All,
-            config::GpuLayers::Count(n) => GpuLayers::Count(n),
-        }
-    }
-
-    fn run_options(task: &Collect) -> RunOptions {
+    fn run_options(task: &Collect, tuning: Tuning) -> RunOptions {
         RunOptions {
             n_batch: task.n_batch,
             n_ubatch: task.n_ubatch,
             n_threads: task.n_threads,
             n_threads_batch: task.n_threads_batch,
-            flash_attention: match task.flash_attention {
-                config::Tristate::Auto => FlashAttention::Auto,
-                config::Tristate::On => FlashAttention::On,
-                config::Tristate::Off => FlashAttention::Off,
-            },
+            flash_attention: settings::flash_attention(&task.flags),
             perplexity: !task.flags.no_ppl,
+            tuning,
         }
     }
 

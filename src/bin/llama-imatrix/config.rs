@@ -1,12 +1,14 @@
 //! Flags, checked and made ready: whatever can be told to be wrong before the run is told here.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::calibration;
 use llama_imatrix::imatrix::{ChunkSizes, Format};
 
-use crate::flags::{Flags, OutputFormat};
+use crate::flags::{Cpu, Flags, OutputFormat, Text};
+use crate::log;
 use crate::output::Output;
 
 /// llama.cpp's default for `-c`.
@@ -50,31 +52,27 @@ pub(crate) struct Collect {
     /// The text's name in the file, if it has one.
     pub(crate) dataset: Option<String>,
     pub(crate) flags: Flags,
-    pub(crate) gpu_layers: GpuLayers,
-    pub(crate) flash_attention: Tristate,
     pub(crate) n_batch: usize,
     pub(crate) n_ubatch: usize,
+    pub(crate) threads: Threads,
+    pub(crate) threads_batch: Threads,
     pub(crate) n_threads: i32,
     pub(crate) n_threads_batch: i32,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum GpuLayers {
-    Auto,
-    All,
-    Count(u32),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tristate {
-    Auto,
-    On,
-    Off,
+/// How threads run; how many is told apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Threads {
+    /// CPUs by number; empty for all.
+    pub(crate) cpus: Vec<bool>,
+    pub(crate) strict: bool,
+    pub(crate) prio: i32,
+    pub(crate) poll: u32,
 }
 
 impl Config {
     pub(crate) fn new(flags: Flags) -> anyhow::Result<Self> {
-        let in_files = split_in_files(&flags.in_file)?;
+        let in_files = openable(&flags.in_file)?;
         if flags.show_statistics {
             let Some(file) = in_files.into_iter().next() else {
                 bail!("--show-statistics needs a matrix, give it with --in-file");
@@ -88,8 +86,7 @@ impl Config {
             });
         }
         ensure!(flags.ctx_size > 0, "imatrix tool requires '--ctx-size' > 0, found {}", flags.ctx_size);
-        let draft_model = flags.model_draft.clone().filter(|path| !path.as_os_str().is_empty());
-        let nextn = flags.nextn || draft_model.is_some();
+        let nextn = flags.nextn || flags.draft_model.is_some();
         // Also where nothing is collected, as llama.cpp's tool.
         ensure!(
             !nextn || flags.batch_size / flags.ctx_size <= 1,
@@ -125,8 +122,10 @@ impl Config {
 
 impl Collect {
     fn new(flags: Flags, merge: Merge, text: Vec<u8>, dataset: Option<String>) -> anyhow::Result<Self> {
+        if let Some((flag, value)) = &flags.remote_model {
+            bail!("{flag} {value}: this program downloads nothing, name a file with --model");
+        }
         let model = flags.model.clone().context("--model is required")?;
-        let draft_model = flags.model_draft.clone().filter(|path| !path.as_os_str().is_empty());
         let positive = |name: &str, value: i32| {
             usize::try_from(value)
                 .ok()
@@ -134,92 +133,112 @@ impl Collect {
                 .with_context(|| format!("{name} must be above 0, found {value}"))
         };
         ensure!(flags.chunk >= 0, "--chunk must be 0 or above, found {}", flags.chunk);
-        let n_threads = flags.threads.map_or_else(default_threads, at_least_one);
+        let n_threads = flags.cpu.threads.map_or_else(default_threads, at_least_one);
+        let n_threads_batch = flags.cpu_batch.threads.map_or(n_threads, at_least_one);
+        let threads = Threads::new(&flags.cpu, &Cpu::default());
+        let threads_batch = Threads::new(&flags.cpu_batch, &flags.cpu);
+        threads.warn_of_few_cpus(n_threads);
+        if threads_batch.cpus != threads.cpus || n_threads_batch != n_threads {
+            threads_batch.warn_of_few_cpus(n_threads_batch);
+        }
+        if flags.defrag_thold {
+            log::warn(format_args!("DEPRECATED: --defrag-thold is deprecated and no longer necessary to specify"));
+        }
         Ok(Self {
             model,
-            nextn: flags.nextn || draft_model.is_some(),
-            draft_model,
+            nextn: flags.nextn || flags.draft_model.is_some(),
+            draft_model: flags.draft_model.clone(),
             text,
             dataset,
-            gpu_layers: parse_gpu_layers(&flags.n_gpu_layers)?,
-            flash_attention: parse_tristate("--flash-attn", &flags.flash_attn)?,
             n_batch: positive("--batch-size", flags.batch_size)?,
             n_ubatch: positive("--ubatch-size", flags.ubatch_size)?,
+            threads,
+            threads_batch,
             n_threads,
-            n_threads_batch: flags.threads_batch.map_or(n_threads, at_least_one),
+            n_threads_batch,
             merge,
             flags,
         })
     }
 }
 
+impl Threads {
+    /// What was given, else what `others` have.
+    fn new(given: &Cpu, others: &Cpu) -> Self {
+        let cpus = if given.cpus.is_empty() { &others.cpus } else { &given.cpus };
+        Self {
+            cpus: cpus.clone(),
+            strict: given.strict.or(others.strict).unwrap_or(false),
+            prio: given.prio.or(others.prio).unwrap_or(0),
+            poll: given.poll.or(others.poll).unwrap_or(50),
+        }
+    }
+
+    fn warn_of_few_cpus(&self, n_threads: i32) {
+        let n_set = self.cpus.iter().filter(|&&set| set).count();
+        if n_set > 0 && (n_set as i64) < i64::from(n_threads) {
+            log::warn(format_args!(
+                "Not enough set bits in CPU mask ({n_set}) to satisfy requested thread count: {n_threads}"
+            ));
+        }
+    }
+}
+
 /// The text and, if a file was named, that name as it was given: it goes into the matrix, as it does with llama.cpp's
 /// tool also where a prompt takes the place of the file's text.
 fn read_prompt(flags: &Flags) -> anyhow::Result<(Vec<u8>, Option<String>)> {
-    let mut text = flags.prompt.as_ref().map(|prompt| prompt.as_encoded_bytes().to_vec());
-    let mut dataset = None;
-    if let Some(path) = &flags.file {
-        dataset =
-            Some(path.to_str().with_context(|| format!("the name of '{}' is not UTF-8", path.display()))?.to_owned());
-        let of_file = calibration::read_text(path)?;
-        if !flags.prompt_is_last {
-            text = Some(of_file);
+    let name = |path: &PathBuf| {
+        std::fs::File::open(path).with_context(|| format!("failed to open file '{}'", path.display()))?;
+        let name = path.to_str().with_context(|| format!("the name of '{}' is not UTF-8", path.display()))?;
+        anyhow::Ok(name.to_owned())
+    };
+    let dataset = flags.dataset.as_ref().map(name).transpose()?;
+    let text = match &flags.text {
+        None => Vec::new(),
+        Some(Text::Prompt(prompt)) => prompt.as_encoded_bytes().to_vec(),
+        Some(Text::File(path)) => calibration::read_text(path)?,
+        Some(Text::Binary(path)) => {
+            let text = std::fs::read(path).with_context(|| format!("cannot read '{}'", path.display()))?;
+            log::raw(format_args!("Read {} bytes from binary file {}\n", text.len(), path.display()));
+            text
         }
-    }
-    Ok((text.unwrap_or_default(), dataset))
+    };
+    let text = if flags.escape { unescape(&text).into_owned() } else { text };
+    Ok((text, dataset))
 }
 
-/// `--in-file` takes files separated by commas; quotes keep a comma, two quotes in quotes are one.
-fn split_in_files(values: &[String]) -> anyhow::Result<Vec<String>> {
-    let mut files = Vec::new();
-    for value in values {
-        files.extend(split_csv(value));
+/// Characters for what stands for them after a backslash; other backslashes stay.
+fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
+    if !text.contains(&b'\\') {
+        return text.into();
     }
-    for file in &files {
+    let hex = |digit: Option<&u8>| char::from(*digit?).to_digit(16);
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, after @ ..] = rest {
+        let (byte, taken) = match (first, after.first()) {
+            (b'\\', Some(b'n')) => (b'\n', 2),
+            (b'\\', Some(b'r')) => (b'\r', 2),
+            (b'\\', Some(b't')) => (b'\t', 2),
+            (b'\\', Some(&c @ (b'\'' | b'"' | b'\\'))) => (c, 2),
+            (b'\\', Some(b'x')) => match (hex(after.get(1)), hex(after.get(2))) {
+                (Some(high), Some(low)) => ((high * 16 + low) as u8, 4),
+                _ => (b'\\', 1),
+            },
+            _ => (*first, 1),
+        };
+        out.push(byte);
+        rest = &rest[taken..];
+    }
+    out.into()
+}
+
+/// `--in-file`'s files, if they can all be opened.
+fn openable(files: &[String]) -> anyhow::Result<Vec<String>> {
+    for file in files {
         std::fs::File::open(Path::new(file)).with_context(|| format!("failed to open file '{file}'"))?;
     }
-    Ok(files)
-}
-
-fn split_csv(row: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut quoted = false;
-    let mut chars = row.chars().peekable();
-    while let Some(c) = chars.next() {
-        let Some(field) = fields.last_mut() else { break };
-        match c {
-            '"' if quoted && chars.peek() == Some(&'"') => {
-                chars.next();
-                field.push('"');
-            }
-            '"' if quoted => quoted = false,
-            '"' if field.is_empty() => quoted = true,
-            ',' if !quoted => fields.push(String::new()),
-            c => field.push(c),
-        }
-    }
-    fields
-}
-
-fn parse_gpu_layers(value: &str) -> anyhow::Result<GpuLayers> {
-    match value {
-        "auto" => Ok(GpuLayers::Auto),
-        "all" => Ok(GpuLayers::All),
-        number => match number.parse::<i32>() {
-            Ok(-1) => Ok(GpuLayers::Auto),
-            Ok(n) => Ok(u32::try_from(n).map_or(GpuLayers::All, GpuLayers::Count)),
-            Err(_) => bail!("--n-gpu-layers takes a number, 'auto' or 'all', found '{number}'"),
-        },
-    }
-}
-
-fn parse_tristate(flag: &str, value: &str) -> anyhow::Result<Tristate> {
-    match value {
-        "on" | "enabled" | "true" | "1" => Ok(Tristate::On),
-        "off" | "disabled" | "false" | "0" => Ok(Tristate::Off),
-        "auto" | "-1" => Ok(Tristate::Auto),
-        other => bail!("{flag} takes 'on', 'off' or 'auto', found '{other}'"),
-    }
+    Ok(files.to_vec())
 }
 
 fn logical_cpus() -> i32 {
@@ -240,26 +259,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn in_files_split_at_commas_outside_quotes() {
-        assert_eq!(split_csv("a,b"), ["a", "b"]);
-        assert_eq!(split_csv(r#""a,b",c"#), ["a,b", "c"]);
-        assert_eq!(split_csv(r#""say ""hi""",d"e"#), [r#"say "hi""#, r#"d"e"#]);
-        assert_eq!(split_csv(""), [""]);
+    fn escapes_are_llama_cpps() {
+        assert_eq!(&*unescape(br#"a\n\r\t\'\"\\b"#), b"a\n\r\t'\"\\b");
+        assert_eq!(&*unescape(br"\x41\x4"), br"A\x4");
+        assert_eq!(&*unescape(br"\q\"), br"\q\");
+        assert_eq!(&*unescape(br"\\n"), br"\n");
+        assert_eq!(&*unescape(br"\xg1"), br"\xg1");
     }
 
     #[test]
-    fn layers_are_numbers_or_words() {
-        assert_eq!(parse_gpu_layers("99").unwrap(), GpuLayers::Count(99));
-        assert_eq!(parse_gpu_layers("-1").unwrap(), GpuLayers::Auto);
-        assert_eq!(parse_gpu_layers("all").unwrap(), GpuLayers::All);
-        assert!(parse_gpu_layers("many").unwrap_err().to_string().contains("'many'"));
-    }
-
-    #[test]
-    fn attention_is_on_off_or_auto() {
-        assert_eq!(parse_tristate("-fa", "1").unwrap(), Tristate::On);
-        assert_eq!(parse_tristate("-fa", "disabled").unwrap(), Tristate::Off);
-        assert_eq!(parse_tristate("-fa", "-1").unwrap(), Tristate::Auto);
-        assert!(parse_tristate("-fa", "2").is_err());
+    fn threads_for_batches_take_what_they_lack_from_the_others() {
+        let cpu = Cpu { prio: Some(2), strict: Some(true), ..Cpu::default() };
+        let batch = Cpu { prio: Some(1), ..Cpu::default() };
+        let threads = Threads::new(&batch, &cpu);
+        assert_eq!(threads, Threads { cpus: Vec::new(), strict: true, prio: 1, poll: 50 });
     }
 }

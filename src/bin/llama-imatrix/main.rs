@@ -6,23 +6,38 @@ mod collect;
 mod config;
 mod files;
 mod flags;
+mod info;
 mod log;
 #[cfg(feature = "llama")]
 mod nextn;
 mod output;
 mod progress;
+#[cfg(feature = "llama")]
+mod settings;
 
 use std::process::ExitCode;
 
 use config::{Config, Task};
+use flags::{Flags, Special};
 
 fn main() -> ExitCode {
-    let flags = match flags::parse(std::env::args_os()) {
-        Ok(flags) => flags,
-        Err(exit) => return exit.report(),
+    let parsed = match flags::parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
+        Err(message) => {
+            log::raw(format_args!("{message}\n"));
+            return ExitCode::FAILURE;
+        }
     };
-    log::set_verbosity(flags.verbosity);
-    match Config::new(flags).and_then(run) {
+    let result = log::init(&parsed.flags.log, parsed.flags.verbosity).and_then(|()| {
+        for warning in &parsed.warnings {
+            log::warn(format_args!("{warning}"));
+        }
+        match parsed.special {
+            Some(special) => instead_of_a_run(special, &parsed.flags),
+            None => Config::new(parsed.flags).and_then(run),
+        }
+    });
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             progress::finish();
@@ -30,6 +45,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn instead_of_a_run(special: Special, flags: &Flags) -> anyhow::Result<()> {
+    match special {
+        Special::Help => output::print_document(&flags::help()),
+        Special::Completion => output::print_document(&flags::completions()),
+        Special::Version => output::print_document(&info::version()),
+        Special::CacheList => output::print_document(&info::cached_models()),
+        Special::ListDevices => output::print_document(&info::devices(flags)?),
+    }
+    Ok(())
 }
 
 fn run(config: Config) -> anyhow::Result<()> {

@@ -72,11 +72,15 @@ fn write(path: &Path, imatrix: &Imatrix, format: Format) -> Result<(), imatrix::
     save_atomic(path, |out| imatrix.write(out, format))
 }
 
-/// Standard output, as llama.cpp's tool prints it; nobody reading it is no reason to stop.
+/// Standard output, as llama.cpp's tool prints it; the log may be set to do otherwise.
 pub(crate) fn print(text: std::fmt::Arguments<'_>) {
+    log::output(text);
+}
+
+/// What was asked for instead of a run; nobody reading it is no reason to fail.
+pub(crate) fn print_document(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_fmt(text);
-    let _ = stdout.flush();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
 /// The empty line that a save leaves on standard output.

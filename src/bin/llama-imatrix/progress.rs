@@ -14,7 +14,7 @@ fn bar() -> MutexGuard<'static, Option<ProgressBar>> {
 
 /// Whether a bar can be seen: it is drawn on a terminal alone.
 pub(crate) fn visible() -> bool {
-    std::io::stderr().is_terminal()
+    std::io::stderr().is_terminal() && crate::log::enabled()
 }
 
 fn show(new: ProgressBar, template: &str) {

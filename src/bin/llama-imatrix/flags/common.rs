@@ -1,0 +1,31 @@
+//! What is asked for instead of a run.
+
+use super::table::{Flag, Set, Special};
+
+pub(super) static FLAGS: &[Flag] = &[
+    Flag::new(&["-h", "--help", "--usage"], "", "Show this", Set::Special(Special::Help)),
+    Flag::new(
+        &["--version"],
+        "",
+        "Show versions, of this program and of its llama.cpp",
+        Set::Special(Special::Version),
+    ),
+    Flag::new(
+        &["-cl", "--cache-list"],
+        "",
+        "List the models in the Hugging Face cache",
+        Set::Special(Special::CacheList),
+    ),
+    Flag::new(
+        &["--completion-bash"],
+        "",
+        "Print completions for bash: source <(llama-imatrix --completion-bash)",
+        Set::Special(Special::Completion),
+    ),
+    Flag::new(
+        &["--list-devices"],
+        "",
+        "List devices that layers can go to, those of RPC servers named before included",
+        Set::Special(Special::ListDevices),
+    ),
+];

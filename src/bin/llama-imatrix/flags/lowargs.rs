@@ -1,0 +1,240 @@
+//! What was given, flag by flag: values are well formed, and nothing more is known of them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// All flags that act. Those that are read and ignored leave nothing here.
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "one field a flag, as users know them")]
+pub(crate) struct Flags {
+    // The matrix.
+    pub(crate) text: Option<Text>,
+    /// The file named last, whose name goes into the matrix.
+    pub(crate) dataset: Option<PathBuf>,
+    pub(crate) escape: bool,
+    pub(crate) output: PathBuf,
+    pub(crate) output_format: Option<OutputFormat>,
+    pub(crate) output_frequency: i32,
+    pub(crate) save_frequency: i32,
+    pub(crate) in_file: Vec<String>,
+    pub(crate) legacy_chunk_size: Option<i32>,
+    pub(crate) show_statistics: bool,
+    pub(crate) chunk: i32,
+    pub(crate) chunks: i32,
+    pub(crate) no_ppl: bool,
+    pub(crate) process_output: bool,
+    pub(crate) parse_special: bool,
+    pub(crate) nextn: bool,
+    pub(crate) draft_model: Option<PathBuf>,
+    pub(crate) keep_tail: bool,
+    pub(crate) min_rows: u32,
+
+    // The model and its devices.
+    pub(crate) model: Option<PathBuf>,
+    /// The flag and its value that name a model to be downloaded.
+    pub(crate) remote_model: Option<(&'static str, String)>,
+    pub(crate) gpu_layers: GpuLayers,
+    pub(crate) split_mode: &'static str,
+    pub(crate) tensor_split: Vec<f32>,
+    pub(crate) main_gpu: i32,
+    pub(crate) devices: Option<Vec<String>>,
+    pub(crate) rpc: Vec<String>,
+    /// Patterns of tensor names and the memory they go to; `CPU` is there in every build.
+    pub(crate) override_tensor: Vec<(String, String)>,
+    pub(crate) moe_cache_mib: i32,
+    pub(crate) fit: Option<bool>,
+    pub(crate) load_mode: &'static str,
+    pub(crate) lazy_mode: &'static str,
+    pub(crate) check_tensors: bool,
+    pub(crate) no_repack: bool,
+    pub(crate) no_host: bool,
+    pub(crate) override_kv: Vec<(String, KvOverride)>,
+    pub(crate) lora: Vec<(PathBuf, f32)>,
+    pub(crate) control_vectors: Vec<(PathBuf, f32)>,
+    pub(crate) control_vector_layers: (i32, i32),
+
+    // Context and evaluation.
+    pub(crate) ctx_size: i32,
+    pub(crate) batch_size: i32,
+    pub(crate) ubatch_size: i32,
+    pub(crate) flash_attn: Tristate,
+    pub(crate) cache_type_k: &'static str,
+    pub(crate) cache_type_v: &'static str,
+    pub(crate) no_kv_offload: bool,
+    pub(crate) no_op_offload: bool,
+    pub(crate) swa_full: bool,
+    pub(crate) no_perf: bool,
+    pub(crate) defrag_thold: bool,
+    pub(crate) rope_scaling: Option<&'static str>,
+    pub(crate) rope_freq_base: Option<f32>,
+    pub(crate) rope_freq_scale: Option<f32>,
+    pub(crate) yarn_orig_ctx: Option<i32>,
+    pub(crate) yarn_ext_factor: Option<f32>,
+    pub(crate) yarn_attn_factor: Option<f32>,
+    pub(crate) yarn_beta_slow: Option<f32>,
+    pub(crate) yarn_beta_fast: Option<f32>,
+
+    // Threads.
+    pub(crate) cpu: Cpu,
+    pub(crate) cpu_batch: Cpu,
+    pub(crate) numa: Option<&'static str>,
+
+    // The log.
+    pub(crate) log: LogOptions,
+    pub(crate) verbosity: i32,
+}
+
+/// The calibration text: the last one given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Text {
+    Prompt(OsString),
+    File(PathBuf),
+    Binary(PathBuf),
+}
+
+/// `--output-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OutputFormat {
+    Gguf,
+    Dat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GpuLayers {
+    Auto,
+    All,
+    Count(u32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tristate {
+    Auto,
+    On,
+    Off,
+}
+
+/// A value of `--override-kv`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum KvOverride {
+    Int(i64),
+    Float(f64),
+    Bool(bool),
+    Text(String),
+}
+
+/// Threads; of those for batches what was not given is as for the others.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cpu {
+    pub(crate) threads: Option<i32>,
+    /// CPUs to run on, by number; empty for all.
+    pub(crate) cpus: Vec<bool>,
+    pub(crate) strict: Option<bool>,
+    pub(crate) prio: Option<i32>,
+    pub(crate) poll: Option<u32>,
+}
+
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "one field a flag, as users know them")]
+pub(crate) struct LogOptions {
+    pub(crate) disable: bool,
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) jsonl: bool,
+    pub(crate) colors: Tristate,
+    pub(crate) prefix: bool,
+    pub(crate) timestamps: bool,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self { disable: false, file: None, jsonl: false, colors: Tristate::Auto, prefix: false, timestamps: false }
+    }
+}
+
+/// Flags of which each adds to those before.
+pub(super) const ADD_UP: &[&str] = &[
+    "--in-file",
+    "--lora",
+    "--lora-scaled",
+    "--control-vector",
+    "--control-vector-scaled",
+    "--override-kv",
+    "--override-tensor",
+    "--rpc",
+    "--cpu-mask",
+    "--cpu-range",
+    "--cpu-mask-batch",
+    "--cpu-range-batch",
+    "--logit-bias",
+    "--dry-sequence-breaker",
+    "--verbose",
+];
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self {
+            text: None,
+            dataset: None,
+            escape: false,
+            output: "imatrix.gguf".into(),
+            output_format: None,
+            output_frequency: 10,
+            save_frequency: 0,
+            in_file: Vec::new(),
+            legacy_chunk_size: None,
+            show_statistics: false,
+            chunk: 0,
+            chunks: -1,
+            no_ppl: false,
+            process_output: false,
+            parse_special: false,
+            nextn: false,
+            draft_model: None,
+            keep_tail: false,
+            min_rows: 16,
+            model: None,
+            remote_model: None,
+            gpu_layers: GpuLayers::Auto,
+            split_mode: "layer",
+            tensor_split: Vec::new(),
+            main_gpu: 0,
+            devices: None,
+            rpc: Vec::new(),
+            override_tensor: Vec::new(),
+            moe_cache_mib: 0,
+            fit: None,
+            load_mode: "auto",
+            lazy_mode: "auto",
+            check_tensors: false,
+            no_repack: false,
+            no_host: false,
+            override_kv: Vec::new(),
+            lora: Vec::new(),
+            control_vectors: Vec::new(),
+            control_vector_layers: (0, 0),
+            ctx_size: 512,
+            batch_size: 2048,
+            ubatch_size: 512,
+            flash_attn: Tristate::Auto,
+            cache_type_k: "f16",
+            cache_type_v: "f16",
+            no_kv_offload: false,
+            no_op_offload: false,
+            swa_full: false,
+            no_perf: false,
+            defrag_thold: false,
+            rope_scaling: None,
+            rope_freq_base: None,
+            rope_freq_scale: None,
+            yarn_orig_ctx: None,
+            yarn_ext_factor: None,
+            yarn_attn_factor: None,
+            yarn_beta_slow: None,
+            yarn_beta_fast: None,
+            cpu: Cpu::default(),
+            cpu_batch: Cpu::default(),
+            numa: None,
+            log: LogOptions::default(),
+            verbosity: crate::log::level::INFO,
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The command line: llama.cpp's flags, one to one, under its names.
+//!
+//! [`table`] says what a flag is, the files of each topic list them, and from those lists come the parser, the help,
+//! the completions and `docs/flags.md`. [`Flags`] holds what was given; `config` makes it ready.
+//!
+//! The parser is our own: llama.cpp's flags have several letters after one dash, take the next word as their value
+//! whatever it looks like, and the last of `-f`, `-bf` and `-p` is the text.
+
+mod common;
+mod complete;
+mod context;
+mod cpu;
+#[cfg(test)]
+mod docs;
+mod help;
+mod imatrix;
+mod log;
+mod lowargs;
+mod model;
+mod parse;
+mod sampling;
+mod speculative;
+mod table;
+
+use std::ffi::OsString;
+
+pub(crate) use lowargs::{Cpu, Flags, GpuLayers, KvOverride, LogOptions, OutputFormat, Text, Tristate};
+pub(crate) use table::Special;
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    pub(crate) flags: Flags,
+    /// Asked for instead of a run.
+    pub(crate) special: Option<Special>,
+    /// To be logged once the log is set up.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Parses the environment and the command line, the program's name first.
+///
+/// # Errors
+/// What is wrong, ready to be printed.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, String> {
+    parse::parse(args.into_iter().skip(1), &|name| std::env::var_os(name))
+}
+
+/// The help text.
+pub(crate) fn help() -> String {
+    help::full()
+}
+
+/// The script for bash.
+pub(crate) fn completions() -> String {
+    complete::bash()
+}

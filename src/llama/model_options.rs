@@ -1,0 +1,244 @@
+//! How a model is loaded, and the arrays that llama.cpp wants for it.
+
+use std::ffi::{CString, c_char};
+
+use llama_cpp_sys_2 as sys;
+
+use super::{BufferType, Device, Error};
+
+/// How many layers go to devices other than the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GpuLayers {
+    /// As many as llama.cpp thinks fit.
+    #[default]
+    Auto,
+    /// All of them.
+    All,
+    /// This many.
+    Count(u32),
+}
+
+impl GpuLayers {
+    /// llama.cpp's encoding: -1 is "auto", any other negative number "all".
+    fn to_c(self) -> i32 {
+        match self {
+            Self::Auto => -1,
+            Self::All => -2,
+            Self::Count(n) => i32::try_from(n).unwrap_or(i32::MAX),
+        }
+    }
+}
+
+/// How a model is spread over several devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SplitMode {
+    /// Not: one device holds it.
+    None,
+    /// Whole layers, with their part of the cache.
+    #[default]
+    Layer,
+    /// Rows of matrices.
+    Row,
+    /// Matrices and cache.
+    Tensor,
+}
+
+/// How weights get from the file into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LoadMode {
+    /// Mapped, unless a device cannot.
+    #[default]
+    Auto,
+    /// Read.
+    Read,
+    /// Mapped.
+    Map,
+    /// Read and kept from being swapped out.
+    Lock,
+    /// Mapped and kept from being swapped out.
+    MapAndLock,
+    /// Read past the system's cache.
+    Direct,
+}
+
+/// Whether rows of big tables are read from the file as they are needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LazyMode {
+    /// Of tables above 4 GiB.
+    #[default]
+    Auto,
+    /// Of all.
+    On,
+    /// Of none.
+    Off,
+}
+
+/// A value that takes the place of one in the model's file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OverrideValue {
+    /// Any integer type.
+    Int(i64),
+    /// Any float type.
+    Float(f64),
+    /// A boolean.
+    Bool(bool),
+    /// A text of up to 127 bytes.
+    Text(String),
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "llama.cpp's switches, each independent of the others")]
+pub struct ModelOptions {
+    /// Layers on devices.
+    pub gpu_layers: GpuLayers,
+    /// Which devices; `None` for all that there are, empty for none but the CPU.
+    pub devices: Option<Vec<Device>>,
+    /// How the model is spread over them.
+    pub split_mode: SplitMode,
+    /// Each device's share, in proportion; empty for shares after their free memory.
+    pub tensor_split: Vec<f32>,
+    /// The device that holds what is not spread.
+    pub main_gpu: i32,
+    /// Memory for the tensors whose names match a regular expression: the first that matches counts.
+    pub buffer_overrides: Vec<(String, BufferType)>,
+    /// How weights get into memory.
+    pub load_mode: LoadMode,
+    /// Whether rows are read as they are needed.
+    pub lazy_mode: LazyMode,
+    /// Look for values that are none while loading.
+    pub check_tensors: bool,
+    /// Keep weights as they are in the file, where the CPU would rather have them reordered.
+    pub no_repack: bool,
+    /// Bypass the host buffer of a device.
+    pub no_host: bool,
+    /// Load its NextN layers, if it has any.
+    pub nextn: bool,
+    /// Metadata to replace: key of up to 127 bytes, value.
+    pub kv_overrides: Vec<(String, OverrideValue)>,
+}
+
+/// What the pointers of `llama_model_params` point to.
+#[derive(Default)]
+pub(super) struct Arrays {
+    devices: Vec<sys::ggml_backend_dev_t>,
+    /// Owns what `buffer_overrides` points to.
+    patterns: Vec<CString>,
+    buffer_overrides: Vec<sys::llama_model_tensor_buft_override>,
+    kv_overrides: Vec<sys::llama_model_kv_override>,
+    tensor_split: Vec<f32>,
+}
+
+impl Arrays {
+    pub(super) fn new(options: &ModelOptions) -> Result<Self, Error> {
+        let mut arrays = Self::default();
+        if let Some(devices) = &options.devices {
+            arrays.devices.extend(devices.iter().map(|device| device.as_ptr()));
+            arrays.devices.push(std::ptr::null_mut());
+        }
+        for (pattern, buffer) in &options.buffer_overrides {
+            let pattern = CString::new(pattern.as_str())
+                .map_err(|_| Error::Nul { what: "tensor pattern", value: pattern.clone() })?;
+            arrays
+                .buffer_overrides
+                .push(sys::llama_model_tensor_buft_override { pattern: pattern.as_ptr(), buft: buffer.as_ptr() });
+            arrays.patterns.push(pattern);
+        }
+        let end = sys::llama_model_tensor_buft_override { pattern: std::ptr::null(), buft: std::ptr::null_mut() };
+        arrays.buffer_overrides.push(end);
+        for (key, value) in &options.kv_overrides {
+            arrays.kv_overrides.push(override_to_c(key, value)?);
+        }
+        // A list of overrides ends with an empty key.
+        arrays.kv_overrides.push(override_to_c("", &OverrideValue::Int(0))?);
+        // SAFETY: returns a constant of the build.
+        let max_devices = unsafe { sys::llama_max_devices() };
+        if !options.tensor_split.is_empty() {
+            arrays.tensor_split.clone_from(&options.tensor_split);
+            arrays.tensor_split.resize(max_devices, 0.0);
+        }
+        Ok(arrays)
+    }
+
+    /// llama.cpp's parameters. They point into `self`, which must outlive their use.
+    pub(super) fn params(&mut self, options: &ModelOptions) -> sys::llama_model_params {
+        // SAFETY: returns a struct of plain values.
+        let mut params = unsafe { sys::llama_model_default_params() };
+        params.n_gpu_layers = options.gpu_layers.to_c();
+        params.main_gpu = options.main_gpu;
+        params.check_tensors = options.check_tensors;
+        params.use_extra_bufts = !options.no_repack;
+        params.no_host = options.no_host;
+        params.load_mtp = options.nextn;
+        params.split_mode = match options.split_mode {
+            SplitMode::None => sys::LLAMA_SPLIT_MODE_NONE,
+            SplitMode::Layer => sys::LLAMA_SPLIT_MODE_LAYER,
+            SplitMode::Row => sys::LLAMA_SPLIT_MODE_ROW,
+            SplitMode::Tensor => sys::LLAMA_SPLIT_MODE_TENSOR,
+        };
+        params.load_mode = match options.load_mode {
+            LoadMode::Auto => sys::LLAMA_LOAD_MODE_AUTO,
+            LoadMode::Read => sys::LLAMA_LOAD_MODE_NONE,
+            LoadMode::Map => sys::LLAMA_LOAD_MODE_MMAP,
+            LoadMode::Lock => sys::LLAMA_LOAD_MODE_MLOCK,
+            LoadMode::MapAndLock => sys::LLAMA_LOAD_MODE_MMAP_MLOCK,
+            LoadMode::Direct => sys::LLAMA_LOAD_MODE_DIRECT_IO,
+        };
+        params.lazy_mode = match options.lazy_mode {
+            LazyMode::Auto => sys::LLAMA_LAZY_MODE_AUTO,
+            LazyMode::On => sys::LLAMA_LAZY_MODE_ON,
+            LazyMode::Off => sys::LLAMA_LAZY_MODE_OFF,
+        };
+        if !self.devices.is_empty() {
+            params.devices = self.devices.as_mut_ptr();
+        }
+        if self.buffer_overrides.len() > 1 {
+            params.tensor_buft_overrides = self.buffer_overrides.as_ptr();
+        }
+        if self.kv_overrides.len() > 1 {
+            params.kv_overrides = self.kv_overrides.as_ptr();
+        }
+        if !self.tensor_split.is_empty() {
+            params.tensor_split = self.tensor_split.as_ptr();
+        }
+        params
+    }
+}
+
+fn override_to_c(key: &str, value: &OverrideValue) -> Result<sys::llama_model_kv_override, Error> {
+    // All of the union is written first, so that whichever member is read is initialized.
+    let mut union = sys::llama_model_kv_override__bindgen_ty_1 { val_str: [0; 128] };
+    let tag = match value {
+        OverrideValue::Int(value) => {
+            union.val_i64 = *value;
+            sys::LLAMA_KV_OVERRIDE_TYPE_INT
+        }
+        OverrideValue::Float(value) => {
+            union.val_f64 = *value;
+            sys::LLAMA_KV_OVERRIDE_TYPE_FLOAT
+        }
+        OverrideValue::Bool(value) => {
+            union.val_bool = *value;
+            sys::LLAMA_KV_OVERRIDE_TYPE_BOOL
+        }
+        OverrideValue::Text(value) => {
+            union.val_str = short_text("override value", value)?;
+            sys::LLAMA_KV_OVERRIDE_TYPE_STR
+        }
+    };
+    Ok(sys::llama_model_kv_override { tag, key: short_text("override key", key)?, __bindgen_anon_1: union })
+}
+
+fn short_text(what: &'static str, text: &str) -> Result<[c_char; 128], Error> {
+    let mut chars = [0; 128];
+    if text.len() >= chars.len() {
+        return Err(Error::TooLong { what, value: text.to_owned(), limit: chars.len() - 1 });
+    }
+    if text.contains('\0') {
+        return Err(Error::Nul { what, value: text.to_owned() });
+    }
+    for (to, from) in chars.iter_mut().zip(text.bytes()) {
+        *to = from as c_char;
+    }
+    Ok(chars)
+}

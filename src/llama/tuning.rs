@@ -1,0 +1,137 @@
+//! What can be set of a context besides its shape.
+
+use std::ops::RangeInclusive;
+
+use llama_cpp_sys_2 as sys;
+
+use super::{ControlVector, PoolOptions};
+
+/// The type of the values in the key/value cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "ggml's names")]
+pub enum CacheType {
+    F32,
+    #[default]
+    F16,
+    Bf16,
+    Q8_0,
+    Q4_0,
+    Q4_1,
+    Iq4Nl,
+    Q5_0,
+    Q5_1,
+}
+
+impl CacheType {
+    /// All of them, with ggml's names.
+    pub const ALL: [(&str, Self); 9] = [
+        ("f32", Self::F32),
+        ("f16", Self::F16),
+        ("bf16", Self::Bf16),
+        ("q8_0", Self::Q8_0),
+        ("q4_0", Self::Q4_0),
+        ("q4_1", Self::Q4_1),
+        ("iq4_nl", Self::Iq4Nl),
+        ("q5_0", Self::Q5_0),
+        ("q5_1", Self::Q5_1),
+    ];
+
+    fn to_c(self) -> sys::ggml_type {
+        match self {
+            Self::F32 => sys::GGML_TYPE_F32,
+            Self::F16 => sys::GGML_TYPE_F16,
+            Self::Bf16 => sys::GGML_TYPE_BF16,
+            Self::Q8_0 => sys::GGML_TYPE_Q8_0,
+            Self::Q4_0 => sys::GGML_TYPE_Q4_0,
+            Self::Q4_1 => sys::GGML_TYPE_Q4_1,
+            Self::Iq4Nl => sys::GGML_TYPE_IQ4_NL,
+            Self::Q5_0 => sys::GGML_TYPE_Q5_0,
+            Self::Q5_1 => sys::GGML_TYPE_Q5_1,
+        }
+    }
+}
+
+/// How rotary positions are stretched to a longer context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeScaling {
+    /// Not.
+    None,
+    /// All frequencies alike.
+    Linear,
+    /// `YaRN`, <https://arxiv.org/abs/2309.00071>.
+    Yarn,
+}
+
+/// Rotary positions; `None` for what the model's file says.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Rope {
+    /// How they are stretched.
+    pub scaling: Option<RopeScaling>,
+    /// The base of the frequencies.
+    pub freq_base: Option<f32>,
+    /// A factor on the frequencies: 1/N for N times the context.
+    pub freq_scale: Option<f32>,
+    /// `YaRN`: share of extrapolation.
+    pub yarn_ext_factor: Option<f32>,
+    /// `YaRN`: factor on the attention's magnitude.
+    pub yarn_attn_factor: Option<f32>,
+    /// `YaRN`: where extrapolation begins.
+    pub yarn_beta_fast: Option<f32>,
+    /// `YaRN`: where extrapolation ends.
+    pub yarn_beta_slow: Option<f32>,
+    /// `YaRN`: the context the model was trained on.
+    pub yarn_orig_ctx: Option<u32>,
+}
+
+/// Settings of a [`Context`](super::Context) that are llama.cpp's own where none is given.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of llama.cpp's")]
+pub struct Tuning {
+    /// Type of cached keys.
+    pub cache_type_k: CacheType,
+    /// Type of cached values.
+    pub cache_type_v: CacheType,
+    /// Keep the cache in host memory.
+    pub no_kv_offload: bool,
+    /// Keep operations on host tensors on the CPU.
+    pub no_op_offload: bool,
+    /// A cache of full size where attention sees a window only.
+    pub swa_full: bool,
+    /// Measure no times.
+    pub no_perf: bool,
+    /// Rotary positions.
+    pub rope: Rope,
+    /// Pools of threads; `None` leaves threads to ggml.
+    pub pools: Option<PoolOptions>,
+    /// A control vector and the layers it is added in.
+    pub control_vector: Option<(ControlVector, RangeInclusive<i32>)>,
+}
+
+impl Tuning {
+    pub(super) fn set(&self, params: &mut sys::llama_context_params) {
+        params.type_k = self.cache_type_k.to_c();
+        params.type_v = self.cache_type_v.to_c();
+        params.offload_kqv = !self.no_kv_offload;
+        params.op_offload = !self.no_op_offload;
+        params.swa_full = self.swa_full;
+        params.no_perf = self.no_perf;
+        if let Some(scaling) = self.rope.scaling {
+            params.rope_scaling_type = match scaling {
+                RopeScaling::None => sys::LLAMA_ROPE_SCALING_TYPE_NONE,
+                RopeScaling::Linear => sys::LLAMA_ROPE_SCALING_TYPE_LINEAR,
+                RopeScaling::Yarn => sys::LLAMA_ROPE_SCALING_TYPE_YARN,
+            };
+        }
+        for (to, from) in [
+            (&mut params.rope_freq_base, self.rope.freq_base),
+            (&mut params.rope_freq_scale, self.rope.freq_scale),
+            (&mut params.yarn_ext_factor, self.rope.yarn_ext_factor),
+            (&mut params.yarn_attn_factor, self.rope.yarn_attn_factor),
+            (&mut params.yarn_beta_fast, self.rope.yarn_beta_fast),
+            (&mut params.yarn_beta_slow, self.rope.yarn_beta_slow),
+        ] {
+            *to = from.unwrap_or(*to);
+        }
+        params.yarn_orig_ctx = self.rope.yarn_orig_ctx.unwrap_or(params.yarn_orig_ctx);
+    }
+}

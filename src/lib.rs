@@ -10,6 +10,7 @@
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
 //! | [`collect`] | sums the inputs of products, as they come | no |
+//! | [`nextn`] | finds a model's `NextN` layers and checks a draft against its trunk | for loaded models |
 //! | [`calibration`], [`perplexity`] | chunks of tokens; likelihoods | no |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`run`] | a model over chunks, collected | yes |")]
@@ -24,6 +25,7 @@ pub mod gguf;
 pub mod imatrix;
 #[cfg(feature = "llama")]
 pub mod llama;
+pub mod nextn;
 pub mod perplexity;
 pub mod report;
 #[cfg(feature = "llama")]

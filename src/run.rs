@@ -1,10 +1,15 @@
 //! The loop: chunks through the model, with the collector watching.
 
+mod nextn;
+
 use std::time::Instant;
+
+use nextn::Follower;
 
 use crate::calibration::Chunks;
 use crate::collect::{Collector, Due};
-use crate::llama::{self, Batch, Context, ContextOptions, FlashAttention, Model, Timings, Tuning};
+use crate::llama::{self, Batch, Context, ContextOptions, FlashAttention, Model, Outputs, Timings, Tuning};
+use crate::nextn::Layer;
 use crate::perplexity::{Estimate, Perplexity, negative_log_likelihoods};
 
 /// How the model is run.
@@ -46,6 +51,15 @@ pub enum Error {
     /// The model computes no logits, so there is no perplexity.
     #[error("the model computes no logits: perplexity needs them, run with --no-ppl")]
     NoLogits,
+    /// The NextN layer cannot be evaluated.
+    #[error("failed to create the NextN context; llama.cpp evaluates the NextN layers of some architectures only: {0}")]
+    NextnContext(llama::Error),
+    /// A NextN layer follows one sequence.
+    #[error("NextN layers need a single sequence per batch, found {n_seq}")]
+    NextnSequences {
+        /// Sequences a batch.
+        n_seq: usize,
+    },
     /// A model of two parts, such as T5: the decoder cannot run without the encoder's output for another text.
     #[error("encoder-decoder models are not supported: a calibration text has no second half to translate to")]
     EncoderDecoder,
@@ -105,8 +119,26 @@ pub fn run(
     options: &RunOptions,
     listener: &mut dyn Listener,
 ) -> Result<(Collector, Outcome), Error> {
+    run_with_nextn(model, None, chunks, collector, options, listener)
+}
+
+/// [`run`], and each batch also through the NextN layer that follows `model`, collected along with it.
+///
+/// # Errors
+/// See [`Error`]; [`Error::NextnSequences`] where several chunks fit into a batch.
+pub fn run_with_nextn(
+    model: &Model,
+    nextn: Option<&Layer<'_>>,
+    chunks: &Chunks,
+    collector: Collector,
+    options: &RunOptions,
+    listener: &mut dyn Listener,
+) -> Result<(Collector, Outcome), Error> {
     let n_seq = sequences_per_batch(options.n_batch, chunks.size());
-    let mut pass = Pass::new(model, chunks, collector, options)?;
+    if nextn.is_some() && n_seq > 1 {
+        return Err(Error::NextnSequences { n_seq });
+    }
+    let mut pass = Pass::new(model, nextn, chunks, collector, options)?;
     if options.perplexity && !pass.perplexity {
         listener.no_perplexity();
     }
@@ -146,6 +178,7 @@ pub fn run(
 /// What stays the same from batch to batch.
 struct Pass<'a> {
     context: Context<'a, Collector>,
+    nextn: Option<Follower<'a>>,
     chunks: &'a Chunks,
     batch: Batch,
     /// Tokens of each chunk in one decode.
@@ -156,7 +189,13 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(model: &'a Model, chunks: &'a Chunks, collector: Collector, options: &RunOptions) -> Result<Self, Error> {
+    fn new(
+        model: &'a Model,
+        nextn: Option<&Layer<'a>>,
+        chunks: &'a Chunks,
+        collector: Collector,
+        options: &RunOptions,
+    ) -> Result<Self, Error> {
         if model.is_encoder_decoder() {
             return Err(Error::EncoderDecoder);
         }
@@ -172,6 +211,11 @@ impl<'a> Pass<'a> {
             n_threads_batch: options.n_threads_batch,
             flash_attention: options.flash_attention,
             tuning: options.tuning.clone(),
+            outputs: if options.perplexity || collector.collects_output() || nextn.is_some() {
+                Outputs::All
+            } else {
+                Outputs::Nothing
+            },
         };
         let mut context = Context::new(model, &context_options, collector)?;
         if !context.has_memory() && n_batch < chunks.size() {
@@ -180,11 +224,16 @@ impl<'a> Pass<'a> {
             context_options.n_batch = n_batch as u32;
             context = Context::new(model, &context_options, context.into_observer())?;
         }
+        let nextn = nextn
+            .map(|layer| Follower::new(layer, &context_options, &mut context))
+            .transpose()
+            .map_err(Error::NextnContext)?;
         let vocab = model.vocab();
         // Of the models that see one batch at a time, those that do not make text are encoders.
         let has_logits = context.has_memory() || model.is_diffusion();
         Ok(Self {
             context,
+            nextn,
             chunks,
             batch: Batch::new(),
             n_step: n_batch.min(chunks.size()),
@@ -201,11 +250,17 @@ impl<'a> Pass<'a> {
         let perplexity = self.perplexity && len == self.chunks.size();
         let mut nlls = vec![Vec::new(); if perplexity { last - first } else { 0 }];
         self.context.clear_memory();
+        if let Some(nextn) = &mut self.nextn {
+            nextn.clear();
+        }
         for from in (0..len).step_by(self.n_step) {
             let to = (from + self.n_step).min(len);
             self.fill_batch(first, last, from, to);
             self.context.observer_mut().begin_decode();
             self.context.decode(&mut self.batch).map_err(in_chunks)?;
+            if let Some(nextn) = &mut self.nextn {
+                nextn.follow(&mut self.context, &self.batch).map_err(in_chunks)?;
+            }
             if perplexity {
                 self.read_logits(first, from, to, &mut nlls)?;
             }

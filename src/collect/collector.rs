@@ -131,6 +131,12 @@ impl Collector {
         std::mem::take(&mut self.clock.due)
     }
 
+    /// Whether the input of the output matrix is collected.
+    #[must_use]
+    pub fn collects_output(&self) -> bool {
+        self.rule.process_output
+    }
+
     /// Chunks so far, those loaded included.
     #[must_use]
     pub fn chunks(&self) -> i32 {

@@ -2,7 +2,7 @@
 //!
 //! For every weight matrix the rows of its input are summed a channel: `in_sum` = Σ x, `in_sum2` = Σ x², and counted.
 //! All is plain data: [`Collector`] can be driven without llama.cpp. With it, the collector is an
-//! [`Observer`](crate::llama::Observer) of a context.
+//! `llama::Observer` of a context.
 //!
 //! The sums are f32 and each channel's rows are added in the order of the graph, one after the other, multiplied first
 //! and then added, never fused: that is what llama.cpp's own tool does, and what makes the files equal to the byte.

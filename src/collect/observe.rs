@@ -5,7 +5,6 @@ use crate::llama::{Observer, ObserverError, Op, TensorRef};
 use super::collector::Collector;
 use super::error::Error;
 use super::product::{Ids, Kind, Product, Rows};
-use super::rule::weight_name;
 
 /// Host copies of what lies on a device, kept between calls.
 #[derive(Debug, Default)]
@@ -38,7 +37,7 @@ fn product(node: TensorRef<'_>) -> Option<Product<'_>> {
     let (weight, input) = (node.src(0)?, node.src(1)?);
     Some(Product {
         kind,
-        weight: weight_name(weight.name()),
+        weight: weight.base_name(),
         weight_ne: weight.ne(),
         input: input.id(),
         input_ne: input.ne(),

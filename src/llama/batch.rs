@@ -45,6 +45,12 @@ impl Batch {
         self.tokens.is_empty()
     }
 
+    /// The tokens in order, each with its position.
+    #[must_use]
+    pub fn tokens(&self) -> impl ExactSizeIterator<Item = (Token, i32)> {
+        self.tokens.iter().copied().zip(self.positions.iter().copied())
+    }
+
     /// Runs `call` with llama.cpp's view of this batch.
     pub(super) fn with_c<T>(&mut self, call: impl FnOnce(sys::llama_batch) -> T) -> T {
         let n = self.len();

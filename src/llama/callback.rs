@@ -7,10 +7,12 @@
 use std::any::Any;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::TensorRef;
+use super::outputs::HeadCut;
+use super::{Op, Outputs, TensorRef};
 
 /// What an observer may fail with.
 pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
@@ -52,20 +54,49 @@ enum Fault {
 pub(super) struct Latch<O> {
     pub(super) observer: O,
     fault: Option<Fault>,
+    /// Where logits are not wanted: see [`Outputs::Nothing`].
+    head: Option<HeadCut>,
 }
 
 impl<O: Observer> Latch<O> {
-    pub(super) fn new(observer: O) -> Self {
-        Self { observer, fault: None }
+    pub(super) fn new(observer: O, outputs: Outputs) -> Self {
+        let head = match outputs {
+            Outputs::All => None,
+            Outputs::Nothing => Some(HeadCut::default()),
+        };
+        Self { observer, fault: None, head }
     }
 
     /// Raises what was latched since the last call: errors are returned, panics go on.
     pub(super) fn release(&mut self) -> Result<(), ObserverError> {
+        if let Some(head) = &mut self.head {
+            head.restore(); // for when the computation failed before it was computed
+        }
         match self.fault.take() {
             None => Ok(()),
             Some(Fault::Error(error)) => Err(error),
             Some(Fault::Panic(payload)) => resume_unwind(payload),
         }
+    }
+
+    /// Whether `node` is dealt with here: the product with the output matrix, where logits are not wanted.
+    ///
+    /// # Safety
+    /// As for the trampoline.
+    unsafe fn on_head(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorRef<'_>, ask: bool) -> Option<bool> {
+        let head = self.head.as_mut()?;
+        if ask {
+            let is_head = tensor.op() == Op::MulMat
+                && tensor
+                    .src(0)
+                    .is_some_and(|weight| matches!(weight.base_name(), "output.weight" | "token_embd.weight"));
+            // SAFETY: by contract the node is a graph's that waits for our answer.
+            return unsafe { head.cut(node, is_head) }.then_some(true);
+        }
+        head.is_cut(node).then(|| {
+            head.restore();
+            false // leaves the split: what follows works on logits
+        })
     }
 
     /// The answer for the scheduler. Once latched: ask for the next node, then refuse it, which leaves the split at once.
@@ -98,8 +129,10 @@ pub(super) unsafe extern "C" fn trampoline<O: Observer>(
     // SAFETY: by contract valid and unaliased until this returns.
     let latch = unsafe { &mut *user_data.cast::<Latch<O>>() };
     // SAFETY: the scheduler waits for us, so nothing writes the node or its sources until this returns.
-    match unsafe { TensorRef::new(tensor) } {
-        Some(node) => latch.on_node(node, ask),
-        None => false,
+    let (Some(node), Some(ptr)) = (unsafe { TensorRef::new(tensor) }, NonNull::new(tensor)) else { return false };
+    // SAFETY: our own contract is the same.
+    match unsafe { latch.on_head(ptr, node, ask) } {
+        Some(answer) => answer,
+        None => latch.on_node(node, ask),
     }
 }

@@ -6,8 +6,9 @@ use llama_cpp_sys_2 as sys;
 
 use super::callback::{Latch, trampoline};
 use super::log::with_reason;
+use super::outputs::SilentSamplers;
 use super::threads::Pools;
-use super::{Batch, Error, Model, Observer, Tuning};
+use super::{Batch, Error, Model, Observer, Outputs, Tuning};
 
 /// Whether attention is computed fused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +41,8 @@ pub struct ContextOptions {
     pub flash_attention: FlashAttention,
     /// All that has defaults.
     pub tuning: Tuning,
+    /// Which logits are computed.
+    pub outputs: Outputs,
 }
 
 /// Where time went, in milliseconds, as llama.cpp counts it.
@@ -53,6 +56,15 @@ pub struct Timings {
     pub prompt_tokens: i32,
 }
 
+/// What of a model a context evaluates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// All but its NextN layers.
+    Trunk,
+    /// A NextN layer.
+    Nextn,
+}
+
 /// A model being evaluated, with an [`Observer`] that sees its tensors.
 pub struct Context<'m, O: Observer> {
     ptr: NonNull<sys::llama_context>,
@@ -62,6 +74,9 @@ pub struct Context<'m, O: Observer> {
     pools: Option<Pools>,
     n_batch: usize,
     n_vocab: usize,
+    outputs: Outputs,
+    /// Used by the context; dropped after it.
+    samplers: Option<SilentSamplers>,
     model: PhantomData<&'m Model>,
 }
 
@@ -77,14 +92,20 @@ impl<'m, O: Observer> Context<'m, O> {
     /// # Errors
     /// [`Error::ContextInit`], for want of memory in most cases.
     pub fn new(model: &'m Model, options: &ContextOptions, observer: O) -> Result<Self, Error> {
-        let latch = NonNull::from(Box::leak(Box::new(Latch::new(observer))));
-        match create::<O>(model, options, latch) {
-            Ok((ptr, pools)) => Ok(Self {
+        Self::of_kind(model, options, observer, Kind::Trunk)
+    }
+
+    pub(super) fn of_kind(model: &'m Model, options: &ContextOptions, observer: O, kind: Kind) -> Result<Self, Error> {
+        let latch = NonNull::from(Box::leak(Box::new(Latch::new(observer, options.outputs))));
+        match create::<O>(model, options, kind, latch) {
+            Ok(((ptr, samplers), pools)) => Ok(Self {
                 ptr,
                 latch,
                 pools,
                 n_batch: options.n_batch as usize,
                 n_vocab: model.vocab().n_tokens(),
+                outputs: options.outputs,
+                samplers,
                 model: PhantomData,
             }),
             Err(error) => {
@@ -111,6 +132,11 @@ impl<'m, O: Observer> Context<'m, O> {
         // SAFETY: the context is ours, the batch's arrays are valid during the call, and `&mut self` keeps every other
         // reference to the latch away while the trampoline uses it.
         let (status, reason) = with_reason(|| batch.with_c(|batch| unsafe { sys::llama_decode(ctx, batch) }));
+        self.finish_decode(status, n_tokens, reason)
+    }
+
+    /// Raises what went wrong in a decode: what the observer latched comes before what llama.cpp returned.
+    pub(super) fn finish_decode(&mut self, status: i32, n_tokens: usize, reason: String) -> Result<(), Error> {
         self.latch_mut().release().map_err(Error::Observer)?;
         if status == 0 { Ok(()) } else { Err(Error::Decode { status, n_tokens, reason }) }
     }
@@ -134,8 +160,11 @@ impl<'m, O: Observer> Context<'m, O> {
         unsafe { sys::llama_synchronize(self.ptr.as_ptr()) };
     }
 
-    /// The logits of the last decode, `[n_tokens, n_vocab]` in the batch's order. `None` where the model has none.
+    /// The logits of the last decode, `[n_tokens, n_vocab]` in the batch's order. `None` where there are none.
     pub fn logits(&mut self, n_tokens: usize) -> Option<&[f32]> {
+        if self.outputs == Outputs::Nothing {
+            return None;
+        }
         // SAFETY: the context is ours; waits for the computation.
         let ptr = unsafe { sys::llama_get_logits(self.ptr.as_ptr()) };
         if ptr.is_null() {
@@ -171,14 +200,20 @@ impl<'m, O: Observer> Context<'m, O> {
     pub fn into_observer(self) -> O {
         let mut this = ManuallyDrop::new(self);
         let pools = this.pools.take();
+        let samplers = this.samplers.take();
         // SAFETY: both are ours, and with `this` never dropped they are freed here and only here; the context goes
         // first, since it points to the latch.
         let observer = unsafe {
             sys::llama_free(this.ptr.as_ptr());
+            drop(samplers);
             Box::from_raw(this.latch.as_ptr()).observer
         };
         drop(pools);
         observer
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::llama_context {
+        self.ptr.as_ptr()
     }
 
     fn latch_mut(&mut self) -> &mut Latch<O> {
@@ -198,23 +233,32 @@ impl<O: Observer> Drop for Context<'_, O> {
     }
 }
 
-type Created = (NonNull<sys::llama_context>, Option<Pools>);
+type Created = (NonNull<sys::llama_context>, Option<SilentSamplers>);
 
-fn create<O: Observer>(model: &Model, options: &ContextOptions, latch: NonNull<Latch<O>>) -> Result<Created, Error> {
-    let ptr = create_for_memory(model, options, latch)?;
+fn create<O: Observer>(
+    model: &Model,
+    options: &ContextOptions,
+    kind: Kind,
+    latch: NonNull<Latch<O>>,
+) -> Result<(Created, Option<Pools>), Error> {
+    let created = create_for_memory(model, options, kind, latch)?;
+    if kind != Kind::Trunk {
+        return Ok((created, None));
+    }
+    let ptr = created.0.as_ptr();
     // SAFETY: the context was just created, and `model` outlives it.
-    if let Err(error) = unsafe { apply(model, options, ptr.as_ptr()) } {
-        // SAFETY: ours, and used nowhere else yet.
-        unsafe { sys::llama_free(ptr.as_ptr()) };
+    if let Err(error) = unsafe { apply(model, options, ptr) } {
+        // SAFETY: ours, and used nowhere else yet; its samplers are dropped after it.
+        unsafe { sys::llama_free(ptr) };
         return Err(error);
     }
     let pools =
         options.tuning.pools.as_ref().and_then(|pools| Pools::new(pools, options.n_threads, options.n_threads_batch));
     if let Some(pools) = &pools {
         // SAFETY: whoever gets both frees the context first.
-        unsafe { pools.attach(ptr.as_ptr()) };
+        unsafe { pools.attach(ptr) };
     }
-    Ok((ptr, pools))
+    Ok((created, pools))
 }
 
 /// Adapters and control vector.
@@ -251,24 +295,44 @@ unsafe fn apply(model: &Model, options: &ContextOptions, context: *mut sys::llam
 fn create_for_memory<O: Observer>(
     model: &Model,
     options: &ContextOptions,
+    kind: Kind,
     latch: NonNull<Latch<O>>,
-) -> Result<NonNull<sys::llama_context>, Error> {
-    let ptr = create_once(model, options, options.n_ubatch, latch)?;
+) -> Result<Created, Error> {
+    let created = create_at(model, options, kind, options.n_ubatch, latch)?;
     // SAFETY: the context was just created.
-    let has_memory = !unsafe { sys::llama_get_memory(ptr.as_ptr()) }.is_null();
+    let has_memory = !unsafe { sys::llama_get_memory(created.0.as_ptr()) }.is_null();
     if has_memory || options.n_ubatch >= options.n_batch {
-        return Ok(ptr);
+        return Ok(created);
     }
-    // SAFETY: ours, and used nowhere else yet.
-    unsafe { sys::llama_free(ptr.as_ptr()) };
-    create_once(model, options, options.n_batch, latch)
+    // SAFETY: ours, and used nowhere else yet; its samplers are dropped after it.
+    unsafe { sys::llama_free(created.0.as_ptr()) };
+    create_at(model, options, kind, options.n_batch, latch)
+}
+
+fn create_at<O: Observer>(
+    model: &Model,
+    options: &ContextOptions,
+    kind: Kind,
+    n_ubatch: u32,
+    latch: NonNull<Latch<O>>,
+) -> Result<Created, Error> {
+    if options.outputs == Outputs::Nothing {
+        let mut samplers = SilentSamplers::new(options.n_seq);
+        if let Ok(ptr) = create_once(model, options, kind, n_ubatch, latch, samplers.as_mut_slice()) {
+            return Ok((ptr, Some(samplers)));
+        }
+        // llama.cpp reserves room for what samplers might give, four times the logits. Where that is too much: without.
+    }
+    create_once(model, options, kind, n_ubatch, latch, &mut []).map(|ptr| (ptr, None))
 }
 
 fn create_once<O: Observer>(
     model: &Model,
     options: &ContextOptions,
+    kind: Kind,
     n_ubatch: u32,
     latch: NonNull<Latch<O>>,
+    samplers: &mut [sys::llama_sampler_seq_config],
 ) -> Result<NonNull<sys::llama_context>, Error> {
     // SAFETY: returns a struct of plain values.
     let mut params = unsafe { sys::llama_context_default_params() };
@@ -276,6 +340,10 @@ fn create_once<O: Observer>(
     params.n_batch = options.n_batch;
     params.n_ubatch = n_ubatch;
     params.n_seq_max = options.n_seq;
+    params.ctx_type = match kind {
+        Kind::Trunk => sys::LLAMA_CONTEXT_TYPE_DEFAULT,
+        Kind::Nextn => sys::LLAMA_CONTEXT_TYPE_MTP,
+    };
     params.n_threads = options.n_threads;
     params.n_threads_batch = options.n_threads_batch;
     params.flash_attn_type = match options.flash_attention {
@@ -286,6 +354,11 @@ fn create_once<O: Observer>(
     // The tools' defaults, not the library's: they decide how tokens are grouped, and so the order of sums.
     params.kv_unified = false;
     options.tuning.set(&mut params);
+    if !samplers.is_empty() {
+        params.samplers = samplers.as_mut_ptr();
+        params.n_samplers = samplers.len();
+        params.n_outputs_max_per_seq = (options.n_ctx / options.n_seq.max(1)).min(options.n_batch);
+    }
     params.cb_eval = Some(trampoline::<O>);
     params.cb_eval_user_data = latch.as_ptr().cast();
     // SAFETY: the caller keeps the model and the latch alive for as long as the context.

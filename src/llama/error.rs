@@ -102,6 +102,31 @@ pub enum Error {
         /// llama.cpp's own error lines.
         reason: String,
     },
+    /// This build has no NextN: llama.cpp's headers were not at hand.
+    #[error(
+        "this program was built without NextN: llama.cpp's src/llama-ext.h was not found when it was compiled, \
+         as happens with a llama.cpp installed apart"
+    )]
+    NextnUnavailable,
+    /// The trunk left no hidden state for a NextN layer.
+    #[error("no NextN hidden state for row {row}")]
+    NextnState {
+        /// The token's place in the batch.
+        row: usize,
+    },
+    /// A NextN layer did not take a token.
+    #[error(
+        "the NextN layer does not take the token at position {position}, with a hidden state of {width} values where \
+         it reads {expected}"
+    )]
+    NextnToken {
+        /// Its position.
+        position: i32,
+        /// Values of the hidden state.
+        width: usize,
+        /// Values the layer reads.
+        expected: usize,
+    },
     /// The observer returned an error while the graph ran.
     #[error(transparent)]
     Observer(ObserverError),

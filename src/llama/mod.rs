@@ -6,6 +6,7 @@
 //! | [`Model`], [`Vocab`] | weights and tokenizer of one GGUF model |
 //! | [`Context`] | a model's memory and graph, with an [`Observer`] of every node it computes |
 //! | [`Device`], [`BufferType`] | what computes, and the memory it computes in |
+//! | [`NextnContext`] | the same for a NextN layer, fed with another context's hidden states |
 //! | [`Batch`] | tokens for one decode |
 //! | [`TensorRef`] | a tensor, valid during one call of the observer |
 //!
@@ -24,6 +25,8 @@ mod error;
 mod log;
 mod model;
 mod model_options;
+mod nextn;
+mod outputs;
 mod tensor;
 mod threads;
 mod tuning;
@@ -40,7 +43,9 @@ pub use error::Error;
 pub use log::{Level, set_log};
 pub use model::Model;
 pub use model_options::{GpuLayers, LazyMode, LoadMode, ModelOptions, OverrideValue, SplitMode};
+pub use nextn::{NextnContext, nextn_available};
+pub use outputs::Outputs;
 pub use tensor::{Op, TensorRef};
 pub use threads::{PoolOptions, Priority, ThreadOptions};
 pub use tuning::{CacheType, Rope, RopeScaling, Tuning};
-pub use vocab::Vocab;
+pub use vocab::{Vocab, VocabKind};

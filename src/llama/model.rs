@@ -58,6 +58,27 @@ impl Model {
         unsafe { sys::llama_model_n_ctx_train(self.ptr.as_ptr()) }
     }
 
+    /// Layers, those of NextN not counted: the NextN layers come after them.
+    #[must_use]
+    pub fn n_layer(&self) -> i32 {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_n_layer(self.ptr.as_ptr()) }
+    }
+
+    /// NextN layers.
+    #[must_use]
+    pub fn n_layer_nextn(&self) -> i32 {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_n_layer_nextn(self.ptr.as_ptr()) }
+    }
+
+    /// Values in a hidden state, as it leaves the last layer.
+    #[must_use]
+    pub fn n_embd_out(&self) -> usize {
+        // SAFETY: the model is alive.
+        usize::try_from(unsafe { sys::llama_model_n_embd_out(self.ptr.as_ptr()) }).unwrap_or(0)
+    }
+
     /// Whether the model makes text from noise: it sees whole texts, and has no memory between batches.
     #[must_use]
     pub fn is_diffusion(&self) -> bool {
@@ -83,13 +104,6 @@ impl Model {
         let ptr = NonNull::new(ptr).ok_or_else(|| Error::Adapter { path: path.to_owned(), reason })?;
         self.adapters.push((ptr, scale));
         Ok(())
-    }
-
-    /// Layers of the model.
-    #[must_use]
-    pub fn n_layer(&self) -> i32 {
-        // SAFETY: the model is alive.
-        unsafe { sys::llama_model_n_layer(self.ptr.as_ptr()) }
     }
 
     pub(super) fn adapters(&self) -> &[(NonNull<sys::llama_adapter_lora>, f32)] {

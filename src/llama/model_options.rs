@@ -88,6 +88,7 @@ pub enum OverrideValue {
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of llama.cpp's")]
 pub struct ModelOptions {
     /// Layers on devices.
     pub gpu_layers: GpuLayers,
@@ -111,6 +112,8 @@ pub struct ModelOptions {
     pub no_repack: bool,
     /// Bypass the host buffer of a device.
     pub no_host: bool,
+    /// Whether its NextN layers are loaded, if it has any.
+    pub nextn: bool,
     /// Metadata to replace: key of up to 127 bytes, value.
     pub kv_overrides: Vec<(String, OverrideValue)>,
 }
@@ -166,6 +169,7 @@ impl Arrays {
         params.check_tensors = options.check_tensors;
         params.use_extra_bufts = !options.no_repack;
         params.no_host = options.no_host;
+        params.load_mtp = options.nextn;
         params.split_mode = match options.split_mode {
             SplitMode::None => sys::LLAMA_SPLIT_MODE_NONE,
             SplitMode::Layer => sys::LLAMA_SPLIT_MODE_LAYER,

@@ -55,6 +55,13 @@ impl<'a> TensorRef<'a> {
         std::str::from_utf8(bytes).or_else(|e| std::str::from_utf8(&bytes[..e.valid_up_to()])).unwrap_or_default()
     }
 
+    /// The name without what the scheduler puts around a copy of it: `CUDA0#blk.0.attn_k.weight#0` is
+    /// `blk.0.attn_k.weight`.
+    #[must_use]
+    pub fn base_name(self) -> &'a str {
+        crate::collect::weight_name(self.name())
+    }
+
     /// The operation that computes this tensor.
     #[must_use]
     pub fn op(self) -> Op {

@@ -1,8 +1,28 @@
+use std::ffi::CStr;
+use std::fmt;
 use std::marker::PhantomData;
 
 use llama_cpp_sys_2 as sys;
 
 use super::{Error, Token};
+
+/// How a vocabulary's tokenizer works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VocabKind(sys::llama_vocab_type);
+
+impl fmt::Display for VocabKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            sys::LLAMA_VOCAB_TYPE_NONE => f.write_str("none"),
+            sys::LLAMA_VOCAB_TYPE_SPM => f.write_str("SPM"),
+            sys::LLAMA_VOCAB_TYPE_BPE => f.write_str("BPE"),
+            sys::LLAMA_VOCAB_TYPE_WPM => f.write_str("WPM"),
+            sys::LLAMA_VOCAB_TYPE_UGM => f.write_str("UGM"),
+            sys::LLAMA_VOCAB_TYPE_RWKV => f.write_str("RWKV"),
+            other => write!(f, "type {other}"),
+        }
+    }
+}
 
 /// A model's vocabulary and tokenizer.
 #[derive(Debug, Clone, Copy)]
@@ -16,7 +36,7 @@ unsafe impl Send for Vocab<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Vocab<'_> {}
 
-impl Vocab<'_> {
+impl<'m> Vocab<'m> {
     pub(super) fn new(ptr: *const sys::llama_vocab) -> Self {
         Self { ptr, model: PhantomData }
     }
@@ -34,6 +54,34 @@ impl Vocab<'_> {
         // SAFETY: as in n_tokens, for both calls.
         let (add, bos) = unsafe { (sys::llama_vocab_get_add_bos(self.ptr), sys::llama_vocab_bos(self.ptr)) };
         (add && bos >= 0).then_some(bos)
+    }
+
+    /// The token that ends a text, where texts end with one.
+    #[must_use]
+    pub fn trailing_eos(&self) -> Option<Token> {
+        // SAFETY: as in n_tokens, for both calls.
+        let (add, eos) = unsafe { (sys::llama_vocab_get_add_eos(self.ptr), sys::llama_vocab_eos(self.ptr)) };
+        (add && eos >= 0).then_some(eos)
+    }
+
+    /// The kind of tokenizer.
+    #[must_use]
+    pub fn kind(&self) -> VocabKind {
+        // SAFETY: as in n_tokens.
+        VocabKind(unsafe { sys::llama_vocab_type(self.ptr) })
+    }
+
+    /// A token as the vocabulary's table has it.
+    #[must_use]
+    pub fn text(&self, token: Token) -> Option<&'m CStr> {
+        let known = usize::try_from(token).is_ok_and(|token| token < self.n_tokens());
+        if !known {
+            return None; // llama.cpp throws
+        }
+        // SAFETY: the token exists, so this is a string of the vocabulary, which lives as long as the model.
+        let text = unsafe { sys::llama_vocab_get_text(self.ptr, token) };
+        // SAFETY: as above; NUL-terminated.
+        (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) })
     }
 
     /// Tokenizes `text`, with the tokens the vocabulary puts around a text; `parse_special` reads control tokens

@@ -3,9 +3,10 @@
 //! Bytes depend on the machine (ggml picks its kernels by the CPU), so here values are held against a bound;
 //! `scripts/compare-upstream.sh` runs both programs on one machine and holds them against each other to the byte.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use llama_imatrix::imatrix::{Imatrix, Loaded};
+use llama_imatrix::imatrix::{Entry, Imatrix, Loaded};
 use llama_imatrix::llama::{FlashAttention, Model, ModelOptions, Tuning};
 use llama_imatrix::run::{Listener, RunOptions, run};
 
@@ -76,30 +77,31 @@ fn every_architecture_collects_what_llama_cpps_tool_does() {
         let ((found, perplexity), (want, want_perplexity)) = (collect(name), golden(name));
         assert!((perplexity / want_perplexity - 1.0).abs() < 5e-3, "{name}: {perplexity}, not {want_perplexity}");
         assert_eq!((found.chunk_count, found.chunk_size), (want.chunk_count, want.chunk_size), "{name}");
-        assert_eq!(
-            found.entries.keys().collect::<Vec<_>>(),
-            want.entries.keys().collect::<Vec<_>>(),
-            "{name}: the weights"
-        );
-        for (weight, entry) in &found.entries {
-            let want = &want.entries[weight];
-            assert_eq!(entry.counts.len(), want.counts.len(), "{name} {weight}");
-            let routed = entry.counts.len() > 1;
-            if routed {
-                // A token between two experts may go to the other one on another CPU.
-                assert_eq!(entry.counts.iter().sum::<i64>(), want.counts.iter().sum::<i64>(), "{name} {weight}");
-            } else {
-                assert_eq!(entry.counts, want.counts, "{name} {weight}");
-            }
-            let bound = if routed { 0.05 } else { BOUND };
-            assert_close(&format!("{name} {weight} in_sum2"), &entry.sum2, &want.sum2, bound);
-            let (sum, want_sum) = (entry.activations(), want.activations());
-            assert_eq!(sum.len(), want_sum.len());
-            let scale = (want.counts[0].max(1) as f32).sqrt();
-            let rms = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>().sqrt() * scale;
-            let difference: Vec<f32> = sum.iter().zip(want_sum).map(|(a, b)| a - b).collect();
-            assert!(rms(&difference) <= bound as f32 * rms(&want.sum2).max(1.0), "{name} {weight} in_sum");
+        assert_same(name, &found.entries, &want.entries);
+    }
+}
+
+/// Weights, counts and sums are the same, within what another CPU's kernels change.
+pub(crate) fn assert_same(name: &str, found: &BTreeMap<String, Entry>, want: &BTreeMap<String, Entry>) {
+    assert_eq!(found.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>(), "{name}: the weights");
+    for (weight, entry) in found {
+        let want = &want[weight];
+        assert_eq!(entry.counts.len(), want.counts.len(), "{name} {weight}");
+        let routed = entry.counts.len() > 1;
+        if routed {
+            // A token between two experts may go to the other one on another CPU.
+            assert_eq!(entry.counts.iter().sum::<i64>(), want.counts.iter().sum::<i64>(), "{name} {weight}");
+        } else {
+            assert_eq!(entry.counts, want.counts, "{name} {weight}");
         }
+        let bound = if routed { 0.05 } else { BOUND };
+        assert_close(&format!("{name} {weight} in_sum2"), &entry.sum2, &want.sum2, bound);
+        let (sum, want_sum) = (entry.activations(), want.activations());
+        assert_eq!(sum.len(), want_sum.len());
+        let scale = (want.counts[0].max(1) as f32).sqrt();
+        let rms = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>().sqrt() * scale;
+        let difference: Vec<f32> = sum.iter().zip(want_sum).map(|(a, b)| a - b).collect();
+        assert!(rms(&difference) <= bound as f32 * rms(&want.sum2).max(1.0), "{name} {weight} in_sum");
     }
 }
 

@@ -1,10 +1,12 @@
 //! The layer over llama.cpp, on a real model.
 
+mod nextn;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use llama_imatrix::llama::{
-    Batch, Context, ContextOptions, Error, FlashAttention, Model, ModelOptions, Observer, ObserverError, Op, TensorRef,
-    Tuning,
+    Batch, Context, ContextOptions, Error, FlashAttention, Model, ModelOptions, Observer, ObserverError, Op, Outputs,
+    TensorRef, Tuning,
 };
 
 use crate::support;
@@ -19,6 +21,10 @@ fn with_model<T>(test: impl FnOnce(&Model) -> T) -> T {
 }
 
 fn context<O: Observer>(model: &Model, observer: O) -> Context<'_, O> {
+    context_with(model, Outputs::All, observer)
+}
+
+fn context_with<O: Observer>(model: &Model, outputs: Outputs, observer: O) -> Context<'_, O> {
     let options = ContextOptions {
         n_ctx: 64,
         n_batch: 64,
@@ -28,6 +34,7 @@ fn context<O: Observer>(model: &Model, observer: O) -> Context<'_, O> {
         n_threads_batch: 1,
         flash_attention: FlashAttention::Auto,
         tuning: Tuning::default(),
+        outputs,
     };
     Context::new(model, &options, observer).unwrap()
 }
@@ -155,5 +162,51 @@ fn text_becomes_tokens_with_a_bos_in_front() {
         assert_eq!(vocab.tokenize(b"", false).unwrap(), [tokens[0]]);
         // Bytes that are no UTF-8 are text too.
         assert!(vocab.tokenize(&[0xff, 0xfe, b'a'], false).unwrap().len() > 1);
+    });
+}
+
+/// Without logits the layers are what they are with them, decode after decode.
+#[test]
+fn logits_nobody_reads_are_not_computed_and_change_nothing() {
+    with_model(|model| {
+        let seen = |outputs| {
+            let mut context = context_with(model, outputs, Watch::new("blk.2.ffn_down.weight", None));
+            for _ in 0..3 {
+                context.clear_memory();
+                context.decode(&mut batch()).unwrap();
+                assert_eq!(context.logits(N_TOKENS).is_none(), outputs == Outputs::Nothing);
+            }
+            context.into_observer().seen
+        };
+        assert_eq!(seen(Outputs::All), seen(Outputs::Nothing));
+    });
+}
+
+/// Counts the rows that go through the output matrix.
+struct HeadRows(Vec<i64>);
+
+impl Observer for HeadRows {
+    fn asks(&mut self, node: TensorRef<'_>) -> bool {
+        if node.src(0).is_some_and(|weight| weight.name() == "output.weight") {
+            self.0.push(node.ne()[1]);
+        }
+        false
+    }
+
+    fn sees(&mut self, _: TensorRef<'_>) -> Result<(), ObserverError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn without_logits_the_output_matrix_is_not_even_announced() {
+    with_model(|model| {
+        let rows = |outputs| {
+            let mut context = context_with(model, outputs, HeadRows(Vec::new()));
+            context.decode(&mut batch()).unwrap();
+            context.into_observer().0
+        };
+        assert_eq!(rows(Outputs::All), [N_TOKENS as i64]);
+        assert_eq!(rows(Outputs::Nothing), [] as [i64; 0]);
     });
 }

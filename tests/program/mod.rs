@@ -6,6 +6,7 @@ mod files;
 mod flags;
 mod flags_act;
 mod flags_log;
+mod nextn;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

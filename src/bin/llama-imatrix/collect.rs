@@ -20,8 +20,9 @@ mod with_llama {
     use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule};
     use llama_imatrix::gguf;
     use llama_imatrix::imatrix::Imatrix;
-    use llama_imatrix::llama::{Model, Tuning};
-    use llama_imatrix::run::{Listener, RunOptions, run, sequences_per_batch};
+    use llama_imatrix::llama::{Model, ModelOptions, Tuning};
+    use llama_imatrix::nextn::check_files;
+    use llama_imatrix::run::{Listener, RunOptions, run_with_nextn, sequences_per_batch};
 
     use crate::config::Collect;
     use crate::output::{print, print_saved, warn_of_gaps};
@@ -30,14 +31,15 @@ mod with_llama {
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<()> {
         let base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
         check_sizes(&base, &task.model)?;
+        check_files(&task.model, task.draft_model.as_deref())?;
         let backend = settings::start_backend(&task.flags)?;
         settings::warn_of_backend(&task.flags, backend);
-        if task.flags.nextn || task.flags.draft_model.is_some() {
-            anyhow::bail!("--nextn and --model-draft are not built yet");
-        }
         settings::set_priority(task);
-        let model = settings::load_model(task, backend)?;
+        let model_options = ModelOptions { nextn: task.nextn, ..settings::model_options(&task.flags, backend)? };
+        let model = settings::load_model(task, &model_options)?;
         let tuning = settings::tuning(task, &model)?;
+        let draft = crate::nextn::load_draft(task, &model, &model_options)?;
+        let nextn = crate::nextn::locate(task, &model, draft.as_ref())?;
         let chunks = tokenize(task, &model)?;
         warn_of_length(task, &model);
         log::info(format_args!(
@@ -51,7 +53,7 @@ mod with_llama {
             rule: Rule {
                 min_rows: task.flags.min_rows.into(),
                 process_output: task.flags.process_output,
-                nextn: false,
+                nextn: task.nextn,
             },
             chunk_size: task.flags.ctx_size,
             output_every: task.flags.output_frequency,
@@ -59,6 +61,9 @@ mod with_llama {
         });
         collector.continue_from(&base);
         let mut session = Session::new(task, base);
+        if nextn.is_some() {
+            session.base.n_layer_nextn = 1;
+        }
         log::info(format_args!(
             "computing over {} chunks, n_ctx={}, batch_size={}, n_seq={}",
             chunks.len(),
@@ -67,7 +72,8 @@ mod with_llama {
             sequences_per_batch(task.n_batch, chunks.size())
         ));
         progress::start_chunks(chunks.len());
-        let result = run(&model, &chunks, collector, &run_options(task, tuning), &mut session);
+        let result =
+            run_with_nextn(&model, nextn.as_ref(), &chunks, collector, &run_options(task, tuning), &mut session);
         progress::finish();
         session.print_held();
         print(format_args!("\n"));
@@ -254,7 +260,7 @@ mod with_llama {
 
         fn first_batch(&mut self, seconds: f32, n_chunks: usize, n_seq: usize) {
             let total = (seconds * n_chunks as f32 / n_seq as f32) as i32;
-            log::info(format_args!("{seconds:.2} seconds per pass - ETA follows on standard output"));
+            log::info(format_args!("{seconds:.2} seconds per pass"));
             let (hours, rest) = (total / 3600, total % 3600);
             if hours > 0 {
                 self.print_or_hold(&format!("{hours} hours "));

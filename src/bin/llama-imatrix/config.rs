@@ -45,6 +45,9 @@ pub(crate) struct Merge {
 pub(crate) struct Collect {
     pub(crate) merge: Merge,
     pub(crate) model: PathBuf,
+    /// Whether the NextN layer is collected too, from the draft where there is one.
+    pub(crate) nextn: bool,
+    pub(crate) draft_model: Option<PathBuf>,
     pub(crate) text: Vec<u8>,
     /// The text's name in the file, if it has one.
     pub(crate) dataset: Option<String>,
@@ -83,6 +86,16 @@ impl Config {
             });
         }
         ensure!(flags.ctx_size > 0, "imatrix tool requires '--ctx-size' > 0, found {}", flags.ctx_size);
+        let draft_model = flags.draft_model.clone().filter(|path| !path.as_os_str().is_empty());
+        let nextn = flags.nextn || draft_model.is_some();
+        // Also where nothing is collected, as llama.cpp's tool.
+        ensure!(
+            !nextn || flags.batch_size / flags.ctx_size <= 1,
+            "'--nextn' and '--model-draft' need a single sequence per batch, set '--batch-size' to at most \
+             '--ctx-size' ({}), found {}",
+            flags.ctx_size,
+            flags.batch_size
+        );
 
         let (text, dataset) = read_prompt(&flags)?;
         let format = flags.output_format.map(|format| match format {
@@ -114,6 +127,7 @@ impl Collect {
             bail!("{flag} {value}: this program downloads nothing, name a file with --model");
         }
         let model = flags.model.clone().context("--model is required")?;
+        let draft_model = flags.draft_model.clone().filter(|path| !path.as_os_str().is_empty());
         let positive = |name: &str, value: i32| {
             usize::try_from(value)
                 .ok()
@@ -134,6 +148,8 @@ impl Collect {
         }
         Ok(Self {
             model,
+            nextn: flags.nextn || draft_model.is_some(),
+            draft_model,
             text,
             dataset,
             n_batch: positive("--batch-size", flags.batch_size)?,

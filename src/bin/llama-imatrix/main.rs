@@ -8,6 +8,8 @@ mod files;
 mod flags;
 mod info;
 mod log;
+#[cfg(feature = "llama")]
+mod nextn;
 mod output;
 mod progress;
 #[cfg(feature = "llama")]

@@ -110,6 +110,7 @@ pub(crate) fn model_options(flags: &Flags, backend: &Backend) -> anyhow::Result<
         check_tensors: flags.check_tensors,
         no_repack: flags.no_repack,
         no_host: flags.no_host,
+        nextn: false,
         kv_overrides: flags.override_kv.iter().map(|(key, value)| (key.clone(), override_value(value))).collect(),
     })
 }
@@ -147,8 +148,8 @@ fn override_value(value: &KvOverride) -> OverrideValue {
 }
 
 /// The model, with its adapters.
-pub(crate) fn load_model(task: &Collect, backend: &Backend) -> anyhow::Result<Model> {
-    let mut model = Model::load(&task.model, &model_options(&task.flags, backend)?)?;
+pub(crate) fn load_model(task: &Collect, options: &ModelOptions) -> anyhow::Result<Model> {
+    let mut model = Model::load(&task.model, options)?;
     for (path, scale) in &task.flags.lora {
         model.add_adapter(path, *scale)?;
         log::debug(format_args!("LoRA adapter '{}' at scale {scale}", path.display()));

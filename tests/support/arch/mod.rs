@@ -5,12 +5,15 @@ pub mod deepseek2;
 pub mod dream;
 pub mod gemma2;
 pub mod gemma3;
+pub mod glm4_nextn;
 pub mod gpt2;
+pub mod hy_v3_nextn;
 pub mod lfm2;
 pub mod llada;
 pub mod llama;
 pub mod mamba;
 pub mod qwen2;
+pub mod qwen35_nextn;
 pub mod qwen3moe;
 
 use super::model::Fill::{Bias, Embedding, Norm, Weight, WeightF16, WeightQ8};

@@ -1,5 +1,7 @@
 //! The command line against that of llama.cpp's tool: `tests/data/flags/upstream-options.txt` lists its options.
 
+#![expect(clippy::print_stderr, reason = "counts, and what was skipped, for those who run the tests")]
+
 use super::*;
 
 const OPTIONS: &str = include_str!("../data/flags/upstream-options.txt");
@@ -76,7 +78,7 @@ fn every_option_of_upstreams_is_accepted_in_all_its_spellings() {
         }
         accepted += 1;
     }
-    println!("{accepted} of {} upstream options accepted, in {spellings} spellings", options.len());
+    eprintln!("{accepted} of {} upstream options accepted, in {spellings} spellings", options.len());
     assert_eq!((accepted, options.len(), spellings), (135, 135, 216));
 }
 
@@ -103,7 +105,7 @@ fn every_variable_of_upstreams_is_read() {
             variables += 1;
         }
     }
-    println!("{variables} upstream variables read");
+    eprintln!("{variables} upstream variables read");
     assert_eq!(variables, 73);
 }
 

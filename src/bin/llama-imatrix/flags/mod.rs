@@ -24,7 +24,9 @@ mod table;
 
 use std::ffi::OsString;
 
-pub(crate) use lowargs::{Cpu, Flags, GpuLayers, KvOverride, LogOptions, OutputFormat, Text, Tristate};
+pub(crate) use lowargs::{Cpu, Flags, LogOptions, OutputFormat, Text, Tristate};
+#[cfg(feature = "llama")]
+pub(crate) use lowargs::{GpuLayers, KvOverride};
 pub(crate) use table::Special;
 
 /// What the command line asks for.

@@ -28,7 +28,8 @@ pub(crate) fn write(w: &mut dyn Write) -> Result<(), Error> {
     }
     let counts = vec![ROWS; EXPERTS];
 
-    let layers = (0..LAYERS).flat_map(|layer| ["gate", "up", "down"].map(|part| format!("blk.{layer}.ffn_{part}_exps")));
+    let layers =
+        (0..LAYERS).flat_map(|layer| ["gate", "up", "down"].map(|part| format!("blk.{layer}.ffn_{part}_exps")));
     let weights: BTreeSet<String> = layers.map(|name| format!("{name}.weight")).collect();
     let mut writer = Writer::new();
     writer.set("general.type", "imatrix");

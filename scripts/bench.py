@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""The part of bench.sh that runs the programs, times them and prints the tables. Needs nothing but Python 3.8."""
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MIB = 1 << 20
+# Bytes in a unit of ru_maxrss.
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+CONTEXT = ["-c", "512", "-b", "512", "-ub", "512"]
+PERPLEXITY = {"no": ["--no-ppl"], "yes": []}
+# One batch at upstream's default flags: 2048 tokens, four chunks of 512.
+CHUNKS_A_BATCH = "4"
+
+
+class Run:
+    """A program run once: seconds by the wall's clock and of CPU time, peak memory in MiB, standard output."""
+
+    def __init__(self, command, work, label):
+        with open(work / "stdout", "w+b") as out, open(work / "stderr", "w+b") as err:
+            begin = time.monotonic()
+            child = subprocess.Popen([str(part) for part in command], stdout=out, stderr=err, cwd=work)
+            _, status, usage = os.wait4(child.pid, 0)
+            self.seconds = time.monotonic() - begin
+            child.returncode = status  # reaped here, not by subprocess
+            out.seek(0)
+            err.seek(0)
+            self.stdout = out.read().decode(errors="replace")
+            if status != 0:
+                tail = err.read().decode(errors="replace")[-2000:]
+                sys.exit(f"bench: {label} failed, status {status}:\n{tail}\n{' '.join(map(str, command))}")
+        self.cpu_seconds = usage.ru_utime + usage.ru_stime
+        self.peak = usage.ru_maxrss * MAXRSS_UNIT / MIB
+        figures = f"{self.seconds:8.2f} s {self.cpu_seconds:8.2f} s of CPU {self.peak:8.0f} MiB"
+        print(f"{label:50} {figures}", file=sys.stderr, flush=True)
+
+
+class Machine:
+    """What else the machine was doing, as far as its load tells."""
+
+    def __init__(self):
+        self.loads = []
+
+    def look(self):
+        self.loads.append(os.getloadavg()[0])
+
+    def describe(self):
+        return (f"{os.cpu_count()} CPUs; load average before each turn, which our own runs are part of: "
+                f"{min(self.loads):.1f} to {max(self.loads):.1f}")
+
+
+class Bench:
+    def __init__(self, args):
+        self.args = args
+        self.work = Path(args.work)
+        self.programs = {"ours": Path(args.ours), "upstream": Path(args.upstream) / "llama-imatrix"}
+        self.forward_program = Path(args.upstream) / "llama-bench"
+        self.machine = Machine()
+        self.short, self.long = args.chunks
+
+    def imatrix(self, who, label, *flags):
+        output = self.work / f"{who}.gguf"
+        output.unlink(missing_ok=True)
+        return Run([self.programs[who], *flags, "-o", output.name], self.work, f"{label} {who}")
+
+    def same_bytes(self):
+        sums = [sha256(self.work / f"{who}.gguf") for who in self.programs]
+        return sums[0] == sums[1], sums[0]
+
+    def seconds_a_chunk(self, who, model, label, flags):
+        """The difference of two lengths: loading, tokenizing and the first save are in both."""
+        common = ["-m", model, "-f", "text.txt", "-t", self.args.threads, *CONTEXT, *flags]
+        short, long = (
+            self.imatrix(who, f"{label} {plural(chunks, 'chunk')},", *common, "--chunks", chunks)
+            for chunks in (self.short, self.long)
+        )
+        return self.difference(short, long), max(short.peak, long.peak)
+
+    def seconds(self, run):
+        return run.cpu_seconds if self.args.cpu else run.seconds
+
+    def difference(self, short, long):
+        return (self.seconds(long) - self.seconds(short)) / (self.long - self.short)
+
+    def forward(self, model, label):
+        """Seconds a chunk of llama-bench, which warms up by itself and reports the mean of its repetitions."""
+        command = [self.forward_program, "-m", model, "-p", 512, "-n", 0, "-b", 512, "-ub", 512]
+        command += ["-t", self.args.threads, "-o", "json"]
+
+        def run(repetitions):
+            return Run([*command, "-r", repetitions], self.work, f"{label} llama-bench, {plural(repetitions, 'chunk')}")
+
+        if self.args.cpu:  # which it does not report
+            return self.difference(run(self.short), run(self.long))
+        return json.loads(run(self.long - self.short).stdout)[0]["avg_ns"] / 1e9
+
+    def chunks(self, models):
+        header = ["model", "perplexity", "ours, s", "upstream, s", "forward, s", "ours / upstream", "ours / forward",
+                  "peak, ours", "peak, upstream", "same bytes"]
+        rows, sums = [], []
+        for name, model in models:
+            read_once(model)
+            turns = {mode: [] for mode in PERPLEXITY}
+            same = {mode: True for mode in PERPLEXITY}
+            for pair in range(1, self.args.pairs + 1):
+                self.machine.look()
+                forward = self.forward(model, f"{name} {pair}/{self.args.pairs}")
+                for mode, flags in PERPLEXITY.items():
+                    label = f"{name} {pair}/{self.args.pairs} perplexity: {mode},"
+                    ours, theirs = (self.seconds_a_chunk(who, model, label, flags) for who in self.programs)
+                    turns[mode].append((ours, theirs, forward))
+                    equal, digest = self.same_bytes()
+                    same[mode] &= equal
+                sums.append((name, digest))
+            for mode, turn in turns.items():
+                ours, theirs = [[pair[who][0] for pair in turn] for who in (0, 1)]
+                forwards = [pair[2] for pair in turn]
+                peaks = [max(pair[who][1] for pair in turn) for who in (0, 1)]
+                rows.append([
+                    name, mode, *(f"{statistics.median(values):.2f}" for values in (ours, theirs, forwards)),
+                    spread(ours, theirs), spread(ours, forwards), *(f"{peak:.0f} MiB" for peak in peaks),
+                    "yes" if same[mode] else "NO",
+                ])
+        print_table(header, rows)
+        clock = "CPU time of all threads" if self.args.cpu else "Seconds"
+        print(f"\nMedians of {plural(self.args.pairs, 'pair')}, in brackets least and most. {clock} a chunk of 512 "
+              f"tokens on {plural(self.args.threads, 'thread')}: {self.long} chunks less {self.short}, over "
+              f"{self.long - self.short}. {self.machine.describe()}.")
+        print("\nsha256 of the files of ours, the longer runs:\n")
+        for name, digest in sorted(set(sums)):
+            print(f"    {digest}  {name}")
+        return all(row[-1] == "yes" for row in rows)
+
+    def memory(self, models):
+        rows = []
+        for name, model in models:
+            self.machine.look()
+            flags = ["-m", model, "-f", "text.txt", "-t", self.args.threads, "--chunks", CHUNKS_A_BATCH]
+            ours, theirs = (self.imatrix(who, f"{name} default flags,", *flags).peak for who in self.programs)
+            same, _ = self.same_bytes()
+            size = model.stat().st_size / MIB
+            rows.append([name, f"{size:.0f} MiB", f"{ours:.0f} MiB", f"{theirs:.0f} MiB", f"{ours / theirs:.2f}",
+                         "yes" if same else "NO"])
+        print_table(["model", "its file", "peak, ours", "peak, upstream", "ours / upstream", "same bytes"], rows)
+        print(f"\nOne run of each, default flags but `-t {self.args.threads} --chunks {CHUNKS_A_BATCH}`: with perplexity, "
+              "`-b 2048 -ub 512 -c 512`. Pages of the model's file count where they are mapped.")
+        return all(row[-1] == "yes" for row in rows)
+
+    def offline(self, files):
+        matrix = files[0][1]
+        read_once(matrix)
+        commands = {
+            "merge with itself": ["--in-file", matrix, "--in-file", matrix],
+            "`--show-statistics`": ["--show-statistics", "--in-file", matrix],
+        }
+        rows = []
+        for name, flags in commands.items():
+            pairs, same = [], True
+            for pair in range(1, self.args.pairs + 1):
+                self.machine.look()
+                label = f"{name} {pair}/{self.args.pairs}"
+                ours = self.imatrix("ours", label, *flags)
+                # Upstream wants the name of a model, which it does not open.
+                theirs = self.imatrix("upstream", label, "-m", "none", *flags)
+                pairs.append((ours, theirs))
+                if name.startswith("merge"):
+                    same &= self.same_bytes()[0]
+                else:
+                    same &= ours.stdout == theirs.stdout
+            ours, theirs = ([self.seconds(pair[who]) for pair in pairs] for who in (0, 1))
+            medians = (f"{statistics.median(values):.2f}" for values in (ours, theirs))
+            peaks = (f"{max(pair[who].peak for pair in pairs):.0f} MiB" for who in (0, 1))
+            rows.append([name, *medians, spread(theirs, ours), *peaks, "yes" if same else "NO"])
+        print_table(["command", "ours, s", "upstream, s", "times as fast", "peak, ours", "peak, upstream", "same"], rows)
+        print(f"\nMedians of {plural(self.args.pairs, 'pair')}, in brackets least and most; "
+              f"{'CPU time' if self.args.cpu else 'seconds'} of whole runs. The matrix: "
+              f"{matrix.stat().st_size / MIB:.0f} MiB, read once before. {self.machine.describe()}.")
+        return all(row[-1] == "yes" for row in rows)
+
+
+def read_once(path):
+    """So that the first run does not wait for the disk where the others do not."""
+    with open(path, "rb") as file:
+        while file.read(16 * MIB):
+            pass
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for part in iter(lambda: file.read(16 * MIB), b""):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def spread(over, under):
+    """The median of the pairs' ratios, least and most."""
+    ratios = [a / b for a, b in zip(over, under)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def plural(n, noun):
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def print_table(header, rows):
+    rows = [header, *rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    print("\n".join(lines))
+
+
+def named_file(text):
+    name, _, path = text.partition("=")
+    return name, Path(path)
+
+
+def two_lengths(text):
+    short, long = map(int, text.split(","))
+    if not 0 < short < long:
+        raise ValueError
+    return short, long
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mode", choices=["chunks", "memory", "offline"], required=True)
+    parser.add_argument("--ours", required=True)
+    parser.add_argument("--upstream", required=True, help="the folder of upstream's tools")
+    parser.add_argument("--work", required=True)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--chunks", type=two_lengths, default=(2, 8))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("files", nargs="+", type=named_file, metavar="NAME=FILE")
+    args = parser.parse_args()
+    if args.pairs < 1:
+        parser.error("--pairs is at least 1")
+    same = getattr(Bench(args), args.mode)(args.files)
+    if not same:
+        sys.exit("bench: the two programs' results are not the same")
+
+
+if __name__ == "__main__":
+    main()

@@ -246,16 +246,16 @@ fn create<O: Observer>(
 ) -> Result<Created, Error> {
     let (ptr, samplers) = create_for_memory(model, options, kind, latch)?;
     // SAFETY: the context was just created, and `model` outlives it.
-    if let Err(error) = unsafe { apply(model, options, ptr) } {
-        // SAFETY: ours, and used nowhere else yet; its samplers are dropped after it.
-        unsafe { sys::llama_free(ptr) };
+    if let Err(error) = unsafe { apply(model, options, ptr.as_ptr()) } {
+        // SAFETY: ours, and used nowhere else yet.
+        unsafe { sys::llama_free(ptr.as_ptr()) };
         return Err(error);
     }
     let pools =
         options.tuning.pools.as_ref().and_then(|pools| Pools::new(pools, options.n_threads, options.n_threads_batch));
     if let Some(pools) = &pools {
         // SAFETY: whoever gets both frees the context first.
-        unsafe { pools.attach(ptr) };
+        unsafe { pools.attach(ptr.as_ptr()) };
     }
     Ok(Created { ptr, samplers, pools })
 }

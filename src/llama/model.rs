@@ -99,6 +99,13 @@ impl Model {
         Ok(())
     }
 
+    /// Layers of the model.
+    #[must_use]
+    pub fn n_layer(&self) -> i32 {
+        // SAFETY: the model is alive.
+        unsafe { sys::llama_model_n_layer(self.ptr.as_ptr()) }
+    }
+
     pub(super) fn adapters(&self) -> &[(NonNull<sys::llama_adapter_lora>, f32)] {
         &self.adapters
     }

@@ -76,8 +76,8 @@ mod with_llama {
             run_with_nextn(&model, nextn.as_ref(), &chunks, collector, &run_options(task, tuning), &mut session);
         progress::finish();
         session.print_held();
-        print(format_args!("\n"));
         let (collector, outcome) = result.map_err(|error| session.explain(error))?;
+        print(format_args!("\n"));
 
         if let Some(estimate) = outcome.perplexity {
             match estimate.error {
@@ -205,7 +205,7 @@ mod with_llama {
         }
 
         fn print_held(&mut self) {
-            if let Some(held) = &mut self.held {
+            if let Some(held) = self.held.as_mut().filter(|held| !held.is_empty()) {
                 print(format_args!("{}", std::mem::take(held)));
             }
         }

@@ -20,6 +20,7 @@ mod callback;
 mod context;
 mod control_vector;
 mod cpu;
+mod create;
 mod devices;
 mod error;
 mod log;

@@ -1,0 +1,153 @@
+//! Making a context: what its options mean to llama.cpp, and what is tried where it does not fit.
+
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use super::callback::{Latch, trampoline};
+use super::context::Kind;
+use super::log::with_reason;
+use super::outputs::SilentSamplers;
+use super::threads::Pools;
+use super::{ContextOptions, Error, FlashAttention, Model, Observer, Outputs};
+
+/// A context and what it points to: both are to outlive it.
+pub(super) struct Created {
+    pub(super) ptr: NonNull<sys::llama_context>,
+    pub(super) samplers: Option<SilentSamplers>,
+    pub(super) pools: Option<Pools>,
+}
+
+pub(super) fn create<O: Observer>(
+    model: &Model,
+    options: &ContextOptions,
+    kind: Kind,
+    latch: NonNull<Latch<O>>,
+) -> Result<Created, Error> {
+    let (ptr, samplers) = create_for_memory(model, options, kind, latch)?;
+    // SAFETY: the context was just created, and `model` outlives it.
+    if let Err(error) = unsafe { apply(model, options, ptr.as_ptr()) } {
+        // SAFETY: ours, and used nowhere else yet.
+        unsafe { sys::llama_free(ptr.as_ptr()) };
+        return Err(error);
+    }
+    let pools =
+        options.tuning.pools.as_ref().and_then(|pools| Pools::new(pools, options.n_threads, options.n_threads_batch));
+    if let Some(pools) = &pools {
+        // SAFETY: whoever gets both frees the context first.
+        unsafe { pools.attach(ptr.as_ptr()) };
+    }
+    Ok(Created { ptr, samplers, pools })
+}
+
+/// Adapters and control vector.
+///
+/// # Safety
+/// `context` is a valid context of `model`.
+unsafe fn apply(model: &Model, options: &ContextOptions, context: *mut sys::llama_context) -> Result<(), Error> {
+    let (mut adapters, mut scales): (Vec<_>, Vec<_>) =
+        model.adapters().iter().filter(|(_, scale)| *scale != 0.0).map(|(ptr, scale)| (ptr.as_ptr(), *scale)).unzip();
+    if !adapters.is_empty() {
+        let n = adapters.len();
+        // SAFETY: both arrays have `n` elements, which are copied; the adapters live as long as the model.
+        let (status, reason) = with_reason(|| unsafe {
+            sys::llama_set_adapters_lora(context, adapters.as_mut_ptr(), n, scales.as_mut_ptr())
+        });
+        if status != 0 {
+            return Err(Error::Apply { what: "LoRA adapters", reason });
+        }
+    }
+    if let Some((vector, layers)) = &options.tuning.control_vector {
+        let (data, n_embd) = (vector.data(), i32::try_from(vector.n_embd()).unwrap_or(i32::MAX));
+        // SAFETY: `data` is valid for its length and copied.
+        let (status, reason) = with_reason(|| unsafe {
+            sys::llama_set_adapter_cvec(context, data.as_ptr(), data.len(), n_embd, *layers.start(), *layers.end())
+        });
+        if status != 0 {
+            return Err(Error::Apply { what: "a control vector", reason });
+        }
+    }
+    Ok(())
+}
+
+type Sampled = (NonNull<sys::llama_context>, Option<SilentSamplers>);
+
+/// As the options have it, except that a model without memory gets the whole batch at once.
+fn create_for_memory<O: Observer>(
+    model: &Model,
+    options: &ContextOptions,
+    kind: Kind,
+    latch: NonNull<Latch<O>>,
+) -> Result<Sampled, Error> {
+    let created = create_at(model, options, kind, options.n_ubatch, latch)?;
+    // SAFETY: the context was just created.
+    let has_memory = !unsafe { sys::llama_get_memory(created.0.as_ptr()) }.is_null();
+    if has_memory || options.n_ubatch >= options.n_batch {
+        return Ok(created);
+    }
+    // SAFETY: ours, and used nowhere else yet; its samplers are dropped after it.
+    unsafe { sys::llama_free(created.0.as_ptr()) };
+    create_at(model, options, kind, options.n_batch, latch)
+}
+
+fn create_at<O: Observer>(
+    model: &Model,
+    options: &ContextOptions,
+    kind: Kind,
+    n_ubatch: u32,
+    latch: NonNull<Latch<O>>,
+) -> Result<Sampled, Error> {
+    if options.outputs == Outputs::Nothing {
+        let mut samplers = SilentSamplers::new(options.n_seq);
+        if let Ok(ptr) = create_once(model, options, kind, n_ubatch, latch, samplers.as_mut_slice()) {
+            return Ok((ptr, Some(samplers)));
+        }
+        // llama.cpp reserves room for what samplers might give, four times the logits. Where that is too much: without.
+    }
+    create_once(model, options, kind, n_ubatch, latch, &mut []).map(|ptr| (ptr, None))
+}
+
+fn create_once<O: Observer>(
+    model: &Model,
+    options: &ContextOptions,
+    kind: Kind,
+    n_ubatch: u32,
+    latch: NonNull<Latch<O>>,
+    samplers: &mut [sys::llama_sampler_seq_config],
+) -> Result<NonNull<sys::llama_context>, Error> {
+    // SAFETY: returns a struct of plain values.
+    let mut params = unsafe { sys::llama_context_default_params() };
+    params.n_ctx = options.n_ctx;
+    params.n_batch = options.n_batch;
+    params.n_ubatch = n_ubatch;
+    params.n_seq_max = options.n_seq;
+    params.ctx_type = match kind {
+        Kind::Trunk => sys::LLAMA_CONTEXT_TYPE_DEFAULT,
+        Kind::Nextn => sys::LLAMA_CONTEXT_TYPE_MTP,
+    };
+    params.n_threads = options.n_threads;
+    params.n_threads_batch = options.n_threads_batch;
+    params.flash_attn_type = match options.flash_attention {
+        FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+        FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    };
+    // The tools' defaults, not the library's: they decide how tokens are grouped, and so the order of sums.
+    params.kv_unified = false;
+    if !samplers.is_empty() {
+        params.samplers = samplers.as_mut_ptr();
+        params.n_samplers = samplers.len();
+        params.n_outputs_max_per_seq = (options.n_ctx / options.n_seq.max(1)).min(options.n_batch);
+    }
+    options.tuning.set(&mut params);
+    params.cb_eval = Some(trampoline::<O>);
+    params.cb_eval_user_data = latch.as_ptr().cast();
+    // SAFETY: the caller keeps the model and the latch alive for as long as the context.
+    let (ptr, reason) = with_reason(|| unsafe { sys::llama_init_from_model(model.as_ptr(), params) });
+    NonNull::new(ptr).ok_or(Error::ContextInit {
+        n_ctx: options.n_ctx,
+        n_seq: options.n_seq,
+        n_batch: options.n_batch,
+        reason,
+    })
+}

@@ -39,7 +39,7 @@ pub enum Error {
     #[error(transparent)]
     Setup(#[from] llama::Error),
     /// A batch could not be evaluated or collected.
-    #[error("chunks {first} to {last}: {source}")]
+    #[error("chunks {first} to {last}")]
     Chunks {
         /// First chunk of the batch, from 1.
         first: usize,

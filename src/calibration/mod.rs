@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// The file cannot be read.
-    #[error("failed to open file '{}': {source}", path.display())]
+    #[error("failed to open file '{}'", path.display())]
     Read {
         /// The file.
         path: PathBuf,

@@ -7,7 +7,6 @@ use llama_cpp_sys_2 as sys;
 use super::callback::Latch;
 use super::create::{Created, create};
 use super::log::with_reason;
-use super::outputs::SilentSamplers;
 use super::threads::Pools;
 use super::{Batch, Error, Model, Observer, Outputs, Tuning};
 
@@ -76,8 +75,6 @@ pub struct Context<'m, O: Observer> {
     n_batch: usize,
     n_vocab: usize,
     outputs: Outputs,
-    /// Used by the context; dropped after it.
-    samplers: Option<SilentSamplers>,
     model: PhantomData<&'m Model>,
 }
 
@@ -99,14 +96,13 @@ impl<'m, O: Observer> Context<'m, O> {
     pub(super) fn of_kind(model: &'m Model, options: &ContextOptions, observer: O, kind: Kind) -> Result<Self, Error> {
         let latch = NonNull::from(Box::leak(Box::new(Latch::new(observer, options.outputs))));
         match create::<O>(model, options, kind, latch) {
-            Ok(Created { ptr, samplers, pools }) => Ok(Self {
+            Ok(Created { ptr, pools }) => Ok(Self {
                 ptr,
                 latch,
                 pools,
                 n_batch: options.n_batch as usize,
                 n_vocab: model.vocab().n_tokens(),
                 outputs: options.outputs,
-                samplers,
                 model: PhantomData,
             }),
             Err(error) => {
@@ -200,14 +196,14 @@ impl<'m, O: Observer> Context<'m, O> {
     #[must_use]
     pub fn into_observer(self) -> O {
         let mut this = ManuallyDrop::new(self);
-        let (pools, samplers) = (this.pools.take(), this.samplers.take());
+        let pools = this.pools.take();
         // SAFETY: both are ours, and with `this` never dropped they are freed here and only here; the context goes
         // first, since it points to the latch.
         let observer = unsafe {
             sys::llama_free(this.ptr.as_ptr());
             Box::from_raw(this.latch.as_ptr()).observer
         };
-        drop((pools, samplers));
+        drop(pools);
         observer
     }
 

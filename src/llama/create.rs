@@ -7,14 +7,12 @@ use llama_cpp_sys_2 as sys;
 use super::callback::{Latch, trampoline};
 use super::context::Kind;
 use super::log::with_reason;
-use super::outputs::SilentSamplers;
 use super::threads::Pools;
-use super::{ContextOptions, Error, FlashAttention, Model, Observer, Outputs};
+use super::{ContextOptions, Error, FlashAttention, Model, Observer};
 
 /// A context and what it points to: both are to outlive it.
 pub(super) struct Created {
     pub(super) ptr: NonNull<sys::llama_context>,
-    pub(super) samplers: Option<SilentSamplers>,
     pub(super) pools: Option<Pools>,
 }
 
@@ -24,7 +22,7 @@ pub(super) fn create<O: Observer>(
     kind: Kind,
     latch: NonNull<Latch<O>>,
 ) -> Result<Created, Error> {
-    let (ptr, samplers) = create_for_memory(model, options, kind, latch)?;
+    let ptr = create_for_memory(model, options, kind, latch)?;
     // SAFETY: the context was just created, and `model` outlives it.
     if let Err(error) = unsafe { apply(model, options, ptr.as_ptr()) } {
         // SAFETY: ours, and used nowhere else yet.
@@ -37,7 +35,7 @@ pub(super) fn create<O: Observer>(
         // SAFETY: whoever gets both frees the context first.
         unsafe { pools.attach(ptr.as_ptr()) };
     }
-    Ok(Created { ptr, samplers, pools })
+    Ok(Created { ptr, pools })
 }
 
 /// Adapters and control vector.
@@ -70,41 +68,22 @@ unsafe fn apply(model: &Model, options: &ContextOptions, context: *mut sys::llam
     Ok(())
 }
 
-type Sampled = (NonNull<sys::llama_context>, Option<SilentSamplers>);
-
 /// As the options have it, except that a model without memory gets the whole batch at once.
 fn create_for_memory<O: Observer>(
     model: &Model,
     options: &ContextOptions,
     kind: Kind,
     latch: NonNull<Latch<O>>,
-) -> Result<Sampled, Error> {
-    let created = create_at(model, options, kind, options.n_ubatch, latch)?;
+) -> Result<NonNull<sys::llama_context>, Error> {
+    let ptr = create_once(model, options, kind, options.n_ubatch, latch)?;
     // SAFETY: the context was just created.
-    let has_memory = !unsafe { sys::llama_get_memory(created.0.as_ptr()) }.is_null();
+    let has_memory = !unsafe { sys::llama_get_memory(ptr.as_ptr()) }.is_null();
     if has_memory || options.n_ubatch >= options.n_batch {
-        return Ok(created);
+        return Ok(ptr);
     }
-    // SAFETY: ours, and used nowhere else yet; its samplers are dropped after it.
-    unsafe { sys::llama_free(created.0.as_ptr()) };
-    create_at(model, options, kind, options.n_batch, latch)
-}
-
-fn create_at<O: Observer>(
-    model: &Model,
-    options: &ContextOptions,
-    kind: Kind,
-    n_ubatch: u32,
-    latch: NonNull<Latch<O>>,
-) -> Result<Sampled, Error> {
-    if options.outputs == Outputs::Nothing {
-        let mut samplers = SilentSamplers::new(options.n_seq);
-        if let Ok(ptr) = create_once(model, options, kind, n_ubatch, latch, samplers.as_mut_slice()) {
-            return Ok((ptr, Some(samplers)));
-        }
-        // llama.cpp reserves room for what samplers might give, four times the logits. Where that is too much: without.
-    }
-    create_once(model, options, kind, n_ubatch, latch, &mut []).map(|ptr| (ptr, None))
+    // SAFETY: ours, and used nowhere else yet.
+    unsafe { sys::llama_free(ptr.as_ptr()) };
+    create_once(model, options, kind, options.n_batch, latch)
 }
 
 fn create_once<O: Observer>(
@@ -113,7 +92,6 @@ fn create_once<O: Observer>(
     kind: Kind,
     n_ubatch: u32,
     latch: NonNull<Latch<O>>,
-    samplers: &mut [sys::llama_sampler_seq_config],
 ) -> Result<NonNull<sys::llama_context>, Error> {
     // SAFETY: returns a struct of plain values.
     let mut params = unsafe { sys::llama_context_default_params() };
@@ -134,11 +112,6 @@ fn create_once<O: Observer>(
     };
     // The tools' defaults, not the library's: they decide how tokens are grouped, and so the order of sums.
     params.kv_unified = false;
-    if !samplers.is_empty() {
-        params.samplers = samplers.as_mut_ptr();
-        params.n_samplers = samplers.len();
-        params.n_outputs_max_per_seq = (options.n_ctx / options.n_seq.max(1)).min(options.n_batch);
-    }
     options.tuning.set(&mut params);
     params.cb_eval = Some(trampoline::<O>);
     params.cb_eval_user_data = latch.as_ptr().cast();

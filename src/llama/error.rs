@@ -49,7 +49,7 @@ pub enum Error {
         reason: String,
     },
     /// The model file cannot be opened.
-    #[error("cannot read model '{}': {source}", path.display())]
+    #[error("cannot read model '{}'", path.display())]
     ModelFile {
         /// The file.
         path: PathBuf,

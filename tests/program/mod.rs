@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod collecting;
+mod download;
 mod files;
 mod flags;
 mod flags_act;

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod collecting;
+mod download;
 mod files;
 mod flags;
 mod flags_act;

@@ -122,10 +122,7 @@ impl Config {
 
 impl Collect {
     fn new(flags: Flags, merge: Merge, text: Vec<u8>, dataset: Option<String>) -> anyhow::Result<Self> {
-        if let Some((flag, value)) = &flags.remote_model {
-            bail!("{flag} {value}: this program downloads nothing, name a file with --model");
-        }
-        let model = flags.model.clone().context("--model is required")?;
+        ensure!(flags.model.is_some() || flags.remote.named().is_some(), "--model is required");
         let positive = |name: &str, value: i32| {
             usize::try_from(value)
                 .ok()
@@ -144,14 +141,17 @@ impl Collect {
         if flags.defrag_thold {
             log::warn(format_args!("DEPRECATED: --defrag-thold is deprecated and no longer necessary to specify"));
         }
+        let n_batch = positive("--batch-size", flags.batch_size)?;
+        let n_ubatch = positive("--ubatch-size", flags.ubatch_size)?;
         Ok(Self {
-            model,
+            // Last: a download is long, and all else that is wrong is told before it.
+            model: model_path(&flags)?,
             nextn: flags.nextn || flags.draft_model.is_some(),
             draft_model: flags.draft_model.clone(),
             text,
             dataset,
-            n_batch: positive("--batch-size", flags.batch_size)?,
-            n_ubatch: positive("--ubatch-size", flags.ubatch_size)?,
+            n_batch,
+            n_ubatch,
             threads,
             threads_batch,
             n_threads,
@@ -160,6 +160,20 @@ impl Collect {
             flags,
         })
     }
+}
+
+/// The model's file, which is downloaded if it has to be.
+fn model_path(flags: &Flags) -> anyhow::Result<PathBuf> {
+    let Some((flag, value)) = flags.remote.named() else {
+        return flags.model.clone().context("--model is required");
+    };
+    #[cfg(feature = "download")]
+    return crate::download::model(flags).with_context(|| format!("{flag} {}", crate::download::masked(value)));
+    #[cfg(not(feature = "download"))]
+    bail!(
+        "{flag} {value}: this program was built without downloads: build with --features download, or name a file \
+         with --model"
+    );
 }
 
 impl Threads {

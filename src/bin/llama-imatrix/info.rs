@@ -48,7 +48,8 @@ pub(crate) fn cached_models() -> String {
     text
 }
 
-fn cache_folder() -> Option<PathBuf> {
+/// Where Hugging Face's models are, also for its own tools.
+pub(crate) fn cache_folder() -> Option<PathBuf> {
     let places = [
         ("LLAMA_CACHE", ""),
         ("HF_HUB_CACHE", ""),

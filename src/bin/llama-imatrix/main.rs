@@ -5,6 +5,8 @@
 
 mod collect;
 mod config;
+#[cfg(feature = "download")]
+mod download;
 mod files;
 mod flags;
 mod info;

@@ -49,6 +49,26 @@ pub(crate) fn set_chunks(done: usize, message: String) {
     }
 }
 
+/// A file of so many bytes is to come, if that is known.
+#[cfg(feature = "download")]
+pub(crate) fn start_bytes(name: String, total: Option<u64>) {
+    match total {
+        Some(total) => show(
+            ProgressBar::new(total).with_message(name),
+            "{bar:30} {bytes}/{total_bytes} [{elapsed} elapsed, {eta} left, {bytes_per_sec}] {msg}",
+        ),
+        None => show(ProgressBar::new_spinner().with_message(name), "{spinner} {msg} {bytes} [{elapsed}]"),
+    }
+}
+
+/// `done` bytes are here.
+#[cfg(feature = "download")]
+pub(crate) fn set_bytes(done: u64) {
+    if let Some(bar) = bar().as_ref() {
+        bar.set_position(done);
+    }
+}
+
 /// Takes the bar away.
 pub(crate) fn finish() {
     if let Some(bar) = bar().take() {

@@ -34,10 +34,9 @@ fn markdown() -> String {
     let mut text = INTRO.to_owned();
     let _ = writeln!(
         text,
-        "{} flags of upstream's act, {} are ignored since they cannot matter, {} are refused; {} are our own.",
+        "{} flags of upstream's act, {} are ignored since they cannot matter; {} are our own.",
         count(|effect| effect == Effect::Acts),
         count(|effect| matches!(effect, Effect::Ignored(_))),
-        count(|effect| matches!(effect, Effect::Refused(_))),
         count(|effect| effect == Effect::Ours),
     );
     for group in GROUPS {
@@ -67,9 +66,6 @@ fn row(flag: &Flag) -> String {
         Effect::Ours => what += ". **Ours**",
         Effect::Ignored(why) => {
             let _ = write!(what, ". **Ignored**: {why}");
-        }
-        Effect::Refused(why) => {
-            let _ = write!(what, ". **Refused**: {why}");
         }
     }
     format!("| {names} | {env} | {what} |")

@@ -43,9 +43,6 @@ pub(super) fn one(flag: &Flag) -> String {
     }
     match flag.effect {
         Effect::Ignored(_) => words += " [ignored]",
-        Effect::Refused(why) => {
-            let _ = write!(words, " [refused: {why}]");
-        }
         Effect::Acts | Effect::Ours => {}
     }
     if !flag.env.is_empty() {

@@ -31,8 +31,7 @@ pub(crate) struct Flags {
 
     // The model and its devices.
     pub(crate) model: Option<PathBuf>,
-    /// The flag and its value that name a model to be downloaded.
-    pub(crate) remote_model: Option<(&'static str, String)>,
+    pub(crate) remote: Remote,
     pub(crate) gpu_layers: GpuLayers,
     pub(crate) split_mode: &'static str,
     pub(crate) tensor_split: Vec<f32>,
@@ -82,6 +81,28 @@ pub(crate) struct Flags {
     // The log.
     pub(crate) log: LogOptions,
     pub(crate) verbosity: i32,
+}
+
+/// A model to be downloaded.
+#[derive(Debug, Clone, Default)]
+#[cfg_attr(not(feature = "download"), allow(dead_code, reason = "what a download alone uses"))]
+pub(crate) struct Remote {
+    pub(crate) url: Option<String>,
+    /// `[REPO/]MODEL[:TAG]`
+    pub(crate) docker_repo: Option<String>,
+    /// `USER/MODEL[:QUANT]`
+    pub(crate) hf_repo: Option<String>,
+    pub(crate) hf_file: Option<String>,
+    pub(crate) hf_token: Option<String>,
+    pub(crate) offline: bool,
+}
+
+impl Remote {
+    /// The flag and its value that say which model; with llama.cpp's tool it is the last of these, too, that counts.
+    pub(crate) fn named(&self) -> Option<(&'static str, &str)> {
+        let named = [("--hf-repo", &self.hf_repo), ("--docker-repo", &self.docker_repo), ("--model-url", &self.url)];
+        named.into_iter().find_map(|(flag, value)| Some((flag, value.as_deref()?)))
+    }
 }
 
 /// The calibration text: the last one given.
@@ -192,7 +213,7 @@ impl Default for Flags {
             keep_tail: false,
             min_rows: 16,
             model: None,
-            remote_model: None,
+            remote: Remote::default(),
             gpu_layers: GpuLayers::Auto,
             split_mode: "layer",
             tensor_split: Vec::new(),

@@ -24,6 +24,8 @@ mod table;
 
 use std::ffi::OsString;
 
+#[cfg(feature = "download")]
+pub(crate) use lowargs::Remote;
 pub(crate) use lowargs::{Cpu, Flags, LogOptions, OutputFormat, Text, Tristate};
 #[cfg(feature = "llama")]
 pub(crate) use lowargs::{GpuLayers, KvOverride};

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use super::lowargs::{GpuLayers, KvOverride};
 use super::table::{Checked, Flag, Set};
 
-const NO_DOWNLOADS: &str = "this program downloads nothing: name a file with -m";
 /// Names of the weights of routed experts, and of dense feed-forward layers.
 const EXPERTS: &str = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps";
 const DENSE: &str = r"\.ffn_(up|down|gate)\.";
@@ -24,45 +23,59 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-mu", "--model-url"],
         "URL",
-        "Download the model",
+        "Download the model, to --model or into the cache (if built with the feature `download`)",
         Set::Text(|flags, value| {
-            flags.remote_model = Some(("--model-url", value.to_owned()));
+            flags.remote.url = named(value);
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_MODEL_URL")
-    .refused(NO_DOWNLOADS),
+    .env("LLAMA_ARG_MODEL_URL"),
     Flag::new(
         &["-dr", "--docker-repo"],
-        "REPO",
-        "Download the model from Docker Hub",
+        "[REPO/]MODEL[:TAG]",
+        "Download the model from Docker Hub, of ai/ and latest if nothing else is named (if built with the feature `download`)",
         Set::Text(|flags, value| {
-            flags.remote_model = Some(("--docker-repo", value.to_owned()));
+            flags.remote.docker_repo = named(value);
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_DOCKER_REPO")
-    .refused(NO_DOWNLOADS),
+    .env("LLAMA_ARG_DOCKER_REPO"),
     Flag::new(
         &["-hf", "-hfr", "--hf-repo"],
-        "REPO",
-        "Download the model from Hugging Face",
+        "USER/MODEL[:QUANT]",
+        "Download the model from Hugging Face: the quantization named, else Q4_K_M, Q8_0 or the first file (if built with the feature `download`)",
         Set::Text(|flags, value| {
-            flags.remote_model = Some(("--hf-repo", value.to_owned()));
+            flags.remote.hf_repo = named(value);
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_HF_REPO")
-    .refused(NO_DOWNLOADS),
-    Flag::new(&["-hff", "--hf-file"], "FILE", "Which file of --hf-repo", Set::Text(|_, _| Ok(())))
-        .env("LLAMA_ARG_HF_FILE")
-        .ignored("it matters with --hf-repo alone, which is refused"),
-    Flag::new(&["-hft", "--hf-token"], "TOKEN", "Who is asking", Set::Text(|_, _| Ok(())))
-        .env("HF_TOKEN")
-        .ignored("it matters with --hf-repo alone, which is refused"),
-    Flag::switch(&["--offline"], "Use no network", |_| ())
-        .env("LLAMA_ARG_OFFLINE")
-        .ignored("nothing is downloaded; --rpc connects all the same, as with llama.cpp's tool"),
+    .env("LLAMA_ARG_HF_REPO"),
+    Flag::new(
+        &["-hff", "--hf-file"],
+        "FILE",
+        "Which file of --hf-repo",
+        Set::Text(|flags, value| {
+            flags.remote.hf_file = named(value);
+            Ok(())
+        }),
+    )
+    .env("LLAMA_ARG_HF_FILE"),
+    Flag::new(
+        &["-hft", "--hf-token"],
+        "TOKEN",
+        "Who is asking Hugging Face; sent to no other server",
+        Set::Text(|flags, value| {
+            flags.remote.hf_token = named(value);
+            Ok(())
+        }),
+    )
+    .env("HF_TOKEN"),
+    Flag::switch(
+        &["--offline"],
+        "Take the model from the cache alone, download nothing; --rpc connects all the same, as with llama.cpp's tool",
+        |flags| flags.remote.offline = true,
+    )
+    .env("LLAMA_ARG_OFFLINE"),
     Flag::new(
         &["-ngl", "--gpu-layers", "--n-gpu-layers"],
         "N",
@@ -279,6 +292,11 @@ fn add_scaled(files: &mut Vec<(PathBuf, f32)>, value: &str, flag: &str) -> Check
         files.push((PathBuf::from(file), scale.parse().map_err(|_| wrong())?));
     }
     Ok(())
+}
+
+/// A name of no letters is none.
+fn named(value: &str) -> Option<String> {
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 /// `KEY=TYPE:VALUE`

@@ -52,8 +52,6 @@ pub(super) enum Effect {
     Acts,
     /// Nothing, and why that is right.
     Ignored(&'static str),
-    /// An error once it would matter, and why.
-    Refused(&'static str),
     /// What its help says; llama.cpp's tool does not have it.
     Ours,
 }
@@ -132,11 +130,6 @@ impl Flag {
 
     pub(super) const fn ignored(mut self, why: &'static str) -> Self {
         self.effect = Effect::Ignored(why);
-        self
-    }
-
-    pub(super) const fn refused(mut self, why: &'static str) -> Self {
-        self.effect = Effect::Refused(why);
         self
     }
 

@@ -1,5 +1,4 @@
 //! The program as its users run it: real models, real files, real exit codes.
-#![expect(clippy::print_stdout, reason = "tests of many things say how many, and what they had to skip")]
 
 mod bad_input;
 mod collecting;

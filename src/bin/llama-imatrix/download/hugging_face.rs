@@ -70,8 +70,7 @@ pub(super) fn model(repo_and_tag: &str, remote: &Remote) -> anyhow::Result<PathB
     };
     let Some(first) = first else {
         let wanted = remote.hf_file.as_deref().or(tag).unwrap_or("model");
-        let names: Vec<_> =
-            listing.files.iter().map(|file| &*file.name).filter(|name| name.ends_with(".gguf")).collect();
+        let names: Vec<_> = listing.files.iter().map(|file| &*file.name).filter(|name| is_gguf(name)).collect();
         let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         let place = if listing.branch.is_some() { "the repository" } else { "the cache" };
         bail!("no {wanted} in {place}, whose GGUF files are: {names}");
@@ -203,7 +202,11 @@ fn choose<'a>(files: &'a [RepoFile], tag: Option<&str>) -> Option<&'a RepoFile> 
 fn is_model(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     let first = part_of(path).is_none_or(|(_, index, _)| index == 1);
-    path.ends_with(".gguf") && first && !NO_MODELS.iter().any(|part| name.contains(part))
+    is_gguf(path) && first && !NO_MODELS.iter().any(|part| name.contains(part))
+}
+
+fn is_gguf(path: &str) -> bool {
+    path.strip_suffix(".gguf").is_some()
 }
 
 /// Whether `tag` is in a path, in whatever case, with `.` or `-` after it.

@@ -150,6 +150,30 @@ fn flags_come_from_the_environment_too() {
 }
 
 #[test]
+fn flags_come_from_the_users_configuration_too() {
+    let bench = Bench::new(&["llama"]);
+    let chunk_size = |args: &str, size: Option<&str>| {
+        let mut command = bench.command(args);
+        if let Some(size) = size {
+            command.env("LLAMA_ARG_CTX_SIZE", size);
+        }
+        let ran = run(&mut command);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        (Imatrix::load(bench.path("imatrix.gguf")).unwrap().chunk_size, ran.stderr)
+    };
+    std::fs::create_dir_all(bench.path("config/llama.cpp")).unwrap();
+    bench.write("config/llama.cpp/config.ini", b"[*]\nctx-size = 32 ; a chunk\nport = 8080\nchunks = 2\n");
+    let args = "-m llama.gguf -f calibration.txt -b 64";
+    let (size, stderr) = chunk_size(args, None);
+    assert_eq!(size, 32);
+    assert!(stderr.contains("ignoring option 'port'"), "{stderr}");
+    assert_eq!(chunk_size(args, Some("48")).0, 48, "the environment over the file");
+    assert_eq!(chunk_size(&format!("{args} -c 64"), Some("48")).0, 64, "the command line over both");
+    bench.write("config/llama.cpp/config.ini", b"ctx-size\n");
+    assert!(bench.fails(args, &["failed to parse config file", "line 1"]).stdout.is_empty());
+}
+
+#[test]
 fn special_tokens_are_read_on_request() {
     let bench = Bench::new(&["qwen2"]);
     let text = "<|im_start|>some words of a chat<|im_end|>\n".repeat(60);

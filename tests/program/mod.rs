@@ -67,6 +67,8 @@ impl Bench {
         command.current_dir(self.dir.path()).args(args.split_whitespace());
         // OpenMP's threads spin while they wait, which takes seconds where other programs want the CPUs too.
         command.env("OMP_WAIT_POLICY", "passive");
+        // The user's own configuration is none of the tests' business.
+        command.env("XDG_CONFIG_HOME", self.path("config"));
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name.starts_with("LLAMA_ARG_")) {
                 command.env_remove(name);

@@ -25,7 +25,8 @@ Where flags differ from upstream's:
 - `--version` goes to standard output.
 - An RPC server that does not answer is an error, not the end of the process.
 - The order of `--rpc`, `-dev` and `-ot` does not matter.
-- Upstream reads `config.ini` files (`/etc/llama.cpp`, `~/.config/llama.cpp`) before all else; this program does not.
+- `config.ini` files (`/etc/llama.cpp`, `~/.config/llama.cpp`) are read before all else, as upstream has it; there a
+  switch set to `off` stays off.
 
 ";
 

@@ -8,6 +8,7 @@
 
 mod common;
 mod complete;
+mod config_file;
 mod context;
 mod cpu;
 #[cfg(test)]
@@ -41,12 +42,13 @@ pub(crate) struct Parsed {
     pub(crate) warnings: Vec<String>,
 }
 
-/// Parses the environment and the command line, the program's name first.
+/// Parses configuration files, the environment and the command line (the program's name first), each over the one before.
 ///
 /// # Errors
 /// What is wrong, ready to be printed.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, String> {
-    parse::parse(args.into_iter().skip(1), &|name| std::env::var_os(name))
+    let env = |name: &str| std::env::var_os(name);
+    parse::parse(args.into_iter().skip(1), &env, &config_file::places(&env))
 }
 
 /// The help text.

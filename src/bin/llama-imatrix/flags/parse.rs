@@ -2,22 +2,28 @@
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::lowargs::{Flags, Tristate};
 use super::table::{Checked, Flag, Set, flags};
-use super::{Parsed, help};
+use super::{Parsed, config_file, help};
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// The environment goes first, so that the command line has the last word. Where something else is asked for than a
-/// run, what the environment says does not matter.
-pub(super) fn parse(args: impl Iterator<Item = OsString>, env: Env<'_>) -> Result<Parsed, String> {
+/// Files go first and the environment next, so that the command line has the last word. Where something else is asked
+/// for than a run, what they say does not matter.
+pub(super) fn parse(
+    args: impl Iterator<Item = OsString>,
+    env: Env<'_>,
+    config_files: &[PathBuf],
+) -> Result<Parsed, String> {
     let mut parsed = Parsed { flags: Flags::default(), special: None, warnings: Vec::new() };
+    let from_files = config_file::apply(config_files, &mut parsed);
     let from_env = flags().try_for_each(|flag| apply_env(flag, env, &mut parsed.flags));
     parse_args(args, env, &mut parsed)?;
     if parsed.special.is_none() {
-        from_env?;
+        from_files.and(from_env)?;
     }
     Ok(parsed)
 }
@@ -115,7 +121,7 @@ fn find(name: &str) -> Option<(&'static Flag, bool)> {
     })
 }
 
-fn set_value(flag: &Flag, flags: &mut Flags, value: &OsStr) -> Checked {
+pub(super) fn set_value(flag: &Flag, flags: &mut Flags, value: &OsStr) -> Checked {
     match flag.set {
         Set::Int(set) => set(flags, number(value, "a whole number")?),
         Set::Float(set) => set(flags, number(value, "a number")?),
@@ -159,11 +165,11 @@ fn number<T: FromStr>(value: &OsStr, what: &str) -> Result<T, String> {
         .ok_or_else(|| format!("'{}' is not {what}", value.display()))
 }
 
-fn is_truthy(word: &str) -> bool {
+pub(super) fn is_truthy(word: &str) -> bool {
     matches!(word, "on" | "enabled" | "true" | "1")
 }
 
-fn is_falsey(word: &str) -> bool {
+pub(super) fn is_falsey(word: &str) -> bool {
     matches!(word, "off" | "disabled" | "false" | "0")
 }
 
@@ -220,9 +226,8 @@ mod tests {
 
     fn parse_with(words: &str, env: &[(&str, &str)]) -> Result<Parsed, String> {
         let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        parse(words.split_whitespace().map(OsString::from), &|name| {
-            env.iter().find(|(key, _)| key == name).map(|(_, value)| OsString::from(value))
-        })
+        let env = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| OsString::from(value));
+        parse(words.split_whitespace().map(OsString::from), &env, &[])
     }
 
     fn parsed(words: &str) -> Flags {

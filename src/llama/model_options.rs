@@ -242,3 +242,27 @@ fn short_text(what: &'static str, text: &str) -> Result<[c_char; 128], Error> {
     }
     Ok(chars)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What shows no effect on a machine without devices at least reaches llama.cpp.
+    #[test]
+    fn switches_without_an_effect_here_reach_llama_cpp() {
+        let plain = ModelOptions::default();
+        let mut arrays = Arrays::new(&plain).unwrap();
+        let params = arrays.params(&plain);
+        assert!(!params.no_host && params.use_extra_bufts && !params.check_tensors && !params.load_mtp);
+        assert_eq!(params.lazy_mode, sys::LLAMA_LAZY_MODE_AUTO);
+
+        for (lazy_mode, c) in [(LazyMode::On, sys::LLAMA_LAZY_MODE_ON), (LazyMode::Off, sys::LLAMA_LAZY_MODE_OFF)] {
+            let set =
+                ModelOptions { no_host: true, no_repack: true, lazy_mode, nextn: true, ..ModelOptions::default() };
+            let mut arrays = Arrays::new(&set).unwrap();
+            let params = arrays.params(&set);
+            assert!(params.no_host && !params.use_extra_bufts && params.load_mtp);
+            assert_eq!(params.lazy_mode, c);
+        }
+    }
+}

@@ -182,3 +182,16 @@ fn pool_functions() -> Option<(New, Free)> {
         Some((new, free))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_threads_wait_and_where_reaches_ggml() {
+        let options = ThreadOptions { cpus: vec![false, true], strict: true, poll: 7, ..ThreadOptions::default() };
+        let params = options.to_c(3);
+        assert_eq!((params.n_threads, params.poll, params.strict_cpu), (3, 7, true));
+        assert_eq!(params.cpumask[..3], [false, true, false]);
+    }
+}

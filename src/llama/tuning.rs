@@ -135,3 +135,18 @@ impl Tuning {
         params.yarn_orig_ctx = self.rope.yarn_orig_ctx.unwrap_or(params.yarn_orig_ctx);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offloading_of_operations_reaches_llama_cpp() {
+        for no_op_offload in [false, true] {
+            // SAFETY: returns a struct of plain values.
+            let mut params = unsafe { sys::llama_context_default_params() };
+            Tuning { no_op_offload, ..Tuning::default() }.set(&mut params);
+            assert_eq!(params.op_offload, !no_op_offload);
+        }
+    }
+}

@@ -242,3 +242,35 @@ fn control_vector(
     log::debug(format_args!("control vector in layers {start} to {end}"));
     Ok(Some((vector, start..=end)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Task};
+
+    fn collect(words: &str) -> Box<Collect> {
+        let parsed = flags::parse(std::iter::once("llama-imatrix").chain(words.split_whitespace()).map(Into::into));
+        match Config::new(parsed.unwrap().flags).unwrap().task {
+            Task::Collect(task) => task,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Flags whose effect does not show on a machine without devices: they get as far as llama.cpp's options, and
+    /// `llama_imatrix::llama` has tests that these reach llama.cpp.
+    #[test]
+    fn flags_without_an_effect_here_reach_the_options() {
+        let backend = Backend::init();
+        let options =
+            |words: &str| model_options(&collect(&format!("-m m.gguf -p text -o /dev/null {words}")), backend).unwrap();
+        let plain = options("");
+        assert!(!plain.no_host && matches!(plain.lazy_mode, LazyMode::Auto));
+        assert!(options("--no-host").no_host);
+        assert!(matches!(options("--lazy-mode on").lazy_mode, LazyMode::On));
+        assert!(matches!(options("-lzm off").lazy_mode, LazyMode::Off));
+        let task = collect("-m m.gguf -p text -o /dev/null --no-op-offload --poll 7");
+        assert!(task.flags.no_op_offload);
+        assert_eq!((task.threads.poll, task.threads_batch.poll), (7, 7));
+        assert_eq!(collect("-m m.gguf -p text -o /dev/null --poll 7 --poll-batch 1").threads_batch.poll, 1);
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
@@ -36,10 +36,12 @@ pub fn set_log(sink: impl Fn(Level, &str) + Send + Sync + 'static) -> bool {
     first
 }
 
-/// Routes llama.cpp's log here instead of to standard error.
+/// Routes llama.cpp's log here instead of to standard error, once: decodes come through here on any thread, and
+/// llama.cpp sets its callback without a lock.
 fn install() {
+    static INSTALLED: Once = Once::new();
     // SAFETY: `on_log` is a plain function that neither unwinds nor uses its user data, for as long as the process lives.
-    unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) };
+    INSTALLED.call_once(|| unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) });
 }
 
 /// Runs one call into llama.cpp and returns what it logged as errors meanwhile, on one line.

@@ -1,17 +1,14 @@
 //! Perplexity of the text the model is run over.
 
-use std::num::NonZero;
-
 /// Negative log-likelihood of each row's target: `-ln softmax(logits)[target]`, in nats.
 ///
 /// `logits` is `[targets.len(), n_vocab]`. Maximum and exponentials are f32, their sum f64, as in llama.cpp's tools, so
-/// that values agree to the digits printed. Rows go over all cores; each is computed alone, so the result does not
-/// depend on how many there are. A target outside the vocabulary gives NaN.
+/// that values agree to the digits printed. Rows go over `n_threads` threads; each is computed alone, so the result does
+/// not depend on how many there are. A target outside the vocabulary gives NaN.
 #[must_use]
-pub fn negative_log_likelihoods(logits: &[f32], n_vocab: usize, targets: &[i32]) -> Vec<f64> {
+pub fn negative_log_likelihoods(logits: &[f32], n_vocab: usize, targets: &[i32], n_threads: usize) -> Vec<f64> {
     let mut out = vec![f64::NAN; targets.len()];
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let rows_a_thread = targets.len().div_ceil(threads).max(1);
+    let rows_a_thread = targets.len().div_ceil(n_threads.max(1)).max(1);
     std::thread::scope(|scope| {
         let mut rest = out.as_mut_slice();
         for (part, targets) in targets.chunks(rows_a_thread).enumerate() {
@@ -33,7 +30,8 @@ pub fn negative_log_likelihoods(logits: &[f32], n_vocab: usize, targets: &[i32])
     out
 }
 
-fn negative_log_likelihood(logits: &[f32], target: i32) -> f64 {
+/// One row of [`negative_log_likelihoods`].
+pub(crate) fn negative_log_likelihood(logits: &[f32], target: i32) -> f64 {
     let Some(&logit) = usize::try_from(target).ok().and_then(|target| logits.get(target)) else { return f64::NAN };
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&logit| f64::from((logit - max).exp())).sum();
@@ -91,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_flat_distribution_has_the_perplexity_of_its_size() {
-        let nll = negative_log_likelihoods(&[0.5; 7 * 32], 32, &[0, 1, 2, 3, 4, 5, 31]);
+        let nll = negative_log_likelihoods(&[0.5; 7 * 32], 32, &[0, 1, 2, 3, 4, 5, 31], 2);
         let mut perplexity = Perplexity::default();
         perplexity.add(&nll);
         assert!((perplexity.value() - 32.0).abs() < 1e-9);
@@ -102,11 +100,11 @@ mod tests {
     fn a_row_is_its_targets_log_softmax() {
         // softmax of ln 1, ln 2, ln 5 is 1/8, 2/8, 5/8.
         let row = [0.0, 2.0_f32.ln(), 5.0_f32.ln()];
-        let nll = negative_log_likelihoods(&[row, row, row].concat(), 3, &[0, 1, 2]);
+        let nll = negative_log_likelihoods(&[row, row, row].concat(), 3, &[0, 1, 2], 2);
         for (found, p) in nll.iter().zip([0.125_f64, 0.25, 0.625]) {
             assert!((found + p.ln()).abs() < 1e-6, "{found} {p}");
         }
-        assert!(negative_log_likelihoods(&row, 3, &[3])[0].is_nan());
+        assert!(negative_log_likelihoods(&row, 3, &[3], 1)[0].is_nan());
     }
 
     #[test]

@@ -54,11 +54,11 @@ fn collect(bencher: Bencher, product: &Product<'_>, experts: Option<&Vec<i32>>) 
     let data = activations(ne.iter().product());
     let rows = Rows { data: &data, ne, stride: [1, ne[0], ne[0] * ne[1], data.len()] };
     let ids = experts.map(|data| Ids { data, n_used: USED, n_tokens: TOKENS, stride: [1, USED] });
-    let mut collector = Collector::new(&CollectorOptions::default());
+    let mut lane = Collector::new(&CollectorOptions::default()).lane();
     bencher.counter(BytesCount::of_slice(&data)).bench_local(|| {
-        collector.begin_decode();
-        collector.begin_node(1);
+        lane.begin_decode();
+        lane.begin_node(1);
         assert!(collector.asks(product));
-        collector.add(product, &rows, ids.as_ref())
+        lane.add(product, &rows, ids.as_ref())
     });
 }

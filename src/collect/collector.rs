@@ -1,11 +1,11 @@
+use std::sync::Arc;
+
 use crate::imatrix::{Entry, Imatrix};
 
-use super::accumulate::{Scratch, add_dense, add_routed};
 use super::chunks::{ChunkClock, Due};
-use super::error::Error;
-use super::product::{Ids, Product, Rows};
-use super::rule::{Rule, Verdict};
-use super::sharing::Sharing;
+use super::lane::Lane;
+use super::rule::Rule;
+use super::state::{Shared, State};
 
 /// What a [`Collector`] collects and when it wants to be saved.
 #[derive(Debug, Clone)]
@@ -26,136 +26,104 @@ impl Default for CollectorOptions {
     }
 }
 
-/// Sums the inputs of weights, product by product.
+/// The sums of all weights' inputs.
 ///
-/// Between [`begin_decode`](Self::begin_decode) and the next, each node of the graph is announced with
-/// [`begin_node`](Self::begin_node); for those that are products, [`asks`](Self::asks) says whether the input is needed,
-/// and [`add`](Self::add) takes it.
-#[derive(Debug)]
+/// Products are brought in by [`Lane`]s, of which there is one for each context that evaluates the model. Lanes take
+/// turns, so that every sum is that of the batches in order, whichever lane evaluated them and however far ahead of the
+/// others it was.
+#[derive(Debug, Clone)]
 pub struct Collector {
-    rule: Rule,
-    clock: ChunkClock,
-    sharing: Sharing,
-    scratch: Scratch,
-    /// The first node of this decode's first evaluation: once it comes again, the next evaluation has begun.
-    first_node: Option<usize>,
-    too_few_rows: u64,
-    #[cfg(feature = "llama")]
-    pub(super) fetched: super::observe::Fetched,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Collector {
     /// An empty collector.
     #[must_use]
     pub fn new(options: &CollectorOptions) -> Self {
-        Self {
-            rule: options.rule,
-            clock: ChunkClock {
-                chunk_size: options.chunk_size,
-                chunks: 0,
-                output_every: options.output_every,
-                copy_every: options.copy_every,
-                due: Vec::new(),
-            },
-            sharing: Sharing::default(),
-            scratch: Scratch::default(),
-            first_node: None,
-            too_few_rows: 0,
-            #[cfg(feature = "llama")]
-            fetched: super::observe::Fetched::default(),
-        }
+        let clock = ChunkClock::new(options.chunk_size, options.output_every, options.copy_every);
+        Self { shared: Arc::new(Shared::new(options.rule, State::new(clock))) }
     }
 
     /// Starts from sums collected earlier: they are added to.
     pub fn continue_from(&mut self, imatrix: &Imatrix) {
+        let mut state = self.shared.lock();
         for (name, entry) in &imatrix.entries {
-            self.sharing.load(name.clone(), entry.clone());
+            state.sharing.load(name.clone(), entry.clone());
         }
-        self.clock.chunks = imatrix.chunk_count;
+        state.clock.start_from(imatrix.chunk_count);
     }
 
-    /// A decode begins: it evaluates one graph or several in turn.
-    pub fn begin_decode(&mut self) {
-        self.end_evaluation();
+    /// A way in, for one context.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        Lane::new(Arc::clone(&self.shared))
     }
 
-    /// The evaluation goes on to node `id`.
+    /// What had become due since the last call, in order, each with the sums as they were after the batch it became
+    /// due in: no chunk is in there in part.
+    #[must_use]
+    pub fn take_due(&self) -> Vec<Snapshot> {
+        std::mem::take(&mut self.shared.lock().snapshots)
+    }
+
+    /// The sums as they are. What a lane is in the midst of is in there in part, so let all batches end before.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.lock().snapshot_now()
+    }
+
+    /// Releases lanes that wait for their turn: they fail. For when a lane will not come to its batch's end.
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+
+    /// Lets lanes evaluate batches side by side from here on: an input is the next batch's as soon as it has come up as
+    /// often as in the first batch, which must have ended. From then on every graph is to be of that shape.
     ///
-    /// A decode of several micro-batches evaluates several graphs, and nothing says where one ends, but each node
-    /// comes once in each, so the first to come again begins the next.
-    pub fn begin_node(&mut self, id: usize) {
-        if self.first_node == Some(id) {
-            self.end_evaluation();
-        }
-        self.first_node.get_or_insert(id);
-    }
-
-    fn end_evaluation(&mut self) {
-        if self.first_node.take().is_some() {
-            self.sharing.end_evaluation();
-        }
-    }
-
-    /// Whether [`add`](Self::add) shall be called for `product` once it is computed.
-    pub fn asks(&mut self, product: &Product<'_>) -> bool {
-        match self.rule.judge(product) {
-            Verdict::Collected => self.sharing.asks(product),
-            Verdict::TooFewRows => {
-                self.too_few_rows += 1;
-                false
-            }
-            Verdict::PassedOver => false,
-        }
-    }
-
-    /// Adds the input of a product that was asked for; `ids` for a routed one.
-    ///
-    /// # Errors
-    /// See [`Error`]. After an error the sums of `product`'s weight are not to be used.
-    pub fn add(&mut self, product: &Product<'_>, input: &Rows<'_>, ids: Option<&Ids<'_>>) -> Result<(), Error> {
-        let Some(capture) = self.sharing.capture_mut(product.weight) else { return Ok(()) };
-        let shared = capture.is_shared();
-        let undo = shared.then_some(&mut capture.undo);
-        match ids {
-            Some(ids) => add_routed(&mut capture.entry, product, input, ids, &mut self.scratch, undo)?,
-            None => add_dense(&mut capture.entry, product, input, &mut self.scratch, undo)?,
-        }
-        for &rows in &capture.entry.counts {
-            self.clock.saw(rows);
-        }
-        Ok(())
-    }
-
-    /// What has become due since the last call, in order.
-    pub fn take_due(&mut self) -> Vec<Due> {
-        std::mem::take(&mut self.clock.due)
+    /// Batches go on waiting for each other's end where earlier sums that were loaded are of unequal length.
+    pub fn overlap(&self) {
+        self.shared.lock().overlap();
     }
 
     /// Whether the input of the output matrix is collected.
     #[must_use]
     pub fn collects_output(&self) -> bool {
-        self.rule.process_output
+        self.shared.rule.process_output
     }
 
     /// Chunks so far, those loaded included.
     #[must_use]
     pub fn chunks(&self) -> i32 {
-        self.clock.chunks
+        self.shared.lock().clock.chunks
     }
 
     /// Inputs that were not collected for want of rows: see [`Rule::min_rows`].
     #[must_use]
     pub fn inputs_of_too_few_rows(&self) -> u64 {
-        self.too_few_rows
+        self.shared.lock().too_few_rows
     }
+}
 
-    /// Every weight with its sums, by name.
+/// Sums at one moment. What is collected later does not change them.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// What they are to be saved as.
+    pub due: Vec<Due>,
+    /// Chunks so far, those loaded included.
+    pub chunks: i32,
+    pub(super) entries: Vec<(String, Arc<Entry>)>,
+}
+
+impl Snapshot {
+    /// Every weight with its sums, by name. Weights of which nothing came in are left out.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.sharing.entries()
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.as_ref()))
     }
 
-    #[cfg(test)]
-    pub(super) fn sharing_for_tests(&self) -> &Sharing {
-        &self.sharing
+    /// The sums of `weight`.
+    #[must_use]
+    pub fn get(&self, weight: &str) -> Option<&Entry> {
+        let place = self.entries.binary_search_by(|(name, _)| name.as_str().cmp(weight)).ok()?;
+        Some(&self.entries[place].1)
     }
 }

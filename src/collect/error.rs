@@ -51,6 +51,18 @@ pub enum Error {
         /// What was there.
         found: String,
     },
+    /// A weight came up more often than in the first batch, and a later batch has been added to its sums.
+    #[error(
+        "'{weight}' is used more often than in the first batch, and batches after this one have been added already: \
+         run with one lane"
+    )]
+    Order {
+        /// The weight.
+        weight: String,
+    },
+    /// Another lane has failed.
+    #[error("another lane has failed")]
+    Stopped,
     /// A sum is no longer a number: the activations hold NaN or infinity, or their squares overflow.
     #[error(
         "non-finite values detected in {weight}: channel {channel} of matrix {matrix} sums to {value}; \

@@ -1,7 +1,7 @@
 //! Collecting: from the products of a graph to sums a weight.
 //!
 //! For every weight matrix the rows of its input are summed a channel: `in_sum` = Σ x, `in_sum2` = Σ x², and counted.
-//! All is plain data: [`Collector`] can be driven without llama.cpp. With it, the collector is an
+//! All is plain data: a [`Lane`] into a [`Collector`] can be driven without llama.cpp. With it, a lane is an
 //! `llama::Observer` of a context.
 //!
 //! The sums are f32 and each channel's rows are added in the order of the graph, one after the other, multiplied first
@@ -12,17 +12,20 @@ mod chunks;
 mod collector;
 mod error;
 mod kernel;
+mod lane;
 #[cfg(feature = "llama")]
 mod observe;
 mod product;
 mod rule;
 mod sharing;
+mod state;
 #[cfg(test)]
 mod tests;
 mod undo;
 
 pub use chunks::Due;
-pub use collector::{Collector, CollectorOptions};
+pub use collector::{Collector, CollectorOptions, Snapshot};
 pub use error::Error;
+pub use lane::Lane;
 pub use product::{Ids, Kind, Product, Rows};
 pub use rule::{Rule, Verdict, weight_name};

@@ -1,9 +1,9 @@
-//! The collector as an observer of a llama.cpp context.
+//! A lane as an observer of a llama.cpp context.
 
 use crate::llama::{Observer, ObserverError, Op, TensorRef};
 
-use super::collector::Collector;
 use super::error::Error;
+use super::lane::Lane;
 use super::product::{Ids, Kind, Product, Rows};
 
 /// Host copies of what lies on a device, kept between calls.
@@ -13,10 +13,10 @@ pub(super) struct Fetched {
     ids: Vec<i32>,
 }
 
-impl Observer for Collector {
+impl Observer for Lane {
     fn asks(&mut self, node: TensorRef<'_>) -> bool {
         self.begin_node(node.id());
-        product(node).is_some_and(|product| Collector::asks(self, &product))
+        product(node).is_some_and(|product| Lane::asks(self, &product))
     }
 
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
@@ -47,7 +47,7 @@ fn product(node: TensorRef<'_>) -> Option<Product<'_>> {
 }
 
 fn add(
-    collector: &mut Collector,
+    lane: &mut Lane,
     product: &Product<'_>,
     input: TensorRef<'_>,
     ids: Option<TensorRef<'_>>,
@@ -65,12 +65,12 @@ fn add(
     };
     let rows = Rows { data, ne: input.ne().map(|n| n as usize), stride };
     let Some(ids) = ids.filter(|_| product.kind == Kind::Routed) else {
-        return collector.add(product, &rows, None);
+        return lane.add(product, &rows, None);
     };
     if !ids.copy_i32(&mut fetched.ids) {
         return Err(refuse("expert ids are computed i32", format!("{ids:?}")));
     }
     let [n_used, n_tokens, ..] = ids.ne().map(|n| n as usize);
     let [slot, token, ..] = ids.nb().map(|nb| nb / size_of::<i32>());
-    collector.add(product, &rows, Some(&Ids { data: &fetched.ids, n_used, n_tokens, stride: [slot, token] }))
+    lane.add(product, &rows, Some(&Ids { data: &fetched.ids, n_used, n_tokens, stride: [slot, token] }))
 }

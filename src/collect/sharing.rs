@@ -5,181 +5,255 @@
 //! weight is first seen in, it has sums of its own; those that read the same tensor and have the same bits afterwards
 //! share from then on. Should a graph of another shape part them, the one that parts takes its own copy along, of the
 //! sums as they were before the addition it has no share in. So the result is that of separate sums in any case.
+//!
+//! Lanes evaluate batches side by side, and still each sum takes the batches in order: a capture is one batch's until
+//! all its weights have come up in it as often as in the first batch, and then the next one's. Since that is when all
+//! have been seen to read the same, nobody parts from sums that a later batch has changed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::imatrix::Entry;
 
-use super::product::{Kind, Product};
 use super::undo::Undo;
 
-/// What an input is known by within one evaluation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    kind: Kind,
-    input: usize,
-    ids: usize,
-    matrices: [i64; 2],
-}
-
-impl Key {
-    fn of(product: &Product<'_>) -> Self {
-        let [_, _, m2, m3] = product.weight_ne;
-        Self { kind: product.kind, input: product.input, ids: product.ids, matrices: [m2, m3] }
-    }
-}
-
-/// Sums and the weights that share them.
+/// What a lane adds to.
 #[derive(Debug, Default)]
-pub(super) struct Capture {
-    pub(super) entry: Entry,
+pub(super) struct Sums {
+    /// Shared with snapshots, which keep what they have: changing it then copies it.
+    pub(super) entry: Arc<Entry>,
     /// The state before this evaluation's addition; kept only while shared.
     pub(super) undo: Undo,
+}
+
+/// Sums, the weights that share them, and whose turn it is.
+#[derive(Debug, Default)]
+struct Capture {
+    /// `None` while a lane is adding to them.
+    sums: Option<Sums>,
     members: usize,
-    /// The input added in this evaluation, if the capture was shared then: that takes one an evaluation.
-    added: Option<Key>,
-}
-
-impl Capture {
-    pub(super) fn is_shared(&self) -> bool {
-        self.members > 1
-    }
-}
-
-/// Which sums a weight takes along when it parts: as they are, or as they were before this evaluation's addition.
-#[derive(Debug, Clone, Copy)]
-enum Sums {
-    Now,
-    Before,
+    /// The batch whose turn it is.
+    turn: usize,
+    /// Times the members have come up in that batch, and times they will.
+    seen: usize,
+    expected: Option<usize>,
+    /// The entry as of the end of an earlier batch, for a snapshot.
+    kept: Option<Arc<Entry>>,
 }
 
 #[derive(Debug)]
 struct Weight {
+    name: String,
     capture: usize,
     /// Whether an evaluation has shown it; a weight that was loaded from a file may not have been.
-    seen: bool,
-    /// Times used in this evaluation, and the input of the first.
-    uses: u32,
-    first: Option<Key>,
+    shown: bool,
+    /// Times it came up in the first batch.
+    first_batch: usize,
 }
 
-/// All captures and who shares them.
+/// Which sums a weight takes along when it parts: as they are, or as they were before this evaluation's addition.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Take {
+    Now,
+    Before,
+}
+
+/// All captures and who shares them. Weights and captures go by their index.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
     captures: Vec<Capture>,
-    weights: BTreeMap<String, Weight>,
-    /// Weights first seen in this evaluation.
-    fresh: Vec<String>,
+    weights: Vec<Weight>,
+    by_name: BTreeMap<String, usize>,
+    /// The weight whose input was the first to be added.
+    first: Option<usize>,
+    /// Whether the first batch is through: who shares and how often each comes up is known.
+    learned: bool,
 }
 
 impl Sharing {
     /// Starts `weight` from sums collected earlier.
-    pub(super) fn load(&mut self, weight: String, entry: Entry) {
-        let capture = self.add_capture(entry);
-        self.weights.insert(weight, Weight { capture, seen: false, uses: 0, first: None });
+    pub(super) fn load(&mut self, name: String, entry: Entry) -> usize {
+        let capture = self.add_capture(Arc::new(entry));
+        let weight = self.weights.len();
+        self.by_name.insert(name.clone(), weight);
+        self.weights.push(Weight { name, capture, shown: false, first_batch: 0 });
+        weight
     }
 
-    fn add_capture(&mut self, entry: Entry) -> usize {
-        self.captures.push(Capture { entry, members: 1, ..Capture::default() });
+    fn add_capture(&mut self, entry: Arc<Entry>) -> usize {
+        let sums = Sums { entry, undo: Undo::default() };
+        self.captures.push(Capture { sums: Some(sums), members: 1, ..Capture::default() });
         self.captures.len() - 1
     }
 
-    /// Whether the input of `product` has to be added: not where another weight's product has brought it in already.
-    pub(super) fn asks(&mut self, product: &Product<'_>) -> bool {
-        let key = Key::of(product);
-        if !self.weights.contains_key(product.weight) {
-            self.load(product.weight.to_owned(), Entry::default());
-        }
-        let Some(weight) = self.weights.get_mut(product.weight) else { return true };
-        if !weight.seen {
-            weight.seen = true;
-            self.fresh.push(product.weight.to_owned());
-        }
-        weight.first.get_or_insert(key);
-        let earlier_uses = weight.uses;
-        weight.uses += 1;
+    /// The weight of that name, and whether this is the first time it is shown.
+    pub(super) fn show(&mut self, name: &str) -> (usize, bool) {
+        let weight = match self.by_name.get(name) {
+            Some(&weight) => weight,
+            None => self.load(name.to_owned(), Entry::default()),
+        };
+        (weight, !std::mem::replace(&mut self.weights[weight].shown, true))
+    }
 
-        let capture = &mut self.captures[weight.capture];
-        match (earlier_uses, capture.added) {
-            // This also holds for the last of those that shared, once the one that brought the input in has parted.
-            (0, Some(added)) if added == key => return false,
-            (0, Some(_)) => self.part(product.weight, Sums::Before),
-            (0, None) if capture.is_shared() => capture.added = Some(key),
-            (1.., _) if capture.is_shared() => self.part(product.weight, Sums::Now),
-            _ => {}
+    pub(super) fn name(&self, weight: usize) -> &str {
+        &self.weights[weight].name
+    }
+
+    pub(super) fn capture_of(&self, weight: usize) -> usize {
+        self.weights[weight].capture
+    }
+
+    pub(super) fn n_weights(&self) -> usize {
+        self.weights.len()
+    }
+
+    pub(super) fn is_shared(&self, capture: usize) -> bool {
+        self.captures[capture].members > 1
+    }
+
+    /// The sums as last left; `None` while a lane is adding to them.
+    pub(super) fn entry(&self, capture: usize) -> Option<&Arc<Entry>> {
+        self.captures[capture].sums.as_ref().map(|sums| &sums.entry)
+    }
+
+    /// The batch that may change the sums of `weight`, where those below `done` have ended.
+    pub(super) fn turn_of(&mut self, weight: usize, done: usize) -> usize {
+        let capture = &mut self.captures[self.weights[weight].capture];
+        if capture.turn < done {
+            capture.turn = done;
+            capture.seen = 0;
         }
+        capture.turn
+    }
+
+    /// Hands the sums out, to be given back with [`put`](Self::put). `keep`: keep them for a snapshot before they
+    /// change. The caller has its turn.
+    pub(super) fn take(&mut self, weight: usize, keep: bool) -> (usize, Sums) {
+        self.first.get_or_insert(weight);
+        let index = self.weights[weight].capture;
+        let capture = &mut self.captures[index];
+        let sums = capture.sums.take().unwrap_or_default();
+        if keep && capture.kept.is_none() {
+            capture.kept = Some(Arc::clone(&sums.entry));
+        }
+        (index, sums)
+    }
+
+    pub(super) fn put(&mut self, capture: usize, sums: Sums) {
+        self.captures[capture].sums = Some(sums);
+    }
+
+    /// A member of `capture` has come up and is done with. Whether the turn has passed on.
+    pub(super) fn pass(&mut self, capture: usize) -> bool {
+        self.captures[capture].seen += 1;
+        self.settle(capture)
+    }
+
+    fn settle(&mut self, capture: usize) -> bool {
+        let capture = &mut self.captures[capture];
+        let through = capture.expected.is_some_and(|expected| capture.seen >= expected);
+        if through {
+            capture.turn += 1;
+            capture.seen = 0;
+        }
+        through
+    }
+
+    /// Gives `weight`, which has come up `seen` times in this batch, sums of its own. The caller has its turn.
+    /// Whether the turn of those it leaves has passed on.
+    pub(super) fn part(&mut self, weight: usize, take: Take, seen: usize) -> bool {
+        let index = self.weights[weight].capture;
+        let first_batch = self.weights[weight].first_batch;
+        let capture = &mut self.captures[index];
+        let entry = match (&capture.sums, take) {
+            (None, _) => Arc::default(),
+            (Some(sums), Take::Now) => Arc::clone(&sums.entry),
+            (Some(sums), Take::Before) => Arc::new(sums.undo.before(&sums.entry)),
+        };
+        let (turn, expected) = (capture.turn, capture.expected.map(|_| first_batch));
+        let kept = capture.kept.clone();
+        capture.members -= 1;
+        capture.seen = capture.seen.saturating_sub(seen);
+        capture.expected = capture.expected.map(|expected| expected.saturating_sub(first_batch));
+        let passed = if capture.members == 0 {
+            *capture = Capture::default(); // frees the sums; the place stays
+            false
+        } else {
+            self.settle(index)
+        };
+        let own = self.add_capture(entry);
+        self.captures[own] =
+            Capture { turn, seen, expected, kept, members: 1, sums: self.captures[own].sums.take() };
+        self.weights[weight].capture = own;
+        passed
+    }
+
+    /// Has `weight` share `leader`'s capture if both hold the same. Not once lanes may wait for either.
+    pub(super) fn join(&mut self, weight: usize, leader: usize) -> bool {
+        let (own, leader) = (self.weights[weight].capture, self.weights[leader].capture);
+        let same = match (self.entry(own), self.entry(leader)) {
+            (Some(own), Some(leader)) => same_bits(own, leader),
+            _ => false,
+        };
+        if self.learned || own == leader || !same {
+            return false;
+        }
+        self.weights[weight].capture = leader;
+        self.captures[leader].members += 1;
+        self.captures[own] = Capture::default(); // frees the sums; the place stays
         true
     }
 
-    /// Gives `weight` sums of its own.
-    fn part(&mut self, weight: &str, sums: Sums) {
-        let Some(index) = self.weights.get(weight).map(|weight| weight.capture) else { return };
-        let capture = &mut self.captures[index];
-        let entry = match sums {
-            Sums::Now => capture.entry.clone(),
-            Sums::Before => capture.undo.before(&capture.entry),
-        };
-        capture.members -= 1;
-        if capture.members == 0 {
-            *capture = Capture::default(); // frees the sums; the place stays
-        }
-        let own = self.add_capture(entry);
-        if let Some(weight) = self.weights.get_mut(weight) {
-            weight.capture = own;
+    /// Takes note of how often each weight came up in the first batch.
+    pub(super) fn count_first_batch(&mut self, counts: impl Iterator<Item = usize>) {
+        for (weight, count) in self.weights.iter_mut().zip(counts) {
+            weight.first_batch = count;
         }
     }
 
-    /// The capture of `weight`, once [`asks`](Self::asks) has said it is to be added to.
-    pub(super) fn capture_mut(&mut self, weight: &str) -> Option<&mut Capture> {
-        let weight = self.weights.get(weight)?;
-        self.captures.get_mut(weight.capture)
-    }
-
-    /// Closes an evaluation: who missed an addition parts, who was first seen and reads the same as another joins it.
-    pub(super) fn end_evaluation(&mut self) {
-        let missed: Vec<String> = self
-            .weights
-            .iter()
-            .filter(|(_, w)| w.uses == 0 && self.captures[w.capture].added.is_some())
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in &missed {
-            self.part(name, Sums::Before);
-        }
-        self.join_fresh();
-        for weight in self.weights.values_mut() {
-            weight.uses = 0;
-            weight.first = None;
-        }
+    /// The first batch is through.
+    pub(super) fn learn(&mut self) {
+        self.learned = true;
         for capture in &mut self.captures {
-            capture.added = None;
+            capture.expected = (capture.members > 0).then_some(0);
         }
-    }
-
-    fn join_fresh(&mut self) {
-        let mut leaders: BTreeMap<Key, Vec<usize>> = BTreeMap::new();
-        for name in std::mem::take(&mut self.fresh) {
-            let Some(weight) = self.weights.get_mut(&name) else { continue };
-            let (Some(key), 1) = (weight.first, weight.uses) else { continue };
-            let leaders = leaders.entry(key).or_default();
-            let own = weight.capture;
-            match leaders.iter().find(|&&leader| same_bits(&self.captures[leader].entry, &self.captures[own].entry)) {
-                None => leaders.push(own),
-                Some(&leader) => {
-                    weight.capture = leader;
-                    self.captures[leader].members += 1;
-                    self.captures[own] = Capture::default(); // frees the sums; the place stays
-                }
+        for weight in &self.weights {
+            if let Some(expected) = &mut self.captures[weight.capture].expected {
+                *expected += weight.first_batch;
             }
         }
+        // A weight that did not come up is not waited for, and if it does later, its batches take turns whole.
+        for capture in &mut self.captures {
+            capture.expected = capture.expected.filter(|&expected| expected > 0);
+        }
     }
 
-    /// Every weight with its sums, by name. Weights of which nothing came in are left out.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.weights
+    /// Whether the weight that is added to first has seen at least as many rows as any other.
+    pub(super) fn first_leads(&self) -> bool {
+        let most = |capture: usize| self.entry(capture).and_then(|entry| entry.counts.iter().max().copied());
+        let Some(first) = self.first else { return false };
+        let leads = most(self.weights[first].capture);
+        (0..self.captures.len()).all(|capture| most(capture) <= leads)
+    }
+
+    /// Every weight with its sums, those kept for a snapshot if they were, by name. Weights of which nothing came in
+    /// are left out.
+    pub(super) fn entries(&self) -> Vec<(String, Arc<Entry>)> {
+        self.by_name
             .iter()
-            .map(|(name, weight)| (name.as_str(), &self.captures[weight.capture].entry))
-            .filter(|(_, entry)| !entry.sum2.is_empty())
+            .filter_map(|(name, &weight)| {
+                let capture = self.weights[weight].capture;
+                let entry = self.captures[capture].kept.as_ref().or_else(|| self.entry(capture))?;
+                (!entry.sum2.is_empty()).then(|| (name.clone(), Arc::clone(entry)))
+            })
+            .collect()
+    }
+
+    /// The snapshot is taken.
+    pub(super) fn forget_kept(&mut self) {
+        for capture in &mut self.captures {
+            capture.kept = None;
+        }
     }
 
     /// Sets of sums in use.

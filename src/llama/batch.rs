@@ -51,6 +51,11 @@ impl Batch {
         self.tokens.iter().copied().zip(self.positions.iter().copied())
     }
 
+    /// Whether all tokens are of one sequence.
+    pub(super) fn is_one_sequence(&self) -> bool {
+        self.sequences.windows(2).all(|pair| pair[0] == pair[1])
+    }
+
     /// Runs `call` with llama.cpp's view of this batch.
     pub(super) fn with_c<T>(&mut self, call: impl FnOnce(sys::llama_batch) -> T) -> T {
         let n = self.len();

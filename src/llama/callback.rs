@@ -11,8 +11,8 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::outputs::HeadCut;
-use super::{Op, Outputs, TensorRef};
+use super::TensorRef;
+use super::outputs::{Head, is_output_matrix};
 
 /// What an observer may fail with.
 pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
@@ -24,7 +24,8 @@ pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
 /// together, so ask for few. Neither is called again in a decode once `sees` has failed or either has panicked.
 pub trait Observer {
     /// Whether [`sees`](Self::sees) shall be called once `node` is computed. Its shape, name and sources can be read,
-    /// its data cannot.
+    /// its data cannot. Where not [all logits](super::Outputs) are computed, neither can those of the product with the
+    /// output matrix be later, only its input's.
     fn asks(&mut self, node: TensorRef<'_>) -> bool;
 
     /// `node` and its sources are computed and stay so until this returns.
@@ -54,22 +55,18 @@ enum Fault {
 pub(super) struct Latch<O> {
     pub(super) observer: O,
     fault: Option<Fault>,
-    /// Where logits are not wanted: see [`Outputs::Nothing`].
-    head: Option<HeadCut>,
+    /// What becomes of the output matrix.
+    pub(super) head: Head,
 }
 
 impl<O: Observer> Latch<O> {
-    pub(super) fn new(observer: O, outputs: Outputs) -> Self {
-        let head = match outputs {
-            Outputs::All => None,
-            Outputs::Nothing => Some(HeadCut::default()),
-        };
+    pub(super) fn new(observer: O, head: Head) -> Self {
         Self { observer, fault: None, head }
     }
 
     /// Raises what was latched since the last call: errors are returned, panics go on.
     pub(super) fn release(&mut self) -> Result<(), ObserverError> {
-        if let Some(head) = &mut self.head {
+        if let Head::Cut(head) = &mut self.head {
             head.restore(); // for when the computation failed before it was computed
         }
         match self.fault.take() {
@@ -79,24 +76,42 @@ impl<O: Observer> Latch<O> {
         }
     }
 
-    /// Whether `node` is dealt with here: the product with the output matrix, where logits are not wanted.
+    /// Whether `node` is dealt with here, and the answer then: the product with the output matrix where it is cut, and
+    /// all nodes of an evaluation that is not the observer's.
     ///
     /// # Safety
     /// As for the trampoline.
     unsafe fn on_head(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorRef<'_>, ask: bool) -> Option<bool> {
-        let head = self.head.as_mut()?;
-        if ask {
-            let is_head = tensor.op() == Op::MulMat
-                && tensor
-                    .src(0)
-                    .is_some_and(|weight| matches!(weight.base_name(), "output.weight" | "token_embd.weight"));
-            // SAFETY: by contract the node is a graph's that waits for our answer.
-            return unsafe { head.cut(node, is_head) }.then_some(true);
+        match &mut self.head {
+            Head::Whole => None,
+            Head::Probed(probe) => {
+                // SAFETY: by contract a node of the graph that is being computed.
+                unsafe { probe.watch(node, tensor) };
+                Some(false)
+            }
+            Head::Cut(_) if self.fault.is_some() => None,
+            Head::Cut(_) if ask => is_output_matrix(tensor).then(|| {
+                let observed = self.on_node(tensor, true);
+                let Head::Cut(head) = &mut self.head else { return observed };
+                // SAFETY: by contract the node is a graph's that waits for our answer.
+                observed | unsafe { head.cut(node, observed) }
+            }),
+            Head::Cut(head) => {
+                let observed = head.is_cut(node)?;
+                head.restore();
+                if observed {
+                    self.on_node(tensor, false);
+                }
+                if let Head::Cut(head) = &mut self.head
+                    && let Some(scorer) = &mut head.scorer
+                    // SAFETY: the node is computed and restored, and of a graph like the one that was probed.
+                    && let Err(reason) = unsafe { scorer.take(node.as_ref()) }
+                {
+                    self.fault.get_or_insert(Fault::Error(reason.into()));
+                }
+                Some(false) // leaves the split: what follows works on logits
+            }
         }
-        head.is_cut(node).then(|| {
-            head.restore();
-            false // leaves the split: what follows works on logits
-        })
     }
 
     /// The answer for the scheduler. Once latched: ask for the next node, then refuse it, which leaves the split at once.

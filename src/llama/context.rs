@@ -7,8 +7,13 @@ use llama_cpp_sys_2 as sys;
 use super::callback::Latch;
 use super::create::{Created, create};
 use super::log::with_reason;
+use super::outputs::{Head, HeadCut, Targets};
+use super::sampler::NoSampler;
+use super::scorer::Scorer;
+use super::tail::TailProbe;
 use super::threads::Pools;
-use super::{Batch, Error, Model, Observer, Outputs, Tuning};
+use super::{Batch, Error, Model, Observer, Outputs, Token, Tuning};
+use crate::perplexity::negative_log_likelihoods;
 
 /// Whether attention is computed fused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,9 +77,14 @@ pub struct Context<'m, O: Observer> {
     latch: NonNull<Latch<O>>,
     /// The threads, if they are ours and not ggml's own.
     pools: Option<Pools>,
+    /// Given to the context, which is freed before them.
+    samplers: Vec<NoSampler>,
     n_batch: usize,
     n_vocab: usize,
+    n_threads: usize,
     outputs: Outputs,
+    /// Why all logits are computed where fewer were asked for.
+    all_logits: Option<&'static str>,
     model: PhantomData<&'m Model>,
 }
 
@@ -94,15 +104,41 @@ impl<'m, O: Observer> Context<'m, O> {
     }
 
     pub(super) fn of_kind(model: &'m Model, options: &ContextOptions, observer: O, kind: Kind) -> Result<Self, Error> {
-        let latch = NonNull::from(Box::leak(Box::new(Latch::new(observer, options.outputs))));
-        match create::<O>(model, options, kind, latch) {
+        if options.outputs != Outputs::Scores {
+            return Self::with_outputs(model, options, observer, kind);
+        }
+        let mut context = Self::with_outputs(model, options, observer, kind)?;
+        match context.prepare_scores(model) {
+            Ok(()) => Ok(context),
+            Err(reason) => {
+                let options = ContextOptions { outputs: Outputs::All, ..options.clone() };
+                let mut context = Self::with_outputs(model, &options, context.into_observer(), kind)?;
+                context.all_logits = Some(reason);
+                Ok(context)
+            }
+        }
+    }
+
+    fn with_outputs(model: &'m Model, options: &ContextOptions, observer: O, kind: Kind) -> Result<Self, Error> {
+        let head = match options.outputs {
+            Outputs::All => Head::Whole,
+            Outputs::Scores => Head::Probed(TailProbe::default()),
+            Outputs::Nothing => Head::Cut(HeadCut::default()),
+        };
+        let n_samplers = if options.outputs == Outputs::All { 0 } else { options.n_seq };
+        let samplers = (0..n_samplers).map_while(|_| NoSampler::new()).collect::<Vec<_>>();
+        let latch = NonNull::from(Box::leak(Box::new(Latch::new(observer, head))));
+        match create::<O>(model, options, kind, latch, &samplers) {
             Ok(Created { ptr, pools }) => Ok(Self {
                 ptr,
                 latch,
                 pools,
+                samplers,
                 n_batch: options.n_batch as usize,
                 n_vocab: model.vocab().n_tokens(),
+                n_threads: usize::try_from(options.n_threads_batch).unwrap_or(1),
                 outputs: options.outputs,
+                all_logits: None,
                 model: PhantomData,
             }),
             Err(error) => {
@@ -111,6 +147,83 @@ impl<'m, O: Observer> Context<'m, O> {
                 Err(error)
             }
         }
+    }
+
+    /// Finds out with two tokens, which the observer does not see, how the model comes to its logits.
+    fn prepare_scores(&mut self, model: &Model) -> Result<(), &'static str> {
+        if !self.has_memory() {
+            return Err("the model keeps no memory between batches");
+        }
+        let mut batch = Batch::new();
+        let token = model.vocab().leading_bos().unwrap_or(0);
+        for position in 0..self.n_batch.min(2) {
+            batch.add(token, position as i32, 0);
+        }
+        let probed = self.decode(&mut batch);
+        let head = std::mem::replace(&mut self.latch_mut().head, Head::Cut(HeadCut::default()));
+        let Head::Probed(probe) = head else { return Err("the graph was not probed") };
+        probed.map_err(|_| "two tokens could not be evaluated")?;
+        let scorer = Scorer::new(probe.finish()?, self.n_threads).ok_or("ggml has no CPU backend")?;
+        self.latch_mut().head = Head::Cut(HeadCut::scoring(scorer));
+        self.clear_memory();
+        // SAFETY: the context is ours.
+        unsafe { sys::llama_perf_context_reset(self.ptr.as_ptr()) };
+        Ok(())
+    }
+
+    /// Why all logits are computed although [`Outputs::Scores`] was asked for, if they are.
+    #[must_use]
+    pub fn computes_all_logits(&self) -> Option<&'static str> {
+        self.all_logits
+    }
+
+    /// Computes on so many threads from now on.
+    pub fn set_threads(&mut self, n_threads: usize) {
+        self.n_threads = n_threads;
+        let n = i32::try_from(n_threads).unwrap_or(i32::MAX);
+        // SAFETY: the context is ours.
+        unsafe { sys::llama_set_n_threads(self.ptr.as_ptr(), n, n) };
+        if let Head::Cut(HeadCut { scorer: Some(scorer), .. }) = &mut self.latch_mut().head {
+            scorer.set_threads(n_threads);
+        }
+    }
+
+    /// Evaluates a batch and returns the negative log-likelihood, in nats, of each row's target, for rows that have one,
+    /// in the batch's order. `None` where the model computes no logits.
+    ///
+    /// With [`Outputs::Scores`] a batch of several sequences is to have equally many tokens of each, one sequence after
+    /// the other, and no more in all than a micro-batch: only then do its rows come up in its order.
+    ///
+    /// # Errors
+    /// As for [`decode`](Self::decode).
+    ///
+    /// # Panics
+    /// Goes on with a panic of the observer.
+    pub fn score(&mut self, batch: &mut Batch, targets: Vec<Option<Token>>) -> Result<Option<Vec<f64>>, Error> {
+        if self.outputs == Outputs::Scores
+            && let Head::Cut(HeadCut { scorer: Some(scorer), .. }) = &mut self.latch_mut().head
+        {
+            scorer.begin(targets, batch.is_one_sequence());
+            self.decode(batch)?;
+            let Head::Cut(HeadCut { scorer: Some(scorer), .. }) = &mut self.latch_mut().head else { return Ok(None) };
+            return Ok(Some(scorer.finish()));
+        }
+        self.decode(batch)?;
+        Ok(self.scores_from_logits(batch.len(), &targets))
+    }
+
+    fn scores_from_logits(&mut self, n_tokens: usize, targets: &Targets) -> Option<Vec<f64>> {
+        let (n_vocab, n_threads) = (self.n_vocab, self.n_threads);
+        let logits = if targets.iter().any(Option::is_some) { self.logits(n_tokens)? } else { &[] };
+        let mut scores = Vec::new();
+        let mut from = 0;
+        while let Some(start) = targets[from..].iter().position(Option::is_some).map(|skipped| from + skipped) {
+            let wanted: Vec<Token> = targets[start..].iter().copied().map_while(|target| target).collect();
+            let end = start + wanted.len();
+            scores.extend(negative_log_likelihoods(&logits[start * n_vocab..end * n_vocab], n_vocab, &wanted, n_threads));
+            from = end;
+        }
+        Some(scores)
     }
 
     /// Evaluates a batch. The observer sees each node it asks for.
@@ -159,7 +272,7 @@ impl<'m, O: Observer> Context<'m, O> {
 
     /// The logits of the last decode, `[n_tokens, n_vocab]` in the batch's order. `None` where there are none.
     pub fn logits(&mut self, n_tokens: usize) -> Option<&[f32]> {
-        if self.outputs == Outputs::Nothing {
+        if self.outputs != Outputs::All {
             return None;
         }
         // SAFETY: the context is ours; waits for the computation.
@@ -197,13 +310,14 @@ impl<'m, O: Observer> Context<'m, O> {
     pub fn into_observer(self) -> O {
         let mut this = ManuallyDrop::new(self);
         let pools = this.pools.take();
+        let samplers = std::mem::take(&mut this.samplers);
         // SAFETY: both are ours, and with `this` never dropped they are freed here and only here; the context goes
         // first, since it points to the latch.
         let observer = unsafe {
             sys::llama_free(this.ptr.as_ptr());
             Box::from_raw(this.latch.as_ptr()).observer
         };
-        drop(pools);
+        drop((pools, samplers));
         observer
     }
 

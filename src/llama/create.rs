@@ -7,6 +7,7 @@ use llama_cpp_sys_2 as sys;
 use super::callback::{Latch, trampoline};
 use super::context::Kind;
 use super::log::with_reason;
+use super::sampler::NoSampler;
 use super::threads::Pools;
 use super::{ContextOptions, Error, FlashAttention, Model, Observer};
 
@@ -21,8 +22,9 @@ pub(super) fn create<O: Observer>(
     options: &ContextOptions,
     kind: Kind,
     latch: NonNull<Latch<O>>,
+    samplers: &[NoSampler],
 ) -> Result<Created, Error> {
-    let ptr = create_for_memory(model, options, kind, latch)?;
+    let ptr = create_for_memory(model, options, kind, latch, samplers)?;
     // SAFETY: the context was just created, and `model` outlives it.
     if let Err(error) = unsafe { apply(model, options, ptr.as_ptr()) } {
         // SAFETY: ours, and used nowhere else yet.
@@ -74,8 +76,9 @@ fn create_for_memory<O: Observer>(
     options: &ContextOptions,
     kind: Kind,
     latch: NonNull<Latch<O>>,
+    samplers: &[NoSampler],
 ) -> Result<NonNull<sys::llama_context>, Error> {
-    let ptr = create_once(model, options, kind, options.n_ubatch, latch)?;
+    let ptr = create_once(model, options, kind, options.n_ubatch, latch, samplers)?;
     // SAFETY: the context was just created.
     let has_memory = !unsafe { sys::llama_get_memory(ptr.as_ptr()) }.is_null();
     if has_memory || options.n_ubatch >= options.n_batch {
@@ -83,7 +86,7 @@ fn create_for_memory<O: Observer>(
     }
     // SAFETY: ours, and used nowhere else yet.
     unsafe { sys::llama_free(ptr.as_ptr()) };
-    create_once(model, options, kind, options.n_batch, latch)
+    create_once(model, options, kind, options.n_batch, latch, samplers)
 }
 
 fn create_once<O: Observer>(
@@ -92,6 +95,7 @@ fn create_once<O: Observer>(
     kind: Kind,
     n_ubatch: u32,
     latch: NonNull<Latch<O>>,
+    samplers: &[NoSampler],
 ) -> Result<NonNull<sys::llama_context>, Error> {
     // SAFETY: returns a struct of plain values.
     let mut params = unsafe { sys::llama_context_default_params() };
@@ -115,6 +119,15 @@ fn create_once<O: Observer>(
     options.tuning.set(&mut params);
     params.cb_eval = Some(trampoline::<O>);
     params.cb_eval_user_data = latch.as_ptr().cast();
+    let mut samplers: Vec<_> = (0..)
+        .zip(samplers)
+        .map(|(seq_id, sampler)| sys::llama_sampler_seq_config { seq_id, sampler: sampler.as_ptr() })
+        .collect();
+    if !samplers.is_empty() {
+        params.samplers = samplers.as_mut_ptr(); // read before the call returns
+        params.n_samplers = samplers.len();
+        params.n_outputs_max_per_seq = options.n_batch;
+    }
     // SAFETY: the caller keeps the model and the latch alive for as long as the context.
     let (ptr, reason) = with_reason(|| unsafe { sys::llama_init_from_model(model.as_ptr(), params) });
     NonNull::new(ptr).ok_or(Error::ContextInit {

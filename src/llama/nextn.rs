@@ -97,6 +97,9 @@ pub struct NextnContext<'m, O: Observer> {
     context: Context<'m, O>,
 }
 
+// SAFETY: a context and its batch may be used from one thread at a time, whichever that is.
+unsafe impl<O: Observer + Send> Send for NextnContext<'_, O> {}
+
 impl<'m, O: Observer> NextnContext<'m, O> {
     /// Creates a context over the NextN layer of `model`; `outputs` has it compute logits.
     ///

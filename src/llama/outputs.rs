@@ -2,12 +2,16 @@
 //!
 //! llama.cpp has no switch for it: asking for the logits of fewer tokens makes the last layer skip their rows, which
 //! are to be collected. So every token asks, and the product with the output matrix is cut down to one row while the
-//! graph runs. llama.cpp still copies what is in the place of the logits. A sampler that samples nothing, on a backend,
-//! would keep it from that, but has it reserve and clear four times the logits' memory.
+//! graph runs, and what follows it, which works on logits alone, does not run. Where perplexity needs some rows, they
+//! go through a graph of our own ([`Scorer`]).
 
 use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
+
+use super::scorer::Scorer;
+use super::tail::TailProbe;
+use super::{Op, TensorRef, Token};
 
 /// Which logits a context computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,51 +19,77 @@ pub enum Outputs {
     /// Those of every token.
     #[default]
     All,
-    /// None. [`Context::logits`](super::Context::logits) is then `None`.
+    /// Those that [`Context::score`](super::Context::score) reads, a few at a time, where the model's graph allows; else
+    /// those of every token.
+    Scores,
+    /// None.
     Nothing,
 }
 
-/// The product with the output matrix, cut down to one row from when it is announced to when it is computed.
-#[derive(Debug, Default)]
-pub(super) struct HeadCut {
-    cut: Option<Cut>,
+/// What becomes of the product with the output matrix.
+pub(super) enum Head {
+    /// It is llama.cpp's and the observer's affair.
+    Whole,
+    /// Nobody observes: it is found out what follows it.
+    Probed(TailProbe),
+    /// One row is computed.
+    Cut(HeadCut),
 }
 
-#[derive(Debug)]
+/// The name that tells an output matrix, or the token embedding where it is tied to it.
+pub(super) fn is_output_matrix(node: TensorRef<'_>) -> bool {
+    node.op() == Op::MulMat
+        && node.src(0).is_some_and(|weight| matches!(weight.base_name(), "output.weight" | "token_embd.weight"))
+}
+
+/// The product with the output matrix, cut down to one row from when it is announced to when it is computed.
+#[derive(Default)]
+pub(super) struct HeadCut {
+    cut: Option<Cut>,
+    /// Computes the logits that are wanted.
+    pub(super) scorer: Option<Scorer>,
+}
+
 struct Cut {
     node: NonNull<sys::ggml_tensor>,
     rows: i64,
     input: *mut sys::ggml_tensor,
     /// The input's first row. Boxed, since the node points to it.
     _row: Box<sys::ggml_tensor>,
+    /// Whether the observer asked for the node.
+    observed: bool,
 }
 
 impl HeadCut {
+    pub(super) fn scoring(scorer: Scorer) -> Self {
+        Self { cut: None, scorer: Some(scorer) }
+    }
+
     /// Cuts `node` if it is the product with the output matrix. It is then to be asked for.
     ///
     /// # Safety
     /// `node` is a node of a graph, not computed yet, that nobody else uses until [`restore`](Self::restore).
-    pub(super) unsafe fn cut(&mut self, node: NonNull<sys::ggml_tensor>, is_head: bool) -> bool {
+    pub(super) unsafe fn cut(&mut self, node: NonNull<sys::ggml_tensor>, observed: bool) -> bool {
         // SAFETY: by contract the node is ours for now, and its sources live as long as it does.
         let tensor = unsafe { &mut *node.as_ptr() };
         let input = tensor.src[1];
         // SAFETY: as above.
         let Some(source) = (unsafe { input.as_ref() }) else { return false };
         let plain = source.ne[2] == 1 && source.ne[3] == 1 && tensor.ne[1] == source.ne[1];
-        if !is_head || !plain || source.ne[1] <= 1 {
+        if !plain {
             return false;
         }
         let mut row = Box::new(*source);
         row.ne[1] = 1;
         let rows = std::mem::replace(&mut tensor.ne[1], 1);
         tensor.src[1] = &raw mut *row;
-        self.cut = Some(Cut { node, rows, input, _row: row });
+        self.cut = Some(Cut { node, rows, input, _row: row, observed });
         true
     }
 
-    /// Whether `node` is the one that was cut.
-    pub(super) fn is_cut(&self, node: NonNull<sys::ggml_tensor>) -> bool {
-        self.cut.as_ref().is_some_and(|cut| cut.node == node)
+    /// Whether `node` is the one that was cut, and if so, whether the observer asked for it.
+    pub(super) fn is_cut(&self, node: NonNull<sys::ggml_tensor>) -> Option<bool> {
+        self.cut.as_ref().filter(|cut| cut.node == node).map(|cut| cut.observed)
     }
 
     /// Makes the node what it was: the graph may be used again.
@@ -72,3 +102,6 @@ impl HeadCut {
         }
     }
 }
+
+/// The token that each row of a batch should have led to; `None` for rows that nobody asks about.
+pub(super) type Targets = Vec<Option<Token>>;

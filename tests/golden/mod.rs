@@ -8,7 +8,7 @@ use std::path::Path;
 
 use llama_imatrix::imatrix::{Entry, Imatrix, Loaded};
 use llama_imatrix::llama::{FlashAttention, Model, ModelOptions, Tuning};
-use llama_imatrix::run::{Listener, RunOptions, run};
+use llama_imatrix::run::{Lanes, Listener, RunOptions, run};
 
 use crate::support;
 
@@ -20,8 +20,7 @@ struct Silent;
 impl Listener for Silent {
     fn due(
         &mut self,
-        _: &llama_imatrix::collect::Collector,
-        _: &[llama_imatrix::collect::Due],
+        _: &llama_imatrix::collect::Snapshot,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Ok(())
     }
@@ -56,10 +55,11 @@ fn collect(model: &str) -> (Imatrix, f64) {
         flash_attention: FlashAttention::Auto,
         tuning: Tuning::default(),
         perplexity: true,
+        lanes: Lanes::default(),
     };
     let (collector, outcome) = run(&model, &chunks, collector, &options, &mut Silent).unwrap();
     let mut imatrix = Imatrix { chunk_count: collector.chunks(), chunk_size: 128, ..Imatrix::default() };
-    imatrix.entries = collector.entries().map(|(name, entry)| (name.to_owned(), entry.clone())).collect();
+    imatrix.entries = collector.snapshot().entries().map(|(name, entry)| (name.to_owned(), entry.clone())).collect();
     (imatrix, outcome.perplexity.unwrap().value)
 }
 

@@ -17,12 +17,12 @@ mod with_llama {
     use anyhow::ensure;
 
     use llama_imatrix::calibration::{ChunkOptions, Chunks};
-    use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule};
+    use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule, Snapshot};
     use llama_imatrix::gguf;
     use llama_imatrix::imatrix::Imatrix;
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
-    use llama_imatrix::run::{Listener, RunOptions, run_with_nextn, sequences_per_batch};
+    use llama_imatrix::run::{Lanes, Listener, Plan, RunOptions, run_with_nextn, sequences_per_batch};
 
     use crate::config::Collect;
     use crate::output::{print, print_saved, warn_of_gaps};
@@ -85,7 +85,7 @@ mod with_llama {
                 None => print(format_args!("Unexpected negative standard deviation of log(prob)\n")),
             }
         }
-        let imatrix = session.imatrix(&collector);
+        let imatrix = session.imatrix(&collector.snapshot());
         warn_of_gaps(&imatrix);
         if collector.inputs_of_too_few_rows() > 0 {
             log::warn(format_args!(
@@ -141,6 +141,7 @@ mod with_llama {
             n_threads_batch: task.n_threads_batch,
             flash_attention: settings::flash_attention(&task.flags),
             perplexity: !task.flags.no_ppl,
+            lanes: task.flags.lanes.map_or(Lanes::Auto, Lanes::Count),
             tuning,
         }
     }
@@ -197,10 +198,10 @@ mod with_llama {
             Self { task, base, held: one_terminal.then(String::new), perplexity: None, saved_chunks: None }
         }
 
-        fn imatrix(&self, collector: &Collector) -> Imatrix {
+        fn imatrix(&self, snapshot: &Snapshot) -> Imatrix {
             let mut imatrix = self.base.clone();
-            imatrix.chunk_count = collector.chunks();
-            imatrix.entries = collector.entries().map(|(name, entry)| (name.to_owned(), entry.clone())).collect();
+            imatrix.chunk_count = snapshot.chunks;
+            imatrix.entries = snapshot.entries().map(|(name, entry)| (name.to_owned(), entry.clone())).collect();
             imatrix
         }
 
@@ -230,12 +231,19 @@ mod with_llama {
     }
 
     impl Listener for Session<'_> {
-        fn no_perplexity(&mut self) {
-            log::warn(format_args!("the model computes no logits, so there is no perplexity"));
+        fn begins(&mut self, plan: &Plan) {
+            if plan.no_perplexity {
+                log::warn(format_args!("the model computes no logits, so there is no perplexity"));
+            }
+            if let Some(reason) = plan.all_logits {
+                log::debug(format_args!("perplexity takes the logits of all positions: {reason}"));
+            }
+            log::debug(format_args!("lanes: {}", plan.lanes));
         }
 
-        fn due(&mut self, collector: &Collector, due: &[Due]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-            let imatrix = self.imatrix(collector);
+        fn due(&mut self, snapshot: &Snapshot) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            let imatrix = self.imatrix(snapshot);
+            let due = &snapshot.due;
             let mut copies: Vec<Option<i32>> = due
                 .iter()
                 .map(|due| match due {

@@ -12,9 +12,9 @@ fn dense_rows_are_summed_a_channel() {
     let rows = packed(&data, [3, 16, 1, 1]);
     let mut c = collector();
     evaluate(&mut c, &[(dense("blk.0.a.weight", 1, &rows), rows)]);
-    let e = entry(&c, "blk.0.a.weight");
+    let e = &entry(&c, "blk.0.a.weight");
     assert_eq!((e.sum2.as_slice(), sum(e)), (&[1240.0, 16.0, 64.0][..], &[120.0, 16.0, -32.0][..]));
-    assert_eq!((e.counts.as_slice(), c.chunks()), (&[16][..], 1));
+    assert_eq!((e.counts.as_slice(), c.collector().chunks()), (&[16][..], 1));
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn rows_may_lie_apart() {
     let product = Product { input_ne: [3, 16, 1, 1], ..dense("blk.0.a.weight", 1, &rows) };
     let mut c = collector();
     evaluate(&mut c, &[(product, rows)]);
-    let e = entry(&c, "blk.0.a.weight");
+    let e = &entry(&c, "blk.0.a.weight");
     assert_eq!(
         (e.sum2.as_slice(), sum(e), &e.counts[..]),
         (&[1240.0, 16.0, 64.0][..], &[120.0, 16.0, -32.0][..], &[16][..])
@@ -44,7 +44,7 @@ fn a_matrix_a_head_has_sums_of_its_own_and_one_count() {
     let product = Product { weight_ne: [1, 8, 2, 1], ..dense("blk.0.attn_k_b.weight", 1, &rows) };
     let mut c = collector();
     evaluate(&mut c, &[(product, rows)]);
-    let e = entry(&c, "blk.0.attn_k_b.weight");
+    let e = &entry(&c, "blk.0.attn_k_b.weight");
     assert_eq!(sum(e), [16.0 * (1.0 + 3.0), 16.0 * (2.0 + 4.0)]);
     assert_eq!(e.sum2, [16.0 * (1.0 + 9.0), 16.0 * (4.0 + 16.0)]);
     assert_eq!(e.counts, [32], "64 rows over 2 matrices");
@@ -57,7 +57,7 @@ fn the_fourth_dimension_picks_a_group_of_matrices() {
     let product = Product { weight_ne: [1, 8, 2, 3], ..dense("blk.0.x.weight", 1, &rows) };
     let mut c = collector();
     evaluate(&mut c, &[(product, rows)]);
-    let e = entry(&c, "blk.0.x.weight");
+    let e = &entry(&c, "blk.0.x.weight");
     assert_eq!(sum(e), [16.0, 32.0, 64.0, 128.0, 256.0, 512.0]);
     assert_eq!(e.counts, [16]);
 }
@@ -78,7 +78,7 @@ fn experts_that_share_a_row_a_token() {
     let mut c = collector();
     assert!(c.asks(&product));
     c.add(&product, &rows, Some(&strided_ids(&IDS))).unwrap();
-    let e = entry(&c, "blk.0.ffn_up_exps.weight");
+    let e = &entry(&c, "blk.0.ffn_up_exps.weight");
     assert_eq!(sum(e), [1.0, 10.0, 0.0, 0.0, 7.0, 70.0, 6.0, 60.0]);
     assert_eq!(e.sum2, [1.0, 100.0, 0.0, 0.0, 21.0, 2100.0, 20.0, 2000.0]);
     assert_eq!(e.counts, [1, 0, 3, 2], "expert 1 is dead: zero, not NaN");
@@ -92,7 +92,7 @@ fn experts_with_a_row_a_slot() {
     let mut c = collector();
     assert!(c.asks(&product));
     c.add(&product, &rows, Some(&strided_ids(&IDS))).unwrap();
-    let e = entry(&c, "blk.0.ffn_down_exps.weight");
+    let e = &entry(&c, "blk.0.ffn_down_exps.weight");
     assert_eq!(sum(e), [2.0, 0.0, 1.0 + 4.0 + 32.0, 8.0 + 16.0]);
     assert_eq!(e.counts, [1, 0, 3, 2]);
 }
@@ -107,7 +107,7 @@ fn an_experts_rows_are_added_slot_by_slot() {
     let mut c = collector();
     assert!(c.asks(&product));
     c.add(&product, &rows, Some(&Ids { data: &ids, n_used: 2, n_tokens: 2, stride: [1, 2] })).unwrap();
-    assert_eq!(sum(entry(&c, "blk.0.ffn_down_exps.weight")), [1.0], "1e8 - 1e8 + 1 + 0, not 1e8 + 1 - 1e8 + 0 = 0");
+    assert_eq!(sum(&entry(&c, "blk.0.ffn_down_exps.weight")), [1.0], "1e8 - 1e8 + 1 + 0, not 1e8 + 1 - 1e8 + 0 = 0");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn ids_outside_the_experts_are_an_error() {
     assert_eq!(error, Error::ExpertId { weight: "w".into(), found: -1, experts: 3 });
 }
 
-fn collector_that_asked(product: &Product<'_>) -> Collector {
+fn collector_that_asked(product: &Product<'_>) -> Lane {
     let mut c = collector();
     assert!(c.asks(product));
     c
@@ -151,19 +151,18 @@ fn earlier_sums_are_added_to_or_refused() {
     let rows = packed(&data, [3, 16, 1, 1]);
     let product = dense("blk.0.a.weight", 1, &rows);
     let earlier = |entry: Entry| {
-        let mut imatrix = crate::imatrix::Imatrix { chunk_count: 2, chunk_size: 16, ..Default::default() };
+        let mut imatrix = Imatrix { chunk_count: 2, chunk_size: 16, ..Default::default() };
         imatrix.entries.insert("blk.0.a.weight".into(), entry);
-        let mut c = collector();
-        c.continue_from(&imatrix);
+        let mut c = continued(&imatrix);
         assert!(c.asks(&product));
         c
     };
     // Counts of an older file, one a matrix, become one; without sums of activations none are begun.
     let mut c = earlier(Entry { sum2: vec![1.0; 3], sum: None, counts: vec![32, 32, 32] });
     c.add(&product, &rows, None).unwrap();
-    let e = entry(&c, "blk.0.a.weight");
+    let e = &entry(&c, "blk.0.a.weight");
     assert_eq!((&e.sum2[..], &e.sum, &e.counts[..]), (&[1241.0, 17.0, 65.0][..], &None, &[48][..]));
-    assert_eq!(c.chunks(), 3);
+    assert_eq!(c.collector().chunks(), 3);
 
     let mut c = earlier(Entry { sum2: vec![1.0; 4], sum: None, counts: vec![32] });
     let error = c.add(&product, &rows, None).unwrap_err();
@@ -174,10 +173,9 @@ fn earlier_sums_are_added_to_or_refused() {
 fn one_earlier_count_is_spread_over_the_experts() {
     let rows = packed(&[1.0, 2.0, 4.0], [1, 1, 3, 1]);
     let product = routed("w", 4, 1, 2, &rows);
-    let mut imatrix = crate::imatrix::Imatrix::default();
+    let mut imatrix = Imatrix::default();
     imatrix.entries.insert("w".into(), Entry { sum2: vec![0.0; 4], sum: Some(vec![0.0; 4]), counts: vec![5] });
-    let mut c = collector();
-    c.continue_from(&imatrix);
+    let mut c = continued(&imatrix);
     assert!(c.asks(&product));
     c.add(&product, &rows, Some(&strided_ids(&IDS))).unwrap();
     assert_eq!(entry(&c, "w").counts, [6, 5, 8, 7]);

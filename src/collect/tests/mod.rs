@@ -3,11 +3,17 @@
 mod accumulators;
 mod shared;
 
-use super::{Collector, CollectorOptions, Ids, Kind, Product, Rows};
-use crate::imatrix::Entry;
+use super::{Collector, CollectorOptions, Ids, Kind, Lane, Product, Rows};
+use crate::imatrix::{Entry, Imatrix};
 
-fn collector() -> Collector {
-    Collector::new(&CollectorOptions { chunk_size: 16, ..CollectorOptions::default() })
+fn collector() -> Lane {
+    continued(&Imatrix::default())
+}
+
+fn continued(imatrix: &Imatrix) -> Lane {
+    let mut collector = Collector::new(&CollectorOptions { chunk_size: 16, ..CollectorOptions::default() });
+    collector.continue_from(imatrix);
+    collector.lane()
 }
 
 /// A dense product of a plain weight; the shape of its input goes by `rows`.
@@ -33,8 +39,8 @@ fn packed(data: &[f32], ne: [usize; 4]) -> Rows<'_> {
     Rows { data, ne, stride: [1, ne[0], ne[0] * ne[1], ne[0] * ne[1] * ne[2]] }
 }
 
-fn entry<'c>(collector: &'c Collector, weight: &str) -> &'c Entry {
-    collector.entries().find(|(name, _)| *name == weight).map(|(_, entry)| entry).expect("the weight was collected")
+fn entry(lane: &Lane, weight: &str) -> Entry {
+    lane.collector().snapshot().get(weight).expect("the weight was collected").clone()
 }
 
 fn sum(entry: &Entry) -> &[f32] {
@@ -42,14 +48,14 @@ fn sum(entry: &Entry) -> &[f32] {
 }
 
 /// One evaluation: each product is asked for and, where wanted, added.
-fn evaluate(collector: &mut Collector, products: &[(Product<'_>, Rows<'_>)]) -> Vec<bool> {
-    collector.begin_decode();
+fn evaluate(lane: &mut Lane, products: &[(Product<'_>, Rows<'_>)]) -> Vec<bool> {
+    lane.begin_decode();
     let mut asked = Vec::new();
     for (node, (product, rows)) in products.iter().enumerate() {
-        collector.begin_node(1000 + node);
-        asked.push(collector.asks(product));
+        lane.begin_node(1000 + node);
+        asked.push(lane.asks(product));
         if asked[node] {
-            collector.add(product, rows, None).unwrap();
+            lane.add(product, rows, None).unwrap();
         }
     }
     asked

@@ -115,4 +115,17 @@ pub(super) static FLAGS: &[Flag] = &[
         Ok(())
     })
     .ours(),
+    Flag::new(
+        &["--lanes"],
+        "N|auto",
+        "Evaluate N batches side by side, each with its share of the threads (auto)",
+        Set::Text(|flags, value| {
+            flags.lanes = match value {
+                "auto" => None,
+                n => Some(n.parse().ok().filter(|&n| n > 0).ok_or("expected auto or a number from 1 on")?),
+            };
+            Ok(())
+        }),
+    )
+    .ours(),
 ];

@@ -28,6 +28,8 @@ pub(crate) struct Flags {
     pub(crate) draft_model: Option<PathBuf>,
     pub(crate) keep_tail: bool,
     pub(crate) min_rows: u32,
+    /// `None`: as many as are worth it.
+    pub(crate) lanes: Option<usize>,
 
     // The model and its devices.
     pub(crate) model: Option<PathBuf>,
@@ -212,6 +214,7 @@ impl Default for Flags {
             draft_model: None,
             keep_tail: false,
             min_rows: 16,
+            lanes: None,
             model: None,
             remote: Remote::default(),
             gpu_layers: GpuLayers::Auto,

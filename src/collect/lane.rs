@@ -1,0 +1,303 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard};
+
+use super::accumulate::{Scratch, add_dense, add_routed};
+use super::collector::Collector;
+use super::error::Error;
+use super::product::{Ids, Kind, Product, Rows};
+use super::rule::Verdict;
+use super::sharing::Take;
+use super::state::{Shared, State};
+
+/// What an input is known by within one evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    kind: Kind,
+    input: usize,
+    ids: usize,
+    matrices: [i64; 2],
+}
+
+impl Key {
+    fn of(product: &Product<'_>) -> Self {
+        let [_, _, m2, m3] = product.weight_ne;
+        Self { kind: product.kind, input: product.input, ids: product.ids, matrices: [m2, m3] }
+    }
+}
+
+/// How a weight has come up.
+#[derive(Debug, Clone, Copy, Default)]
+struct Uses {
+    /// Times in this evaluation, and the input of the first.
+    evaluation: u32,
+    first: Option<Key>,
+    /// Times in this batch.
+    batch: usize,
+}
+
+/// The products of one context on their way into a [`Collector`].
+///
+/// The graphs that a lane evaluates between [`begin_batch`](Self::begin_batch) and [`end_batch`](Self::end_batch) are
+/// one batch. Each node of a graph is announced with [`begin_node`](Self::begin_node); for those that are products,
+/// [`asks`](Self::asks) says whether the input is needed, and [`add`](Self::add) takes it, waiting until the batches
+/// before have added theirs.
+///
+/// Who has one context only, and saves nothing in between, needs no batches.
+#[derive(Debug)]
+pub struct Lane {
+    shared: Arc<Shared>,
+    batch: usize,
+    /// By weight.
+    uses: Vec<Uses>,
+    /// By capture: the input added in this evaluation, if the capture was shared then. That takes one an evaluation.
+    added: Vec<Option<Key>>,
+    /// Weights first shown in this evaluation.
+    fresh: Vec<usize>,
+    /// The weight asked for last, and the capture it had then.
+    asked: Option<(usize, usize)>,
+    /// The first node of this decode's first evaluation: once it comes again, the next evaluation has begun.
+    first_node: Option<usize>,
+    /// What went wrong where no error can be returned.
+    fault: Option<Error>,
+    scratch: Scratch,
+    #[cfg(feature = "llama")]
+    pub(super) fetched: super::observe::Fetched,
+}
+
+impl Lane {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            batch: 0,
+            uses: Vec::new(),
+            added: Vec::new(),
+            fresh: Vec::new(),
+            asked: None,
+            first_node: None,
+            fault: None,
+            scratch: Scratch::default(),
+            #[cfg(feature = "llama")]
+            fetched: super::observe::Fetched::default(),
+        }
+    }
+
+    /// Where the sums are.
+    #[must_use]
+    pub fn collector(&self) -> Collector {
+        Collector { shared: Arc::clone(&self.shared) }
+    }
+
+    /// What follows belongs to batch `batch`, from 0. Every batch is one lane's, and none is left out.
+    pub fn begin_batch(&mut self, batch: usize) {
+        self.end_evaluation();
+        self.batch = batch;
+        self.uses.iter_mut().for_each(|uses| uses.batch = 0);
+    }
+
+    /// All of the batch is in.
+    ///
+    /// # Errors
+    /// What came up at its end; see [`Error`].
+    pub fn end_batch(&mut self) -> Result<(), Error> {
+        self.end_evaluation();
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
+        let mut state = self.shared.lock();
+        if self.batch == 0 {
+            state.sharing.count_first_batch(self.uses.iter().map(|uses| uses.batch));
+        }
+        state.end_batch(self.batch);
+        drop(state);
+        self.shared.notify();
+        Ok(())
+    }
+
+    /// A decode begins: it evaluates one graph or several in turn.
+    pub fn begin_decode(&mut self) {
+        self.end_evaluation();
+    }
+
+    /// The evaluation goes on to node `id`.
+    ///
+    /// A decode of several micro-batches evaluates several graphs, and nothing says where one ends, but each node
+    /// comes once in each, so the first to come again begins the next.
+    pub fn begin_node(&mut self, id: usize) {
+        if self.first_node == Some(id) {
+            self.end_evaluation();
+        }
+        self.first_node.get_or_insert(id);
+    }
+
+    /// Whether [`add`](Self::add) shall be called for `product` once it is computed: not where another weight's product
+    /// has brought its input in already.
+    pub fn asks(&mut self, product: &Product<'_>) -> bool {
+        let verdict = self.shared.rule.judge(product);
+        if verdict == Verdict::PassedOver {
+            return false;
+        }
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        if verdict == Verdict::TooFewRows {
+            state.too_few_rows += 1;
+            return false;
+        }
+        match self.asks_for(&shared, state, product) {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.fault.get_or_insert(error);
+                true // add() returns it
+            }
+        }
+    }
+
+    fn asks_for<'s>(
+        &mut self,
+        shared: &'s Shared,
+        mut state: MutexGuard<'s, State>,
+        product: &Product<'_>,
+    ) -> Result<bool, Error> {
+        let key = Key::of(product);
+        let (weight, fresh) = state.sharing.show(product.weight);
+        if fresh {
+            self.fresh.push(weight);
+        }
+        grow(&mut self.uses, weight);
+        let uses = &mut self.uses[weight];
+        uses.first.get_or_insert(key);
+        uses.evaluation += 1;
+        let capture = state.sharing.capture_of(weight);
+        grow(&mut self.added, capture);
+        match (uses.evaluation, self.added[capture]) {
+            // This also holds for the last of those that shared, once the one that brought the input in has parted.
+            (1, Some(added)) if added == key => {
+                uses.batch += 1;
+                if state.sharing.pass(capture) {
+                    shared.notify();
+                }
+                return Ok(false);
+            }
+            (1, Some(_)) => state = self.part(shared, state, weight, Take::Before)?,
+            (1, None) if state.sharing.is_shared(capture) => self.added[capture] = Some(key),
+            (2.., _) if state.sharing.is_shared(capture) => state = self.part(shared, state, weight, Take::Now)?,
+            _ => {}
+        }
+        self.asked = Some((weight, state.sharing.capture_of(weight)));
+        Ok(true)
+    }
+
+    fn part<'s>(
+        &self,
+        shared: &'s Shared,
+        state: MutexGuard<'s, State>,
+        weight: usize,
+        take: Take,
+    ) -> Result<MutexGuard<'s, State>, Error> {
+        let mut state = shared.wait_for_turn(state, weight, self.batch)?;
+        let seen = self.uses.get(weight).map_or(0, |uses| uses.batch);
+        if state.sharing.part(weight, take, seen) {
+            shared.notify();
+        }
+        Ok(state)
+    }
+
+    /// Adds the input of the product that was last asked for; `ids` for a routed one.
+    ///
+    /// # Errors
+    /// See [`Error`]. After an error the sums are not to be used, and all lanes stop.
+    pub fn add(&mut self, product: &Product<'_>, input: &Rows<'_>, ids: Option<&Ids<'_>>) -> Result<(), Error> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
+        let Some((weight, asked)) = self.asked.take() else { return Ok(()) };
+        let shared = Arc::clone(&self.shared);
+        let _stop = StopOnPanic(&shared);
+        let mut state = shared.wait_for_turn(shared.lock(), weight, self.batch)?;
+        let keep = state.keep_after.is_some_and(|after| self.batch > after);
+        let (capture, mut sums) = state.sharing.take(weight, keep);
+        if capture != asked {
+            // It has parted in another lane's batch: those it left have not had this input.
+            self.added[asked] = None;
+        }
+        let undo = state.sharing.is_shared(capture).then_some(&mut sums.undo);
+        drop(state);
+        let entry = Arc::make_mut(&mut sums.entry);
+        let result = match ids {
+            Some(ids) => add_routed(entry, product, input, ids, &mut self.scratch, undo),
+            None => add_dense(entry, product, input, &mut self.scratch, undo),
+        };
+
+        let mut state = shared.lock();
+        state.sharing.put(capture, sums);
+        if result.is_err() {
+            drop(state);
+            shared.stop();
+            return result;
+        }
+        state.saw(capture, self.batch);
+        self.uses[weight].batch += 1;
+        if state.sharing.pass(capture) {
+            shared.notify();
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn n_captures(&self) -> usize {
+        self.shared.lock().sharing.n_captures()
+    }
+
+    fn end_evaluation(&mut self) {
+        if self.first_node.take().is_none() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        if let Err(error) = self.close(&shared) {
+            self.fault.get_or_insert(error);
+        }
+        for uses in &mut self.uses {
+            uses.evaluation = 0;
+            uses.first = None;
+        }
+        self.added.fill(None);
+        self.fresh.clear();
+    }
+
+    /// Closes an evaluation: who missed an addition parts, who was first shown and reads the same as another joins it.
+    fn close(&mut self, shared: &Shared) -> Result<(), Error> {
+        let mut state = shared.lock();
+        for weight in 0..state.sharing.n_weights() {
+            let came_up = self.uses.get(weight).is_some_and(|uses| uses.evaluation > 0);
+            let capture = state.sharing.capture_of(weight);
+            if !came_up && self.added.get(capture).copied().flatten().is_some() {
+                state = self.part(shared, state, weight, Take::Before)?;
+            }
+        }
+        let mut leaders: BTreeMap<Key, Vec<usize>> = BTreeMap::new();
+        for &weight in &self.fresh {
+            let Uses { first: Some(key), evaluation: 1, .. } = self.uses[weight] else { continue };
+            let leaders = leaders.entry(key).or_default();
+            if !leaders.iter().any(|&leader| state.sharing.join(weight, leader)) {
+                leaders.push(weight);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn grow<T: Clone + Default>(list: &mut Vec<T>, index: usize) {
+    if list.len() <= index {
+        list.resize(index + 1, T::default());
+    }
+}
+
+/// Others would wait for a lane that has panicked.
+struct StopOnPanic<'s>(&'s Shared);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop();
+        }
+    }
+}

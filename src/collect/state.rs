@@ -1,0 +1,142 @@
+//! What lanes share, and whose turn it is.
+
+use std::collections::BTreeSet;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::chunks::ChunkClock;
+use super::collector::Snapshot;
+use super::error::Error;
+use super::rule::Rule;
+use super::sharing::Sharing;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) rule: Rule,
+    state: Mutex<State>,
+    /// Notified whenever a turn passes on.
+    turns: Condvar,
+}
+
+impl Shared {
+    pub(super) fn new(rule: Rule, state: State) -> Self {
+        Self { rule, state: Mutex::new(state), turns: Condvar::new() }
+    }
+
+    /// The state; also after a panic in a lane, which has stopped all others.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn notify(&self) {
+        self.turns.notify_all();
+    }
+
+    pub(super) fn stop(&self) {
+        self.lock().stopped = true;
+        self.notify();
+    }
+
+    /// Waits until `batch` may change the sums of `weight`.
+    ///
+    /// The lowest batch that has not ended never waits for another, so there is no deadlock.
+    pub(super) fn wait_for_turn<'s>(
+        &'s self,
+        mut state: MutexGuard<'s, State>,
+        weight: usize,
+        batch: usize,
+    ) -> Result<MutexGuard<'s, State>, Error> {
+        loop {
+            if state.stopped {
+                return Err(Error::Stopped);
+            }
+            let done = state.done;
+            let held = state.wait_after.is_some_and(|after| batch > after);
+            let turn = state.sharing.turn_of(weight, done);
+            match turn.cmp(&batch) {
+                std::cmp::Ordering::Equal if !held => return Ok(state),
+                std::cmp::Ordering::Greater => {
+                    return Err(Error::Order { weight: state.sharing.name(weight).to_owned() });
+                }
+                _ => state = self.turns.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) sharing: Sharing,
+    pub(super) clock: ChunkClock,
+    pub(super) too_few_rows: u64,
+    /// Batches below this one have ended, and these above it.
+    done: usize,
+    ended: BTreeSet<usize>,
+    stopped: bool,
+    /// Sums as of the end of this batch are to be kept for a snapshot.
+    pub(super) keep_after: Option<usize>,
+    /// Batches above this one wait: they would begin a second snapshot before the first is taken.
+    wait_after: Option<usize>,
+    pub(super) snapshots: Vec<Snapshot>,
+}
+
+impl State {
+    pub(super) fn new(clock: ChunkClock) -> Self {
+        Self {
+            sharing: Sharing::default(),
+            clock,
+            too_few_rows: 0,
+            done: 0,
+            ended: BTreeSet::new(),
+            stopped: false,
+            keep_after: None,
+            wait_after: None,
+            snapshots: Vec::new(),
+        }
+    }
+
+    /// Takes note of the rows that `capture` has seen, by an addition of `batch`.
+    ///
+    /// Every batch comes to the input that leads first, so what becomes due in a batch is known before a later batch
+    /// has added to anything.
+    pub(super) fn saw(&mut self, capture: usize, batch: usize) {
+        let before = self.clock.due.len();
+        let Some(entry) = self.sharing.entry(capture) else { return };
+        for &rows in &entry.counts {
+            self.clock.saw(rows, batch);
+        }
+        if self.clock.due.len() > before {
+            match self.keep_after {
+                None => self.keep_after = Some(batch),
+                Some(first) if first < batch && self.wait_after.is_none() => self.wait_after = Some(batch),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Has turns pass on as soon as a batch is through with an input, rather than at its end.
+    ///
+    /// Not where the first input of the graph is not one that leads: then what is due would be known too late.
+    pub(super) fn overlap(&mut self) {
+        if self.done > 0 && self.sharing.first_leads() {
+            self.sharing.learn();
+        }
+    }
+
+    pub(super) fn end_batch(&mut self, batch: usize) {
+        self.ended.insert(batch);
+        while self.ended.remove(&self.done) {
+            let ended = self.done;
+            self.done += 1;
+            let (due, chunks) = self.clock.end_batch(ended);
+            if self.keep_after == Some(ended) {
+                self.snapshots.push(Snapshot { due, chunks, entries: self.sharing.entries() });
+                self.sharing.forget_kept();
+                self.keep_after = self.wait_after.take();
+            }
+        }
+    }
+
+    pub(super) fn snapshot_now(&self) -> Snapshot {
+        Snapshot { due: Vec::new(), chunks: self.clock.chunks, entries: self.sharing.entries() }
+    }
+}

@@ -1,0 +1,171 @@
+//! One lane's part: batches of chunks through a context of its own.
+
+use crate::calibration::Chunks;
+use crate::collect::{Collector, Lane};
+use crate::llama::{self, Batch, Context, ContextOptions, Model, Outputs, Timings};
+use crate::nextn::Layer;
+
+use super::nextn::Follower;
+use super::{Error, RunOptions, sequences_per_batch};
+
+/// What stays the same from batch to batch.
+pub(super) struct Pass<'a> {
+    context: Context<'a, Lane>,
+    nextn: Option<Follower<'a>>,
+    chunks: &'a Chunks,
+    batch: Batch,
+    /// Tokens a decode takes at most, and tokens of it computed at once.
+    n_batch: usize,
+    n_ubatch: usize,
+    bos: Option<i32>,
+    perplexity: bool,
+}
+
+impl<'a> Pass<'a> {
+    pub(super) fn new(
+        model: &'a Model,
+        nextn: Option<&Layer<'a>>,
+        chunks: &'a Chunks,
+        collector: &Collector,
+        options: &RunOptions,
+    ) -> Result<Self, Error> {
+        if model.is_encoder_decoder() {
+            return Err(Error::EncoderDecoder);
+        }
+        let n_seq = sequences_per_batch(options.n_batch, chunks.size());
+        let n_ctx = n_seq * chunks.size();
+        let mut n_batch = options.n_batch.min(n_ctx);
+        let n_ubatch = options.n_ubatch.min(n_batch);
+        let mut context_options = ContextOptions {
+            n_ctx: n_ctx as u32,
+            n_batch: n_batch as u32,
+            n_ubatch: options.n_ubatch as u32,
+            n_seq: n_seq as u32,
+            n_threads: options.n_threads,
+            n_threads_batch: options.n_threads_batch,
+            flash_attention: options.flash_attention,
+            outputs: match (options.perplexity, nextn) {
+                (_, Some(_)) => Outputs::All,
+                // A micro-batch that does not hold a token of each sequence comes in an order of its own.
+                (true, None) if n_seq > n_ubatch => Outputs::All,
+                (true, None) => Outputs::Scores,
+                (false, None) => Outputs::Nothing,
+            },
+            tuning: options.tuning.clone(),
+        };
+        let mut context = Context::new(model, &context_options, collector.lane())?;
+        if !context.has_memory() && n_batch < chunks.size() {
+            // The second part of a chunk would not see the first.
+            n_batch = chunks.size();
+            context_options.n_batch = n_batch as u32;
+            context = Context::new(model, &context_options, context.into_observer())?;
+        }
+        let nextn = nextn
+            .map(|layer| Follower::new(layer, &context_options, &mut context))
+            .transpose()
+            .map_err(Error::NextnContext)?;
+        // Of the models that see one batch at a time, those that do not make text are encoders.
+        let has_logits = context.has_memory() || model.is_diffusion();
+        Ok(Self {
+            context,
+            nextn,
+            chunks,
+            batch: Batch::new(),
+            n_batch,
+            n_ubatch,
+            bos: model.vocab().leading_bos(),
+            perplexity: options.perplexity && has_logits,
+        })
+    }
+
+    /// Whether perplexity is wanted and can be had.
+    pub(super) fn perplexity(&self) -> bool {
+        self.perplexity
+    }
+
+    pub(super) fn computes_all_logits(&self) -> Option<&'static str> {
+        self.context.computes_all_logits()
+    }
+
+    pub(super) fn collector(&self) -> Collector {
+        self.context.observer().collector()
+    }
+
+    pub(super) fn timings(&self) -> Timings {
+        self.context.timings()
+    }
+
+    pub(super) fn set_threads(&mut self, n_threads: usize) {
+        self.context.set_threads(n_threads);
+    }
+
+    /// Evaluates batch `index`, of chunks `first..last` side by side, and returns each one's negative log-likelihoods,
+    /// if perplexity is wanted. All of it is computed when this returns.
+    pub(super) fn evaluate(&mut self, index: usize, first: usize, last: usize) -> Result<Vec<Vec<f64>>, Error> {
+        let in_chunks = |source| Error::Chunks { first: first + 1, last, source };
+        let len = self.chunks.get(first).len();
+        let perplexity = self.perplexity && len == self.chunks.size();
+        let mut nlls = vec![Vec::new(); if perplexity { last - first } else { 0 }];
+        self.context.observer_mut().begin_batch(index);
+        self.context.clear_memory();
+        if let Some(nextn) = &mut self.nextn {
+            nextn.clear();
+        }
+        let step = self.step(last - first);
+        for from in (0..len).step_by(step) {
+            let to = (from + step).min(len);
+            self.fill_batch(first, last, from, to);
+            let targets = if perplexity { self.targets(first, last, from, to) } else { vec![None; self.batch.len()] };
+            self.context.observer_mut().begin_decode();
+            let scores = self.context.score(&mut self.batch, targets).map_err(in_chunks)?;
+            if let Some(nextn) = &mut self.nextn {
+                nextn.follow(&mut self.context, &self.batch).map_err(in_chunks)?;
+            }
+            if perplexity {
+                let scores = scores.ok_or(Error::NoLogits)?;
+                let each = scores.len() / nlls.len();
+                for (sequence, nlls) in nlls.iter_mut().enumerate() {
+                    nlls.extend_from_slice(&scores[sequence * each..][..each]);
+                }
+            }
+        }
+        self.context.synchronize();
+        self.context.observer_mut().end_batch().map_err(|error| in_chunks(llama::Error::Observer(error.into())))?;
+        Ok(nlls)
+    }
+
+    /// Tokens of each of `n_seq` chunks in one decode: as many as llama.cpp computes at once, so that there is room for
+    /// the results of no more than that. The computation is the same as with all of them in one decode.
+    fn step(&self, n_seq: usize) -> usize {
+        let size = self.chunks.size();
+        match self.n_ubatch / n_seq {
+            0 => size,
+            _ if !self.context.has_memory() => size,
+            at_once => at_once.min(self.n_batch).min(size),
+        }
+    }
+
+    fn fill_batch(&mut self, first: usize, last: usize, from: usize, to: usize) {
+        self.batch.clear();
+        for (sequence, chunk) in (0..).zip(first..last) {
+            for (position, &token) in self.chunks.get(chunk)[from..to].iter().enumerate() {
+                let position = from + position;
+                let token = self.bos.filter(|_| position == 0).unwrap_or(token);
+                self.batch.add(token, position as i32, sequence);
+            }
+        }
+    }
+
+    /// The next token of each position in the second half of a chunk, as far as it lies in `from..to`.
+    fn targets(&self, first: usize, last: usize, from: usize, to: usize) -> Vec<Option<i32>> {
+        let size = self.chunks.size();
+        let scored = size / 2..size - 1;
+        (first..last)
+            .flat_map(|chunk| {
+                let tokens = self.chunks.get(chunk);
+                let scored = scored.clone();
+                (from..to).map(move |position| scored.contains(&position).then(|| tokens[position + 1]))
+            })
+            .collect()
+    }
+}

@@ -2,9 +2,10 @@
 # Runs llama.cpp's llama-imatrix and ours on every test model with many sets of flags, and compares the files they
 # write, their standard output and their exit codes. Fails on any difference that compare-upstream.allow does not list.
 #
-#   scripts/compare-upstream.sh [--only PATTERN] [--keep DIR]
+#   scripts/compare-upstream.sh [--only PATTERN] [--lanes LIST] [--keep DIR]
 #
 #   --only PATTERN   only the cases that match, such as 'llama/*' or '*/merge'
+#   --lanes LIST     run ours with each of these numbers of lanes, 1,2,3 where not given: all have the same bytes
 #   --keep DIR       leave each run's files, standard output and standard error in DIR (new or empty)
 #
 # Environment: LLAMA_IMATRIX_BIN, the program to compare in place of the one built here; LLAMA_IMATRIX_TEST_MODELS, a
@@ -18,15 +19,19 @@ die() {
     exit 2
 }
 
-usage() { sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 parse() {
-    only='*' keep=''
+    only='*' keep='' lanes=1,2,3
     while [ $# -gt 0 ]; do
         case "$1" in
-        --only | --keep)
+        --only | --keep | --lanes)
             [ $# -ge 2 ] || die "$1 wants a value"
-            if [ "$1" = --only ]; then only=$2; else keep=$2; fi
+            case "$1" in
+            --only) only=$2 ;;
+            --keep) keep=$2 ;;
+            --lanes) lanes=$2 ;;
+            esac
             shift
             ;;
         -h | --help)
@@ -96,7 +101,8 @@ main() {
     ulimit -c 0 # some of upstream's runs abort
     export PYTHONDONTWRITEBYTECODE=1
     python3 "$here/compare_upstream.py" --upstream "$upstream/llama-imatrix" --ours "$ours" --models "$models" \
-        --work "$work/cases" --exit-library "$work/exit-delay.so" --allow "$here/compare-upstream.allow" --only "$only" --bound "$bound"
+        --work "$work/cases" --exit-library "$work/exit-delay.so" --allow "$here/compare-upstream.allow" --only "$only" --bound "$bound" \
+        --lanes "$lanes"
 }
 
 main "$@"

@@ -242,9 +242,10 @@ def last_line(text):
 class Bench:
     """One model in a folder of its own."""
 
-    def __init__(self, model, calibration, work, upstream, ours, exit_library):
+    def __init__(self, model, calibration, work, upstream, ours, exit_library, lanes):
         self.name = model.stem
         self.model, self.upstream, self.ours, self.exit_library = model.resolve(), upstream, ours, exit_library
+        self.lanes = lanes
         self.work = work / self.name
         self.inputs = self.work / "inputs"
         self.inputs.mkdir(parents=True)
@@ -291,20 +292,28 @@ class Bench:
         # A file that is read and then written over is compared as what it became.
         untouched = {name: original for name, original in inputs.items() if name != flag_set.output()}
 
-        def run(program, side, extra_environment=None):
+        def run(program, side, extra_environment=None, extra_arguments=()):
             shutil.rmtree(folder / side, ignore_errors=True)
             (folder / side).mkdir(parents=True)
             (folder / side / "model.gguf").symlink_to(self.model)
             for name, original in inputs.items():
                 shutil.copy(original, folder / side / name)
-            return execute(program, arguments, folder / side, {"model.gguf", *untouched}, extra_environment)
+            return execute(program, [*arguments, *extra_arguments], folder / side, {"model.gguf", *untouched}, extra_environment)
 
-        ours = run(self.ours, "ours")
+        # Each number of lanes is held against one run of upstream's.
+        first, *others = self.lanes
+        ours = run(self.ours, "ours", extra_arguments=["--lanes", first])
         for delay in EXIT_DELAYS:
             upstream = run(self.upstream, "upstream", self.exit_delay(delay))
             if upstream.code != 0 or not stops_short(upstream.stdout, ours.stdout):
                 break
-        return compare_runs(flag_set, folder, upstream, ours, untouched)
+        findings = compare_runs(flag_set, folder, upstream, ours, untouched)
+        for lanes in others:
+            ours = run(self.ours, "ours", extra_arguments=["--lanes", lanes])
+            for finding in compare_runs(flag_set, folder, upstream, ours, untouched):
+                finding.detail = f"with {lanes} lanes: {finding.detail}"
+                findings.append(finding)
+        return findings
 
 
 class Report:
@@ -374,6 +383,7 @@ def main():
     parser.add_argument("--exit-library", type=Path, help="library that holds upstream's exit back by EXIT_DELAY_MS")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="run the cases that match, such as 'llama/*'")
     parser.add_argument("--bound", type=float, default=0.0, help="accept numbers that differ by no more than this")
+    parser.add_argument("--lanes", default="1,2,3", help="run ours with each of these numbers of lanes (%(default)s)")
     args = parser.parse_args()
 
     try:
@@ -395,7 +405,7 @@ def main():
         flag_sets = [f for f in FLAG_SETS + (ERRORS if i == 0 else []) if f"{model.stem}/{f.name}" in chosen]
         if not flag_sets:
             continue
-        bench = Bench(model, args.models / "calibration.txt", args.work, args.upstream, args.ours, args.exit_library)
+        bench = Bench(model, args.models / "calibration.txt", args.work, args.upstream, args.ours, args.exit_library, args.lanes.split(","))
         if any(f.inputs for f in flag_sets):
             bench.make_inputs()
         for flag_set in flag_sets:

@@ -59,11 +59,14 @@ impl Collector {
         Lane::new(Arc::clone(&self.shared))
     }
 
-    /// What had become due since the last call, in order, each with the sums as they were after the batch it became
-    /// due in: no chunk is in there in part.
+    /// What became due in batches up to `batch` since the last call, in order, each with the sums as they were after
+    /// the batch it became due in: no chunk is in there in part.
     #[must_use]
-    pub fn take_due(&self) -> Vec<Snapshot> {
-        std::mem::take(&mut self.shared.lock().snapshots)
+    pub fn take_due(&self, batch: usize) -> Vec<Snapshot> {
+        let mut state = self.shared.lock();
+        let (taken, left) = std::mem::take(&mut state.snapshots).into_iter().partition(|s| s.batch <= batch);
+        state.snapshots = left;
+        taken
     }
 
     /// The sums as they are. What a lane is in the midst of is in there in part, so let all batches end before.
@@ -111,6 +114,8 @@ pub struct Snapshot {
     pub due: Vec<Due>,
     /// Chunks so far, those loaded included.
     pub chunks: i32,
+    /// The last batch in there.
+    pub(super) batch: usize,
     pub(super) entries: Vec<(String, Arc<Entry>)>,
 }
 

@@ -129,7 +129,7 @@ impl State {
             self.done += 1;
             let (due, chunks) = self.clock.end_batch(ended);
             if self.keep_after == Some(ended) {
-                self.snapshots.push(Snapshot { due, chunks, entries: self.sharing.entries() });
+                self.snapshots.push(Snapshot { due, chunks, batch: ended, entries: self.sharing.entries() });
                 self.sharing.forget_kept();
                 self.keep_after = self.wait_after.take();
             }
@@ -137,6 +137,6 @@ impl State {
     }
 
     pub(super) fn snapshot_now(&self) -> Snapshot {
-        Snapshot { due: Vec::new(), chunks: self.clock.chunks, entries: self.sharing.entries() }
+        Snapshot { due: Vec::new(), chunks: self.clock.chunks, batch: self.done.saturating_sub(1), entries: self.sharing.entries() }
     }
 }

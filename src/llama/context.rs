@@ -125,11 +125,9 @@ impl<'m, O: Observer> Context<'m, O> {
             Outputs::Scores => Head::Probed(TailProbe::default()),
             Outputs::Nothing => Head::Cut(HeadCut::default()),
         };
-        let n_samplers = if options.outputs == Outputs::All { 0 } else { options.n_seq };
-        let samplers = (0..n_samplers).map_while(|_| NoSampler::new()).collect::<Vec<_>>();
         let latch = NonNull::from(Box::leak(Box::new(Latch::new(observer, head))));
-        match create::<O>(model, options, kind, latch, &samplers) {
-            Ok(Created { ptr, pools }) => Ok(Self {
+        match create::<O>(model, options, kind, latch) {
+            Ok(Created { ptr, pools, samplers }) => Ok(Self {
                 ptr,
                 latch,
                 pools,

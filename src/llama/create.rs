@@ -9,12 +9,14 @@ use super::context::Kind;
 use super::log::with_reason;
 use super::sampler::NoSampler;
 use super::threads::Pools;
-use super::{ContextOptions, Error, FlashAttention, Model, Observer};
+use super::{ContextOptions, Error, FlashAttention, Model, Observer, Outputs};
 
 /// A context and what it points to: both are to outlive it.
 pub(super) struct Created {
     pub(super) ptr: NonNull<sys::llama_context>,
     pub(super) pools: Option<Pools>,
+    /// Given to the context, which is to be freed before them.
+    pub(super) samplers: Vec<NoSampler>,
 }
 
 pub(super) fn create<O: Observer>(
@@ -22,9 +24,8 @@ pub(super) fn create<O: Observer>(
     options: &ContextOptions,
     kind: Kind,
     latch: NonNull<Latch<O>>,
-    samplers: &[NoSampler],
 ) -> Result<Created, Error> {
-    let ptr = create_for_memory(model, options, kind, latch, samplers)?;
+    let (ptr, samplers) = create_for_memory(model, options, kind, latch)?;
     // SAFETY: the context was just created, and `model` outlives it.
     if let Err(error) = unsafe { apply(model, options, ptr.as_ptr()) } {
         // SAFETY: ours, and used nowhere else yet.
@@ -37,7 +38,7 @@ pub(super) fn create<O: Observer>(
         // SAFETY: whoever gets both frees the context first.
         unsafe { pools.attach(ptr.as_ptr()) };
     }
-    Ok(Created { ptr, pools })
+    Ok(Created { ptr, pools, samplers })
 }
 
 /// Adapters and control vector.
@@ -76,17 +77,21 @@ fn create_for_memory<O: Observer>(
     options: &ContextOptions,
     kind: Kind,
     latch: NonNull<Latch<O>>,
-    samplers: &[NoSampler],
-) -> Result<NonNull<sys::llama_context>, Error> {
-    let ptr = create_once(model, options, kind, options.n_ubatch, latch, samplers)?;
+) -> Result<(NonNull<sys::llama_context>, Vec<NoSampler>), Error> {
+    let samplers = match options.outputs {
+        Outputs::All => Vec::new(),
+        Outputs::Scores | Outputs::Nothing => (0..options.n_seq).map_while(|_| NoSampler::new()).collect(),
+    };
+    let ptr = create_once(model, options, kind, options.n_ubatch, latch, &samplers)?;
     // SAFETY: the context was just created.
     let has_memory = !unsafe { sys::llama_get_memory(ptr.as_ptr()) }.is_null();
     if has_memory || options.n_ubatch >= options.n_batch {
-        return Ok(ptr);
+        return Ok((ptr, samplers));
     }
     // SAFETY: ours, and used nowhere else yet.
     unsafe { sys::llama_free(ptr.as_ptr()) };
-    create_once(model, options, kind, options.n_batch, latch, samplers)
+    // Without memory llama.cpp asks no sampler.
+    Ok((create_once(model, options, kind, options.n_batch, latch, &[])?, Vec::new()))
 }
 
 fn create_once<O: Observer>(

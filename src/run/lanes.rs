@@ -98,7 +98,7 @@ impl Delivery<'_> {
     fn deliver(&mut self, batches: &Batches, report: Report) -> Result<(), Error> {
         let nlls = report.nlls?;
         let chunks = &batches.0[report.index];
-        for snapshot in self.collector.take_due() {
+        for snapshot in self.collector.take_due(report.index) {
             self.listener.due(&snapshot).map_err(Error::Listener)?;
         }
         if report.index == 0 {

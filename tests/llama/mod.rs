@@ -14,9 +14,13 @@ use crate::support;
 const N_TOKENS: usize = 32;
 
 fn with_model<T>(test: impl FnOnce(&Model) -> T) -> T {
+    with_built("llama", test)
+}
+
+fn with_built<T>(name: &str, test: impl FnOnce(&Model) -> T) -> T {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("llama.gguf");
-    std::fs::write(&path, support::build("llama")).unwrap();
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, support::build(name)).unwrap();
     test(&Model::load(&path, &ModelOptions::default()).unwrap())
 }
 
@@ -174,39 +178,70 @@ fn logits_nobody_reads_are_not_computed_and_change_nothing() {
             for _ in 0..3 {
                 context.clear_memory();
                 context.decode(&mut batch()).unwrap();
-                assert_eq!(context.logits(N_TOKENS).is_none(), outputs == Outputs::Nothing);
+                assert_eq!(context.logits(N_TOKENS).is_none(), outputs != Outputs::All);
             }
             context.into_observer().seen
         };
         assert_eq!(seen(Outputs::All), seen(Outputs::Nothing));
+        assert_eq!(seen(Outputs::All), seen(Outputs::Scores));
     });
 }
 
-/// Counts the rows that go through the output matrix.
-struct HeadRows(Vec<i64>);
+/// Looks at the output matrix's input, and counts nodes that come after.
+struct Head {
+    rows: Vec<i64>,
+    after: usize,
+}
 
-impl Observer for HeadRows {
+impl Observer for Head {
     fn asks(&mut self, node: TensorRef<'_>) -> bool {
-        if node.src(0).is_some_and(|weight| weight.name() == "output.weight") {
-            self.0.push(node.ne()[1]);
-        }
-        false
+        self.after += usize::from(!self.rows.is_empty());
+        node.src(0).is_some_and(|weight| weight.name() == "output.weight")
     }
 
-    fn sees(&mut self, _: TensorRef<'_>) -> Result<(), ObserverError> {
+    fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
+        assert_eq!(node.ne()[1], N_TOKENS as i64, "restored");
+        self.rows.push(node.src(1).unwrap().ne()[1]);
         Ok(())
     }
 }
 
 #[test]
-fn without_logits_the_output_matrix_is_not_even_announced() {
+fn the_output_matrixs_input_is_seen_whole_whether_or_not_it_is_multiplied() {
     with_model(|model| {
-        let rows = |outputs| {
-            let mut context = context_with(model, outputs, HeadRows(Vec::new()));
-            context.decode(&mut batch()).unwrap();
-            context.into_observer().0
-        };
-        assert_eq!(rows(Outputs::All), [N_TOKENS as i64]);
-        assert_eq!(rows(Outputs::Nothing), [] as [i64; 0]);
+        for outputs in [Outputs::All, Outputs::Scores, Outputs::Nothing] {
+            let mut context = context_with(model, outputs, Head { rows: Vec::new(), after: 0 });
+            for _ in 0..2 {
+                context.clear_memory();
+                context.decode(&mut batch()).unwrap();
+            }
+            assert_eq!(context.observer().rows, [N_TOKENS as i64; 2], "{outputs:?}");
+        }
     });
+}
+
+/// Scores are those of llama.cpp's own logits, whatever follows the output matrix: nothing or a soft cap.
+#[test]
+fn scores_are_those_of_all_logits() {
+    for (name, from_few) in [("llama", true), ("gemma2", true), ("qwen3moe", true), ("mamba", true), ("dream", false)] {
+        with_built(name, |model| {
+            let targets: Vec<_> = (0..N_TOKENS).map(|i| (i % 5 != 2).then_some((i * 7 % 50) as i32)).collect();
+            let scores = |outputs| {
+                let mut context = context_with(model, outputs, ());
+                assert_eq!(context.computes_all_logits().is_none(), from_few || outputs == Outputs::All, "{name}");
+                let mut all = Vec::new();
+                for _ in 0..2 {
+                    context.clear_memory();
+                    all.push(context.score(&mut batch(), targets.clone()).unwrap().unwrap());
+                }
+                assert_eq!(all[0], all[1], "{name}");
+                all.swap_remove(0)
+            };
+            let (want, found) = (scores(Outputs::All), scores(Outputs::Scores));
+            assert_eq!(want.len(), targets.iter().flatten().count());
+            for (want, found) in want.iter().zip(&found) {
+                assert!((want - found).abs() < 1e-5 * want, "{name}: {found}, not {want}");
+            }
+        });
+    }
 }

@@ -1,6 +1,7 @@
 //! The collector, driven by hand: no llama.cpp, numbers that can be checked on paper.
 
 mod accumulators;
+mod lanes;
 mod shared;
 
 use super::{Collector, CollectorOptions, Ids, Kind, Lane, Product, Rows};

@@ -1,0 +1,119 @@
+//! Batches side by side give the sums of one after the other, to the bit, and so do the files saved in between.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::super::Snapshot;
+use super::*;
+
+const BATCHES: usize = 40;
+const LOOPED: &str = "blk.1.loop.weight";
+/// Weight and input of each product of the graph: some share, and the looped one is used twice.
+const GRAPH: &[(&str, usize)] = &[
+    ("blk.0.attn_q.weight", 1),
+    ("blk.0.attn_k.weight", 1),
+    ("blk.0.attn_output.weight", 2),
+    ("blk.0.ffn_gate.weight", 3),
+    ("blk.0.ffn_up.weight", 3),
+    ("blk.1.attn_q.weight", 4),
+    (LOOPED, 5),
+    (LOOPED, 8),
+    ("blk.1.ffn_down.weight", 6),
+];
+
+/// Sixteen rows of sizes so different that the order in which they are added shows.
+fn input(batch: usize, input: usize) -> Vec<f32> {
+    (0..32)
+        .map(|i| {
+            let bits = (batch * 977 + input * 131 + i * 29) % 251;
+            (bits as f32 - 125.0) * 10_f32.powi((bits % 7) as i32 - 3)
+        })
+        .collect()
+}
+
+/// The graph of batch 25 has K read something else. A looped weight leads the clock, and is not the graph's first: then
+/// batches do not overlap.
+fn graph(batch: usize, looped: bool) -> Vec<(&'static str, usize)> {
+    let mut graph = GRAPH.to_vec();
+    graph.retain(|&(weight, _)| looped || weight != LOOPED);
+    if batch == 25 {
+        graph[1].1 = 7;
+    }
+    graph
+}
+
+fn run_batch(lane: &mut Lane, batch: usize, looped: bool) -> Result<(), super::super::Error> {
+    lane.begin_batch(batch);
+    lane.begin_decode();
+    for (node, (weight, index)) in graph(batch, looped).into_iter().enumerate() {
+        lane.begin_node(node);
+        let data = input(batch, index);
+        let rows = packed(&data, [2, 16, 1, 1]);
+        let product = dense(weight, 100 + index, &rows);
+        let asked = lane.asks(&product);
+        // As if computing took a time of its own in every lane.
+        std::thread::sleep(Duration::from_micros(((batch * 7 + node * 13) % 5 * 40) as u64));
+        if asked {
+            lane.add(&product, &rows, None)?;
+        }
+    }
+    lane.end_batch()
+}
+
+fn collect(lanes: usize, looped: bool) -> (Snapshot, Vec<Snapshot>) {
+    let options = CollectorOptions { chunk_size: 16, output_every: 3, copy_every: 4, ..CollectorOptions::default() };
+    let collector = Collector::new(&options);
+    run_batch(&mut collector.lane(), 0, looped).unwrap();
+    collector.overlap();
+    let next = AtomicUsize::new(1);
+    std::thread::scope(|scope| {
+        for _ in 0..lanes {
+            scope.spawn(|| {
+                let mut lane = collector.lane();
+                loop {
+                    let batch = next.fetch_add(1, Ordering::Relaxed);
+                    if batch >= BATCHES {
+                        break;
+                    }
+                    run_batch(&mut lane, batch, looped).unwrap();
+                }
+            });
+        }
+    });
+    (collector.snapshot(), collector.take_due(BATCHES))
+}
+
+fn same(a: &Snapshot, b: &Snapshot) {
+    assert_eq!((&a.due, a.chunks, a.batch), (&b.due, b.chunks, b.batch));
+    assert!(a.entries().eq(b.entries()), "after batch {}", a.batch);
+}
+
+#[test]
+fn any_number_of_lanes_leaves_the_sums_of_one() {
+    for looped in [false, true] {
+        let (want, want_due) = collect(1, looped);
+        assert_eq!(want.chunks, BATCHES as i32 * if looped { 2 } else { 1 });
+        assert!(want_due.len() > 10);
+        for lanes in [2, 3, 5] {
+            let (found, due) = collect(lanes, looped);
+            same(&want, &found);
+            assert_eq!(want_due.len(), due.len());
+            want_due.iter().zip(&due).for_each(|(want, found)| same(want, found));
+        }
+    }
+}
+
+#[test]
+fn a_lane_that_fails_releases_the_others() {
+    let collector = Collector::new(&CollectorOptions { chunk_size: 16, ..CollectorOptions::default() });
+    run_batch(&mut collector.lane(), 0, false).unwrap();
+    collector.overlap();
+    let error = std::thread::scope(|scope| {
+        // Batch 1 never comes.
+        let waiting = scope.spawn(|| run_batch(&mut collector.lane(), 2, false));
+        std::thread::sleep(Duration::from_millis(20));
+        collector.stop();
+        waiting.join().unwrap()
+    });
+    assert_eq!(error, Err(super::super::Error::Stopped));
+}

@@ -1,42 +1,51 @@
-//! Compiles and binds what C alone cannot reach of llama.cpp: the shim in `vendor/nextn`.
+//! Compiles and binds what C alone cannot reach of llama.cpp: the shims in `vendor/nextn` and `vendor/memory`.
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(nextn)");
+    println!("cargo::rustc-check-cfg=cfg(fresh_memory)");
     println!("cargo::rerun-if-changed=build.rs");
     #[cfg(feature = "llama")]
-    nextn::build();
+    shims::build();
 }
 
 #[cfg(feature = "llama")]
-mod nextn {
+mod shims {
     use std::path::{Path, PathBuf};
     use std::{env, fs};
 
-    const SHIM: &str = "vendor/nextn";
+    const NEXTN: &str = "vendor/nextn";
+    const MEMORY: &str = "vendor/memory";
 
-    /// Builds the shim and sets `cfg(nextn)`, if the headers of the llama.cpp that is linked can be found: not where it
-    /// was installed by somebody else. The program then says so on `--nextn`.
+    /// Builds the shims and sets `cfg(nextn)` and `cfg(fresh_memory)`, if the headers of the llama.cpp that is linked can
+    /// be found: not where it was installed by somebody else. The program then says so on `--nextn`, and uses more memory.
     pub(super) fn build() {
-        println!("cargo::rerun-if-changed={SHIM}");
+        println!("cargo::rerun-if-changed={NEXTN}");
+        println!("cargo::rerun-if-changed={MEMORY}");
         let Some(llama) = llama_source() else {
             println!("cargo::warning=llama.cpp's src/llama-ext.h was not found: built without NextN");
             return;
         };
+        compile(&llama, NEXTN, "nextn", &["include", "src", "ggml/include"]);
+        bind();
+        println!("cargo::rustc-cfg=nextn");
+        compile(&llama, MEMORY, "memory", &["ggml/include", "ggml/src"]);
+        println!("cargo::rustc-cfg=fresh_memory");
+    }
+
+    fn compile(llama: &Path, folder: &str, name: &str, includes: &[&str]) {
         cc::Build::new()
             .cpp(true)
             .std("c++17")
-            .file(format!("{SHIM}/nextn.cpp"))
-            .include(SHIM)
-            .includes(["include", "src", "ggml/include"].map(|folder| llama.join(folder)))
-            .compile("imatrix_nextn");
-        bind();
-        println!("cargo::rustc-cfg=nextn");
+            .file(format!("{folder}/{name}.cpp"))
+            .include(folder)
+            .includes(includes.iter().map(|include| llama.join(include)))
+            .compile(&format!("imatrix_{name}"));
     }
 
     fn bind() {
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("nextn.rs");
         bindgen::Builder::default()
-            .header(format!("{SHIM}/nextn.h"))
+            .header(format!("{NEXTN}/nextn.h"))
             .allowlist_function("imatrix_nextn_.*")
             .allowlist_var("IMATRIX_NEXTN_.*")
             // The library's own.

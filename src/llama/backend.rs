@@ -25,8 +25,11 @@ impl Backend {
     pub fn init() -> &'static Self {
         static BACKEND: OnceLock<Backend> = OnceLock::new();
         BACKEND.get_or_init(|| {
-            // SAFETY: called once, by OnceLock, before any other llama.cpp call that needs it.
-            unsafe { sys::llama_backend_init() };
+            // SAFETY: both are called once, by OnceLock, before any other llama.cpp call that needs them.
+            unsafe {
+                super::memory::install();
+                sys::llama_backend_init();
+            }
             if cfg!(feature = "dynamic-backends") {
                 load_dynamic_backends();
             }

@@ -24,6 +24,7 @@ mod create;
 mod devices;
 mod error;
 mod log;
+mod memory;
 mod model;
 mod model_options;
 mod nextn;

@@ -1,0 +1,18 @@
+//! Host memory that is not resident before it is used: see `vendor/memory`.
+
+#[cfg(fresh_memory)]
+unsafe extern "C" {
+    fn imatrix_memory_install();
+}
+
+/// Has ggml zero its large host buffers by taking fresh pages.
+///
+/// # Safety
+/// Called once, before any buffer is made.
+pub(super) unsafe fn install() {
+    #[cfg(fresh_memory)]
+    // SAFETY: our own contract.
+    unsafe {
+        imatrix_memory_install();
+    }
+}

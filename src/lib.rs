@@ -10,6 +10,8 @@
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
 //! | [`collect`] | sums the inputs of products, as they come | no |
+//! | [`exact`] | sums that do not depend on the order of their terms | no |
+//! | [`state`] | state files: resuming a run, sharing it out over machines | no |
 //! | [`nextn`] | finds a model's `NextN` layers and checks a draft against its trunk | for loaded models |
 //! | [`calibration`], [`perplexity`] | chunks of tokens; likelihoods | no |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
@@ -21,6 +23,7 @@ struct Readme;
 
 pub mod calibration;
 pub mod collect;
+pub mod exact;
 pub mod gguf;
 pub mod imatrix;
 #[cfg(feature = "llama")]
@@ -30,4 +33,5 @@ pub mod perplexity;
 pub mod report;
 #[cfg(feature = "llama")]
 pub mod run;
+pub mod state;
 pub mod stats;

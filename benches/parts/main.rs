@@ -1,6 +1,7 @@
 //! Benchmarks of the parts: `cargo bench --no-default-features`. None needs llama.cpp or a model.
 
 mod collect;
+mod exact;
 mod gguf;
 mod imatrix;
 mod perplexity;

@@ -65,6 +65,18 @@ impl Perplexity {
         self.count += negative_log_likelihoods.len();
     }
 
+    /// The sum of negative log-likelihoods, that of their squares, and how many there are: all there is to save.
+    #[must_use]
+    pub const fn to_parts(&self) -> (f64, f64, u64) {
+        (self.sum, self.sum_of_squares, self.count as u64)
+    }
+
+    /// From what [`to_parts`](Self::to_parts) gave.
+    #[must_use]
+    pub const fn from_parts(sum: f64, sum_of_squares: f64, count: u64) -> Self {
+        Self { sum, sum_of_squares, count: count as usize }
+    }
+
     /// The perplexity so far; NaN before the first token.
     #[must_use]
     pub fn value(&self) -> f64 {

@@ -85,11 +85,7 @@ impl ExactEntry {
     /// Zeros for `values` channels of all matrices together.
     #[must_use]
     pub fn zeros(values: usize, counts: usize) -> Self {
-        Self {
-            sum2: vec![0; values * SQUARE_WORDS],
-            sum: Some(vec![0; values * SUM_WORDS]),
-            counts: vec![0; counts],
-        }
+        Self { sum2: vec![0; values * SQUARE_WORDS], sum: Some(vec![0; values * SUM_WORDS]), counts: vec![0; counts] }
     }
 
     /// Sums collected before, as they were written out: rounded to f32.
@@ -154,7 +150,8 @@ impl ExactEntry {
         if let Some(&(part, found, expected)) = lengths.iter().find(|(_, found, expected)| found != expected) {
             return Err(Error::Lengths { part, found, expected });
         }
-        for (index, (to, from)) in fixed::squares_mut(&mut self.sum2).iter_mut().zip(fixed::squares(&other.sum2)).enumerate()
+        for (index, (to, from)) in
+            fixed::squares_mut(&mut self.sum2).iter_mut().zip(fixed::squares(&other.sum2)).enumerate()
         {
             fixed::add_square(to, *from).ok_or(Error::Range { index })?;
         }

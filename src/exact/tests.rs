@@ -128,7 +128,8 @@ fn ties_between_grids_do_not_depend_on_the_order() {
 fn what_cancels_leaves_what_is_left() {
     // In f32 the small one is lost beside the large ones: 1e9 - 1e9 + 1e-10.
     let small = 1e-10_f32;
-    let mut all: Vec<Vec<f32>> = (0..500).flat_map(|i| [vec![1e9 - i as f32 * 64.0], vec![i as f32 * 64.0 - 1e9]]).collect();
+    let mut all: Vec<Vec<f32>> =
+        (0..500).flat_map(|i| [vec![1e9 - i as f32 * 64.0], vec![i as f32 * 64.0 - 1e9]]).collect();
     all.push(vec![small]);
     let mut rng = Rng(4);
     for _ in 0..20 {

@@ -77,6 +77,12 @@ impl<'a> File<'a> {
         self.alignment
     }
 
+    /// Bytes of the whole file.
+    #[must_use]
+    pub fn n_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
     /// The value of a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {

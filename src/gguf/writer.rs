@@ -42,6 +42,7 @@ enum Data<'a> {
     Bytes(Cow<'a, [u8]>),
     /// Kept as numbers and turned into bytes while writing: an imatrix can take gigabytes.
     F32(Cow<'a, [f32]>),
+    I64(Cow<'a, [i64]>),
 }
 
 impl Data<'_> {
@@ -49,6 +50,7 @@ impl Data<'_> {
         match self {
             Data::Bytes(b) => b.len() as u64,
             Data::F32(v) => v.len() as u64 * 4,
+            Data::I64(v) => v.len() as u64 * 8,
         }
     }
 }
@@ -96,6 +98,19 @@ impl<'a> Writer<'a> {
         data: impl Into<Cow<'a, [f32]>>,
     ) -> Result<&mut Self, Error> {
         self.push(name.into(), DType::F32, shape, Data::F32(data.into()))
+    }
+
+    /// Adds an I64 tensor.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn i64_tensor(
+        &mut self,
+        name: impl Into<String>,
+        shape: &[u64],
+        data: impl Into<Cow<'a, [i64]>>,
+    ) -> Result<&mut Self, Error> {
+        self.push(name.into(), DType::I64, shape, Data::I64(data.into()))
     }
 
     /// Adds an F16 tensor, the values rounded to nearest, ties to even.
@@ -159,6 +174,7 @@ impl<'a> Writer<'a> {
             match &t.data {
                 Data::Bytes(b) => out.bytes(b)?,
                 Data::F32(v) => out.f32s(v)?,
+                Data::I64(v) => out.i64s(v)?,
             }
             out.pad(alignment)?;
         }
@@ -224,6 +240,17 @@ impl<W: io::Write> Counted<W> {
                 to.copy_from_slice(&x.to_le_bytes());
             }
             self.bytes(&buffer[..part.len() * 4])?;
+        }
+        Ok(())
+    }
+
+    fn i64s(&mut self, values: &[i64]) -> io::Result<()> {
+        let mut buffer = [0_u8; 4096];
+        for part in values.chunks(buffer.len() / 8) {
+            for (to, x) in buffer.as_chunks_mut().0.iter_mut().zip(part) {
+                *to = x.to_le_bytes();
+            }
+            self.bytes(&buffer[..part.len() * 8])?;
         }
         Ok(())
     }

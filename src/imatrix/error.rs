@@ -124,6 +124,9 @@ pub enum Error {
     /// Counts that add up to more than can be.
     #[error("the counts of entry '{0}' add up to more than 63 bits hold")]
     CountOverflow(String),
+    /// A weight of a file in a merge that it cannot have.
+    #[error("a file has weight {0}, expected a positive number")]
+    Weight(f64),
     /// A chunk size that nothing can be divided by.
     #[error("chunk size is {0}, expected a positive number of tokens")]
     ChunkSize(i32),

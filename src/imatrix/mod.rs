@@ -6,6 +6,7 @@ mod gguf;
 mod load;
 mod merge;
 mod save;
+mod weighted;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,6 +15,7 @@ pub use error::Error;
 pub use load::Loaded;
 pub use merge::{ChunkSizes, Warning, rows_to_chunks};
 pub use save::{check_writable, save_atomic};
+pub use weighted::merge_weighted;
 
 /// What was collected for one weight.
 ///
@@ -45,7 +47,7 @@ impl Entry {
     }
 
     /// What every entry must satisfy, checked on reading and on writing.
-    fn check(&self, name: &str) -> Result<(), Error> {
+    pub(crate) fn check(&self, name: &str) -> Result<(), Error> {
         let (values, counts) = (self.sum2.len(), self.counts.len());
         if let Some(sum) = self.sum.as_ref().filter(|sum| !sum.is_empty() && sum.len() != values) {
             return Err(Error::SumLengths { name: name.to_owned(), sum: sum.len(), sum2: values });

@@ -1,1 +1,196 @@
-//! State files.
+//! State files: what a run has so far, so that it can go on later, or be one of several that make up a whole.
+//!
+//! A [`State`] holds the sums in full precision, which chunks are in them, and a [`Fingerprint`] of all that decides
+//! their bits. `docs/state-file.md` describes the file.
+//!
+//! ```
+//! use llama_imatrix::exact::ExactEntry;
+//! use llama_imatrix::state::{Fingerprint, Output, Progress, State, Sums};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("imatrix.state");
+//! # let fingerprint = Fingerprint { chunk_size: 512, ..Fingerprint::default() };
+//! let entry = ExactEntry::zeros(8, 1);
+//! let mut progress = Progress { n_chunks: 10, ..Progress::default() };
+//! progress.done.insert(0..4);
+//! let state = State {
+//!     fingerprint: fingerprint.clone(),
+//!     progress,
+//!     output: Output { datasets: vec!["wiki.txt".into()], chunk_size: 512, ..Output::default() },
+//!     likelihoods: None,
+//!     // Weights that share an entry share its place in the file.
+//!     sums: Sums::exact([("blk.0.attn_k.weight", &entry), ("blk.0.attn_q.weight", &entry)]),
+//! };
+//! state.save(&path)?;
+//!
+//! let saved = State::load(&path)?;
+//! saved.fingerprint.compare(&fingerprint)?;
+//! assert_eq!(saved.progress.done.to_string(), "1-4");
+//! # Ok(())
+//! # }
+//! ```
+
+mod chunk_set;
+mod error;
+mod fingerprint;
+mod likelihoods;
+mod merge;
+mod model;
+mod read;
+mod seal;
+mod shard;
+mod sums;
+mod write;
+
+use std::path::Path;
+
+pub use chunk_set::ChunkSet;
+pub use error::{Error, MergeError};
+pub use fingerprint::{Accumulate, Difference, Digest, Fingerprint, Mismatch};
+pub use likelihoods::Likelihoods;
+pub use merge::{Merger, merge};
+pub use model::{FingerprintError, ModelFingerprint};
+pub use seal::reseal;
+pub use shard::{Shard, ShardError};
+pub use sums::{Group, Sums};
+
+use crate::gguf;
+use crate::imatrix::{self, Imatrix};
+
+/// The version of the format that is written, and the only one that is read.
+pub const VERSION: u32 = 1;
+
+/// What a run has so far.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State<'a> {
+    /// What decides the sums' bits.
+    pub fingerprint: Fingerprint,
+    /// Which chunks are in.
+    pub progress: Progress,
+    /// What goes into the matrix besides its entries.
+    pub output: Output,
+    /// Perplexity so far, where it is computed.
+    pub likelihoods: Option<Likelihoods>,
+    /// The sums, those of files merged at the start included.
+    pub sums: Sums<'a>,
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Chunks of the whole run, all shards together.
+    pub n_chunks: u64,
+    /// Chunks that are in the sums, or were given up on for good.
+    pub done: ChunkSet,
+    /// Of those done, the ones that were given up on: nothing of them is in the sums.
+    pub discarded: ChunkSet,
+    /// The part of the chunks that this run takes.
+    pub shard: Shard,
+    /// Tokens evaluated.
+    pub tokens: u64,
+    /// The collector's count of chunks: `imatrix.chunk_count`.
+    pub chunk_count: i32,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            n_chunks: 0,
+            done: ChunkSet::default(),
+            discarded: ChunkSet::default(),
+            shard: Shard::WHOLE,
+            tokens: 0,
+            chunk_count: 0,
+        }
+    }
+}
+
+/// What goes into the matrix besides its entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Names of the calibration files, the run's own last.
+    pub datasets: Vec<String>,
+    /// Tokens a chunk, as it will be written: of the files merged at the start, or else of the run.
+    pub chunk_size: i32,
+    /// How many of the top layers are `NextN` layers.
+    pub n_layer_nextn: i32,
+    /// A digest of the files merged at the start, if any were: see [`Digest::of_files`].
+    pub base: Option<Digest>,
+}
+
+impl State<'_> {
+    /// Writes the state so that the file is whole at every instant: see [`imatrix::save_atomic`].
+    ///
+    /// # Errors
+    /// The operating system's, or the rule that the state breaks.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        self.check()?;
+        imatrix::save_atomic(path.as_ref(), |w| write::write(self, w))
+    }
+
+    /// As [`save`](Self::save), to wherever `w` leads. The same state gives the same bytes.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn write(&self, w: impl std::io::Write) -> Result<(), Error> {
+        self.check()?;
+        write::write(self, w)
+    }
+
+    /// The importance matrix of these sums: of exact ones, rounded.
+    #[must_use]
+    pub fn to_imatrix(&self) -> Imatrix {
+        Imatrix {
+            entries: self.sums.entries(),
+            datasets: self.output.datasets.clone(),
+            chunk_count: self.progress.chunk_count,
+            chunk_size: self.output.chunk_size,
+            n_layer_nextn: self.output.n_layer_nextn,
+        }
+    }
+
+    /// What must hold of every state, checked on reading and on writing.
+    fn check(&self) -> Result<(), Error> {
+        let Progress { n_chunks, done, discarded, .. } = &self.progress;
+        if done.ranges().last().is_some_and(|range| range.end > *n_chunks) {
+            return Err(Error::Chunks { set: "done", found: done.to_string(), rule: "chunks of the run" });
+        }
+        if discarded.intersection(done) != *discarded {
+            return Err(Error::Chunks { set: "discarded", found: discarded.to_string(), rule: "among those done" });
+        }
+        if self.output.chunk_size <= 0 {
+            return Err(Error::ChunkSize(self.output.chunk_size));
+        }
+        let sums = self.sums.accumulate();
+        if sums != self.fingerprint.accumulate {
+            return Err(Error::Accumulate { found: sums, expected: self.fingerprint.accumulate });
+        }
+        self.fingerprint.check()?;
+        if let Some(likelihoods) = &self.likelihoods {
+            likelihoods.check(done)?;
+        }
+        self.sums.check()
+    }
+}
+
+impl State<'static> {
+    /// Reads and checks a state file.
+    ///
+    /// # Errors
+    /// The operating system's, or the rule that the file breaks; one that was cut short or damaged is told as such.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let bytes = gguf::map::open(path.as_ref())?;
+        read::read(&bytes)
+    }
+
+    /// As [`load`](Self::load), for a file that lies in memory.
+    ///
+    /// # Errors
+    /// The rule that the bytes break.
+    pub fn load_from(bytes: &[u8]) -> Result<Self, Error> {
+        read::read(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;

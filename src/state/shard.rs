@@ -141,7 +141,9 @@ impl Shard {
             let offset = id.checked_sub(min).filter(|offset| offset.is_multiple_of(step));
             return match (offset, spread) {
                 (Some(offset), None) => Self::new(offset / step, count),
-                (Some(offset), Some(Some(last))) if last.checked_add(1) == Some(count) => Self::new(offset / step, count),
+                (Some(offset), Some(Some(last))) if last.checked_add(1) == Some(count) => {
+                    Self::new(offset / step, count)
+                }
                 _ => Err(uneven),
             };
         }

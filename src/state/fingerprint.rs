@@ -1,0 +1,285 @@
+//! What decides the bits of a run's sums.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::{self, Read};
+use std::path::Path;
+use std::str::FromStr;
+
+use sha2::{Digest as _, Sha256};
+
+use super::ModelFingerprint;
+
+/// A SHA-256 hash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// Of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// Of tokens, as little-endian i32.
+    #[must_use]
+    pub fn of_tokens(tokens: &[i32]) -> Self {
+        let mut hash = Sha256::new();
+        let mut bytes = Vec::with_capacity(4096);
+        for part in tokens.chunks(1024) {
+            bytes.clear();
+            bytes.extend(part.iter().flat_map(|token| token.to_le_bytes()));
+            hash.update(&bytes);
+        }
+        Self(hash.finalize().into())
+    }
+
+    /// Of whole files one after the other, their lengths included.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn of_files(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> io::Result<Self> {
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        for path in paths {
+            let mut file = std::fs::File::open(path)?;
+            let mut length = 0_u64;
+            loop {
+                match file.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(n) => {
+                        length += n as u64;
+                        hash.update(&buffer[..n]);
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            hash.update(length.to_le_bytes());
+        }
+        Ok(Self(hash.finalize().into()))
+    }
+}
+
+/// In hexadecimal.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for Digest {
+    type Err = ();
+
+    fn from_str(s: &str) -> Result<Self, ()> {
+        let mut out = [0; 32];
+        if s.len() != 64 || !s.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(());
+        }
+        for (byte, digits) in out.iter_mut().zip(s.as_bytes().as_chunks::<2>().0) {
+            let digits = std::str::from_utf8(digits).map_err(|_| ())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| ())?;
+        }
+        Ok(Self(out))
+    }
+}
+
+/// How sums are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accumulate {
+    /// In f32, in the order of the chunks: llama.cpp's bytes.
+    #[default]
+    F32,
+    /// Exactly, in any order, rounded at the end: [`crate::exact`].
+    F64,
+}
+
+impl Accumulate {
+    /// Its name on the command line and in files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+        }
+    }
+}
+
+impl fmt::Display for Accumulate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Accumulate {
+    type Err = ();
+
+    fn from_str(s: &str) -> Result<Self, ()> {
+        [Self::F32, Self::F64].into_iter().find(|kind| kind.name() == s).ok_or(())
+    }
+}
+
+/// What decides the bits of a run's sums: two runs over the same chunks with equal fingerprints give equal sums.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// The model.
+    pub model: ModelFingerprint,
+    /// The draft model whose `NextN` layers are collected, if there is one.
+    pub draft: Option<ModelFingerprint>,
+    /// [`Digest::of_tokens`] of the whole text, what is skipped included.
+    pub text: Digest,
+    /// Number of those tokens.
+    pub n_tokens: u64,
+    /// Tokens a chunk (`-c`).
+    pub chunk_size: u32,
+    /// Tokens a decode takes (`-b`).
+    pub n_batch: u32,
+    /// Tokens computed at once (`-ub`).
+    pub n_ubatch: u32,
+    /// How sums are kept.
+    pub accumulate: Accumulate,
+    /// Version of llama.cpp, and whatever else of the build changes results.
+    pub llama_cpp: String,
+    /// Flags that change results and their values, such as `process-output` = `true`. Names without `=`.
+    pub flags: BTreeMap<String, String>,
+}
+
+/// One field in which two fingerprints differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What it is, for people.
+    pub field: String,
+    /// In the state file.
+    pub saved: String,
+    /// In this run.
+    pub current: String,
+}
+
+/// All fields in which two fingerprints differ, at least one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The fields, the most telling first.
+    pub differences: Vec<Difference>,
+}
+
+impl std::error::Error for Mismatch {}
+
+/// In one line: `the context size is 512 in the state file, 1024 now; ...`.
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 4;
+        for (i, Difference { field, saved, current }) in self.differences.iter().take(SHOWN).enumerate() {
+            let (semicolon, first, second) = if i == 0 { ("", " before", " now") } else { ("; ", "", "") };
+            write!(f, "{semicolon}{field} is {saved}{first}, {current}{second}")?;
+        }
+        match self.differences.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+impl Fingerprint {
+    /// Whether sums of `current` may be added to those of `self`.
+    ///
+    /// # Errors
+    /// What differs, with both values.
+    pub fn compare(&self, current: &Self) -> Result<(), Mismatch> {
+        let mut differences = Vec::new();
+        let mut differ = |field: &str, saved: &dyn fmt::Display, current: &dyn fmt::Display| {
+            let (saved, current) = (saved.to_string(), current.to_string());
+            if saved != current {
+                differences.push(Difference { field: field.to_owned(), saved, current });
+            }
+        };
+        compare_models("the model", &self.model, &current.model, &mut differ);
+        match (&self.draft, &current.draft) {
+            (Some(saved), Some(current)) => compare_models("the draft model", saved, current, &mut differ),
+            (None, None) => {}
+            (saved, _) => {
+                let there = |is: bool| if is { "given" } else { "none" };
+                differ("the draft model", &there(saved.is_some()), &there(saved.is_none()));
+            }
+        }
+        differ("the number of the text's tokens", &self.n_tokens, &current.n_tokens);
+        differ("the text's tokens (sha256)", &self.text, &current.text);
+        differ("the context size", &self.chunk_size, &current.chunk_size);
+        differ("the batch size", &self.n_batch, &current.n_batch);
+        differ("the micro-batch size", &self.n_ubatch, &current.n_ubatch);
+        differ("--accumulate", &self.accumulate, &current.accumulate);
+        let names: BTreeSet<&String> = self.flags.keys().chain(current.flags.keys()).collect();
+        for name in names {
+            let value = |flags: &BTreeMap<String, String>| {
+                flags.get(name).map_or_else(|| "not set".to_owned(), |value| format!("'{value}'"))
+            };
+            differ(&format!("--{name}"), &value(&self.flags), &value(&current.flags));
+        }
+        differ("the version of llama.cpp", &self.llama_cpp, &current.llama_cpp);
+        if differences.is_empty() { Ok(()) } else { Err(Mismatch { differences }) }
+    }
+}
+
+fn compare_models(
+    which: &str,
+    saved: &ModelFingerprint,
+    current: &ModelFingerprint,
+    differ: &mut dyn FnMut(&str, &dyn fmt::Display, &dyn fmt::Display),
+) {
+    differ(&format!("{which}'s architecture"), &saved.architecture, &current.architecture);
+    differ(&format!("{which}'s number of tensors"), &saved.n_tensors, &current.n_tensors);
+    differ(&format!("{which}'s size in bytes"), &saved.n_bytes, &current.n_bytes);
+    differ(&format!("{which}'s tensors by name, type and shape (sha256)"), &saved.layout, &current.layout);
+    differ(&format!("{which}'s tensor data (sha256 of samples)"), &saved.sample, &current.sample);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_compared_and_named_with_both_values() {
+        let saved = Fingerprint { flags: [("parse-special".into(), "true".into())].into(), ..Fingerprint::default() };
+        assert_eq!(saved.compare(&saved), Ok(()));
+        let other_model = |change: fn(&mut ModelFingerprint)| {
+            let mut current = saved.clone();
+            change(&mut current.model);
+            current
+        };
+        let digest = Digest([0xab; 32]);
+        for (current, field) in [
+            (other_model(|m| m.architecture = "llama".into()), "architecture"),
+            (other_model(|m| m.n_tensors = 1), "number of tensors"),
+            (other_model(|m| m.n_bytes = 1), "size in bytes"),
+            (other_model(|m| m.layout = Digest([1; 32])), "name, type and shape"),
+            (other_model(|m| m.sample = Digest([1; 32])), "tensor data"),
+            (Fingerprint { draft: Some(ModelFingerprint::default()), ..saved.clone() }, "draft model"),
+            (Fingerprint { text: digest, ..saved.clone() }, "tokens (sha256) is 0000"),
+            (Fingerprint { n_tokens: 7, ..saved.clone() }, "tokens is 0 before, 7 now"),
+            (Fingerprint { chunk_size: 512, ..saved.clone() }, "the context size is 0 before, 512 now"),
+            (Fingerprint { n_batch: 1, ..saved.clone() }, "the batch size"),
+            (Fingerprint { n_ubatch: 1, ..saved.clone() }, "micro-batch"),
+            (Fingerprint { accumulate: Accumulate::F64, ..saved.clone() }, "--accumulate is f32 before, f64 now"),
+            (Fingerprint { llama_cpp: "b1".into(), ..saved.clone() }, "llama.cpp"),
+            (Fingerprint { flags: BTreeMap::new(), ..saved.clone() }, "--parse-special is 'true' before, not set now"),
+        ] {
+            let mismatch = saved.compare(&current).unwrap_err();
+            assert_eq!(mismatch.differences.len(), 1, "{mismatch}");
+            assert!(mismatch.to_string().contains(field), "{mismatch}");
+        }
+        let many = Fingerprint { chunk_size: 1, n_batch: 2, n_ubatch: 3, n_tokens: 4, text: digest, ..saved.clone() };
+        assert!(saved.compare(&many).unwrap_err().to_string().ends_with("the batch size is 0, 2; and 1 more"));
+    }
+
+    #[test]
+    fn digests_are_sha256() {
+        let hello = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        assert_eq!(Digest::of(b"hello").to_string(), hello);
+        assert_eq!(hello.parse(), Ok(Digest::of(b"hello")));
+        let tokens: Vec<i32> = (0..3000).collect();
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+        assert_eq!(Digest::of_tokens(&tokens), Digest::of(&bytes));
+        for bad in ["", &hello[1..], &hello.replace('2', "+"), &hello.replace("2c", "é")] {
+            assert_eq!(bad.parse::<Digest>(), Err(()));
+        }
+    }
+}

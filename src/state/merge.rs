@@ -1,0 +1,196 @@
+//! Shards of one run, put together.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{Accumulate, ChunkSet, Group, MergeError, Progress, Shard, State, Sums};
+use crate::exact::ExactEntry;
+use crate::imatrix::rows_to_chunks;
+
+/// Reads state files and adds them up: the state of one run over all their chunks, bit for bit, whatever their order.
+///
+/// # Errors
+/// See [`MergeError`]: f32 sums, other fingerprints, chunks that are in two files or in none.
+pub fn merge(paths: &[impl AsRef<Path>]) -> Result<State<'static>, MergeError> {
+    let mut merger = Merger::default();
+    for path in paths {
+        let path = path.as_ref();
+        let state = State::load(path).map_err(|source| MergeError::Read { path: path.to_owned(), source })?;
+        merger.add(path, state)?;
+    }
+    merger.finish()
+}
+
+/// Adds up states one after the other, so that only one is in memory beside the result.
+#[derive(Debug, Default)]
+pub struct Merger {
+    parts: Vec<Part>,
+    /// All but the sums.
+    whole: Option<State<'static>>,
+    /// Where in `groups` a weight's sums are.
+    places: BTreeMap<String, usize>,
+    groups: Vec<ExactEntry>,
+}
+
+/// A file that is in.
+#[derive(Debug)]
+struct Part {
+    path: PathBuf,
+    shard: Shard,
+    done: ChunkSet,
+}
+
+impl Merger {
+    /// Adds a state; `path` is for messages.
+    ///
+    /// # Errors
+    /// See [`MergeError`]. The merger is then not to be used.
+    pub fn add(&mut self, path: &Path, state: State<'static>) -> Result<(), MergeError> {
+        let path_of = || path.to_owned();
+        if state.sums.accumulate() != Accumulate::F64 {
+            return Err(MergeError::NotExact { path: path_of() });
+        }
+        if state.output.base.is_some() {
+            return Err(MergeError::Base { path: path_of() });
+        }
+        if state.likelihoods.as_ref().is_some_and(|likelihoods| !likelihoods.are_kept()) {
+            return Err(MergeError::Likelihoods { path: path_of() });
+        }
+        if let (Some(whole), Some(first)) = (&self.whole, self.parts.first()) {
+            check_same(whole, &first.path, &state, path)?;
+        }
+        let Progress { shard, done, .. } = &state.progress;
+        for part in &self.parts {
+            let both = part.done.intersection(done);
+            if !both.is_empty() {
+                let (first, second) = (part.path.clone(), path_of());
+                return Err(MergeError::Overlap { first, second, chunks: both.to_string() });
+            }
+        }
+        self.parts.push(Part { path: path_of(), shard: *shard, done: done.clone() });
+        let State { sums, progress, likelihoods, fingerprint, output } = state;
+        if let Sums::Exact(groups) = sums {
+            for Group { weights, entry } in groups {
+                self.add_group(path, weights, entry)?;
+            }
+        }
+        self.add_rest(State { sums: Sums::Exact(Vec::new()), progress, likelihoods, fingerprint, output });
+        Ok(())
+    }
+
+    /// Which weights share sums may differ from shard to shard: one in which a weight was not used has it apart.
+    fn add_group(
+        &mut self,
+        path: &Path,
+        weights: Vec<String>,
+        entry: Cow<'static, ExactEntry>,
+    ) -> Result<(), MergeError> {
+        // By where they are now, so that those which were together and still are stay together.
+        let mut by_place: BTreeMap<Option<usize>, Vec<String>> = BTreeMap::new();
+        for weight in weights {
+            by_place.entry(self.places.get(&weight).copied()).or_default().push(weight);
+        }
+        for (place, weights) in by_place {
+            let Some(place) = place else {
+                self.place(weights, entry.clone().into_owned());
+                continue;
+            };
+            let members = self.places.values().filter(|&&at| at == place).count();
+            let failed = |source| MergeError::Sums { path: path.to_owned(), weight: weights[0].clone(), source };
+            if members == weights.len() {
+                self.groups[place].merge(&entry).map_err(failed)?;
+            } else {
+                let mut own = self.groups[place].clone();
+                own.merge(&entry).map_err(failed)?;
+                self.place(weights, own);
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, weights: Vec<String>, entry: ExactEntry) {
+        self.groups.push(entry);
+        let place = self.groups.len() - 1;
+        self.places.extend(weights.into_iter().map(|weight| (weight, place)));
+    }
+
+    fn add_rest(&mut self, state: State<'static>) {
+        let Some(whole) = &mut self.whole else {
+            self.whole = Some(state);
+            return;
+        };
+        whole.progress.done.insert_all(&state.progress.done);
+        whole.progress.discarded.insert_all(&state.progress.discarded);
+        whole.progress.tokens = whole.progress.tokens.saturating_add(state.progress.tokens);
+        if let (Some(likelihoods), Some(more)) = (&mut whole.likelihoods, state.likelihoods) {
+            likelihoods.join(more);
+        }
+    }
+
+    /// The state of the whole run.
+    ///
+    /// # Errors
+    /// [`MergeError::Gap`], [`MergeError::Nothing`].
+    pub fn finish(self) -> Result<State<'static>, MergeError> {
+        let mut whole = self.whole.ok_or(MergeError::Nothing)?;
+        let n_chunks = whole.progress.n_chunks;
+        let missing = whole.progress.done.missing_from(0..n_chunks);
+        if !missing.is_empty() {
+            let shards = which_are_missing(&self.parts);
+            return Err(MergeError::Gap { chunks: missing.to_string(), n_chunks, shards });
+        }
+        let most = self.groups.iter().flat_map(|entry| &entry.counts).max().copied().unwrap_or(0);
+        whole.progress.chunk_count = rows_to_chunks(most, whole.output.chunk_size);
+        whole.progress.shard = Shard::WHOLE;
+        let mut weights: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        for (weight, place) in self.places {
+            weights.entry(place).or_default().push(weight);
+        }
+        let mut entries: Vec<Option<ExactEntry>> = self.groups.into_iter().map(Some).collect();
+        let mut groups: Vec<Group<'static, ExactEntry>> = weights
+            .into_iter()
+            .filter_map(|(place, weights)| Some(Group { weights, entry: Cow::Owned(entries[place].take()?) }))
+            .collect();
+        groups.sort_by(|a, b| a.weights.cmp(&b.weights));
+        whole.sums = Sums::Exact(groups);
+        Ok(whole)
+    }
+}
+
+fn check_same(whole: &State<'_>, first: &Path, state: &State<'_>, path: &Path) -> Result<(), MergeError> {
+    whole.fingerprint.compare(&state.fingerprint).map_err(|mismatch| MergeError::Fingerprint {
+        first: first.to_owned(),
+        path: path.to_owned(),
+        mismatch: Box::new(mismatch),
+    })?;
+    let differ = |what, expected: String, found: String| {
+        if expected == found {
+            return Ok(());
+        }
+        Err(MergeError::Output { first: first.to_owned(), path: path.to_owned(), what, expected, found })
+    };
+    let (one, other) = (&whole.output, &state.output);
+    differ("the number of chunks", whole.progress.n_chunks.to_string(), state.progress.n_chunks.to_string())?;
+    differ("datasets", format!("{:?}", one.datasets), format!("{:?}", other.datasets))?;
+    differ("chunk size", one.chunk_size.to_string(), other.chunk_size.to_string())?;
+    differ("NextN layers", one.n_layer_nextn.to_string(), other.n_layer_nextn.to_string())?;
+    let perplexity =
+        |state: &State<'_>| if state.likelihoods.is_some() { "computed" } else { "not computed" }.to_owned();
+    differ("perplexity", perplexity(whole), perplexity(state))
+}
+
+/// Which shards are missing, where that explains a gap; otherwise which chunks each file has.
+fn which_are_missing(parts: &[Part]) -> String {
+    let Some(count) = parts.first().map(|part| part.shard.count()) else { return String::new() };
+    let regular = parts.iter().all(|part| part.shard.count() == count);
+    let absent: Vec<String> = (0..count.min(1000))
+        .filter(|&index| parts.iter().all(|part| part.shard.index() != index))
+        .map(|index| format!("{index}/{count}"))
+        .collect();
+    if regular && !absent.is_empty() {
+        return format!("; there is no state of shard {}", absent.join(", "));
+    }
+    let have: Vec<String> = parts.iter().map(|part| format!("{} has {}", part.path.display(), part.done)).collect();
+    format!("; {}", have.join(", "))
+}

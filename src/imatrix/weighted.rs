@@ -56,8 +56,10 @@ pub fn merge_weighted(files: &[(Loaded, f64)], sizes: ChunkSizes) -> Result<(Ima
             entries.entry(name).or_default().add(name, entry, *weight, *is_legacy)?;
         }
     }
-    imatrix.entries =
-        entries.into_iter().map(|(name, entry)| Ok((name.to_owned(), entry.finish(name)?))).collect::<Result<_, Error>>()?;
+    imatrix.entries = entries
+        .into_iter()
+        .map(|(name, entry)| Ok((name.to_owned(), entry.finish(name)?)))
+        .collect::<Result<_, Error>>()?;
     let most = imatrix.entries.values().flat_map(|entry| &entry.counts).copied().max().unwrap_or(0);
     imatrix.chunk_count = rows_to_chunks(most, imatrix.effective_chunk_size(sizes.run));
     Ok((imatrix, warnings))

@@ -10,6 +10,7 @@ macro_rules! assert_error {
 }
 
 mod damage;
+mod fuzz_corpus;
 mod gguf_rules;
 mod golden;
 mod imatrix_rules;

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Fuzzes the readers, the state file and the merge: scripts/fuzz.sh [SECONDS [TARGET...]]
+#
+# Each target runs SECONDS (60) under AddressSanitizer, with leak detection, a timeout of 10 seconds and a memory limit,
+# from the committed corpus. What it finds lies in fuzz/artifacts/; what it learns, in fuzz/work/.
+# cargo-fuzz wants a nightly compiler for its flags; a stable one takes them with RUSTC_BOOTSTRAP=1.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seconds=${1:-60}
+shift || true
+targets=("$@")
+[ ${#targets[@]} -gt 0 ] || targets=(gguf_imatrix dat state merge)
+
+command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked" >&2; exit 1; }
+export RUSTC_BOOTSTRAP=1
+# The tree's own flags are for the program; the fuzzers take what cargo-fuzz sets.
+unset RUSTFLAGS
+export CARGO_TARGET_DIR="${FUZZ_TARGET_DIR:-$PWD/fuzz/target}"
+
+failed=0
+for target in "${targets[@]}"; do
+    mkdir -p "fuzz/work/$target" fuzz/artifacts
+    log="fuzz/work/$target.log"
+    if ! cargo fuzz run "$target" "fuzz/work/$target" "fuzz/corpus/$target" -- \
+        -dict=fuzz/formats.dict -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 \
+        -max_len=65536 -detect_leaks=1 -print_final_stats=1 >"$log" 2>&1; then
+        failed=1
+        echo "$target: FAILED"
+        tail -n 40 "$log"
+        continue
+    fi
+    # Libfuzzer's last progress line has the coverage, its statistics the executions.
+    executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+    coverage=$(grep -o 'cov: [0-9]* ft: [0-9]*' "$log" | tail -n 1)
+    peak=$(sed -n 's/^stat::peak_rss_mb: *//p' "$log")
+    echo "$target: $executions executions, $coverage, peak $peak MB, no crash, leak or timeout"
+done
+exit $failed

@@ -142,7 +142,7 @@ mod tests {
         };
         for _ in 0..500 {
             let mut make = || {
-                let ranges: Vec<_> = (0..next(5)).map(|_| next(30)).map(|at| at..at + next(6)).collect();
+                let ranges: Vec<_> = (0..next(5)).map(|_| (next(30), next(6))).map(|(at, n)| at..at + n).collect();
                 let members: BTreeSet<u64> = ranges.iter().flat_map(Clone::clone).collect();
                 (set(&ranges), members)
             };

@@ -11,7 +11,9 @@ macro_rules! assert_error {
 
 mod damage;
 mod fuzz_corpus;
+mod ggml_cases;
 mod gguf_rules;
 mod golden;
 mod imatrix_rules;
 mod inputs;
+mod round_trip;

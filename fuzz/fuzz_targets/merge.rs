@@ -53,7 +53,10 @@ fn states(a: &[u8], b: &[u8]) {
     let back = merge(b, a);
     assert_eq!(forth.is_some(), back.is_some());
     if let (Some(forth), Some(back)) = (forth, back) {
-        assert!(format!("{:?}", forth.to_imatrix()) == format!("{:?}", back.to_imatrix()), "the order is without effect");
+        assert!(
+            format!("{:?}", forth.to_imatrix()) == format!("{:?}", back.to_imatrix()),
+            "the order is without effect"
+        );
         forth.write(std::io::sink()).expect("a merged state can be written");
     }
 }

@@ -174,7 +174,9 @@ mod tests {
     fn weights_of_one_are_the_plain_merge() {
         let files = [file("a", &[0.1, 0.7], Some(&[0.3, 0.4]), &[10]), file("b", &[0.2, 0.3], None, &[20])];
         let mut plain = Imatrix::default();
-        files.iter().for_each(|file| assert_eq!(plain.merge(file, SIZES).unwrap(), []));
+        for file in &files {
+            assert_eq!(plain.merge(file, SIZES).unwrap(), []);
+        }
         let (merged, _) = merge_weighted(&files.map(|file| (file, 1.0)), SIZES).unwrap();
         assert_eq!(merged, plain);
         assert!(merged.write(std::io::sink(), Format::Gguf).is_ok());

@@ -72,7 +72,7 @@ impl Merger {
         let State { sums, progress, likelihoods, fingerprint, output } = state;
         if let Sums::Exact(groups) = sums {
             for Group { weights, entry } in groups {
-                self.add_group(path, weights, entry)?;
+                self.add_group(path, weights, entry.into_owned())?;
             }
         }
         self.add_rest(State { sums: Sums::Exact(Vec::new()), progress, likelihoods, fingerprint, output });
@@ -80,22 +80,17 @@ impl Merger {
     }
 
     /// Which weights share sums may differ from shard to shard: one in which a weight was not used has it apart.
-    fn add_group(
-        &mut self,
-        path: &Path,
-        weights: Vec<String>,
-        entry: Cow<'static, ExactEntry>,
-    ) -> Result<(), MergeError> {
+    fn add_group(&mut self, path: &Path, weights: Vec<String>, entry: ExactEntry) -> Result<(), MergeError> {
         // By where they are now, so that those which were together and still are stay together.
-        let mut by_place: BTreeMap<Option<usize>, Vec<String>> = BTreeMap::new();
+        let mut by_place: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        let mut fresh = Vec::new();
         for weight in weights {
-            by_place.entry(self.places.get(&weight).copied()).or_default().push(weight);
+            match self.places.get(&weight) {
+                Some(&place) => by_place.entry(place).or_default().push(weight),
+                None => fresh.push(weight),
+            }
         }
         for (place, weights) in by_place {
-            let Some(place) = place else {
-                self.place(weights, entry.clone().into_owned());
-                continue;
-            };
             let members = self.places.values().filter(|&&at| at == place).count();
             let failed = |source| MergeError::Sums { path: path.to_owned(), weight: weights[0].clone(), source };
             if members == weights.len() {
@@ -105,6 +100,9 @@ impl Merger {
                 own.merge(&entry).map_err(failed)?;
                 self.place(weights, own);
             }
+        }
+        if !fresh.is_empty() {
+            self.place(fresh, entry);
         }
         Ok(())
     }

@@ -65,7 +65,7 @@ impl ModelFingerprint {
             let failed = |source| FingerprintError::File { path: path.clone(), source };
             let file = gguf::File::open(&path).map_err(failed)?;
             if number == 1 {
-                out.architecture = text(file.get("general.architecture")).to_owned();
+                text(file.get("general.architecture")).clone_into(&mut out.architecture);
                 count = file.get("split.count").and_then(Value::as_u64).unwrap_or(1).max(1);
                 if count > MAX_FILES {
                     return Err(FingerprintError::SplitName { path, count });

@@ -221,14 +221,14 @@ fn groups<E: Clone>(
 fn f32_entry(file: &File<'_>, i: usize) -> Result<Entry, Error> {
     let values =
         |tensor: Tensor<'_>| Some(tensor).filter(|t| t.dtype == DType::F32 && is_flat(t)).and_then(|t| t.to_f32());
-    const EXPECTED: &str = "f32 in one dimension";
     Ok(Entry {
-        sum2: tensor(file, format!("sums.{i}.in_sum2"), EXPECTED, values)?,
-        sum: optional(file, format!("sums.{i}.in_sum"), EXPECTED, values)?,
+        sum2: tensor(file, format!("sums.{i}.in_sum2"), VALUES, values)?,
+        sum: optional(file, format!("sums.{i}.in_sum"), VALUES, values)?,
         counts: tensor(file, format!("sums.{i}.counts"), COUNTS, flat_i64s)?,
     })
 }
 
+const VALUES: &str = "f32 in one dimension";
 const COUNTS: &str = "i64 in one dimension";
 
 fn exact_entry(file: &File<'_>, i: usize) -> Result<ExactEntry, Error> {

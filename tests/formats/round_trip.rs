@@ -7,8 +7,13 @@ use proptest::prelude::*;
 
 /// Any number; -0 becomes 0, as when files are added to zeros.
 fn number() -> impl Strategy<Value = f32> + Clone {
-    prop_oneof![any::<f32>().prop_filter("not a NaN", |x: &f32| !x.is_nan()), Just(f32::INFINITY), Just(0.0), Just(f32::MAX)]
-        .prop_map(|x| x + 0.0)
+    prop_oneof![
+        any::<f32>().prop_filter("not a NaN", |x: &f32| !x.is_nan()),
+        Just(f32::INFINITY),
+        Just(0.0),
+        Just(f32::MAX)
+    ]
+    .prop_map(|x| x + 0.0)
 }
 
 /// An entry with as many counts as matrices; counts are whole numbers that f32 holds.

@@ -4,15 +4,19 @@ mod lanes;
 mod nextn;
 mod pass;
 
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use lanes::{Batches, Delivery};
 
 use crate::calibration::Chunks;
-use crate::collect::{Collector, Snapshot};
+use crate::collect::{Collector, Earlier, Snapshot};
 use crate::llama::{self, FlashAttention, Model, Timings, Tuning};
 use crate::nextn::Layer;
-use crate::perplexity::{Estimate, Perplexity};
+use crate::perplexity::Estimate;
+use crate::state::{ChunkSet, Likelihoods};
 
 pub use lanes::Lanes;
 
@@ -35,6 +39,53 @@ pub struct RunOptions {
     pub perplexity: bool,
     /// Batches evaluated side by side.
     pub lanes: Lanes,
+    /// The chunks that are taken, from 0, where it is not all.
+    pub part: Option<Range<usize>>,
+    /// Keep every token's likelihood, for a run whose state is to be merged with others.
+    pub keep_likelihoods: bool,
+    /// Chunks that may be discarded, since activations in them are not finite, before the run ends with an error.
+    pub max_bad_chunks: usize,
+    /// Once set, the run ends as soon as the batches that have begun are through.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// Where a run begins.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The sums.
+    pub earlier: Earlier,
+    /// What is behind it.
+    pub position: Position,
+}
+
+impl Start {
+    /// The beginning, with these sums.
+    #[must_use]
+    pub fn new(earlier: Earlier) -> Self {
+        Self { earlier, position: Position::default() }
+    }
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Position {
+    /// Chunks that are in the sums or discarded.
+    pub done: ChunkSet,
+    /// Of those, the ones that were discarded.
+    pub discarded: ChunkSet,
+    /// Perplexity so far.
+    pub likelihoods: Likelihoods,
+    /// Tokens evaluated.
+    pub tokens: u64,
+}
+
+/// A run at the end of a batch: enough to go on from.
+#[derive(Debug, Clone, Copy)]
+pub struct Checkpoint<'a> {
+    /// The sums.
+    pub snapshot: &'a Snapshot,
+    /// What is in them.
+    pub position: &'a Position,
 }
 
 /// Why a run stopped.
@@ -53,6 +104,26 @@ pub enum Error {
         last: usize,
         /// What happened.
         source: llama::Error,
+    },
+    /// Activations of a chunk are not finite.
+    #[error("{}: {source}", bad_chunks(chunks, *tokens))]
+    BadChunks {
+        /// The chunks, from 0: one, or all of a batch where it cannot be told which.
+        chunks: Vec<usize>,
+        /// The tokens of the text it was found in, first and last, from 0.
+        tokens: (usize, usize),
+        /// What was found.
+        source: llama::Error,
+    },
+    /// More such chunks than [`RunOptions::max_bad_chunks`].
+    #[error("{found} chunks with activations that are not finite, at most {limit} are discarded (--max-bad-chunks); the last: {last}")]
+    TooManyBadChunks {
+        /// How many there are.
+        found: usize,
+        /// How many may be.
+        limit: usize,
+        /// The last.
+        last: Box<Error>,
     },
     /// The model computes no logits, so there is no perplexity.
     #[error("the model computes no logits: perplexity needs them, run with --no-ppl")]
@@ -74,6 +145,12 @@ pub enum Error {
     Listener(Box<dyn std::error::Error + Send + Sync>),
 }
 
+fn bad_chunks(chunks: &[usize], (first, last): (usize, usize)) -> String {
+    let numbers: Vec<_> = chunks.iter().map(|chunk| (chunk + 1).to_string()).collect();
+    let s = if numbers.len() == 1 { "" } else { "s" };
+    format!("chunk{s} {}, tokens {first} to {last} of the text", numbers.join(", "))
+}
+
 /// Hears of a run's progress: first how it is run, then in this order after each batch of chunks.
 pub trait Listener {
     /// The model is set up.
@@ -93,6 +170,23 @@ pub trait Listener {
 
     /// `done` chunks of `n_chunks` are through.
     fn progress(&mut self, done: usize, n_chunks: usize);
+
+    /// Whether [`checkpoint`](Self::checkpoint) shall be called: asked after each batch, and answered at the end of this
+    /// one or, where others are under way, of the last of those.
+    fn wants_checkpoint(&mut self, _: &Position) -> bool {
+        false
+    }
+
+    /// All up to the end of a batch, on request.
+    fn checkpoint(&mut self, _: &Checkpoint<'_>) {}
+
+    /// Chunks are discarded. The sums of chunks since the last checkpoint are collected again.
+    fn discarded(&mut self, _: &Error) {}
+
+    /// The last checkpoint, if it was kept: where to go on after chunks were discarded.
+    fn restore(&mut self) -> Option<Start> {
+        None
+    }
 }
 
 /// How a run goes about it.
@@ -107,12 +201,16 @@ pub struct Plan {
 }
 
 /// What a run leaves besides its sums.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// Perplexity of the text, if it was asked for and there was a chunk.
     pub perplexity: Option<Estimate>,
     /// Where time went.
     pub timings: Timings,
+    /// What is in the sums.
+    pub position: Position,
+    /// Whether [`RunOptions::stop`] ended it before the end.
+    pub stopped: bool,
 }
 
 /// Chunks that share a batch: as many as fit, at least one.
@@ -121,55 +219,86 @@ pub fn sequences_per_batch(n_batch: usize, chunk_size: usize) -> usize {
     (n_batch / chunk_size.max(1)).max(1)
 }
 
-/// Evaluates `model` over `chunks`, each from an empty memory, while `collector` watches, and returns the collector.
+/// Evaluates `model` over `chunks`, each from an empty memory, and brings what it sees into `collector`.
 ///
 /// The first token of a chunk is replaced by BOS where the vocabulary begins texts with one. Perplexity is taken over
 /// the second half of each whole chunk, where every token has at least half a chunk of context. A tail, if it was kept,
-/// comes last, in a batch of its own.
+/// comes last, in a batch of its own. With a NextN layer, each batch goes also through the layer that follows `model`,
+/// and is collected along with it.
+///
+/// A chunk with activations that are not finite is discarded as a whole: the run goes back to the last checkpoint and
+/// comes to the same sums as without that chunk.
 ///
 /// # Errors
-/// See [`Error`]. What was due before is with the listener.
+/// See [`Error`]; [`Error::NextnSequences`] where several chunks fit into a batch. What was due before is with the
+/// listener.
 pub fn run(
-    model: &Model,
-    chunks: &Chunks,
-    collector: Collector,
-    options: &RunOptions,
-    listener: &mut dyn Listener,
-) -> Result<(Collector, Outcome), Error> {
-    run_with_nextn(model, None, chunks, collector, options, listener)
-}
-
-/// [`run`], and each batch also through the NextN layer that follows `model`, collected along with it.
-///
-/// # Errors
-/// See [`Error`]; [`Error::NextnSequences`] where several chunks fit into a batch.
-pub fn run_with_nextn(
     model: &Model,
     nextn: Option<&Layer<'_>>,
     chunks: &Chunks,
-    collector: Collector,
+    collector: &Collector,
+    start: Start,
     options: &RunOptions,
     listener: &mut dyn Listener,
-) -> Result<(Collector, Outcome), Error> {
+) -> Result<Outcome, Error> {
     let n_seq = sequences_per_batch(options.n_batch, chunks.size());
     if nextn.is_some() && n_seq > 1 {
         return Err(Error::NextnSequences { n_seq });
     }
-    let batches = Batches::new(chunks, n_seq);
-    let passes = lanes::passes(model, nextn, chunks, &collector, options, batches.len())?;
+    let n_batches = Batches::new(chunks, n_seq, options, &start.position, None).len();
+    let mut passes = lanes::passes(model, nextn, chunks, collector, options, n_batches)?;
+    let perplexity = passes[0].perplexity() && chunks.n_whole() > 0;
     listener.begins(&Plan {
         lanes: passes.len(),
         no_perplexity: options.perplexity && !passes[0].perplexity(),
         all_logits: passes[0].computes_all_logits().filter(|_| passes[0].perplexity()),
     });
-    let perplexity = passes[0].perplexity() && chunks.n_whole() > 0;
     let started = Instant::now();
     let load_ms = passes[0].timings().load_ms;
-    let mut delivery = Delivery { collector: &collector, listener, n_chunks: chunks.len(), n_seq, perplexity: Perplexity::default() };
-    let prompt_tokens = lanes::evaluate(passes, &batches, options, &mut delivery)?;
-    let outcome = Outcome {
-        perplexity: perplexity.then(|| delivery.perplexity.estimate()),
-        timings: Timings { load_ms, prompt_eval_ms: started.elapsed().as_secs_f64() * 1e3, prompt_tokens },
+    let mut delivery = Delivery::new(collector, listener, chunks, options, start.position.clone());
+    let mut attempt = start.clone();
+    let mut end = None;
+    let mut failure = None;
+    let stopped = loop {
+        let batches = Batches::new(chunks, n_seq, options, &attempt.position, end);
+        collector.start_from(&attempt.earlier);
+        delivery.position = attempt.position;
+        let error = match lanes::evaluate(&mut passes, &batches, options, &mut delivery) {
+            Ok(stopped) => break stopped,
+            Err(error) => error,
+        };
+        let Error::BadChunks { chunks: bad, .. } = &error else { return Err(error) };
+        let mut discarded = delivery.discarded.clone();
+        bad.iter().for_each(|&chunk| discarded.insert(chunk as u64..chunk as u64 + 1));
+        let first_bad = bad[0];
+        if discarded.len() > options.max_bad_chunks as u64 {
+            // What was collected before is brought to its end all the same.
+            end = Some(first_bad);
+            let (found, limit) = (discarded.len() as usize, options.max_bad_chunks);
+            failure = Some(Error::TooManyBadChunks { found, limit, last: Box::new(error) });
+        } else {
+            delivery.listener.discarded(&error);
+            delivery.discarded = discarded;
+        }
+        attempt = delivery.listener.restore().unwrap_or_else(|| start.clone());
+        attempt.position.discarded = delivery.discarded.clone();
     };
-    Ok((collector, outcome))
+    if let Some(failure) = failure {
+        let (snapshot, position) = (collector.snapshot(), &delivery.position);
+        delivery.listener.checkpoint(&Checkpoint { snapshot: &snapshot, position });
+        return Err(failure);
+    }
+    let mut position = delivery.position;
+    if !stopped {
+        position.done.insert_all(&delivery.discarded);
+        position.discarded = delivery.discarded;
+    }
+    let prompt_eval_ms = started.elapsed().as_secs_f64() * 1e3;
+    let prompt_tokens = i32::try_from(position.tokens - start.position.tokens).unwrap_or(i32::MAX);
+    Ok(Outcome {
+        perplexity: perplexity.then(|| position.likelihoods.running.estimate()),
+        timings: Timings { load_ms, prompt_eval_ms, prompt_tokens },
+        position,
+        stopped,
+    })
 }

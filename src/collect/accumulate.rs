@@ -1,10 +1,8 @@
 //! Additions to one entry: a dense input, one for a matrix a head, and routed experts.
 
-use crate::imatrix::Entry;
-
 use super::error::Error;
-use super::kernel::add_rows;
-use super::product::{Ids, Product, Rows};
+use super::product::{Ids, Kind, Product, Rows};
+use super::stored::Stored;
 use super::undo::Undo;
 
 /// Row starts, kept between additions so that the hot path allocates nothing.
@@ -18,7 +16,7 @@ pub(super) struct Scratch {
 /// Adds every row of `input`. A weight of several matrices (MLA: one a head) keeps sums for each and one count:
 /// block `(i2, i3)` of the input meets matrix `(i2 mod ne[2], i3 mod ne[3])`.
 pub(super) fn add_dense(
-    entry: &mut Entry,
+    entry: &mut Stored,
     product: &Product<'_>,
     input: &Rows<'_>,
     scratch: &mut Scratch,
@@ -28,8 +26,8 @@ pub(super) fn add_dense(
     let [m2, m3] = [product.weight_ne[2], product.weight_ne[3]].map(|n| n.max(1) as usize);
     let matrices = m2 * m3;
     // Files of older versions have a count a matrix where one says it all.
-    if entry.counts.iter().all(|&count| count == entry.counts[0]) {
-        entry.counts.truncate(1);
+    if entry.counts().iter().all(|&count| count == entry.counts()[0]) {
+        entry.counts_mut().truncate(1);
     }
     prepare(entry, product, channels, matrices, 1)?;
     if let Some(undo) = undo {
@@ -41,12 +39,12 @@ pub(super) fn add_dense(
             let matrix = (i3 % m3) * m2 + i2 % m2;
             scratch.starts.clear();
             scratch.starts.extend((0..n_rows).map(|i1| input.start(i1, i2, i3)));
-            add_to_matrix(entry, matrix, channels, input.data, &scratch.starts);
+            add_to_matrix(entry, product, matrix, input, &scratch.starts)?;
         }
     }
     let rows = (input.n_rows() / matrices) as i64;
-    entry.counts.iter_mut().for_each(|count| *count += rows);
-    (0..matrices).try_for_each(|matrix| check_finite(entry, product, matrix, channels))
+    entry.counts_mut().iter_mut().for_each(|count| *count += rows);
+    Ok(())
 }
 
 /// Adds each token's row to the experts it is routed to, and counts it there.
@@ -54,7 +52,7 @@ pub(super) fn add_dense(
 /// The input has one row a token that all its experts read (gate, up), or one for each of them (down).
 /// An expert's rows are added slot by slot and within a slot token by token, as llama.cpp's tool does.
 pub(super) fn add_routed(
-    entry: &mut Entry,
+    entry: &mut Stored,
     product: &Product<'_>,
     input: &Rows<'_>,
     ids: &Ids<'_>,
@@ -69,15 +67,16 @@ pub(super) fn add_routed(
     if ids.n_tokens != n_tokens {
         return Err(bad_input(product, "a routed input has as many tokens as there are rows of expert ids", input));
     }
-    if entry.counts.len() == 1 && experts > 1 {
+    if entry.counts().len() == 1 && experts > 1 {
         // Files of older versions have one count for all experts.
-        entry.counts.resize(experts, entry.counts[0]);
+        let count = entry.counts()[0];
+        entry.counts_mut().resize(experts, count);
     }
     prepare(entry, product, channels, experts, experts)?;
-    if entry.counts.len() != experts {
+    if entry.counts().len() != experts {
         return Err(Error::ExpertCount {
             weight: product.weight.to_owned(),
-            found: entry.counts.len(),
+            found: entry.counts().len(),
             expected: experts,
         });
     }
@@ -90,10 +89,10 @@ pub(super) fn add_routed(
     }
     for expert in touched() {
         let starts = &starts[bounds[expert]..bounds[expert + 1]];
-        add_to_matrix(entry, expert, channels, input.data, starts);
-        entry.counts[expert] += starts.len() as i64;
+        add_to_matrix(entry, product, expert, input, starts)?;
+        entry.counts_mut()[expert] += starts.len() as i64;
     }
-    touched().try_for_each(|expert| check_finite(entry, product, expert, channels))
+    Ok(())
 }
 
 /// Sorts the rows by expert, stable in the order of slots and then tokens.
@@ -138,38 +137,56 @@ fn group_by_expert(
 
 /// Gives a new entry its size; refuses one of another.
 fn prepare(
-    entry: &mut Entry,
+    entry: &mut Stored,
     product: &Product<'_>,
     channels: usize,
     matrices: usize,
     counts: usize,
 ) -> Result<(), Error> {
     let expected = channels * matrices;
-    if entry.sum2.is_empty() {
-        entry.sum2.resize(expected, 0.0);
-        entry.sum = Some(vec![0.0; expected]);
-        entry.counts.resize(counts, 0);
+    if entry.len() == 0 {
+        entry.begin(expected, counts);
     }
-    if entry.sum2.len() == expected {
+    if entry.len() == expected {
         return Ok(());
     }
-    Err(Error::Size { weight: product.weight.to_owned(), found: entry.sum2.len(), expected, channels, matrices })
+    Err(Error::Size { weight: product.weight.to_owned(), found: entry.len(), expected, channels, matrices })
 }
 
-fn add_to_matrix(entry: &mut Entry, matrix: usize, channels: usize, data: &[f32], starts: &[usize]) {
-    let range = matrix * channels..(matrix + 1) * channels;
-    let sum = entry.sum.as_mut().map(|sum| &mut sum[range.clone()]);
-    add_rows(&mut entry.sum2[range], sum, data, starts);
+fn add_to_matrix(
+    entry: &mut Stored,
+    product: &Product<'_>,
+    matrix: usize,
+    input: &Rows<'_>,
+    starts: &[usize],
+) -> Result<(), Error> {
+    let channels = input.ne[0];
+    let sum = entry.add_rows(matrix * channels..(matrix + 1) * channels, input.data, starts);
+    sum.map_err(|(channel, value)| Error::NonFinite {
+        weight: product.weight.to_owned(),
+        matrix,
+        channel,
+        value,
+        token: first_bad_token(product, input),
+    })
 }
 
-fn check_finite(entry: &Entry, product: &Product<'_>, matrix: usize, channels: usize) -> Result<(), Error> {
-    let sums = &entry.sum2[matrix * channels..(matrix + 1) * channels];
-    match sums.iter().position(|value| !value.is_finite()) {
-        None => Ok(()),
-        Some(channel) => {
-            Err(Error::NonFinite { weight: product.weight.to_owned(), matrix, channel, value: sums[channel] })
-        }
-    }
+/// The first token of the micro-batch whose activations are not finite, if there is one: sums of finite ones may overflow.
+fn first_bad_token(product: &Product<'_>, input: &Rows<'_>) -> Option<usize> {
+    let [channels, n1, n2, n3] = input.ne;
+    let several = product.weight_ne[2] > 1;
+    let rows = (0..n3).flat_map(|i3| (0..n2).flat_map(move |i2| (0..n1).map(move |i1| (i1, i2, i3))));
+    rows.filter(|&(i1, i2, i3)| {
+        let start = input.start(i1, i2, i3);
+        input.data[start..start + channels].iter().any(|x| !x.is_finite())
+    })
+    .map(|(i1, i2, i3)| match product.kind {
+        Kind::Routed => i2,
+        // A block a head, or tokens by sequence.
+        Kind::Dense if several => i1,
+        Kind::Dense => (i3 * n2 + i2) * n1 + i1,
+    })
+    .min()
 }
 
 fn bad_input(product: &Product<'_>, rule: &'static str, input: &Rows<'_>) -> Error {

@@ -1,11 +1,15 @@
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::imatrix::{Entry, Imatrix};
+use crate::state::{self, Accumulate};
 
-use super::chunks::{ChunkClock, Due};
+use super::chunks::Due;
+use super::error::Error;
 use super::lane::Lane;
 use super::rule::Rule;
-use super::state::{Shared, State};
+use super::state::Shared;
+use super::stored::Stored;
 
 /// What a [`Collector`] collects and when it wants to be saved.
 #[derive(Debug, Clone)]
@@ -18,11 +22,13 @@ pub struct CollectorOptions {
     pub output_every: i32,
     /// A numbered copy is due every so many chunks; 0: never.
     pub copy_every: i32,
+    /// How sums are kept.
+    pub accumulate: Accumulate,
 }
 
 impl Default for CollectorOptions {
     fn default() -> Self {
-        Self { rule: Rule::default(), chunk_size: 512, output_every: 10, copy_every: 0 }
+        Self { rule: Rule::default(), chunk_size: 512, output_every: 10, copy_every: 0, accumulate: Accumulate::F32 }
     }
 }
 
@@ -36,21 +42,69 @@ pub struct Collector {
     pub(super) shared: Arc<Shared>,
 }
 
+/// Sums to start from.
+#[derive(Debug, Clone)]
+pub struct Earlier {
+    /// Chunks in them.
+    pub chunks: i32,
+    entries: Vec<(String, Arc<Stored>)>,
+}
+
+impl Earlier {
+    /// None.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { chunks: 0, entries: Vec::new() }
+    }
+
+    /// Those of a matrix.
+    ///
+    /// # Errors
+    /// [`Error::Earlier`] where exact sums are to be added to what they cannot hold.
+    pub fn from_imatrix(imatrix: &Imatrix, accumulate: Accumulate) -> Result<Self, Error> {
+        let stored = |(name, entry): (&String, &Entry)| match Stored::from_entry(entry.clone(), accumulate) {
+            Ok(stored) => Ok((name.clone(), Arc::new(stored))),
+            Err(source) => Err(Error::Earlier { weight: name.clone(), source }),
+        };
+        let entries = imatrix.entries.iter().map(stored).collect::<Result<_, _>>()?;
+        Ok(Self { chunks: imatrix.chunk_count, entries })
+    }
+
+    /// Those of a run that was stopped, with its count of chunks.
+    #[must_use]
+    pub fn from_state(sums: state::Sums<'_>, chunks: i32) -> Self {
+        let mut entries = Vec::new();
+        let mut add = |weights: Vec<String>, stored: Stored| {
+            let stored = Arc::new(stored);
+            entries.extend(weights.into_iter().map(|weight| (weight, Arc::clone(&stored))));
+        };
+        match sums {
+            state::Sums::F32(groups) => {
+                groups.into_iter().for_each(|group| add(group.weights, Stored::F32(group.entry.into_owned())));
+            }
+            state::Sums::Exact(groups) => {
+                groups.into_iter().for_each(|group| add(group.weights, Stored::Exact(group.entry.into_owned())));
+            }
+        }
+        Self { chunks, entries }
+    }
+}
+
 impl Collector {
     /// An empty collector.
     #[must_use]
     pub fn new(options: &CollectorOptions) -> Self {
-        let clock = ChunkClock::new(options.chunk_size, options.output_every, options.copy_every);
-        Self { shared: Arc::new(Shared::new(options.rule, State::new(clock))) }
+        Self { shared: Arc::new(Shared::new(options)) }
     }
 
-    /// Starts from sums collected earlier: they are added to.
-    pub fn continue_from(&mut self, imatrix: &Imatrix) {
-        let mut state = self.shared.lock();
-        for (name, entry) in &imatrix.entries {
-            state.sharing.load(name.clone(), entry.clone());
+    /// Starts anew from sums collected earlier: they are added to. Lanes so far are not to be used any more.
+    pub fn start_from(&self, earlier: &Earlier) {
+        let mut state = self.shared.fresh_state();
+        for (name, entry) in &earlier.entries {
+            state.sharing.load(name.clone(), Arc::clone(entry));
         }
-        state.clock.start_from(imatrix.chunk_count);
+        state.clock.start_from(earlier.chunks);
+        *self.shared.lock() = state;
     }
 
     /// A way in, for one context.
@@ -67,6 +121,12 @@ impl Collector {
         let (taken, left) = std::mem::take(&mut state.snapshots).into_iter().partition(|s| s.batch <= batch);
         state.snapshots = left;
         taken
+    }
+
+    /// Has a snapshot taken once the batches that have begun have ended: [`take_due`](Self::take_due) brings it, with
+    /// nothing due.
+    pub fn request_snapshot(&self) {
+        self.shared.lock().request_snapshot();
     }
 
     /// The sums as they are. What a lane is in the midst of is in there in part, so let all batches end before.
@@ -91,7 +151,7 @@ impl Collector {
     /// Whether the input of the output matrix is collected.
     #[must_use]
     pub fn collects_output(&self) -> bool {
-        self.shared.rule.process_output
+        self.shared.options.rule.process_output
     }
 
     /// Chunks so far, those loaded included.
@@ -115,20 +175,35 @@ pub struct Snapshot {
     /// Chunks so far, those loaded included.
     pub chunks: i32,
     /// The last batch in there.
-    pub(super) batch: usize,
-    pub(super) entries: Vec<(String, Arc<Entry>)>,
+    pub(crate) batch: usize,
+    pub(super) entries: Vec<(String, Arc<Stored>)>,
 }
 
 impl Snapshot {
-    /// Every weight with its sums, by name. Weights of which nothing came in are left out.
-    pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.as_ref()))
+    /// Every weight with its sums, exact ones rounded, by name. Weights of which nothing came in are left out.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, Cow<'_, Entry>)> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.entry()))
     }
 
-    /// The sums of `weight`.
+    /// The sums of `weight`, exact ones rounded.
     #[must_use]
-    pub fn get(&self, weight: &str) -> Option<&Entry> {
+    pub fn get(&self, weight: &str) -> Option<Cow<'_, Entry>> {
         let place = self.entries.binary_search_by(|(name, _)| name.as_str().cmp(weight)).ok()?;
-        Some(&self.entries[place].1)
+        Some(self.entries[place].1.entry())
+    }
+
+    /// The sums in full precision, for a state file.
+    #[must_use]
+    pub fn sums(&self, accumulate: Accumulate) -> state::Sums<'_> {
+        match accumulate {
+            Accumulate::F32 => state::Sums::f32(self.entries.iter().filter_map(|(name, entry)| match &**entry {
+                Stored::F32(entry) => Some((name.as_str(), entry)),
+                Stored::Exact(_) => None,
+            })),
+            Accumulate::F64 => state::Sums::exact(self.entries.iter().filter_map(|(name, entry)| match &**entry {
+                Stored::Exact(entry) => Some((name.as_str(), entry)),
+                Stored::F32(_) => None,
+            })),
+        }
     }
 }

@@ -60,6 +60,14 @@ pub enum Error {
         /// The weight.
         weight: String,
     },
+    /// Earlier sums that exact ones cannot start from.
+    #[error("'{weight}' of the --in-file cannot be added to exactly: {source}")]
+    Earlier {
+        /// The weight.
+        weight: String,
+        /// Why.
+        source: crate::exact::Error,
+    },
     /// Another lane has failed.
     #[error("another lane has failed")]
     Stopped,
@@ -75,7 +83,9 @@ pub enum Error {
         matrix: usize,
         /// The channel.
         channel: usize,
-        /// The sum of squares.
+        /// The sum of squares; of exact sums, the input that they cannot hold.
         value: f32,
+        /// The first token of the micro-batch with an activation that is not finite, if there is one.
+        token: Option<usize>,
     },
 }

@@ -91,6 +91,7 @@ impl Lane {
     pub fn begin_batch(&mut self, batch: usize) {
         self.end_evaluation();
         self.batch = batch;
+        self.shared.lock().begin_batch(batch);
         self.uses.iter_mut().for_each(|uses| uses.batch = 0);
     }
 
@@ -132,7 +133,7 @@ impl Lane {
     /// Whether [`add`](Self::add) shall be called for `product` once it is computed: not where another weight's product
     /// has brought its input in already.
     pub fn asks(&mut self, product: &Product<'_>) -> bool {
-        let verdict = self.shared.rule.judge(product);
+        let verdict = self.shared.options.rule.judge(product);
         if verdict == Verdict::PassedOver {
             return false;
         }

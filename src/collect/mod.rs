@@ -19,12 +19,13 @@ mod product;
 mod rule;
 mod sharing;
 mod state;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod undo;
 
 pub use chunks::Due;
-pub use collector::{Collector, CollectorOptions, Snapshot};
+pub use collector::{Collector, CollectorOptions, Earlier, Snapshot};
 pub use error::Error;
 pub use lane::Lane;
 pub use product::{Ids, Kind, Product, Rows};

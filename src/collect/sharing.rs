@@ -13,15 +13,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::imatrix::Entry;
+use crate::state::Accumulate;
 
+use super::stored::Stored;
 use super::undo::Undo;
 
 /// What a lane adds to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sums {
     /// Shared with snapshots, which keep what they have: changing it then copies it.
-    pub(super) entry: Arc<Entry>,
+    pub(super) entry: Arc<Stored>,
     /// The state before this evaluation's addition; kept only while shared.
     pub(super) undo: Undo,
 }
@@ -38,7 +39,7 @@ struct Capture {
     seen: usize,
     expected: Option<usize>,
     /// The entry as of the end of an earlier batch, for a snapshot.
-    kept: Option<Arc<Entry>>,
+    kept: Option<Arc<Stored>>,
 }
 
 #[derive(Debug)]
@@ -59,8 +60,9 @@ pub(super) enum Take {
 }
 
 /// All captures and who shares them. Weights and captures go by their index.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sharing {
+    accumulate: Accumulate,
     captures: Vec<Capture>,
     weights: Vec<Weight>,
     by_name: BTreeMap<String, usize>,
@@ -71,16 +73,27 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
+    pub(super) fn new(accumulate: Accumulate) -> Self {
+        Self {
+            accumulate,
+            captures: Vec::new(),
+            weights: Vec::new(),
+            by_name: BTreeMap::new(),
+            first: None,
+            learned: false,
+        }
+    }
+
     /// Starts `weight` from sums collected earlier.
-    pub(super) fn load(&mut self, name: String, entry: Entry) -> usize {
-        let capture = self.add_capture(Arc::new(entry));
+    pub(super) fn load(&mut self, name: String, entry: Arc<Stored>) -> usize {
+        let capture = self.add_capture(entry);
         let weight = self.weights.len();
         self.by_name.insert(name.clone(), weight);
         self.weights.push(Weight { name, capture, shown: false, first_batch: 0 });
         weight
     }
 
-    fn add_capture(&mut self, entry: Arc<Entry>) -> usize {
+    fn add_capture(&mut self, entry: Arc<Stored>) -> usize {
         let sums = Sums { entry, undo: Undo::default() };
         self.captures.push(Capture { sums: Some(sums), members: 1, ..Capture::default() });
         self.captures.len() - 1
@@ -90,7 +103,7 @@ impl Sharing {
     pub(super) fn show(&mut self, name: &str) -> (usize, bool) {
         let weight = match self.by_name.get(name) {
             Some(&weight) => weight,
-            None => self.load(name.to_owned(), Entry::default()),
+            None => self.load(name.to_owned(), Arc::new(Stored::empty(self.accumulate))),
         };
         (weight, !std::mem::replace(&mut self.weights[weight].shown, true))
     }
@@ -112,7 +125,7 @@ impl Sharing {
     }
 
     /// The sums as last left; `None` while a lane is adding to them.
-    pub(super) fn entry(&self, capture: usize) -> Option<&Arc<Entry>> {
+    pub(super) fn entry(&self, capture: usize) -> Option<&Arc<Stored>> {
         self.captures[capture].sums.as_ref().map(|sums| &sums.entry)
     }
 
@@ -132,7 +145,10 @@ impl Sharing {
         self.first.get_or_insert(weight);
         let index = self.weights[weight].capture;
         let capture = &mut self.captures[index];
-        let sums = capture.sums.take().unwrap_or_default();
+        let sums = capture.sums.take().unwrap_or_else(|| Sums {
+            entry: Arc::new(Stored::empty(self.accumulate)),
+            undo: Undo::default(),
+        });
         if keep && capture.kept.is_none() {
             capture.kept = Some(Arc::clone(&sums.entry));
         }
@@ -166,7 +182,7 @@ impl Sharing {
         let first_batch = self.weights[weight].first_batch;
         let capture = &mut self.captures[index];
         let entry = match (&capture.sums, take) {
-            (None, _) => Arc::default(),
+            (None, _) => Arc::new(Stored::empty(self.accumulate)),
             (Some(sums), Take::Now) => Arc::clone(&sums.entry),
             (Some(sums), Take::Before) => Arc::new(sums.undo.before(&sums.entry)),
         };
@@ -192,7 +208,7 @@ impl Sharing {
     pub(super) fn join(&mut self, weight: usize, leader: usize) -> bool {
         let (own, leader) = (self.weights[weight].capture, self.weights[leader].capture);
         let same = match (self.entry(own), self.entry(leader)) {
-            (Some(own), Some(leader)) => same_bits(own, leader),
+            (Some(own), Some(leader)) => own.same_bits(leader),
             _ => false,
         };
         if self.learned || own == leader || !same {
@@ -230,7 +246,7 @@ impl Sharing {
 
     /// Whether the weight that is added to first has seen at least as many rows as any other.
     pub(super) fn first_leads(&self) -> bool {
-        let most = |capture: usize| self.entry(capture).and_then(|entry| entry.counts.iter().max().copied());
+        let most = |capture: usize| self.entry(capture).and_then(|entry| entry.counts().iter().max().copied());
         let Some(first) = self.first else { return false };
         let leads = most(self.weights[first].capture);
         (0..self.captures.len()).all(|capture| most(capture) <= leads)
@@ -238,13 +254,13 @@ impl Sharing {
 
     /// Every weight with its sums, those kept for a snapshot if they were, by name. Weights of which nothing came in
     /// are left out.
-    pub(super) fn entries(&self) -> Vec<(String, Arc<Entry>)> {
+    pub(super) fn entries(&self) -> Vec<(String, Arc<Stored>)> {
         self.by_name
             .iter()
             .filter_map(|(name, &weight)| {
                 let capture = self.weights[weight].capture;
                 let entry = self.captures[capture].kept.as_ref().or_else(|| self.entry(capture))?;
-                (!entry.sum2.is_empty()).then(|| (name.clone(), Arc::clone(entry)))
+                (entry.len() > 0).then(|| (name.clone(), Arc::clone(entry)))
             })
             .collect()
     }
@@ -261,15 +277,4 @@ impl Sharing {
     pub(super) fn n_captures(&self) -> usize {
         self.captures.iter().filter(|capture| capture.members > 0).count()
     }
-}
-
-fn same_bits(a: &Entry, b: &Entry) -> bool {
-    let same = |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
-    a.counts == b.counts
-        && same(&a.sum2, &b.sum2)
-        && match (&a.sum, &b.sum) {
-            (None, None) => true,
-            (Some(a), Some(b)) => same(a, b),
-            _ => false,
-        }
 }

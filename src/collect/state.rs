@@ -4,22 +4,26 @@ use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::chunks::ChunkClock;
-use super::collector::Snapshot;
+use super::collector::{CollectorOptions, Snapshot};
 use super::error::Error;
-use super::rule::Rule;
 use super::sharing::Sharing;
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) rule: Rule,
+    pub(super) options: CollectorOptions,
     state: Mutex<State>,
     /// Notified whenever a turn passes on.
     turns: Condvar,
 }
 
 impl Shared {
-    pub(super) fn new(rule: Rule, state: State) -> Self {
-        Self { rule, state: Mutex::new(state), turns: Condvar::new() }
+    pub(super) fn new(options: &CollectorOptions) -> Self {
+        Self { options: options.clone(), state: Mutex::new(State::new(options)), turns: Condvar::new() }
+    }
+
+    /// A state with nothing in it.
+    pub(super) fn fresh_state(&self) -> State {
+        State::new(&self.options)
     }
 
     /// The state; also after a panic in a lane, which has stopped all others.
@@ -71,6 +75,8 @@ pub(super) struct State {
     /// Batches below this one have ended, and these above it.
     done: usize,
     ended: BTreeSet<usize>,
+    /// Batches below this one have begun.
+    begun: usize,
     stopped: bool,
     /// Sums as of the end of this batch are to be kept for a snapshot.
     pub(super) keep_after: Option<usize>,
@@ -80,13 +86,14 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(clock: ChunkClock) -> Self {
+    fn new(options: &CollectorOptions) -> Self {
         Self {
-            sharing: Sharing::default(),
-            clock,
+            sharing: Sharing::new(options.accumulate),
+            clock: ChunkClock::new(options.chunk_size, options.output_every, options.copy_every),
             too_few_rows: 0,
             done: 0,
             ended: BTreeSet::new(),
+            begun: 0,
             stopped: false,
             keep_after: None,
             wait_after: None,
@@ -101,7 +108,7 @@ impl State {
     pub(super) fn saw(&mut self, capture: usize, batch: usize) {
         let before = self.clock.due.len();
         let Some(entry) = self.sharing.entry(capture) else { return };
-        for &rows in &entry.counts {
+        for &rows in entry.counts() {
             self.clock.saw(rows, batch);
         }
         if self.clock.due.len() > before {
@@ -119,6 +126,22 @@ impl State {
     pub(super) fn overlap(&mut self) {
         if self.done > 0 && self.sharing.first_leads() {
             self.sharing.learn();
+        }
+    }
+
+    pub(super) fn begin_batch(&mut self, batch: usize) {
+        self.begun = self.begun.max(batch + 1);
+    }
+
+    /// Takes a snapshot as soon as the batches that have begun have ended, if none is to be taken before.
+    pub(super) fn request_snapshot(&mut self) {
+        if self.keep_after.is_some() {
+            return;
+        }
+        if self.begun > self.done {
+            self.keep_after = Some(self.begun - 1);
+        } else {
+            self.snapshots.push(self.snapshot_now());
         }
     }
 

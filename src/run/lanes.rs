@@ -1,7 +1,6 @@
 //! Several batches at once, each in a lane of its own, told of in order.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::time::Instant;
@@ -10,10 +9,10 @@ use crate::calibration::Chunks;
 use crate::collect::{self, Collector};
 use crate::llama::{self, Model};
 use crate::nextn::Layer;
-use crate::perplexity::Perplexity;
+use crate::state::ChunkSet;
 
 use super::pass::Pass;
-use super::{Error, Listener, RunOptions};
+use super::{Checkpoint, Error, Listener, Position, RunOptions, sequences_per_batch};
 
 /// How many batches are evaluated side by side, each with its share of the threads and a context of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,17 +40,32 @@ impl Lanes {
 }
 
 /// The chunks of each batch.
-pub(super) struct Batches(Vec<Range<usize>>);
+pub(super) struct Batches(Vec<Vec<usize>>);
 
 impl Batches {
-    /// `n_seq` chunks a batch; a tail, being shorter, has one of its own.
-    pub(super) fn new(chunks: &Chunks, n_seq: usize) -> Self {
+    /// `n_seq` chunks a batch; a tail, being shorter, has one of its own. Without those that are done or discarded, and
+    /// not beyond `end`.
+    pub(super) fn new(
+        chunks: &Chunks,
+        n_seq: usize,
+        options: &RunOptions,
+        position: &Position,
+        end: Option<usize>,
+    ) -> Self {
+        let part = options.part.clone().unwrap_or(0..chunks.len());
+        let part_end = part.end.min(chunks.len()).min(end.unwrap_or(usize::MAX));
+        let left_out = |&chunk: &usize| {
+            !position.done.contains(chunk as u64) && !position.discarded.contains(chunk as u64)
+        };
         let mut batches = Vec::new();
-        let mut first = 0;
-        while first < chunks.len() {
-            let end = if first < chunks.n_whole() { chunks.n_whole() } else { chunks.len() };
+        let mut first = part.start;
+        while first < part_end {
+            let end = if first < chunks.n_whole() { chunks.n_whole().min(part_end) } else { part_end };
             let last = (first + n_seq).min(end);
-            batches.push(first..last);
+            let batch: Vec<usize> = (first..last).filter(left_out).collect();
+            if !batch.is_empty() {
+                batches.push(batch);
+            }
             first = last;
         }
         Self(batches)
@@ -72,7 +86,7 @@ pub(super) fn passes<'a>(
     n_batches: usize,
 ) -> Result<Vec<Pass<'a>>, Error> {
     // Lanes take turns batch by batch: of a batch in several pieces the first would wait for the last of the one before.
-    let n_seq = super::sequences_per_batch(options.n_batch, chunks.size());
+    let n_seq = sequences_per_batch(options.n_batch, chunks.size());
     let in_one_piece = n_seq * chunks.size() <= options.n_ubatch.min(options.n_batch);
     let lanes = if nextn.is_some() { 1 } else { options.lanes.resolve(options, n_batches, in_one_piece) };
     (0..lanes).map(|_| Pass::new(model, nextn, chunks, collector, options)).collect()
@@ -87,59 +101,123 @@ struct Report {
 
 /// Tells the listener of batches, in order.
 pub(super) struct Delivery<'l> {
-    pub(super) collector: &'l Collector,
+    collector: &'l Collector,
     pub(super) listener: &'l mut dyn Listener,
-    pub(super) n_chunks: usize,
-    pub(super) n_seq: usize,
-    pub(super) perplexity: Perplexity,
+    chunks: &'l Chunks,
+    n_seq: usize,
+    keep_likelihoods: bool,
+    /// What has been delivered.
+    pub(super) position: Position,
+    /// Chunks that were given up on so far, those that are still ahead after a step back included.
+    pub(super) discarded: ChunkSet,
+    /// Chunks that the listener has heard of: those it hears of once.
+    told: ChunkSet,
+    timed: bool,
 }
 
-impl Delivery<'_> {
+impl<'l> Delivery<'l> {
+    pub(super) fn new(
+        collector: &'l Collector,
+        listener: &'l mut dyn Listener,
+        chunks: &'l Chunks,
+        options: &RunOptions,
+        position: Position,
+    ) -> Self {
+        Self {
+            collector,
+            listener,
+            chunks,
+            n_seq: sequences_per_batch(options.n_batch, chunks.size()),
+            keep_likelihoods: options.keep_likelihoods,
+            discarded: position.discarded.clone(),
+            told: position.done.clone(),
+            timed: false,
+            position,
+        }
+    }
+
     fn deliver(&mut self, batches: &Batches, report: Report) -> Result<(), Error> {
         let nlls = report.nlls?;
-        let chunks = &batches.0[report.index];
-        for snapshot in self.collector.take_due(report.index) {
-            self.listener.due(&snapshot).map_err(Error::Listener)?;
+        let batch = &batches.0[report.index];
+        let snapshots = self.collector.take_due(report.index);
+        // After a step back, what was saved stays.
+        let again = batch.iter().all(|&chunk| self.told.contains(chunk as u64));
+        for snapshot in snapshots.iter().filter(|snapshot| !snapshot.due.is_empty() && !again) {
+            self.listener.due(snapshot).map_err(Error::Listener)?;
         }
-        if report.index == 0 {
-            self.listener.first_batch(report.seconds, self.n_chunks, self.n_seq);
+        if !std::mem::replace(&mut self.timed, true) {
+            self.listener.first_batch(report.seconds, self.chunks.len(), self.n_seq);
         }
-        for (chunk, nlls) in (chunks.start + 1..).zip(&nlls) {
-            self.perplexity.add(nlls);
-            self.listener.perplexity(chunk, self.perplexity.value());
+        let mut nlls = nlls.into_iter();
+        for &chunk in batch {
+            let number = chunk as u64;
+            self.position.done.insert(number..number + 1);
+            self.position.tokens += self.chunks.get(chunk).len() as u64;
+            let first_time = !self.told.contains(number);
+            self.told.insert(number..number + 1);
+            let Some(nlls) = nlls.next() else { continue };
+            self.position.likelihoods.add(number, &nlls, self.keep_likelihoods);
+            if first_time {
+                self.listener.perplexity(chunk + 1, self.position.likelihoods.running.value());
+            }
         }
-        self.listener.progress(chunks.end, self.n_chunks);
+        // Those discarded among the chunks so far are behind us too.
+        let behind = self.discarded.intersection(&before(batch[batch.len() - 1]));
+        self.position.done.insert_all(&behind);
+        self.position.discarded = behind;
+        self.listener.progress(batch[batch.len() - 1] + 1, self.chunks.len());
+        for snapshot in snapshots.iter().filter(|snapshot| snapshot.due.is_empty()) {
+            self.listener.checkpoint(&Checkpoint { snapshot, position: &self.position });
+        }
+        if self.listener.wants_checkpoint(&self.position) {
+            self.collector.request_snapshot();
+            for snapshot in self.collector.take_due(report.index) {
+                self.listener.checkpoint(&Checkpoint { snapshot: &snapshot, position: &self.position });
+            }
+        }
         Ok(())
     }
 }
 
-/// Evaluates all batches and returns the number of tokens.
+/// All chunks up to `chunk`.
+fn before(chunk: usize) -> ChunkSet {
+    let mut set = ChunkSet::default();
+    set.insert(0..chunk as u64 + 1);
+    set
+}
+
+/// Evaluates all batches. Whether it was stopped before the end.
 pub(super) fn evaluate(
-    mut passes: Vec<Pass<'_>>,
+    passes: &mut [Pass<'_>],
     batches: &Batches,
     options: &RunOptions,
     delivery: &mut Delivery<'_>,
-) -> Result<i32, Error> {
-    let mut alone = 0..batches.len();
-    if passes.len() > 1 {
-        // The first batch shows how often each input comes up; until then lanes could not tell when it is their turn.
-        alone.end = 1;
+) -> Result<bool, Error> {
+    for pass in &mut *passes {
+        pass.enter(delivery.collector);
     }
-    for index in alone.clone() {
-        delivery.deliver(batches, evaluate_one(&mut passes[0], batches, index))?;
+    let stop = || options.stop.load(Ordering::Relaxed);
+    // The first batch shows how often each input comes up; until then lanes could not tell when it is their turn.
+    let alone = if passes.len() > 1 { 1 } else { batches.len() };
+    passes[0].set_threads(usize::try_from(options.n_threads_batch).unwrap_or(1));
+    for index in 0..alone.min(batches.len()) {
+        if stop() {
+            return Ok(true);
+        }
+        let report = evaluate_one(&mut passes[0], batches, index);
+        delivery.deliver(batches, report)?;
     }
-    if alone.end < batches.len() {
+    if alone < batches.len() {
         delivery.collector.overlap();
-        share_threads(&mut passes, options);
-        return side_by_side(passes, batches, alone.end, delivery);
+        share_threads(passes, options);
+        return side_by_side(passes, batches, alone, &options.stop, delivery);
     }
-    Ok(passes[0].timings().prompt_tokens)
+    Ok(false)
 }
 
 fn evaluate_one(pass: &mut Pass<'_>, batches: &Batches, index: usize) -> Report {
     let started = Instant::now();
-    let chunks = &batches.0[index];
-    let nlls = pass.evaluate(index, chunks.start, chunks.end);
+    let nlls = pass.evaluate(index, &batches.0[index]);
     Report { index, nlls, seconds: started.elapsed().as_secs_f32() }
 }
 
@@ -152,21 +230,20 @@ fn share_threads(passes: &mut [Pass<'_>], options: &RunOptions) {
 }
 
 fn side_by_side(
-    passes: Vec<Pass<'_>>,
+    passes: &mut [Pass<'_>],
     batches: &Batches,
     first: usize,
+    stop: &AtomicBool,
     delivery: &mut Delivery<'_>,
-) -> Result<i32, Error> {
-    let (next, stop) = (AtomicUsize::new(first), AtomicBool::new(false));
+) -> Result<bool, Error> {
+    let (next, failed) = (AtomicUsize::new(first), AtomicBool::new(false));
     let (sender, reports) = mpsc::channel();
     std::thread::scope(|scope| {
-        let lanes: Vec<_> = passes
-            .into_iter()
-            .map(|pass| {
-                let (sender, next, stop) = (sender.clone(), &next, &stop);
-                scope.spawn(move || run_lane(pass, batches, next, stop, &sender))
-            })
-            .collect();
+        for pass in passes {
+            let (sender, next, failed) = (sender.clone(), &next, &failed);
+            let goes_on = move || !failed.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed);
+            scope.spawn(move || run_lane(pass, batches, next, goes_on, &sender));
+        }
         drop(sender);
         let mut waiting = BTreeMap::new();
         let mut due = first;
@@ -179,7 +256,7 @@ fn side_by_side(
                 result = first_cause(result, told);
             }
             if result.is_err() {
-                stop.store(true, Ordering::Relaxed);
+                failed.store(true, Ordering::Relaxed);
                 delivery.collector.stop();
             }
         }
@@ -187,14 +264,7 @@ fn side_by_side(
         for report in waiting.into_values() {
             result = first_cause(result, report.nlls.map(drop));
         }
-        let mut n_tokens = 0;
-        for lane in lanes {
-            match lane.join() {
-                Ok(tokens) => n_tokens += tokens,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        result.map(|()| n_tokens)
+        result.map(|()| due < batches.len())
     })
 }
 
@@ -213,20 +283,20 @@ fn is_consequence(error: &Error) -> bool {
 }
 
 fn run_lane(
-    mut pass: Pass<'_>,
+    pass: &mut Pass<'_>,
     batches: &Batches,
     next: &AtomicUsize,
-    stop: &AtomicBool,
+    goes_on: impl Fn() -> bool,
     reports: &Sender<Report>,
-) -> i32 {
+) {
     let collector = pass.collector();
     let _stop = StopOthers(&collector);
-    while !stop.load(Ordering::Relaxed) {
+    while goes_on() {
         let index = next.fetch_add(1, Ordering::Relaxed);
         if index >= batches.len() {
             break;
         }
-        let report = evaluate_one(&mut pass, batches, index);
+        let report = evaluate_one(pass, batches, index);
         let failed = report.nlls.is_err();
         if failed {
             collector.stop();
@@ -235,7 +305,6 @@ fn run_lane(
             break;
         }
     }
-    pass.timings().prompt_tokens
 }
 
 /// Other lanes would wait for one that has panicked.

@@ -1,7 +1,9 @@
 //! One lane's part: batches of chunks through a context of its own.
 
+use std::ops::Range;
+
 use crate::calibration::Chunks;
-use crate::collect::{Collector, Lane};
+use crate::collect::{self, Collector, Lane};
 use crate::llama::{self, Batch, Context, ContextOptions, Model, Outputs, Timings};
 use crate::nextn::Layer;
 
@@ -99,27 +101,34 @@ impl<'a> Pass<'a> {
         self.context.set_threads(n_threads);
     }
 
-    /// Evaluates batch `index`, of chunks `first..last` side by side, and returns each one's negative log-likelihoods,
-    /// if perplexity is wanted. All of it is computed when this returns.
-    pub(super) fn evaluate(&mut self, index: usize, first: usize, last: usize) -> Result<Vec<Vec<f64>>, Error> {
-        let in_chunks = |source| Error::Chunks { first: first + 1, last, source };
+    /// Brings what follows into `collector`, from its first batch on.
+    pub(super) fn enter(&mut self, collector: &Collector) {
+        *self.context.observer_mut() = collector.lane();
+    }
+
+    /// Evaluates batch `index`, of `chunks` side by side, and returns each one's negative log-likelihoods, if perplexity
+    /// is wanted. All of it is computed when this returns.
+    pub(super) fn evaluate(&mut self, index: usize, chunks: &[usize]) -> Result<Vec<Vec<f64>>, Error> {
+        let (Some(&first), Some(&last)) = (chunks.first(), chunks.last()) else { return Ok(Vec::new()) };
+        let in_chunks = |source| Error::Chunks { first: first + 1, last: last + 1, source };
         let len = self.chunks.get(first).len();
         let perplexity = self.perplexity && len == self.chunks.size();
-        let mut nlls = vec![Vec::new(); if perplexity { last - first } else { 0 }];
+        let mut nlls = vec![Vec::new(); if perplexity { chunks.len() } else { 0 }];
         self.context.observer_mut().begin_batch(index);
         self.context.clear_memory();
         if let Some(nextn) = &mut self.nextn {
             nextn.clear();
         }
-        let step = self.step(last - first);
+        let step = self.step(chunks.len());
         for from in (0..len).step_by(step) {
-            let to = (from + step).min(len);
-            self.fill_batch(first, last, from, to);
-            let targets = if perplexity { self.targets(first, last, from, to) } else { vec![None; self.batch.len()] };
+            let positions = from..(from + step).min(len);
+            self.fill_batch(chunks, &positions);
+            let targets = if perplexity { self.targets(chunks, &positions) } else { vec![None; self.batch.len()] };
+            let failed = |source| self::failed(source, chunks, &positions, self.chunks.size());
             self.context.observer_mut().begin_decode();
-            let scores = self.context.score(&mut self.batch, targets).map_err(in_chunks)?;
+            let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
             if let Some(nextn) = &mut self.nextn {
-                nextn.follow(&mut self.context, &self.batch).map_err(in_chunks)?;
+                nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
             }
             if perplexity {
                 let scores = scores.ok_or(Error::NoLogits)?;
@@ -145,27 +154,49 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn fill_batch(&mut self, first: usize, last: usize, from: usize, to: usize) {
+    fn fill_batch(&mut self, chunks: &[usize], positions: &Range<usize>) {
         self.batch.clear();
-        for (sequence, chunk) in (0..).zip(first..last) {
-            for (position, &token) in self.chunks.get(chunk)[from..to].iter().enumerate() {
-                let position = from + position;
-                let token = self.bos.filter(|_| position == 0).unwrap_or(token);
+        for (sequence, &chunk) in (0..).zip(chunks) {
+            let tokens = self.chunks.get(chunk);
+            for position in positions.clone() {
+                let token = self.bos.filter(|_| position == 0).unwrap_or(tokens[position]);
                 self.batch.add(token, position as i32, sequence);
             }
         }
     }
 
-    /// The next token of each position in the second half of a chunk, as far as it lies in `from..to`.
-    fn targets(&self, first: usize, last: usize, from: usize, to: usize) -> Vec<Option<i32>> {
+    /// The next token of each of these positions in the second half of a chunk.
+    fn targets(&self, chunks: &[usize], positions: &Range<usize>) -> Vec<Option<i32>> {
         let size = self.chunks.size();
         let scored = size / 2..size - 1;
-        (first..last)
-            .flat_map(|chunk| {
-                let tokens = self.chunks.get(chunk);
-                let scored = scored.clone();
-                (from..to).map(move |position| scored.contains(&position).then(|| tokens[position + 1]))
-            })
+        let target = |tokens: &[i32], position: usize| scored.contains(&position).then(|| tokens[position + 1]);
+        chunks
+            .iter()
+            .flat_map(|&chunk| positions.clone().map(move |position| (chunk, position)))
+            .map(|(chunk, position)| target(self.chunks.get(chunk), position))
             .collect()
+    }
+}
+
+/// What went wrong in a decode of these positions of `chunks`, whose tokens come one chunk after the other.
+fn failed(source: llama::Error, chunks: &[usize], positions: &Range<usize>, size: usize) -> Error {
+    let token = match &source {
+        llama::Error::Observer(cause) => match cause.downcast_ref() {
+            Some(collect::Error::NonFinite { token, .. }) => Some(*token),
+            _ => None,
+        },
+        _ => None,
+    };
+    match token {
+        None => Error::Chunks { first: chunks[0] + 1, last: chunks[chunks.len() - 1] + 1, source },
+        Some(Some(token)) if token < chunks.len() * positions.len() => {
+            let chunk = chunks[token / positions.len()];
+            let first = chunk * size + positions.start + token % positions.len();
+            Error::BadChunks { chunks: vec![chunk], tokens: (first, chunk * size + positions.end - 1), source }
+        }
+        Some(_) => {
+            let tokens = (chunks[0] * size + positions.start, chunks[chunks.len() - 1] * size + positions.end - 1);
+            Error::BadChunks { chunks: chunks.to_vec(), tokens, source }
+        }
     }
 }

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use llama_imatrix::imatrix::{Entry, Imatrix, Loaded};
 use llama_imatrix::llama::{FlashAttention, Model, ModelOptions, Tuning};
-use llama_imatrix::run::{Lanes, Listener, RunOptions, run};
+use llama_imatrix::collect::Earlier;
+use llama_imatrix::run::{Lanes, Listener, RunOptions, Start, run};
 
 use crate::support;
 
@@ -56,10 +58,15 @@ fn collect(model: &str) -> (Imatrix, f64) {
         tuning: Tuning::default(),
         perplexity: true,
         lanes: Lanes::default(),
+        part: None,
+        keep_likelihoods: false,
+        max_bad_chunks: 0,
+        stop: Arc::default(),
     };
-    let (collector, outcome) = run(&model, &chunks, collector, &options, &mut Silent).unwrap();
+    let start = Start::new(Earlier::nothing());
+    let outcome = run(&model, None, &chunks, &collector, start, &options, &mut Silent).unwrap();
     let mut imatrix = Imatrix { chunk_count: collector.chunks(), chunk_size: 128, ..Imatrix::default() };
-    imatrix.entries = collector.snapshot().entries().map(|(name, entry)| (name.to_owned(), entry.clone())).collect();
+    imatrix.entries = collector.snapshot().entries().map(|(name, entry)| (name.to_owned(), entry.into_owned())).collect();
     (imatrix, outcome.perplexity.unwrap().value)
 }
 

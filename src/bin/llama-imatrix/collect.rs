@@ -1,7 +1,7 @@
 //! The main job: a model over a text.
 
 #[cfg(not(feature = "llama"))]
-pub(crate) fn collect(_: &crate::config::Collect) -> anyhow::Result<()> {
+pub(crate) fn collect(_: &crate::config::Collect) -> anyhow::Result<std::process::ExitCode> {
     anyhow::bail!("this program was built without llama.cpp: it merges matrices and shows them, and collects none")
 }
 
@@ -10,28 +10,33 @@ pub(crate) use with_llama::collect;
 
 #[cfg(feature = "llama")]
 mod with_llama {
-    use std::io::IsTerminal;
     use std::path::Path;
+    use std::process::ExitCode;
     use std::time::Instant;
 
     use anyhow::ensure;
 
     use llama_imatrix::calibration::{ChunkOptions, Chunks};
-    use llama_imatrix::collect::{Collector, CollectorOptions, Due, Rule, Snapshot};
+    use llama_imatrix::collect::{Collector, CollectorOptions, Earlier, Rule};
     use llama_imatrix::gguf;
     use llama_imatrix::imatrix::Imatrix;
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
-    use llama_imatrix::run::{Lanes, Listener, Plan, RunOptions, run_with_nextn, sequences_per_batch};
+    use llama_imatrix::run::{Lanes, Outcome, RunOptions, Start, run, sequences_per_batch};
+    use llama_imatrix::state::Digest;
 
     use crate::config::Collect;
     use crate::output::{print, print_saved, warn_of_gaps};
-    use crate::{files, log, progress, settings};
+    use crate::session::Session;
+    use crate::signals::Signals;
+    use crate::state_file::StateFile;
+    use crate::{disk, files, log, progress, settings};
 
-    pub(crate) fn collect(task: &Collect) -> anyhow::Result<()> {
-        let base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
+    pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
+        let mut base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
         check_sizes(&base, &task.model)?;
         check_files(&task.model, task.draft_model.as_deref())?;
+        disk::check_room(task)?;
         let backend = settings::start_backend(&task.flags)?;
         settings::warn_of_backend(&task.flags, backend);
         settings::set_priority(task);
@@ -40,7 +45,7 @@ mod with_llama {
         let draft = crate::nextn::load_draft(task, &model, &model_options)?;
         let nextn = crate::nextn::locate(task, &model, draft.as_ref())?;
         let tuning = settings::tuning(task, &model)?;
-        let chunks = tokenize(task, &model)?;
+        let (chunks, digest, n_tokens) = tokenize(task, &model)?;
         warn_of_length(task, &model);
         log::info(format_args!(
             "system_info: n_threads = {} (n_threads_batch = {}) | {}",
@@ -49,21 +54,26 @@ mod with_llama {
             backend.system_info()
         ));
 
-        let mut collector = Collector::new(&CollectorOptions {
+        let earlier = Earlier::from_imatrix(&base, task.accumulate)?;
+        base.entries.clear();
+        base.settle_chunk_size(task.merge.chunk_sizes.run);
+        base.datasets.extend(task.dataset.clone());
+        if nextn.is_some() {
+            base.n_layer_nextn = 1;
+        }
+        let mut state_file = StateFile::new(task, &digest, n_tokens, &chunks, &base)?;
+        let start = begin(task, state_file.as_mut(), earlier)?;
+        let collector = Collector::new(&CollectorOptions {
             rule: Rule {
                 min_rows: task.flags.min_rows.into(),
                 process_output: task.flags.process_output,
                 nextn: task.nextn,
             },
             chunk_size: task.flags.ctx_size,
-            output_every: task.flags.output_frequency,
-            copy_every: task.flags.save_frequency,
+            output_every: if task.shard.is_whole() { task.flags.output_frequency } else { 0 },
+            copy_every: if task.shard.is_whole() { task.flags.save_frequency } else { 0 },
+            accumulate: task.accumulate,
         });
-        collector.continue_from(&base);
-        let mut session = Session::new(task, base);
-        if nextn.is_some() {
-            session.base.n_layer_nextn = 1;
-        }
         log::info(format_args!(
             "computing over {} chunks, n_ctx={}, batch_size={}, n_seq={}",
             chunks.len(),
@@ -71,22 +81,46 @@ mod with_llama {
             task.n_batch,
             sequences_per_batch(task.n_batch, chunks.size())
         ));
+        let signals = Signals::register()?;
+        let options = run_options(task, tuning, &chunks, &signals);
+        let mut session = Session::new(task, base, state_file, signals);
         progress::start_chunks(chunks.len());
-        let result =
-            run_with_nextn(&model, nextn.as_ref(), &chunks, collector, &run_options(task, tuning), &mut session);
+        let result = run(&model, nextn.as_ref(), &chunks, &collector, start, &options, &mut session);
         progress::finish();
         session.print_held();
-        let (collector, outcome) = result.map_err(|error| session.explain(error))?;
+        let outcome = result.map_err(|error| session.explain(error))?;
+        if outcome.stopped {
+            return session.stopped(&collector, &outcome);
+        }
         print(format_args!("\n"));
+        finish(task, &collector, &outcome, &mut session)?;
+        Ok(ExitCode::SUCCESS)
+    }
 
+    /// Where the run begins: at its start, or where an earlier one was stopped.
+    fn begin(task: &Collect, state: Option<&mut StateFile>, earlier: Earlier) -> anyhow::Result<Start> {
+        let Some(state) = state else { return Ok(Start::new(earlier)) };
+        if !task.flags.resume {
+            state.refuse_to_overwrite()?;
+            return Ok(Start::new(earlier));
+        }
+        let Some(start) = state.load()? else {
+            log::info(format_args!("there is no '{}': nothing to resume, starting anew", state.path().display()));
+            return Ok(Start::new(earlier));
+        };
+        let done = &start.position.done;
+        log::info(format_args!("resuming from '{}': chunks {done} are done", state.path().display()));
+        Ok(start)
+    }
+
+    fn finish(task: &Collect, collector: &Collector, outcome: &Outcome, session: &mut Session<'_>) -> anyhow::Result<()> {
         if let Some(estimate) = outcome.perplexity {
             match estimate.error {
                 Some(error) => print(format_args!("Final estimate: PPL = {:.4} +/- {error:.5}\n", estimate.value)),
                 None => print(format_args!("Unexpected negative standard deviation of log(prob)\n")),
             }
         }
-        let imatrix = session.imatrix(&collector.snapshot());
-        warn_of_gaps(&imatrix);
+        session.warn_of_discarded(&outcome.position);
         if collector.inputs_of_too_few_rows() > 0 {
             log::warn(format_args!(
                 "{} inputs of fewer than {} rows were passed over; --min-rows 1 collects them",
@@ -94,7 +128,15 @@ mod with_llama {
                 task.flags.min_rows
             ));
         }
-        task.merge.output.save_final(&imatrix)?;
+        let snapshot = collector.snapshot();
+        if task.shard.is_whole() {
+            let imatrix = session.imatrix(&snapshot);
+            warn_of_gaps(&imatrix);
+            task.merge.output.save_final(&imatrix)?;
+            session.remove_state();
+        } else {
+            session.save_shard(&snapshot, &outcome.position)?;
+        }
         print_saved();
         print(format_args!("\n"));
         if task.flags.no_perf {
@@ -133,8 +175,19 @@ mod with_llama {
         Ok(())
     }
 
-    fn run_options(task: &Collect, tuning: Tuning) -> RunOptions {
+    fn run_options(task: &Collect, tuning: Tuning, chunks: &Chunks, signals: &Signals) -> RunOptions {
+        let n_seq = sequences_per_batch(task.n_batch, chunks.size());
+        let part = task.shard.range(chunks.len() as u64, n_seq as u64);
+        let max_bad_chunks = match task.flags.max_bad_chunks {
+            _ if task.flags.nan_aborts => 0,
+            Some(chunks) => chunks,
+            None => (chunks.len() / 100).max(1),
+        };
         RunOptions {
+            part: Some(part.start as usize..part.end as usize),
+            keep_likelihoods: !task.shard.is_whole(),
+            max_bad_chunks,
+            stop: std::sync::Arc::clone(&signals.stop),
             n_batch: task.n_batch,
             n_ubatch: task.n_ubatch,
             n_threads: task.n_threads,
@@ -146,7 +199,8 @@ mod with_llama {
         }
     }
 
-    fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<Chunks> {
+    /// The text's chunks, and what its tokens are known by.
+    fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<(Chunks, Digest, usize)> {
         let started = Instant::now();
         log::info(format_args!("tokenizing the input .."));
         progress::spin(format!("tokenizing {:.1} MB", task.text.len() as f64 / 1e6));
@@ -165,7 +219,8 @@ mod with_llama {
             limit: usize::try_from(task.flags.chunks).ok(),
             keep_tail: task.flags.keep_tail,
         };
-        Ok(Chunks::new(tokens, options)?)
+        let (digest, n_tokens) = (Digest::of_tokens(&tokens), tokens.len());
+        Ok((Chunks::new(tokens, options)?, digest, n_tokens))
     }
 
     fn warn_of_length(task: &Collect, model: &Model) {
@@ -175,115 +230,6 @@ mod with_llama {
                 "model was trained on only {} context tokens ({chunk_size} specified)",
                 model.n_ctx_train()
             ));
-        }
-    }
-
-    /// What goes on during a run: lines, saves, the bar.
-    struct Session<'a> {
-        task: &'a Collect,
-        /// What was loaded, without its sums: they are in the collector.
-        base: Imatrix,
-        /// Perplexities that wait for the bar to go: on one terminal, the bar would be drawn over them.
-        held: Option<String>,
-        perplexity: Option<f64>,
-        saved_chunks: Option<i32>,
-    }
-
-    impl<'a> Session<'a> {
-        fn new(task: &'a Collect, mut base: Imatrix) -> Self {
-            base.entries.clear();
-            base.settle_chunk_size(task.merge.chunk_sizes.run);
-            base.datasets.extend(task.dataset.clone());
-            let one_terminal = progress::visible() && std::io::stdout().is_terminal();
-            Self { task, base, held: one_terminal.then(String::new), perplexity: None, saved_chunks: None }
-        }
-
-        fn imatrix(&self, snapshot: &Snapshot) -> Imatrix {
-            let mut imatrix = self.base.clone();
-            imatrix.chunk_count = snapshot.chunks;
-            imatrix.entries = snapshot.entries().map(|(name, entry)| (name.to_owned(), entry.clone())).collect();
-            imatrix
-        }
-
-        fn print_held(&mut self) {
-            if let Some(held) = self.held.as_mut().filter(|held| !held.is_empty()) {
-                print(format_args!("{}", std::mem::take(held)));
-            }
-        }
-
-        fn print_or_hold(&mut self, text: &str) {
-            match &mut self.held {
-                Some(held) => held.push_str(text),
-                None => print(format_args!("{text}")),
-            }
-        }
-
-        fn explain(&self, error: llama_imatrix::run::Error) -> anyhow::Error {
-            let error = anyhow::Error::from(error);
-            match self.saved_chunks {
-                None => error,
-                Some(chunks) => anyhow::anyhow!(
-                    "{error:#}; the sums of the first {chunks} chunks are in '{}'",
-                    self.task.merge.output.path().display()
-                ),
-            }
-        }
-    }
-
-    impl Listener for Session<'_> {
-        fn begins(&mut self, plan: &Plan) {
-            if plan.no_perplexity {
-                log::warn(format_args!("the model computes no logits, so there is no perplexity"));
-            }
-            if let Some(reason) = plan.all_logits {
-                log::debug(format_args!("perplexity takes the logits of all positions: {reason}"));
-            }
-            log::debug(format_args!("lanes: {}", plan.lanes));
-        }
-
-        fn due(&mut self, snapshot: &Snapshot) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-            let imatrix = self.imatrix(snapshot);
-            let due = &snapshot.due;
-            let mut copies: Vec<Option<i32>> = due
-                .iter()
-                .map(|due| match due {
-                    Due::Output => None,
-                    Due::Copy(chunks) => Some(*chunks),
-                })
-                .collect();
-            if log::verbosity() >= 1 {
-                self.print_or_hold(&"\n".repeat(due.len()));
-            }
-            copies.dedup();
-            for copy in copies {
-                match self.task.merge.output.save(&imatrix, copy) {
-                    Ok(()) if copy.is_none() => self.saved_chunks = Some(imatrix.chunk_count),
-                    Ok(()) => {}
-                    // The sums are still in memory and the next save may succeed.
-                    Err(error) => log::warn(format_args!("{error:#}; the run goes on")),
-                }
-            }
-            Ok(())
-        }
-
-        fn first_batch(&mut self, seconds: f32, n_chunks: usize, n_seq: usize) {
-            let total = (seconds * n_chunks as f32 / n_seq as f32) as i32;
-            log::info(format_args!("{seconds:.2} seconds per pass"));
-            let (hours, rest) = (total / 3600, total % 3600);
-            if hours > 0 {
-                self.print_or_hold(&format!("{hours} hours "));
-            }
-            let rest = if hours > 0 { rest } else { total };
-            self.print_or_hold(&format!("{:.2} minutes\n", f64::from(rest) / 60.0));
-        }
-
-        fn perplexity(&mut self, chunk: usize, value: f64) {
-            self.perplexity = Some(value);
-            self.print_or_hold(&format!("[{chunk}]{value:.4},"));
-        }
-
-        fn progress(&mut self, done: usize, _: usize) {
-            progress::set_chunks(done, self.perplexity.map(|value| format!("PPL {value:.4}")).unwrap_or_default());
         }
     }
 }

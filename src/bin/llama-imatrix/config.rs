@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::calibration;
 use llama_imatrix::imatrix::{ChunkSizes, Format};
+use llama_imatrix::state::{Accumulate, Shard};
 
 use crate::flags::{Cpu, Flags, OutputFormat, Text};
 use crate::log;
@@ -58,6 +59,10 @@ pub(crate) struct Collect {
     pub(crate) threads_batch: Threads,
     pub(crate) n_threads: i32,
     pub(crate) n_threads_batch: i32,
+    pub(crate) accumulate: Accumulate,
+    pub(crate) shard: Shard,
+    /// Where the run's state goes.
+    pub(crate) state_path: PathBuf,
 }
 
 /// How threads run; how many is told apart.
@@ -101,7 +106,14 @@ impl Config {
             OutputFormat::Dat => Format::Dat,
             OutputFormat::Gguf => Format::Gguf,
         });
-        let output = Output::new(flags.output.clone(), format)?;
+        let shard = shard(&flags)?;
+        let output = match shard {
+            Shard::WHOLE => Output::new(flags.output.clone(), format)?,
+            shard => {
+                ensure!(!text.is_empty(), "--shard needs a text (-f or -p)");
+                Output::new(shard_output(&flags, shard), Some(Format::Gguf))?
+            }
+        };
         // In a merge -c can only mean the chunks of files that do not say; in a run it is the run's, and a legacy file's
         // are most likely of llama.cpp's default size.
         let legacy = if text.is_empty() { flags.ctx_size } else { DEFAULT_CHUNK_SIZE };
@@ -116,12 +128,31 @@ impl Config {
             );
             return Ok(Self { task: Task::Merge(merge) });
         }
-        Collect::new(flags, merge, text, dataset).map(|task| Self { task: Task::Collect(Box::new(task)) })
+        Collect::new(flags, merge, text, dataset, shard).map(|task| Self { task: Task::Collect(Box::new(task)) })
     }
 }
 
 impl Collect {
-    fn new(flags: Flags, merge: Merge, text: Vec<u8>, dataset: Option<String>) -> anyhow::Result<Self> {
+    fn new(
+        flags: Flags,
+        merge: Merge,
+        text: Vec<u8>,
+        dataset: Option<String>,
+        shard: Shard,
+    ) -> anyhow::Result<Self> {
+        let accumulate = match flags.accumulate {
+            None if shard.is_whole() => Accumulate::F32,
+            None => Accumulate::F64,
+            Some(accumulate) => accumulate,
+        };
+        ensure!(
+            shard.is_whole() || accumulate == Accumulate::F64,
+            "--shard needs --accumulate f64: sums in f32 depend on the order of chunks, so that shards do not merge exactly"
+        );
+        ensure!(
+            shard.is_whole() || merge.in_files.is_empty(),
+            "--shard starts from nothing: merge the --in-file's sums after the shards"
+        );
         ensure!(flags.model.is_some() || flags.remote.named().is_some(), "--model is required");
         let positive = |name: &str, value: i32| {
             usize::try_from(value)
@@ -156,10 +187,39 @@ impl Collect {
             threads_batch,
             n_threads,
             n_threads_batch,
+            accumulate,
+            shard,
+            state_path: state_path(&merge.output, shard),
             merge,
             flags,
         })
     }
+}
+
+/// The part of the run that is to be taken.
+fn shard(flags: &Flags) -> anyhow::Result<Shard> {
+    match flags.shard.as_deref() {
+        None => Ok(Shard::WHOLE),
+        Some("auto") => Ok(Shard::auto(|name| std::env::var(name).ok())?),
+        Some(shard) => Ok(shard.parse()?),
+    }
+}
+
+/// Where a shard's state goes, which is its result.
+fn shard_output(flags: &Flags, shard: Shard) -> PathBuf {
+    if flags.output == Flags::default().output {
+        return format!("imatrix.{}-of-{}.state", shard.index(), shard.count()).into();
+    }
+    flags.output.clone()
+}
+
+/// Beside the matrix; a shard writes nothing else.
+fn state_path(output: &Output, shard: Shard) -> PathBuf {
+    let mut path = output.path().as_os_str().to_owned();
+    if shard.is_whole() {
+        path.push(".state");
+    }
+    path.into()
 }
 
 /// The model's file, which is downloaded if it has to be.

@@ -5,6 +5,8 @@
 
 mod collect;
 mod config;
+#[cfg(feature = "llama")]
+mod disk;
 #[cfg(feature = "download")]
 mod download;
 mod files;
@@ -16,7 +18,13 @@ mod nextn;
 mod output;
 mod progress;
 #[cfg(feature = "llama")]
+mod session;
+#[cfg(feature = "llama")]
 mod settings;
+#[cfg(feature = "llama")]
+mod signals;
+#[cfg(feature = "llama")]
+mod state_file;
 
 use std::process::ExitCode;
 
@@ -36,12 +44,12 @@ fn main() -> ExitCode {
             log::warn(format_args!("{warning}"));
         }
         match parsed.special {
-            Some(special) => instead_of_a_run(special, &parsed.flags),
+            Some(special) => instead_of_a_run(special, &parsed.flags).map(|()| ExitCode::SUCCESS),
             None => Config::new(parsed.flags).and_then(run),
         }
     });
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             progress::finish();
             log::error(format_args!("{error:#}"));
@@ -61,10 +69,10 @@ fn instead_of_a_run(special: Special, flags: &Flags) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: Config) -> anyhow::Result<ExitCode> {
     match config.task {
-        Task::ShowStatistics(task) => files::show_statistics(&task),
-        Task::Merge(task) => files::merge(&task),
+        Task::ShowStatistics(task) => files::show_statistics(&task).map(|()| ExitCode::SUCCESS),
+        Task::Merge(task) => files::merge(&task).map(|()| ExitCode::SUCCESS),
         Task::Collect(task) => collect::collect(&task),
     }
 }

@@ -4,16 +4,17 @@ mod accumulators;
 mod lanes;
 mod shared;
 
-use super::{Collector, CollectorOptions, Ids, Kind, Lane, Product, Rows};
+use super::{Collector, CollectorOptions, Earlier, Ids, Kind, Lane, Product, Rows};
 use crate::imatrix::{Entry, Imatrix};
+use crate::state::Accumulate;
 
 fn collector() -> Lane {
     continued(&Imatrix::default())
 }
 
 fn continued(imatrix: &Imatrix) -> Lane {
-    let mut collector = Collector::new(&CollectorOptions { chunk_size: 16, ..CollectorOptions::default() });
-    collector.continue_from(imatrix);
+    let collector = Collector::new(&CollectorOptions { chunk_size: 16, ..CollectorOptions::default() });
+    collector.start_from(&Earlier::from_imatrix(imatrix, Accumulate::F32).unwrap());
     collector.lane()
 }
 
@@ -41,7 +42,7 @@ fn packed(data: &[f32], ne: [usize; 4]) -> Rows<'_> {
 }
 
 fn entry(lane: &Lane, weight: &str) -> Entry {
-    lane.collector().snapshot().get(weight).expect("the weight was collected").clone()
+    lane.collector().snapshot().get(weight).expect("the weight was collected").into_owned()
 }
 
 fn sum(entry: &Entry) -> &[f32] {

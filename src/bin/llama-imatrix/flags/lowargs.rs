@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use llama_imatrix::state::Accumulate;
+
 /// All flags that act. Those that are read and ignored leave nothing here.
 #[derive(Debug, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "one field a flag, as users know them")]
@@ -30,6 +32,16 @@ pub(crate) struct Flags {
     pub(crate) min_rows: u32,
     /// `None`: as many as are worth it.
     pub(crate) lanes: Option<usize>,
+
+    // What becomes of a run that is cut short, shared out, or goes wrong.
+    pub(crate) resume: bool,
+    pub(crate) state_frequency: Option<u32>,
+    pub(crate) state_interval: u32,
+    pub(crate) accumulate: Option<Accumulate>,
+    /// `auto`, or as it was given.
+    pub(crate) shard: Option<String>,
+    pub(crate) nan_aborts: bool,
+    pub(crate) max_bad_chunks: Option<usize>,
 
     // The model and its devices.
     pub(crate) model: Option<PathBuf>,
@@ -215,6 +227,13 @@ impl Default for Flags {
             keep_tail: false,
             min_rows: 16,
             lanes: None,
+            resume: false,
+            state_frequency: None,
+            state_interval: 60,
+            accumulate: None,
+            shard: None,
+            nan_aborts: false,
+            max_bad_chunks: None,
             model: None,
             remote: Remote::default(),
             gpu_layers: GpuLayers::Auto,

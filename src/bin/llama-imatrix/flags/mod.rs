@@ -19,6 +19,7 @@ mod log;
 mod lowargs;
 mod model;
 mod parse;
+mod safety;
 mod sampling;
 mod speculative;
 mod table;

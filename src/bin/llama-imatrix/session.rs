@@ -1,0 +1,205 @@
+//! What goes on during a run: lines, saves, the bar.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use llama_imatrix::collect::{Collector, Due, Snapshot};
+use llama_imatrix::imatrix::Imatrix;
+use llama_imatrix::run::{Checkpoint, Error, Listener, Outcome, Plan, Position, Start};
+
+use crate::config::Collect;
+use crate::output::{print, warn_of_gaps};
+use crate::signals::Signals;
+use crate::state_file::StateFile;
+use crate::{log, progress};
+
+/// A run as its user sees it.
+pub(crate) struct Session<'a> {
+    task: &'a Collect,
+    /// What goes into the matrix besides the sums.
+    base: Imatrix,
+    state: Option<StateFile>,
+    signals: Signals,
+    /// Perplexities that wait for the bar to go: on one terminal, the bar would be drawn over them.
+    held: Option<String>,
+    perplexity: Option<f64>,
+    saved_chunks: Option<i32>,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(task: &'a Collect, base: Imatrix, state: Option<StateFile>, signals: Signals) -> Self {
+        let one_terminal = progress::visible() && std::io::stdout().is_terminal();
+        let held = one_terminal.then(String::new);
+        Self { task, base, state, signals, held, perplexity: None, saved_chunks: None }
+    }
+
+    pub(crate) fn imatrix(&self, snapshot: &Snapshot) -> Imatrix {
+        let mut imatrix = self.base.clone();
+        imatrix.chunk_count = snapshot.chunks;
+        imatrix.entries = snapshot.entries().map(|(name, entry)| (name.to_owned(), entry.into_owned())).collect();
+        imatrix
+    }
+
+    pub(crate) fn print_held(&mut self) {
+        if let Some(held) = self.held.as_mut().filter(|held| !held.is_empty()) {
+            print(format_args!("{}", std::mem::take(held)));
+        }
+    }
+
+    fn print_or_hold(&mut self, text: &str) {
+        match &mut self.held {
+            Some(held) => held.push_str(text),
+            None => print(format_args!("{text}")),
+        }
+    }
+
+    /// An error with what is left of the run.
+    pub(crate) fn explain(&self, error: Error) -> anyhow::Error {
+        let error = anyhow::Error::from(error);
+        if let Some(state) = self.state.as_ref().filter(|state| state.is_saved()) {
+            let shown = state.path().display();
+            return anyhow::anyhow!("{error:#}; the run up to the last save is in '{shown}', --resume goes on with it");
+        }
+        match self.saved_chunks {
+            None => error,
+            Some(chunks) => anyhow::anyhow!(
+                "{error:#}; the sums of the first {chunks} chunks are in '{}'",
+                self.task.merge.output.path().display()
+            ),
+        }
+    }
+
+    /// A signal has ended the run: everything so far is saved.
+    pub(crate) fn stopped(&mut self, collector: &Collector, outcome: &Outcome) -> anyhow::Result<ExitCode> {
+        let signal = self.signals.ended_by().unwrap_or(2);
+        let code = ExitCode::from((128 + signal) as u8);
+        print(format_args!("\n"));
+        let snapshot = collector.snapshot();
+        if outcome.position.done.is_empty() {
+            log::warn(format_args!("stopped by signal {signal} before the first chunk was through"));
+            return Ok(code);
+        }
+        if self.task.shard.is_whole() {
+            let imatrix = self.imatrix(&snapshot);
+            warn_of_gaps(&imatrix);
+            self.task.merge.output.save_final(&imatrix)?;
+        }
+        let checkpoint = Checkpoint { snapshot: &snapshot, position: &outcome.position };
+        let resume = match &mut self.state {
+            None => String::from("no state was kept (--state-interval 0)"),
+            Some(state) => {
+                state.save(&checkpoint)?;
+                format!("the state is in '{}': the same command with --resume goes on", state.path().display())
+            }
+        };
+        log::warn(format_args!("stopped by signal {signal} after chunks {}; {resume}", outcome.position.done));
+        Ok(code)
+    }
+
+    /// The result of a shard.
+    pub(crate) fn save_shard(&mut self, snapshot: &Snapshot, position: &Position) -> anyhow::Result<()> {
+        let Some(state) = &mut self.state else { anyhow::bail!("a shard keeps its state") };
+        state.save(&Checkpoint { snapshot, position })
+    }
+
+    pub(crate) fn remove_state(&self) {
+        if let Some(state) = &self.state {
+            state.remove();
+        }
+    }
+
+    pub(crate) fn warn_of_discarded(&self, position: &Position) {
+        if !position.discarded.is_empty() {
+            log::warn(format_args!("chunks {} were discarded: their activations are not finite", position.discarded));
+        }
+    }
+
+    /// Saves the state. What cannot be written now may be later: the sums are still in memory.
+    fn save_state(&mut self, checkpoint: &Checkpoint<'_>) {
+        if let Some(state) = &mut self.state
+            && let Err(error) = state.save(checkpoint)
+        {
+            log::warn(format_args!("{error:#}; the run goes on, and it is tried again"));
+        }
+    }
+}
+
+impl Listener for Session<'_> {
+    fn begins(&mut self, plan: &Plan) {
+        if plan.no_perplexity {
+            log::warn(format_args!("the model computes no logits, so there is no perplexity"));
+        }
+        if let Some(reason) = plan.all_logits {
+            log::debug(format_args!("perplexity takes the logits of all positions: {reason}"));
+        }
+        log::debug(format_args!("lanes: {}", plan.lanes));
+    }
+
+    fn due(&mut self, snapshot: &Snapshot) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let imatrix = self.imatrix(snapshot);
+        let due = &snapshot.due;
+        let mut copies: Vec<Option<i32>> = due
+            .iter()
+            .map(|due| match due {
+                Due::Output => None,
+                Due::Copy(chunks) => Some(*chunks),
+            })
+            .collect();
+        if log::verbosity() >= 1 {
+            self.print_or_hold(&"\n".repeat(due.len()));
+        }
+        copies.dedup();
+        for copy in copies {
+            match self.task.merge.output.save(&imatrix, copy) {
+                Ok(()) if copy.is_none() => self.saved_chunks = Some(imatrix.chunk_count),
+                Ok(()) => {}
+                // The sums are still in memory and the next save may succeed.
+                Err(error) => log::warn(format_args!("{error:#}; the run goes on")),
+            }
+        }
+        Ok(())
+    }
+
+    fn first_batch(&mut self, seconds: f32, n_chunks: usize, n_seq: usize) {
+        let total = (seconds * n_chunks as f32 / n_seq as f32) as i32;
+        log::info(format_args!("{seconds:.2} seconds per pass"));
+        let (hours, rest) = (total / 3600, total % 3600);
+        if hours > 0 {
+            self.print_or_hold(&format!("{hours} hours "));
+        }
+        let rest = if hours > 0 { rest } else { total };
+        self.print_or_hold(&format!("{:.2} minutes\n", f64::from(rest) / 60.0));
+    }
+
+    fn perplexity(&mut self, chunk: usize, value: f64) {
+        self.perplexity = Some(value);
+        self.print_or_hold(&format!("[{chunk}]{value:.4},"));
+    }
+
+    fn progress(&mut self, done: usize, _: usize) {
+        progress::set_chunks(done, self.perplexity.map(|value| format!("PPL {value:.4}")).unwrap_or_default());
+    }
+
+    fn wants_checkpoint(&mut self, position: &Position) -> bool {
+        let asked = self.signals.take_report();
+        if asked {
+            let perplexity = self.perplexity.map(|value| format!(", PPL {value:.4}")).unwrap_or_default();
+            log::info(format_args!("{} chunks are done{perplexity}", position.done.len()));
+        }
+        self.state.as_ref().is_some_and(|state| asked || state.is_due(position))
+    }
+
+    fn checkpoint(&mut self, checkpoint: &Checkpoint<'_>) {
+        self.save_state(checkpoint);
+    }
+
+    fn discarded(&mut self, error: &Error) {
+        let error = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+        let text = error.map(ToString::to_string).reduce(|all, cause| if all.contains(&cause) { all } else { format!("{all}: {cause}") });
+        log::warn(format_args!("discarded {}", text.unwrap_or_default()));
+    }
+
+    fn restore(&mut self) -> Option<Start> {
+        self.state.as_mut()?.restore()
+    }
+}

@@ -1,0 +1,226 @@
+//! The state file of a run: written between chunks, gone on from with --resume.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use llama_imatrix::calibration::Chunks;
+use llama_imatrix::collect::Earlier;
+use llama_imatrix::imatrix::Imatrix;
+use llama_imatrix::llama::Backend;
+use llama_imatrix::run::{Checkpoint, Position, Start};
+use llama_imatrix::state::{Digest, Fingerprint, ModelFingerprint, Output, Progress, State};
+
+use crate::config::Collect;
+use crate::log;
+
+/// When the state is saved, and what is in it besides the sums.
+pub(crate) struct StateFile {
+    path: PathBuf,
+    fingerprint: Fingerprint,
+    output: Output,
+    n_chunks: u64,
+    shard: llama_imatrix::state::Shard,
+    /// Every so many chunks, or else every so often; neither: never.
+    every: Option<u64>,
+    interval: Option<Duration>,
+    last: Instant,
+    last_chunks: u64,
+    /// Whether the file is this run's.
+    ours: bool,
+}
+
+impl StateFile {
+    /// `None` where no state is kept.
+    pub(crate) fn new(task: &Collect, tokens: &Digest, n_tokens: usize, chunks: &Chunks, base: &Imatrix) -> anyhow::Result<Option<Self>> {
+        let flags = &task.flags;
+        let wanted = flags.state_frequency.is_some() || flags.state_interval > 0 || !task.shard.is_whole() || flags.resume;
+        if !wanted {
+            return Ok(None);
+        }
+        let model = match ModelFingerprint::of_file(&task.model) {
+            Ok(model) => model,
+            Err(error) if !flags.resume && task.shard.is_whole() => {
+                log::warn(format_args!("no state is kept, since the model has no fingerprint: {error}"));
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let draft = task.draft_model.as_ref().map(ModelFingerprint::of_file).transpose()?;
+        let base_digest = match &task.merge.in_files[..] {
+            [] => None,
+            files => Some(Digest::of_files(files).context("cannot read --in-file again")?),
+        };
+        Ok(Some(Self {
+            path: task.state_path.clone(),
+            fingerprint: Fingerprint {
+                model,
+                draft,
+                text: *tokens,
+                n_tokens: n_tokens as u64,
+                chunk_size: chunks.size() as u32,
+                n_batch: task.n_batch as u32,
+                n_ubatch: task.n_ubatch as u32,
+                accumulate: task.accumulate,
+                llama_cpp: Backend::version().to_owned(),
+                flags: deciding_flags(task),
+            },
+            output: Output {
+                datasets: base.datasets.clone(),
+                chunk_size: base.chunk_size,
+                n_layer_nextn: base.n_layer_nextn,
+                base: base_digest,
+            },
+            n_chunks: chunks.len() as u64,
+            shard: task.shard,
+            every: flags.state_frequency.map(u64::from),
+            interval: (flags.state_interval > 0).then(|| Duration::from_secs(flags.state_interval.into())),
+            last: Instant::now(),
+            last_chunks: 0,
+            ours: false,
+        }))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the file holds this run.
+    pub(crate) fn is_saved(&self) -> bool {
+        self.ours
+    }
+
+    /// The run that the file holds, if it is this one.
+    pub(crate) fn load(&mut self) -> anyhow::Result<Option<Start>> {
+        if !self.path.exists() {
+            return Ok(None);
+        }
+        let shown = self.path.display();
+        let state = State::load(&self.path).with_context(|| format!("cannot resume from '{shown}'"))?;
+        state.fingerprint.compare(&self.fingerprint).with_context(|| format!("cannot resume from '{shown}': another run"))?;
+        let (found, expected) = (&state.progress, self.n_chunks);
+        ensure!(
+            found.n_chunks == expected,
+            "cannot resume from '{shown}': its run has {} chunks, this one {expected} (--chunks)",
+            found.n_chunks
+        );
+        ensure!(
+            found.shard == self.shard,
+            "cannot resume from '{shown}': it is shard {}/{}, not {}/{}",
+            found.shard.index(),
+            found.shard.count(),
+            self.shard.index(),
+            self.shard.count()
+        );
+        ensure!(
+            state.output == self.output,
+            "cannot resume from '{shown}': its run started from other files or is of another text ({}), not ({})",
+            state.output.datasets.join(", "),
+            self.output.datasets.join(", ")
+        );
+        self.ours = true;
+        self.last_chunks = found.done.len();
+        let State { progress, likelihoods, sums, .. } = state;
+        Ok(Some(Start {
+            earlier: Earlier::from_state(sums, progress.chunk_count),
+            position: Position {
+                done: progress.done,
+                discarded: progress.discarded,
+                likelihoods: likelihoods.unwrap_or_default(),
+                tokens: progress.tokens,
+            },
+        }))
+    }
+
+    /// The last state that this run has saved.
+    pub(crate) fn restore(&mut self) -> Option<Start> {
+        if !self.ours {
+            return None;
+        }
+        self.load().unwrap_or_else(|error| {
+            log::warn(format_args!("{error:#}; starting over"));
+            None
+        })
+    }
+
+    /// Refuses to write over a run that is not this one.
+    pub(crate) fn refuse_to_overwrite(&self) -> anyhow::Result<()> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        let shown = self.path.display();
+        match State::load(&self.path) {
+            Ok(state) => bail!(
+                "'{shown}' holds a run of which {} of {} chunks are done: --resume goes on with it; to begin anew, delete it",
+                state.progress.done.len(),
+                state.progress.n_chunks
+            ),
+            Err(error) => bail!("'{shown}' is there and is no state that can be read ({error}): delete it to begin anew"),
+        }
+    }
+
+    /// Whether it is time to save.
+    pub(crate) fn is_due(&self, position: &Position) -> bool {
+        match (self.every, self.interval) {
+            (Some(every), _) => position.done.len() >= self.last_chunks + every,
+            (None, Some(interval)) => self.last.elapsed() >= interval,
+            (None, None) => false,
+        }
+    }
+
+    /// Replaces the file. Where that fails the last one stays, and it is tried again when it is next due.
+    pub(crate) fn save(&mut self, checkpoint: &Checkpoint<'_>) -> anyhow::Result<()> {
+        let position = checkpoint.position;
+        let state = State {
+            fingerprint: self.fingerprint.clone(),
+            progress: Progress {
+                n_chunks: self.n_chunks,
+                done: position.done.clone(),
+                discarded: position.discarded.clone(),
+                shard: self.shard,
+                tokens: position.tokens,
+                chunk_count: checkpoint.snapshot.chunks,
+            },
+            output: self.output.clone(),
+            likelihoods: Some(position.likelihoods.clone()),
+            sums: checkpoint.snapshot.sums(self.fingerprint.accumulate),
+        };
+        self.last = Instant::now();
+        self.last_chunks = position.done.len();
+        state.save(&self.path).with_context(|| format!("cannot save '{}'", self.path.display()))?;
+        self.ours = true;
+        Ok(())
+    }
+
+    /// The run is complete: its file has served.
+    pub(crate) fn remove(&self) {
+        if self.ours && let Err(error) = std::fs::remove_file(&self.path) {
+            log::warn(format_args!("cannot remove '{}', which is of no more use: {error}", self.path.display()));
+        }
+    }
+}
+
+/// What changes results besides what the fingerprint names.
+fn deciding_flags(task: &Collect) -> BTreeMap<String, String> {
+    let flags = &task.flags;
+    let mut named = BTreeMap::new();
+    let mut add = |name: &str, value: String| named.insert(name.to_owned(), value);
+    add("ppl", (!flags.no_ppl).to_string());
+    add("process-output", flags.process_output.to_string());
+    add("min-rows", flags.min_rows.to_string());
+    add("keep-tail", flags.keep_tail.to_string());
+    add("chunk", flags.chunk.to_string());
+    add("nextn", task.nextn.to_string());
+    add("flash-attn", format!("{:?}", flags.flash_attn));
+    add("cache-type-k", format!("{:?}", flags.cache_type_k));
+    add("cache-type-v", format!("{:?}", flags.cache_type_v));
+    add("swa-full", flags.swa_full.to_string());
+    add("override-kv", format!("{:?}", flags.override_kv));
+    add("lora", format!("{:?}", flags.lora));
+    add("control-vector", format!("{:?} {:?}", flags.control_vectors, flags.control_vector_layers));
+    let rope = (flags.rope_freq_base, flags.rope_freq_scale, flags.yarn_ext_factor, flags.yarn_attn_factor);
+    let yarn = (flags.yarn_orig_ctx, flags.yarn_beta_fast, flags.yarn_beta_slow);
+    add("rope", format!("{:?} {rope:?} {yarn:?}", flags.rope_scaling));
+    named
+}

@@ -1,0 +1,176 @@
+//! Sums of either kind.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::exact::{self, ExactEntry, SQUARE_WORDS, SUM_WORDS};
+use crate::imatrix::Entry;
+use crate::state::Accumulate;
+
+use super::kernel::add_rows;
+
+/// One weight's sums as they are kept while collecting.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Stored {
+    F32(Entry),
+    Exact(ExactEntry),
+}
+
+impl Stored {
+    pub(super) fn empty(kind: Accumulate) -> Self {
+        match kind {
+            Accumulate::F32 => Self::F32(Entry::default()),
+            Accumulate::F64 => Self::Exact(ExactEntry::default()),
+        }
+    }
+
+    /// Sums collected earlier.
+    pub(super) fn from_entry(entry: Entry, kind: Accumulate) -> Result<Self, exact::Error> {
+        match kind {
+            Accumulate::F32 => Ok(Self::F32(entry)),
+            Accumulate::F64 => ExactEntry::from_rounded(&entry).map(Self::Exact),
+        }
+    }
+
+    /// Number of values: channels times matrices.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::F32(entry) => entry.sum2.len(),
+            Self::Exact(entry) => entry.len(),
+        }
+    }
+
+    pub(super) fn counts(&self) -> &[i64] {
+        match self {
+            Self::F32(entry) => &entry.counts,
+            Self::Exact(entry) => &entry.counts,
+        }
+    }
+
+    pub(super) fn counts_mut(&mut self) -> &mut Vec<i64> {
+        match self {
+            Self::F32(entry) => &mut entry.counts,
+            Self::Exact(entry) => &mut entry.counts,
+        }
+    }
+
+    /// As they are written to a matrix.
+    pub(super) fn entry(&self) -> Cow<'_, Entry> {
+        match self {
+            Self::F32(entry) => Cow::Borrowed(entry),
+            Self::Exact(entry) => Cow::Owned(entry.round()),
+        }
+    }
+
+    /// Zeros for so many values and counts, in place of nothing.
+    pub(super) fn begin(&mut self, values: usize, counts: usize) {
+        match self {
+            Self::F32(entry) => {
+                *entry = Entry { sum2: vec![0.0; values], sum: Some(vec![0.0; values]), counts: vec![0; counts] };
+            }
+            Self::Exact(entry) => *entry = ExactEntry::zeros(values, counts),
+        }
+    }
+
+    /// Adds rows of `data`, each as long as `values` and starting at one of `starts`. Where a sum is not finite then, its
+    /// channel and value.
+    pub(super) fn add_rows(
+        &mut self,
+        values: Range<usize>,
+        data: &[f32],
+        starts: &[usize],
+    ) -> Result<(), (usize, f32)> {
+        match self {
+            Self::F32(entry) => {
+                let sum = entry.sum.as_mut().map(|sum| &mut sum[values.clone()]);
+                let sum2 = &mut entry.sum2[values];
+                add_rows(sum2, sum, data, starts);
+                match sum2.iter().position(|value| !value.is_finite()) {
+                    None => Ok(()),
+                    Some(channel) => Err((channel, sum2[channel])),
+                }
+            }
+            Self::Exact(entry) => entry.add_rows(values, data, starts).map_err(|out| {
+                let at = |start: &usize| data[start + out.channel];
+                let largest = starts.iter().map(at).find(|x| !x.is_finite());
+                (out.channel, largest.unwrap_or_else(|| starts.iter().map(at).fold(0.0, |a, x| if x.abs() > a { x.abs() } else { a })))
+            }),
+        }
+    }
+
+    /// Appends a copy of `values` of `from`, which is of the same kind.
+    pub(super) fn append(&mut self, from: &Self, values: Range<usize>) {
+        match (self, from) {
+            (Self::F32(to), Self::F32(from)) => {
+                to.sum2.extend_from_slice(&from.sum2[values.clone()]);
+                if let Some(sum) = &from.sum {
+                    to.sum.get_or_insert_default().extend_from_slice(&sum[values]);
+                }
+            }
+            (Self::Exact(to), Self::Exact(from)) => {
+                to.sum2.extend_from_slice(&from.sum2[words(&values, SQUARE_WORDS)]);
+                if let Some(sum) = &from.sum {
+                    to.sum.get_or_insert_default().extend_from_slice(&sum[words(&values, SUM_WORDS)]);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Overwrites `values` with what was [appended](Self::append) to `from`.
+    pub(super) fn restore(&mut self, values: Range<usize>, from: &Self, at: usize) {
+        let source = at..at + values.len();
+        match (self, from) {
+            (Self::F32(to), Self::F32(from)) => {
+                to.sum2[values.clone()].copy_from_slice(&from.sum2[source.clone()]);
+                if let (Some(to), Some(from)) = (&mut to.sum, &from.sum) {
+                    to[values].copy_from_slice(&from[source]);
+                }
+            }
+            (Self::Exact(to), Self::Exact(from)) => {
+                to.sum2[words(&values, SQUARE_WORDS)].copy_from_slice(&from.sum2[words(&source, SQUARE_WORDS)]);
+                if let (Some(to), Some(from)) = (&mut to.sum, &from.sum) {
+                    to[words(&values, SUM_WORDS)].copy_from_slice(&from[words(&source, SUM_WORDS)]);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Forgets all values and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        match self {
+            Self::F32(entry) => {
+                entry.sum2.clear();
+                entry.sum.as_mut().map(Vec::clear);
+            }
+            Self::Exact(entry) => {
+                entry.sum2.clear();
+                entry.sum.as_mut().map(Vec::clear);
+            }
+        }
+    }
+
+    pub(super) fn same_bits(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::F32(a), Self::F32(b)) => same_bits(a, b),
+            (Self::Exact(a), Self::Exact(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+fn words(values: &Range<usize>, words: usize) -> Range<usize> {
+    values.start * words..values.end * words
+}
+
+fn same_bits(a: &Entry, b: &Entry) -> bool {
+    let same = |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
+    a.counts == b.counts
+        && same(&a.sum2, &b.sum2)
+        && match (&a.sum, &b.sum) {
+            (None, None) => true,
+            (Some(a), Some(b)) => same(a, b),
+            _ => false,
+        }
+}

@@ -116,7 +116,9 @@ pub enum Error {
         source: llama::Error,
     },
     /// More such chunks than [`RunOptions::max_bad_chunks`].
-    #[error("{found} chunks with activations that are not finite, at most {limit} are discarded (--max-bad-chunks); the last: {last}")]
+    #[error(
+        "{found} chunks with activations that are not finite, at most {limit} are discarded (--max-bad-chunks); the last: {last}"
+    )]
     TooManyBadChunks {
         /// How many there are.
         found: usize,
@@ -125,6 +127,9 @@ pub enum Error {
         /// The last.
         last: Box<Error>,
     },
+    /// A chunk was to be discarded, and there is nothing to go back to.
+    #[error("a chunk is to be discarded, and the state of the run before it cannot be read again")]
+    NoCheckpoint,
     /// The model computes no logits, so there is no perplexity.
     #[error("the model computes no logits: perplexity needs them, run with --no-ppl")]
     NoLogits,
@@ -256,12 +261,15 @@ pub fn run(
     let started = Instant::now();
     let load_ms = passes[0].timings().load_ms;
     let mut delivery = Delivery::new(collector, listener, chunks, options, start.position.clone());
-    let mut attempt = start.clone();
+    let tokens_before = start.position.tokens;
+    // A run that goes on has its state in a file.
+    let fresh = start.position.done.is_empty().then(|| start.clone());
+    let mut attempt = start;
     let mut end = None;
     let mut failure = None;
     let stopped = loop {
         let batches = Batches::new(chunks, n_seq, options, &attempt.position, end);
-        collector.start_from(&attempt.earlier);
+        collector.start_from(attempt.earlier);
         delivery.position = attempt.position;
         let error = match lanes::evaluate(&mut passes, &batches, options, &mut delivery) {
             Ok(stopped) => break stopped,
@@ -269,7 +277,9 @@ pub fn run(
         };
         let Error::BadChunks { chunks: bad, .. } = &error else { return Err(error) };
         let mut discarded = delivery.discarded.clone();
-        bad.iter().for_each(|&chunk| discarded.insert(chunk as u64..chunk as u64 + 1));
+        for &chunk in bad {
+            discarded.insert(chunk as u64..chunk as u64 + 1);
+        }
         let first_bad = bad[0];
         if discarded.len() > options.max_bad_chunks as u64 {
             // What was collected before is brought to its end all the same.
@@ -280,7 +290,10 @@ pub fn run(
             delivery.listener.discarded(&error);
             delivery.discarded = discarded;
         }
-        attempt = delivery.listener.restore().unwrap_or_else(|| start.clone());
+        let Some(restored) = delivery.listener.restore().or_else(|| fresh.clone()) else {
+            return Err(failure.unwrap_or(Error::NoCheckpoint));
+        };
+        attempt = restored;
         attempt.position.discarded = delivery.discarded.clone();
     };
     if let Some(failure) = failure {
@@ -294,7 +307,7 @@ pub fn run(
         position.discarded = delivery.discarded;
     }
     let prompt_eval_ms = started.elapsed().as_secs_f64() * 1e3;
-    let prompt_tokens = i32::try_from(position.tokens - start.position.tokens).unwrap_or(i32::MAX);
+    let prompt_tokens = i32::try_from(position.tokens - tokens_before).unwrap_or(i32::MAX);
     Ok(Outcome {
         perplexity: perplexity.then(|| position.likelihoods.running.estimate()),
         timings: Timings { load_ms, prompt_eval_ms, prompt_tokens },

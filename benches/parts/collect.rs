@@ -58,7 +58,7 @@ fn collect(bencher: Bencher, product: &Product<'_>, experts: Option<&Vec<i32>>) 
     bencher.counter(BytesCount::of_slice(&data)).bench_local(|| {
         lane.begin_decode();
         lane.begin_node(1);
-        assert!(collector.asks(product));
+        assert!(lane.asks(product));
         lane.add(product, &rows, ids.as_ref())
     });
 }

@@ -80,10 +80,14 @@ impl Earlier {
         };
         match sums {
             state::Sums::F32(groups) => {
-                groups.into_iter().for_each(|group| add(group.weights, Stored::F32(group.entry.into_owned())));
+                for group in groups {
+                    add(group.weights, Stored::F32(group.entry.into_owned()));
+                }
             }
             state::Sums::Exact(groups) => {
-                groups.into_iter().for_each(|group| add(group.weights, Stored::Exact(group.entry.into_owned())));
+                for group in groups {
+                    add(group.weights, Stored::Exact(group.entry.into_owned()));
+                }
             }
         }
         Self { chunks, entries }
@@ -98,10 +102,10 @@ impl Collector {
     }
 
     /// Starts anew from sums collected earlier: they are added to. Lanes so far are not to be used any more.
-    pub fn start_from(&self, earlier: &Earlier) {
+    pub fn start_from(&self, earlier: Earlier) {
         let mut state = self.shared.fresh_state();
-        for (name, entry) in &earlier.entries {
-            state.sharing.load(name.clone(), Arc::clone(entry));
+        for (name, entry) in earlier.entries {
+            state.sharing.load(name, entry);
         }
         state.clock.start_from(earlier.chunks);
         *self.shared.lock() = state;

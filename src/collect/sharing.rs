@@ -145,10 +145,10 @@ impl Sharing {
         self.first.get_or_insert(weight);
         let index = self.weights[weight].capture;
         let capture = &mut self.captures[index];
-        let sums = capture.sums.take().unwrap_or_else(|| Sums {
-            entry: Arc::new(Stored::empty(self.accumulate)),
-            undo: Undo::default(),
-        });
+        let sums = capture
+            .sums
+            .take()
+            .unwrap_or_else(|| Sums { entry: Arc::new(Stored::empty(self.accumulate)), undo: Undo::default() });
         if keep && capture.kept.is_none() {
             capture.kept = Some(Arc::clone(&sums.entry));
         }
@@ -198,8 +198,7 @@ impl Sharing {
             self.settle(index)
         };
         let own = self.add_capture(entry);
-        self.captures[own] =
-            Capture { turn, seen, expected, kept, members: 1, sums: self.captures[own].sums.take() };
+        self.captures[own] = Capture { turn, seen, expected, kept, members: 1, sums: self.captures[own].sums.take() };
         self.weights[weight].capture = own;
         passed
     }

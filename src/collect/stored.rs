@@ -93,7 +93,12 @@ impl Stored {
             Self::Exact(entry) => entry.add_rows(values, data, starts).map_err(|out| {
                 let at = |start: &usize| data[start + out.channel];
                 let largest = starts.iter().map(at).find(|x| !x.is_finite());
-                (out.channel, largest.unwrap_or_else(|| starts.iter().map(at).fold(0.0, |a, x| if x.abs() > a { x.abs() } else { a })))
+                (
+                    out.channel,
+                    largest.unwrap_or_else(|| {
+                        starts.iter().map(at).fold(0.0, |a, x| if x.abs() > a { x.abs() } else { a })
+                    }),
+                )
             }),
         }
     }

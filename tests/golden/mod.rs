@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use llama_imatrix::collect::Earlier;
 use llama_imatrix::imatrix::{Entry, Imatrix, Loaded};
 use llama_imatrix::llama::{FlashAttention, Model, ModelOptions, Tuning};
-use llama_imatrix::collect::Earlier;
 use llama_imatrix::run::{Lanes, Listener, RunOptions, Start, run};
 
 use crate::support;
@@ -20,10 +20,7 @@ const BOUND: f64 = 2e-3;
 struct Silent;
 
 impl Listener for Silent {
-    fn due(
-        &mut self,
-        _: &llama_imatrix::collect::Snapshot,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn due(&mut self, _: &llama_imatrix::collect::Snapshot) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Ok(())
     }
     fn first_batch(&mut self, _: f32, _: usize, _: usize) {}
@@ -66,7 +63,8 @@ fn collect(model: &str) -> (Imatrix, f64) {
     let start = Start::new(Earlier::nothing());
     let outcome = run(&model, None, &chunks, &collector, start, &options, &mut Silent).unwrap();
     let mut imatrix = Imatrix { chunk_count: collector.chunks(), chunk_size: 128, ..Imatrix::default() };
-    imatrix.entries = collector.snapshot().entries().map(|(name, entry)| (name.to_owned(), entry.into_owned())).collect();
+    imatrix.entries =
+        collector.snapshot().entries().map(|(name, entry)| (name.to_owned(), entry.into_owned())).collect();
     (imatrix, outcome.perplexity.unwrap().value)
 }
 

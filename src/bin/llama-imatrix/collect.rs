@@ -27,7 +27,7 @@ mod with_llama {
 
     use crate::config::Collect;
     use crate::output::{print, print_saved, warn_of_gaps};
-    use crate::session::Session;
+    use crate::session::{Session, warn_of_discarded};
     use crate::signals::Signals;
     use crate::state_file::StateFile;
     use crate::{disk, files, log, progress, settings};
@@ -113,14 +113,19 @@ mod with_llama {
         Ok(start)
     }
 
-    fn finish(task: &Collect, collector: &Collector, outcome: &Outcome, session: &mut Session<'_>) -> anyhow::Result<()> {
+    fn finish(
+        task: &Collect,
+        collector: &Collector,
+        outcome: &Outcome,
+        session: &mut Session<'_>,
+    ) -> anyhow::Result<()> {
         if let Some(estimate) = outcome.perplexity {
             match estimate.error {
                 Some(error) => print(format_args!("Final estimate: PPL = {:.4} +/- {error:.5}\n", estimate.value)),
                 None => print(format_args!("Unexpected negative standard deviation of log(prob)\n")),
             }
         }
-        session.warn_of_discarded(&outcome.position);
+        warn_of_discarded(&outcome.position);
         if collector.inputs_of_too_few_rows() > 0 {
             log::warn(format_args!(
                 "{} inputs of fewer than {} rows were passed over; --min-rows 1 collects them",

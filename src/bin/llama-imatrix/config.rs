@@ -133,13 +133,7 @@ impl Config {
 }
 
 impl Collect {
-    fn new(
-        flags: Flags,
-        merge: Merge,
-        text: Vec<u8>,
-        dataset: Option<String>,
-        shard: Shard,
-    ) -> anyhow::Result<Self> {
+    fn new(flags: Flags, merge: Merge, text: Vec<u8>, dataset: Option<String>, shard: Shard) -> anyhow::Result<Self> {
         let accumulate = match flags.accumulate {
             None if shard.is_whole() => Accumulate::F32,
             None => Accumulate::F64,

@@ -108,12 +108,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    pub(crate) fn warn_of_discarded(&self, position: &Position) {
-        if !position.discarded.is_empty() {
-            log::warn(format_args!("chunks {} were discarded: their activations are not finite", position.discarded));
-        }
-    }
-
     /// Saves the state. What cannot be written now may be later: the sums are still in memory.
     fn save_state(&mut self, checkpoint: &Checkpoint<'_>) {
         if let Some(state) = &mut self.state
@@ -121,6 +115,13 @@ impl<'a> Session<'a> {
         {
             log::warn(format_args!("{error:#}; the run goes on, and it is tried again"));
         }
+    }
+}
+
+/// Says which chunks are missing in the result.
+pub(crate) fn warn_of_discarded(position: &Position) {
+    if !position.discarded.is_empty() {
+        log::warn(format_args!("chunks {} were discarded: their activations are not finite", position.discarded));
     }
 }
 
@@ -195,7 +196,9 @@ impl Listener for Session<'_> {
 
     fn discarded(&mut self, error: &Error) {
         let error = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-        let text = error.map(ToString::to_string).reduce(|all, cause| if all.contains(&cause) { all } else { format!("{all}: {cause}") });
+        let text = error
+            .map(ToString::to_string)
+            .reduce(|all, cause| if all.contains(&cause) { all } else { format!("{all}: {cause}") });
         log::warn(format_args!("discarded {}", text.unwrap_or_default()));
     }
 

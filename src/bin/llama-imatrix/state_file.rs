@@ -33,9 +33,16 @@ pub(crate) struct StateFile {
 
 impl StateFile {
     /// `None` where no state is kept.
-    pub(crate) fn new(task: &Collect, tokens: &Digest, n_tokens: usize, chunks: &Chunks, base: &Imatrix) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn new(
+        task: &Collect,
+        tokens: &Digest,
+        n_tokens: usize,
+        chunks: &Chunks,
+        base: &Imatrix,
+    ) -> anyhow::Result<Option<Self>> {
         let flags = &task.flags;
-        let wanted = flags.state_frequency.is_some() || flags.state_interval > 0 || !task.shard.is_whole() || flags.resume;
+        let wanted =
+            flags.state_frequency.is_some() || flags.state_interval > 0 || !task.shard.is_whole() || flags.resume;
         if !wanted {
             return Ok(None);
         }
@@ -98,7 +105,10 @@ impl StateFile {
         }
         let shown = self.path.display();
         let state = State::load(&self.path).with_context(|| format!("cannot resume from '{shown}'"))?;
-        state.fingerprint.compare(&self.fingerprint).with_context(|| format!("cannot resume from '{shown}': another run"))?;
+        state
+            .fingerprint
+            .compare(&self.fingerprint)
+            .with_context(|| format!("cannot resume from '{shown}': another run"))?;
         let (found, expected) = (&state.progress, self.n_chunks);
         ensure!(
             found.n_chunks == expected,
@@ -156,7 +166,9 @@ impl StateFile {
                 state.progress.done.len(),
                 state.progress.n_chunks
             ),
-            Err(error) => bail!("'{shown}' is there and is no state that can be read ({error}): delete it to begin anew"),
+            Err(error) => {
+                bail!("'{shown}' is there and is no state that can be read ({error}): delete it to begin anew")
+            }
         }
     }
 
@@ -195,7 +207,9 @@ impl StateFile {
 
     /// The run is complete: its file has served.
     pub(crate) fn remove(&self) {
-        if self.ours && let Err(error) = std::fs::remove_file(&self.path) {
+        if self.ours
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
             log::warn(format_args!("cannot remove '{}', which is of no more use: {error}", self.path.display()));
         }
     }

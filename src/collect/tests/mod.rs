@@ -14,7 +14,7 @@ fn collector() -> Lane {
 
 fn continued(imatrix: &Imatrix) -> Lane {
     let collector = Collector::new(&CollectorOptions { chunk_size: 16, ..CollectorOptions::default() });
-    collector.start_from(&Earlier::from_imatrix(imatrix, Accumulate::F32).unwrap());
+    collector.start_from(Earlier::from_imatrix(imatrix, Accumulate::F32).unwrap());
     collector.lane()
 }
 

@@ -1,5 +1,7 @@
 //! Perplexity of the text the model is run over.
 
+mod exp;
+
 /// Negative log-likelihood of each row's target: `-ln softmax(logits)[target]`, in nats.
 ///
 /// `logits` is `[targets.len(), n_vocab]`. Maximum and exponentials are f32, their sum f64, as in llama.cpp's tools, so
@@ -34,8 +36,7 @@ pub fn negative_log_likelihoods(logits: &[f32], n_vocab: usize, targets: &[i32],
 pub(crate) fn negative_log_likelihood(logits: &[f32], target: i32) -> f64 {
     let Some(&logit) = usize::try_from(target).ok().and_then(|target| logits.get(target)) else { return f64::NAN };
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from((logit - max).exp())).sum();
-    -(f64::from(logit - max) - sum.ln())
+    -(f64::from(logit - max) - exp::sum(logits, max).ln())
 }
 
 /// Running perplexity: `exp` of the mean negative log-likelihood.

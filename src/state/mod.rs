@@ -9,7 +9,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("imatrix.state");
-//! # let fingerprint = Fingerprint { chunk_size: 512, ..Fingerprint::default() };
+//! # let fingerprint = Fingerprint { chunk_size: 512, accumulate: llama_imatrix::state::Accumulate::F64, ..Fingerprint::default() };
 //! let entry = ExactEntry::zeros(8, 1);
 //! let mut progress = Progress { n_chunks: 10, ..Progress::default() };
 //! progress.done.insert(0..4);

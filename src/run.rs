@@ -1,6 +1,7 @@
 //! The loop: chunks through the model, with the collector watching.
 
 mod lanes;
+mod memory;
 mod nextn;
 mod pass;
 

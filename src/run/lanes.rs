@@ -11,14 +11,15 @@ use crate::llama::{self, Model};
 use crate::nextn::Layer;
 use crate::state::ChunkSet;
 
+use super::memory;
 use super::pass::Pass;
 use super::{Checkpoint, Error, Listener, Position, RunOptions, sequences_per_batch};
 
 /// How many batches are evaluated side by side, each with its share of the threads and a context of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Lanes {
-    /// Two where that is worth it: with two threads or more, four batches or more, and batches that are computed in one
-    /// piece.
+    /// Two where that is worth it: with two threads or more, four batches or more, batches that are computed in one
+    /// piece, and room for a second context in half of the memory that is available.
     #[default]
     Auto,
     /// So many, at least one, and no more than there are batches.
@@ -87,8 +88,26 @@ pub(super) fn passes<'a>(
     // Lanes take turns batch by batch: of a batch in several pieces the first would wait for the last of the one before.
     let n_seq = sequences_per_batch(options.n_batch, chunks.size());
     let in_one_piece = n_seq * chunks.size() <= options.n_ubatch.min(options.n_batch);
-    let lanes = if nextn.is_some() { 1 } else { options.lanes.resolve(options, n_batches, in_one_piece) };
-    (0..lanes).map(|_| Pass::new(model, nextn, chunks, collector, options)).collect()
+    let mut lanes = if nextn.is_some() { 1 } else { options.lanes.resolve(options, n_batches, in_one_piece) };
+    let pass = || Pass::new(model, nextn, chunks, collector, options);
+    let before = memory::reserved();
+    let mut passes = vec![pass()?];
+    if options.lanes == Lanes::Auto && !has_room(before) {
+        lanes = 1;
+    }
+    while passes.len() < lanes {
+        passes.push(pass()?);
+    }
+    Ok(passes)
+}
+
+/// Whether another context takes no more than half of the memory that is available, if the first took what was reserved
+/// since there were `before` bytes. Where the system does not tell, it does.
+fn has_room(before: Option<u64>) -> bool {
+    let (Some(before), Some(after), Some(available)) = (before, memory::reserved(), memory::available()) else {
+        return true;
+    };
+    after.saturating_sub(before) <= available / 2
 }
 
 /// What came of a batch.

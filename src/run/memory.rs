@@ -1,0 +1,31 @@
+//! Memory, as far as the system tells: what decides whether there is room for another lane.
+
+/// Bytes of memory that can be had without swapping. `None` where the system does not tell.
+pub(super) fn available() -> Option<u64> {
+    field("/proc/meminfo", "MemAvailable:")
+}
+
+/// Bytes of address space in use: memory that was reserved counts, whether or not it has been touched.
+pub(super) fn reserved() -> Option<u64> {
+    field("/proc/self/status", "VmSize:")
+}
+
+/// A field in kB of one of Linux's lists.
+fn field(list: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(list).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #[test]
+    fn linux_tells() {
+        assert!(super::available().unwrap() > 1 << 20);
+        let before = super::reserved().unwrap();
+        let block = vec![0_u8; 1 << 28];
+        assert!(super::reserved().unwrap() >= before + (1 << 28));
+        drop(block);
+    }
+}

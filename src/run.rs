@@ -165,7 +165,8 @@ pub fn run_with_nextn(
     let perplexity = passes[0].perplexity() && chunks.n_whole() > 0;
     let started = Instant::now();
     let load_ms = passes[0].timings().load_ms;
-    let mut delivery = Delivery { collector: &collector, listener, n_chunks: chunks.len(), n_seq, perplexity: Perplexity::default() };
+    let mut delivery =
+        Delivery { collector: &collector, listener, n_chunks: chunks.len(), n_seq, perplexity: Perplexity::default() };
     let prompt_tokens = lanes::evaluate(passes, &batches, options, &mut delivery)?;
     let outcome = Outcome {
         perplexity: perplexity.then(|| delivery.perplexity.estimate()),

@@ -182,8 +182,7 @@ impl Sharing {
             self.settle(index)
         };
         let own = self.add_capture(entry);
-        self.captures[own] =
-            Capture { turn, seen, expected, kept, members: 1, sums: self.captures[own].sums.take() };
+        self.captures[own] = Capture { turn, seen, expected, kept, members: 1, sums: self.captures[own].sums.take() };
         self.weights[weight].capture = own;
         passed
     }

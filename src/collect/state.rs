@@ -137,6 +137,11 @@ impl State {
     }
 
     pub(super) fn snapshot_now(&self) -> Snapshot {
-        Snapshot { due: Vec::new(), chunks: self.clock.chunks, batch: self.done.saturating_sub(1), entries: self.sharing.entries() }
+        Snapshot {
+            due: Vec::new(),
+            chunks: self.clock.chunks,
+            batch: self.done.saturating_sub(1),
+            entries: self.sharing.entries(),
+        }
     }
 }

@@ -304,4 +304,56 @@ mod tests {
         m.entries.insert("x".into(), Entry { sum: Some(vec![0.0; 3]), ..entry(4, &[1]) });
         assert!(matches!(m.write(io::sink(), Format::Gguf), Err(Error::SumLengths { sum: 3, sum2: 4, .. })));
     }
+
+    #[test]
+    fn a_large_file_is_saved_in_parts_and_is_the_one_that_is_written() {
+        let numbers = |seed: u32, n: usize| -> Vec<f32> {
+            (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8) as f32 * 1e-5).collect()
+        };
+        let mut m = Imatrix { chunk_size: 512, ..Imatrix::default() };
+        for (layer, n) in [(0, 200_000), (1, 200_000), (2, 300)] {
+            let (sum2, sum) = (numbers(layer, n), (layer != 1).then(|| numbers(layer + 9, n)));
+            m.entries.insert(format!("blk.{layer}.ffn_up.weight"), Entry { sum2, sum, counts: vec![7, 0, 5, 1] });
+        }
+        m.entries.insert("void".into(), entry(0, &[]));
+        let dir = tempfile::tempdir().unwrap();
+        for format in [Format::Gguf, Format::Dat] {
+            let path = dir.path().join("saved");
+            let mut written = Vec::new();
+            m.write(&mut written, format).unwrap();
+            m.save(&path, format).unwrap();
+            assert!(std::fs::read(&path).unwrap() == written, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn files_merge_to_the_same_bytes_where_they_lie() {
+        let bytes = |sum: Option<Vec<f32>>, counts: &[i64], format| {
+            let e = Entry { sum2: vec![0.1, -0.0, 3.0, 1e7], sum, counts: counts.to_vec() };
+            let m = Imatrix { entries: [("w".to_owned(), e)].into(), chunk_size: 512, ..Imatrix::default() };
+            let mut bytes = Vec::new();
+            m.write(&mut bytes, format).unwrap();
+            bytes
+        };
+        let full = bytes(Some(vec![-0.0, 0.3, 1.0, -7.0]), &[600, 700], Format::Gguf);
+        let legacy = bytes(None, &[900], Format::Dat);
+        let sizes = ChunkSizes { run: 512, legacy: 256 };
+        for files in [vec![&full], vec![&full, &full, &full], vec![&legacy, &full], vec![&full, &legacy]] {
+            let (mut owned, mut lazy) = (Imatrix::default(), Imatrix::new());
+            let opened: Vec<_> = files.iter().map(|bytes| File::from_bytes(bytes).unwrap()).collect();
+            let loaded: Vec<_> = opened.iter().map(|file| file.load().unwrap()).collect();
+            for loaded in &loaded {
+                assert_eq!(owned.merge(&loaded.to_owned(), sizes).unwrap(), lazy.merge(loaded, sizes).unwrap());
+            }
+            assert_eq!(lazy.to_owned(), owned);
+            owned.settle_chunk_size(512);
+            lazy.settle_chunk_size(512);
+            for format in [Format::Gguf, Format::Dat] {
+                let (mut a, mut b) = (Vec::new(), Vec::new());
+                owned.write(&mut a, format).unwrap();
+                lazy.write(&mut b, format).unwrap();
+                assert_eq!(a, b);
+            }
+        }
+    }
 }

@@ -218,7 +218,12 @@ impl<'m, O: Observer> Context<'m, O> {
         while let Some(start) = targets[from..].iter().position(Option::is_some).map(|skipped| from + skipped) {
             let wanted: Vec<Token> = targets[start..].iter().copied().map_while(|target| target).collect();
             let end = start + wanted.len();
-            scores.extend(negative_log_likelihoods(&logits[start * n_vocab..end * n_vocab], n_vocab, &wanted, n_threads));
+            scores.extend(negative_log_likelihoods(
+                &logits[start * n_vocab..end * n_vocab],
+                n_vocab,
+                &wanted,
+                n_threads,
+            ));
             from = end;
         }
         Some(scores)

@@ -193,11 +193,7 @@ impl<'m> Cuts<'m> {
             let begins = first_end.saturating_sub(token.len())..=last_begin;
             !token.is_empty() && begins.into_iter().any(|begin| text[begin..].starts_with(token))
         };
-        if self.special.iter().any(|token| touches(token)) {
-            None
-        } else {
-            Some((text.get(..end)?, text.get(begin..)?))
-        }
+        if self.special.iter().any(touches) { None } else { Some((text.get(..end)?, text.get(begin..)?)) }
     }
 }
 

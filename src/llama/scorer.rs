@@ -38,8 +38,7 @@ impl Scorer {
     /// `None` where ggml cannot set it up.
     pub(super) fn new(tail: Tail, n_threads: usize) -> Option<Self> {
         // SAFETY: a backend of our own, freed on drop.
-        let backend =
-            unsafe { sys::ggml_backend_init_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU, std::ptr::null()) };
+        let backend = unsafe { sys::ggml_backend_init_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU, std::ptr::null()) };
         let backend = NonNull::new(backend)?;
         // SAFETY: as above.
         let allocator = unsafe { sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(backend.as_ptr())) };

@@ -242,4 +242,100 @@ mod tests {
         assert_eq!(statistics("w", &entry(&[], None, &[1])), Err(Unusable));
         assert_eq!(statistics("w", &entry(&[1.0; 3], None, &[1, 1])), Err(Unusable));
     }
+
+    /// The formulas, column after column, as llama.cpp has them.
+    fn one_by_one(entry: &Entry) -> [u64; 8] {
+        let row = entry.row_len().unwrap();
+        let mut columns = Vec::new();
+        for (i, &sum2) in entry.sum2.iter().enumerate() {
+            let count = entry.counts[i / row] as f32;
+            let (inverse, sum) = (1.0 / f64::from(count), entry.sum.as_ref().map_or(sum2, |sum| sum[i]));
+            let (value, energy) = (f64::from(sum) * inverse, f64::from(sum2) * inverse);
+            if count > 0.0 && value.is_finite() && energy.is_finite() {
+                columns.push((value, energy));
+            }
+        }
+        let (mut sum, mut mean, mut sum_energy) = (0.0, 0.0, 0.0);
+        for (i, &(value, energy)) in columns.iter().enumerate() {
+            sum += energy;
+            mean += (value - mean) / (i + 1) as f64;
+            sum_energy += if energy > 0.0 { energy } else { 0.0 };
+        }
+        let (mut square, mut cube, mut fourth, mut entropy) = (0.0, 0.0, 0.0, 0.0);
+        for &(value, energy) in &columns {
+            let diff = value - mean;
+            square += diff * diff;
+            cube += diff * diff * diff;
+            fourth += diff * diff * diff * diff;
+            let p = energy.max(0.0) * if sum_energy > 0.0 { 1.0 / sum_energy } else { 0.0 };
+            if p > LEAST_SHARE {
+                entropy -= p * p.ln() * LOG2_E;
+            }
+        }
+        let n = columns.len() as f64;
+        let (m2, std_deviation) = (square / n, (square / n) as f32);
+        let skewness = if std_deviation.sqrt() > 1e-10 { (cube / n / (m2 * m2.sqrt())) as f32 } else { 0.0 };
+        let kurtosis = if std_deviation.sqrt() > 1e-10 { (fourth / n / (m2 * m2) - 3.0) as f32 } else { 0.0 };
+        let singles = [mean as f32, std_deviation.sqrt(), skewness, kurtosis, entropy as f32];
+        let bits = singles.map(|x| u64::from(x.to_bits()));
+        [
+            sum.to_bits(),
+            columns.len() as u64,
+            u64::from(entry.sum.is_none()),
+            bits[0],
+            bits[1],
+            bits[2],
+            bits[3],
+            bits[4],
+        ]
+    }
+
+    #[test]
+    fn side_by_side_as_one_by_one() {
+        let mut state = 1_u64;
+        let mut number = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 24) as f32
+        };
+        for round in 0..60 {
+            // Lengths and counts of their own, some columns without a number, energies over many powers of ten.
+            let entries: Vec<Entry> = (0..=round % LANES)
+                .map(|lane| {
+                    let (row, matrices) = (1 + (number() * 300.0) as usize, 1 + (number() * 4.0) as usize);
+                    let mut values: Vec<f32> =
+                        (0..row * matrices).map(|_| number() * 10_f32.powf(8.0 * number())).collect();
+                    let sums = values.iter().map(|x| x.sqrt() - 3.0 * number()).collect();
+                    if lane % 3 == 1 {
+                        let at = values.len() / 2;
+                        values[at] = f32::NAN;
+                        values[0] = f32::INFINITY;
+                    }
+                    let counts =
+                        (0..matrices).map(|m| if m % 3 == 1 { 0 } else { (number() * 5000.0) as i64 }).collect();
+                    Entry { sum2: values, sum: (lane % 4 != 2).then_some(sums), counts }
+                })
+                .collect();
+            let views: Vec<_> = entries.iter().map(Entry::view).collect();
+            let named: Vec<Named<'_>> = views.iter().map(|view| ("w", view)).collect();
+            for (entry, found) in entries.iter().zip(super::statistics(&named)) {
+                let expected = one_by_one(entry);
+                let Some(s) = found.unwrap() else {
+                    assert_eq!(expected[1], 0);
+                    continue;
+                };
+                let bits = [s.mean, s.std_deviation, s.skewness, s.kurtosis, s.entropy].map(|x| u64::from(x.to_bits()));
+                let found = [
+                    s.sum.to_bits(),
+                    s.elements as u64,
+                    u64::from(s.legacy),
+                    bits[0],
+                    bits[1],
+                    bits[2],
+                    bits[3],
+                    bits[4],
+                ];
+                assert_eq!(found, expected, "round {round}, {} values", entry.sum2.len());
+            }
+        }
+    }
 }

@@ -18,10 +18,7 @@ const BOUND: f64 = 2e-3;
 struct Silent;
 
 impl Listener for Silent {
-    fn due(
-        &mut self,
-        _: &llama_imatrix::collect::Snapshot,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn due(&mut self, _: &llama_imatrix::collect::Snapshot) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         Ok(())
     }
     fn first_batch(&mut self, _: f32, _: usize, _: usize) {}

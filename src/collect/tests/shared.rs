@@ -39,7 +39,8 @@ fn run(evaluations: &[&[(&'static str, usize)]]) -> (usize, usize) {
     }
     c.begin_decode();
     let snapshot = c.collector().snapshot();
-    let found: BTreeMap<_, _> = snapshot.entries().map(|(w, e)| (w.to_owned(), (e.sum2[0], sum(e)[0], e.counts[0]))).collect();
+    let found: BTreeMap<_, _> =
+        snapshot.entries().map(|(w, e)| (w.to_owned(), (e.sum2[0], sum(e)[0], e.counts[0]))).collect();
     let want: BTreeMap<_, _> = apart.0.into_iter().map(|(w, sums)| (w.to_owned(), sums)).collect();
     assert_eq!(found, want);
     (c.n_captures(), added)

@@ -157,9 +157,13 @@ class Bench:
     def offline(self, files):
         matrix = files[0][1]
         read_once(matrix)
+        legacy = self.work / "matrix.dat"
+        Run([self.programs["ours"], "--in-file", matrix, "-o", legacy], self.work, "matrix.dat")
         commands = {
             "merge with itself": ["--in-file", matrix, "--in-file", matrix],
             "`--show-statistics`": ["--show-statistics", "--in-file", matrix],
+            "GGUF to `.dat`": ["--in-file", matrix, "--output-format", "dat"],
+            "`.dat` to GGUF": ["--in-file", legacy],
         }
         rows = []
         for name, flags in commands.items():
@@ -171,10 +175,10 @@ class Bench:
                 # Upstream wants the name of a model, which it does not open.
                 theirs = self.imatrix("upstream", label, "-m", "none", *flags)
                 pairs.append((ours, theirs))
-                if name.startswith("merge"):
-                    same &= self.same_bytes()[0]
-                else:
+                if "--show-statistics" in flags:
                     same &= ours.stdout == theirs.stdout
+                else:
+                    same &= self.same_bytes()[0]
             ours, theirs = ([self.seconds(pair[who]) for pair in pairs] for who in (0, 1))
             medians = (f"{statistics.median(values):.2f}" for values in (ours, theirs))
             peaks = (f"{max(pair[who].peak for pair in pairs):.0f} MiB" for who in (0, 1))

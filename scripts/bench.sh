@@ -4,7 +4,7 @@
 #
 #   scripts/bench.sh [--pairs N] [--chunks SHORT,LONG] [--threads N] [--cpu] [MODEL...]   seconds a chunk
 #   scripts/bench.sh --memory [MODEL...]                                                  peak memory at default flags
-#   scripts/bench.sh --offline [--pairs N] [--cpu]                                        merge and statistics, 1 GiB
+#   scripts/bench.sh --offline [--pairs N] [--cpu]                                        merge, statistics, conversion, 1 GiB
 #
 #   MODEL             a name that scripts/make-model knows, or a GGUF file; all four if none is given
 #   --pairs N         how often each is run, in turn (5)

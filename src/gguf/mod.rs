@@ -21,7 +21,7 @@ pub use half::{f16_to_f32, f32_to_f16};
 pub use limits::{MAX_ARRAY_ELEMENTS, MAX_DIMS, MAX_NAME_BYTES, MAX_STRING_BYTES};
 pub use reader::{File, Tensor};
 pub use value::{Array, Value, ValueType};
-pub use writer::Writer;
+pub use writer::{F32Source, Writer};
 
 /// The first four bytes of every GGUF file.
 pub const MAGIC: [u8; 4] = *b"GGUF";

@@ -37,12 +37,35 @@ struct Described<'a> {
     data: Data<'a>,
 }
 
-#[derive(Debug)]
+/// Numbers that are read while they are written: an imatrix can take gigabytes.
+pub trait F32Source: Sync {
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The numbers from `at` on, as many as `into` has room for; called in order, and never for
+    /// more than there are.
+    fn read(&self, at: usize, into: &mut [f32]);
+}
+
+/// Numbers turned into bytes at once.
+const BLOCK: usize = 1 << 16;
+
 enum Data<'a> {
     Bytes(Cow<'a, [u8]>),
-    /// Kept as numbers and turned into bytes while writing: an imatrix can take gigabytes.
     F32(Cow<'a, [f32]>),
     I64(Cow<'a, [i64]>),
+    Source(&'a dyn F32Source),
+}
+
+impl std::fmt::Debug for Data<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.len())
+    }
 }
 
 impl Data<'_> {
@@ -51,6 +74,7 @@ impl Data<'_> {
             Data::Bytes(b) => b.len() as u64,
             Data::F32(v) => v.len() as u64 * 4,
             Data::I64(v) => v.len() as u64 * 8,
+            Data::Source(v) => v.len() as u64 * 4,
         }
     }
 }
@@ -113,6 +137,19 @@ impl<'a> Writer<'a> {
         self.push(name.into(), DType::I64, shape, Data::I64(data.into()))
     }
 
+    /// Adds an F32 tensor whose numbers are read when the file is written.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn f32_source(
+        &mut self,
+        name: impl Into<String>,
+        shape: &[u64],
+        data: &'a dyn F32Source,
+    ) -> Result<&mut Self, Error> {
+        self.push(name.into(), DType::F32, shape, Data::Source(data))
+    }
+
     /// Adds an F16 tensor, the values rounded to nearest, ties to even.
     ///
     /// # Errors
@@ -147,6 +184,39 @@ impl<'a> Writer<'a> {
     pub fn write_to(&self, w: impl io::Write) -> Result<(), Error> {
         let alignment = self.alignment()?;
         let mut out = Counted { inner: w, written: 0 };
+        self.write_header(&mut out, alignment)?;
+        let mut block = Block::default();
+        for t in &self.tensors {
+            match &t.data {
+                Data::Bytes(b) => out.bytes(b)?,
+                Data::F32(v) => out.f32s(v)?,
+                Data::I64(v) => out.i64s(v)?,
+                Data::Source(v) => out.source(*v, &mut block)?,
+            }
+            out.pad(alignment)?;
+        }
+        out.inner.flush()?;
+        Ok(())
+    }
+
+    /// Where in the file each tensor's data begins.
+    ///
+    /// # Errors
+    /// As [`write_to`](Self::write_to) has them for keys.
+    pub fn places(&self) -> Result<Vec<u64>, Error> {
+        let alignment = self.alignment()?;
+        let mut header = Counted { inner: io::sink(), written: 0 };
+        self.write_header(&mut header, alignment)?;
+        let offsets = self.tensors.iter().scan(header.written, |at, t| {
+            let here = *at;
+            *at += t.data.len().next_multiple_of(alignment);
+            Some(here)
+        });
+        Ok(offsets.collect())
+    }
+
+    /// All before the tensors' data.
+    fn write_header(&self, out: &mut Counted<impl io::Write>, alignment: u64) -> Result<(), Error> {
         out.bytes(&MAGIC)?;
         out.bytes(&VERSION.to_le_bytes())?;
         out.bytes(&(self.tensors.len() as u64).to_le_bytes())?;
@@ -169,17 +239,7 @@ impl<'a> Writer<'a> {
             out.bytes(&offset.to_le_bytes())?;
             offset += t.data.len().next_multiple_of(alignment);
         }
-        out.pad(alignment)?;
-        for t in &self.tensors {
-            match &t.data {
-                Data::Bytes(b) => out.bytes(b)?,
-                Data::F32(v) => out.f32s(v)?,
-                Data::I64(v) => out.i64s(v)?,
-            }
-            out.pad(alignment)?;
-        }
-        out.inner.flush()?;
-        Ok(())
+        Ok(out.pad(alignment)?)
     }
 
     fn alignment(&self) -> Result<u64, Error> {
@@ -209,6 +269,21 @@ fn tensor_bytes(name: &str, dtype: DType, shape: &[u64]) -> Result<u64, Error> {
         .ok_or_else(|| Error::ShapeOverflow { name: name.to_owned(), shape: shape.to_vec() })
 }
 
+/// Room for some of a source's numbers, and for their bytes.
+#[derive(Default)]
+struct Block {
+    numbers: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+/// The numbers as the file has them, in as much of `room` as they take.
+fn into_bytes<'r>(numbers: &[f32], room: &'r mut [u8]) -> &'r [u8] {
+    for (to, x) in room.as_chunks_mut().0.iter_mut().zip(numbers) {
+        *to = x.to_le_bytes();
+    }
+    &room[..numbers.len() * 4]
+}
+
 /// A writer that knows how far it is, for the padding.
 struct Counted<W> {
     inner: W,
@@ -236,10 +311,18 @@ impl<W: io::Write> Counted<W> {
     fn f32s(&mut self, values: &[f32]) -> io::Result<()> {
         let mut buffer = [0_u8; 4096];
         for part in values.chunks(buffer.len() / 4) {
-            for (to, x) in buffer.chunks_exact_mut(4).zip(part) {
-                to.copy_from_slice(&x.to_le_bytes());
-            }
-            self.bytes(&buffer[..part.len() * 4])?;
+            self.bytes(into_bytes(part, &mut buffer))?;
+        }
+        Ok(())
+    }
+
+    fn source(&mut self, values: &dyn F32Source, block: &mut Block) -> io::Result<()> {
+        for at in (0..values.len()).step_by(BLOCK) {
+            let n = BLOCK.min(values.len() - at);
+            block.numbers.resize(n, 0.0);
+            block.bytes.resize(n * 4, 0);
+            values.read(at, &mut block.numbers);
+            self.bytes(into_bytes(&block.numbers, &mut block.bytes))?;
         }
         Ok(())
     }

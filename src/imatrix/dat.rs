@@ -6,25 +6,36 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::{Entry, Error, Imatrix, Loaded};
+use super::{Entry, Error, Imatrix, Loaded, Numbers, Slice, Values};
 use crate::gguf::cursor::Cursor;
 
 /// Bytes of the shortest entry: an empty name, calls, and one value.
 const SHORTEST_ENTRY: u64 = 4 + 4 + 4 + 4;
+/// Numbers turned into bytes at once.
+const BLOCK: usize = 1 << 16;
 /// Longest name taken from a file. llama.cpp's tensor names have at most 63 bytes.
 const MAX_NAME: i32 = 1024;
 
-pub(super) fn read(bytes: &[u8]) -> Result<Loaded, Error> {
+pub(super) fn read(bytes: &[u8]) -> Result<Loaded<Slice<'_>>, Error> {
     let mut cursor = Cursor::new(bytes);
     let n_entries = cursor.i32("number of legacy entries")?;
     let limit = cursor.left() / SHORTEST_ENTRY;
     if n_entries < 1 || n_entries as u64 > limit {
         return Err(Error::DatEntries { found: n_entries, limit });
     }
-    let mut loaded = Loaded { is_legacy: true, ..Loaded::default() };
+    let mut entries = BTreeMap::new();
     for entry in 1..=n_entries {
-        read_entry(&mut cursor, entry, &mut loaded.entries)?;
+        read_entry(&mut cursor, entry, &mut entries)?;
     }
+    let mut loaded = Loaded {
+        entries,
+        datasets: Vec::new(),
+        chunk_count: 0,
+        chunk_size: 0,
+        n_layer_nextn: 0,
+        is_legacy: true,
+        has_metadata: false,
+    };
     // What follows came to the format later, so a file may end here or after the chunks.
     if cursor.left() > 0 {
         loaded.chunk_count = cursor.i32("number of chunks")?;
@@ -39,7 +50,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Loaded, Error> {
     Ok(loaded)
 }
 
-fn read_entry(cursor: &mut Cursor<'_>, entry: i32, entries: &mut BTreeMap<String, Entry>) -> Result<(), Error> {
+fn read_entry<'f>(
+    cursor: &mut Cursor<'f>,
+    entry: i32,
+    entries: &mut BTreeMap<String, Entry<Slice<'f>>>,
+) -> Result<(), Error> {
     let name_len = bounded(cursor, entry, "name length", 0, MAX_NAME)?;
     let name = c_str(cursor.take("name of an entry", name_len as u64)?);
     let name = std::str::from_utf8(name)
@@ -47,8 +62,7 @@ fn read_entry(cursor: &mut Cursor<'_>, entry: i32, entries: &mut BTreeMap<String
     let calls = bounded(cursor, entry, "number of calls", 0, i32::MAX)?;
     let n = bounded(cursor, entry, "number of values", 1, i32::MAX)?;
     let data = cursor.take("values of an entry", n as u64 * 4)?;
-    let sum2 = data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    let read = Entry { sum2, sum: None, counts: vec![calls.into()] };
+    let read = Entry { sum2: Slice::of_bytes(data), sum: None, counts: vec![calls.into()] };
     match entries.insert(name.to_owned(), read) {
         None => Ok(()),
         Some(_) => Err(Error::DuplicateEntry(name.to_owned())),
@@ -66,8 +80,8 @@ fn c_str(bytes: &[u8]) -> &[u8] {
     bytes.split(|&b| b == 0).next().unwrap_or_default()
 }
 
-pub(super) fn write(imatrix: &Imatrix, mut w: impl io::Write) -> Result<(), Error> {
-    let has_data = |e: &Entry| e.counts.iter().any(|&c| c != 0);
+pub(super) fn write(imatrix: &Imatrix<Numbers<'_>>, mut w: impl io::Write) -> Result<(), Error> {
+    let has_data = |e: &Entry<_>| e.counts.iter().any(|&c| c != 0);
     let stored: Vec<_> = imatrix.entries.iter().filter(|(_, e)| has_data(e)).collect();
 
     put(&mut w, length("number of entries", stored.len())?)?;
@@ -88,24 +102,43 @@ pub(super) fn write(imatrix: &Imatrix, mut w: impl io::Write) -> Result<(), Erro
 }
 
 /// The largest count in chunks, rounded up so that little data does not become none.
-fn calls(entry: &Entry, chunk_size: i32) -> i32 {
+fn calls(entry: &Entry<Numbers<'_>>, chunk_size: i32) -> i32 {
     let chunk_size = i64::from(chunk_size);
     let most = entry.counts.iter().copied().max().unwrap_or(0);
     (most.saturating_add(chunk_size - 1) / chunk_size) as i32
 }
 
-fn write_averages(w: &mut impl io::Write, entry: &Entry, calls: i32) -> io::Result<()> {
+fn write_averages(w: &mut impl io::Write, entry: &Entry<Numbers<'_>>, calls: i32) -> io::Result<()> {
     let Some(row) = entry.row_len().filter(|&row| row > 0) else {
         return Ok(());
     };
-    for (values, &count) in entry.sum2.chunks(row).zip(&entry.counts) {
-        for &value in values {
-            // A matrix that no row has reached counts as 1 everywhere.
-            let average = if count == 0 { 1.0 } else { value / count as f32 };
-            w.write_all(&(average * calls as f32).to_le_bytes())?;
+    let mut numbers = vec![0.0; BLOCK.min(entry.sum2.len())];
+    let mut bytes = vec![0; numbers.len() * 4];
+    for at in (0..entry.sum2.len()).step_by(BLOCK) {
+        let values = &mut numbers[..BLOCK.min(entry.sum2.len() - at)];
+        entry.sum2.read(at, values);
+        average(values, at, row, entry, calls);
+        let out = &mut bytes[..values.len() * 4];
+        for (to, x) in out.as_chunks_mut().0.iter_mut().zip(values) {
+            *to = x.to_le_bytes();
         }
+        w.write_all(out)?;
     }
     Ok(())
+}
+
+/// Turns the sums from `at` on into averages times calls.
+fn average(mut values: &mut [f32], mut at: usize, row: usize, entry: &Entry<Numbers<'_>>, calls: i32) {
+    while !values.is_empty() {
+        let (of_matrix, rest) = values.split_at_mut((row - at % row).min(values.len()));
+        // A matrix that no row has reached counts as 1 everywhere.
+        match entry.counts.get(at / row) {
+            None | Some(0) => of_matrix.fill(1.0 * calls as f32),
+            Some(&count) => of_matrix.iter_mut().for_each(|x| *x = *x / count as f32 * calls as f32),
+        }
+        at += of_matrix.len();
+        values = rest;
+    }
 }
 
 fn length(what: &'static str, found: usize) -> Result<i32, Error> {

@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::resume_unwind;
+use std::thread;
 
-use super::{Entry, Error, Imatrix, Loaded};
+use super::{Entry, Error, Imatrix, Loaded, Numbers, Slice, Values};
 use crate::gguf::{DType, File, MAX_NAME_BYTES, Tensor, Value, Writer};
-use crate::stats;
+use crate::stats::{self, Statistics};
 
 const GENERAL_TYPE: &str = "general.type";
 const DATASETS: &str = "imatrix.datasets";
@@ -26,7 +28,7 @@ const STATS: &str = ".stats";
 /// a thousand of them cannot overflow.
 const MAX_COUNT: f32 = 9_007_199_254_740_992.0; // 2^53
 
-pub(super) fn read(file: &File<'_>) -> Result<Loaded, Error> {
+pub(super) fn read<'f>(file: &'f File<'_>) -> Result<Loaded<Slice<'f>>, Error> {
     // Absent from some third-party files, hence only refused where it names something else.
     if let Some(kind) = file.get(GENERAL_TYPE).and_then(Value::as_str).filter(|&kind| kind != "imatrix") {
         return Err(Error::NotImatrix(kind.to_owned()));
@@ -82,16 +84,17 @@ fn group<'f>(file: &'f File<'_>) -> BTreeMap<&'f str, Parts<'f>> {
     parts
 }
 
-impl Parts<'_> {
-    fn entry(&self, name: &str) -> Result<Entry, Error> {
-        let required = |tensor: &Option<Tensor<'_>>, part| match tensor {
+impl<'f> Parts<'f> {
+    fn entry(&self, name: &str) -> Result<Entry<Slice<'f>>, Error> {
+        let required = |tensor: &Option<Tensor<'f>>, part| match tensor {
             Some(t) => values(t, name, part),
             None => Err(Error::MissingPart { name: name.to_owned(), part }),
         };
         let sum2 = required(&self.in_sum2, IN_SUM2)?;
         let counts = required(&self.counts, COUNTS)?;
         let sum = self.in_sum.as_ref().map(|t| values(t, name, IN_SUM)).transpose()?;
-        let counts = counts.iter().enumerate().map(|(index, &c)| count(name, index, c)).collect::<Result<_, _>>()?;
+        let counts = counts.numbers().to_vec().into_iter().enumerate();
+        let counts = counts.map(|(index, c)| count(name, index, c)).collect::<Result<_, _>>()?;
         let entry = Entry { sum2, sum, counts };
         // Before the lengths are used: an empty sum beside sums of squares is a mismatch, too.
         if let Some(sum) = entry.sum.as_ref().filter(|sum| sum.len() != entry.sum2.len()) {
@@ -102,9 +105,11 @@ impl Parts<'_> {
     }
 }
 
-fn values(tensor: &Tensor<'_>, name: &str, part: &'static str) -> Result<Vec<f32>, Error> {
-    let wrong_type = || Error::PartType { name: name.to_owned(), part, found: tensor.dtype };
-    Some(tensor).filter(|t| t.dtype == DType::F32).and_then(Tensor::to_f32).ok_or_else(wrong_type)
+fn values<'f>(tensor: &Tensor<'f>, name: &str, part: &'static str) -> Result<Slice<'f>, Error> {
+    match tensor.dtype {
+        DType::F32 => Ok(Slice::of_bytes(tensor.data)),
+        found => Err(Error::PartType { name: name.to_owned(), part, found }),
+    }
 }
 
 /// A count, rounded half away from zero as upstream's `lround` does.
@@ -116,8 +121,51 @@ fn count(name: &str, index: usize, found: f32) -> Result<i64, Error> {
     }
 }
 
-pub(super) fn write(imatrix: &Imatrix, w: impl io::Write) -> Result<(), Error> {
-    let statistics = stats::Statistics::new(&imatrix.entries, imatrix.n_layer_nextn);
+/// Sums from which statistics are worth a thread beside the writing one.
+const WORTH_A_THREAD: usize = 1 << 18;
+
+pub(super) fn write(imatrix: &Imatrix<Numbers<'_>>, w: impl io::Write) -> Result<(), Error> {
+    let statistics = Statistics::new(&imatrix.entries, imatrix.n_layer_nextn);
+    Ok(file(imatrix, &statistics)?.write_to(w)?)
+}
+
+/// As [`write`], the statistics computed meanwhile: they come into their places at the end. What
+/// they take is so hidden behind the disk.
+pub(super) fn write_beside_statistics(
+    imatrix: &Imatrix<Numbers<'_>>,
+    mut w: impl io::Write + io::Seek,
+) -> Result<(), Error> {
+    if imatrix.entries.values().map(|e| e.sum2.len()).sum::<usize>() < WORTH_A_THREAD {
+        return write(imatrix, w);
+    }
+    let file = file(imatrix, &Statistics::default())?;
+    let (written, statistics) = thread::scope(|scope| {
+        let statistics = scope.spawn(|| Statistics::new(&imatrix.entries, imatrix.n_layer_nextn));
+        let written = file.write_to(&mut w);
+        (written, statistics.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    written?;
+    // By their order, not by their names, which may have been cut.
+    for (name, at) in imatrix.entries.keys().zip(places_of_statistics(imatrix, &file)?) {
+        let bytes: Vec<u8> = statistics_of(&statistics, name).iter().flat_map(|x| x.to_le_bytes()).collect();
+        w.seek(io::SeekFrom::Start(at))?;
+        w.write_all(&bytes)?;
+    }
+    Ok(w.flush()?)
+}
+
+/// Where each entry's statistics lie in the file: its last tensor.
+fn places_of_statistics(imatrix: &Imatrix<Numbers<'_>>, file: &Writer<'_>) -> Result<Vec<u64>, Error> {
+    let mut places = file.places()?.into_iter();
+    let tensors = imatrix.entries.values().map(|entry| match entry.row_len() {
+        None | Some(0) => 1,
+        Some(_) => 3 + usize::from(entry.present_sum().is_some()),
+    });
+    Ok(tensors.filter_map(|n| places.nth(n - 1)).collect())
+}
+
+/// The file, its numbers where they are.
+fn file<'a>(imatrix: &'a Imatrix<Numbers<'a>>, statistics: &Statistics) -> Result<Writer<'a>, Error> {
     let mut file = Writer::new();
     set_metadata(&mut file, imatrix);
     for (name, entry) in &imatrix.entries {
@@ -125,21 +173,24 @@ pub(super) fn write(imatrix: &Imatrix, w: impl io::Write) -> Result<(), Error> {
         if let Some(row) = entry.row_len().filter(|&row| row > 0) {
             let shape = [row as u64, matrices];
             let counts: Vec<f32> = entry.counts.iter().map(|&c| c as f32).collect();
-            file.f32_tensor(tensor_name(name, IN_SUM2), &shape, &entry.sum2)?;
+            file.f32_source(tensor_name(name, IN_SUM2), &shape, &entry.sum2)?;
             file.f32_tensor(tensor_name(name, COUNTS), &[1, matrices], counts)?;
-            if !entry.activations().is_empty() {
-                file.f32_tensor(tensor_name(name, IN_SUM), &shape, entry.activations())?;
+            if let Some(sum) = entry.present_sum() {
+                file.f32_source(tensor_name(name, IN_SUM), &shape, sum)?;
             }
         }
-        // Upstream writes zeros for a weight that has no statistics.
-        let values = statistics.get(name).map_or([0.0; stats::SCHEMA.len()], stats::TensorStats::values);
-        file.f32_tensor(tensor_name(name, STATS), &[stats::SCHEMA.len() as u64], values.to_vec())?;
+        let values = statistics_of(statistics, name);
+        file.f32_tensor(tensor_name(name, STATS), &[values.len() as u64], values.to_vec())?;
     }
-    file.write_to(w)?;
-    Ok(())
+    Ok(file)
 }
 
-fn set_metadata(file: &mut Writer<'_>, imatrix: &Imatrix) {
+/// Upstream writes zeros for a weight that has no statistics.
+fn statistics_of(statistics: &Statistics, name: &str) -> [f32; stats::SCHEMA.len()] {
+    statistics.get(name).map_or([0.0; stats::SCHEMA.len()], stats::TensorStats::values)
+}
+
+fn set_metadata(file: &mut Writer<'_>, imatrix: &Imatrix<Numbers<'_>>) {
     // Upstream passes these on as C strings.
     let datasets: Vec<&str> = imatrix.datasets.iter().map(|d| d.split('\0').next().unwrap_or_default()).collect();
     file.set(GENERAL_TYPE, "imatrix");

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Entry, Error, Imatrix, Loaded};
+use super::{Entry, Error, Imatrix, Loaded, Ready, Sum, Values};
 
 /// Something about a file that a merge does not fail over, but its user should hear.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub const fn rows_to_chunks(rows: i64, chunk_size: i32) -> i32 {
     (rows.saturating_add((chunk_size / 2) as i64) / chunk_size as i64) as i32
 }
 
-impl Imatrix {
+impl<'a, V: Sum<'a> + Default> Imatrix<V> {
     /// Adds what a file holds, as upstream's `load_imatrix` does: in f32, file after file.
     ///
     /// A legacy file's averages become sums with `sizes.legacy` rows a call. Sums of activations are kept only while all contributions have
@@ -67,7 +67,7 @@ impl Imatrix {
     /// # Errors
     /// Entries whose sizes differ; a chunk size that is not positive; counts out of range. The
     /// matrix is then as it was.
-    pub fn merge(&mut self, loaded: &Loaded, sizes: ChunkSizes) -> Result<Vec<Warning>, Error> {
+    pub fn merge<R: Ready>(&mut self, loaded: &'a Loaded<R>, sizes: ChunkSizes) -> Result<Vec<Warning>, Error> {
         let sets_chunk_size = !loaded.is_legacy && loaded.chunk_size > 0;
         let first_size = if self.chunk_size == 0 && sets_chunk_size { loaded.chunk_size } else { self.chunk_size };
         let chunk_size = if first_size > 0 { first_size } else { sizes.run };
@@ -108,16 +108,20 @@ impl Imatrix {
 
 /// Everything that could fail half-way through adding `new`, checked beforehand. `scale` is the
 /// chunk size for a legacy file.
-fn check_sizes(name: &str, so_far: Option<&Entry>, new: &Entry, scale: Option<i32>) -> Result<(), Error> {
-    let empty = Entry::default();
-    let so_far = so_far.unwrap_or(&empty);
+fn check_sizes(
+    name: &str,
+    so_far: Option<&Entry<impl Values>>,
+    new: &Entry<impl Values>,
+    scale: Option<i32>,
+) -> Result<(), Error> {
+    let (have_values, have_counts) = so_far.map_or((0, [].as_slice()), |e| (e.sum2.len(), e.counts.as_slice()));
     let mismatch = |part, found, expected| Error::SizeMismatch { name: name.to_owned(), part, found, expected };
 
-    let (have, found) = (so_far.sum2.len(), new.sum2.len());
+    let (have, found) = (have_values, new.sum2.len());
     if have != 0 && have != found {
         return Err(mismatch("values", found, have));
     }
-    let (have, found) = (so_far.counts.len(), new.counts.len());
+    let (have, found) = (have_counts.len(), new.counts.len());
     if scale.is_none() && (have > 1 && have != found || have == 1 && found == 0) {
         return Err(mismatch("counts", found, have));
     }
@@ -126,17 +130,17 @@ fn check_sizes(name: &str, so_far: Option<&Entry>, new: &Entry, scale: Option<i3
     for i in 0..have.max(found) {
         spread(&new.counts, i)
             .checked_mul(scale.unwrap_or(1).into())
-            .and_then(|n| n.checked_add(spread(&so_far.counts, i)))
+            .and_then(|n| n.checked_add(spread(have_counts, i)))
             .ok_or_else(|| Error::CountOverflow(name.to_owned()))?;
     }
     Ok(())
 }
 
-impl Entry {
-    fn add(&mut self, new: &Entry) {
+impl<'a, V: Sum<'a>> Entry<V> {
+    fn add(&mut self, new: &'a Entry<impl Ready>) {
         let first = self.sum2.is_empty();
         if first {
-            self.sum2.resize(new.sum2.len(), 0.0);
+            self.sum2 = V::zeros(new.sum2.len());
         }
         match (self.counts.len(), new.counts.len()) {
             (0, n) => self.counts.resize(n, 0),
@@ -144,39 +148,30 @@ impl Entry {
             _ => {}
         }
         // Added to zeros rather than copied, as upstream does: -0 becomes 0.
-        add_to(&mut self.sum2, &new.sum2);
+        self.sum2.add(new.sum2.slice(), 1.0);
         for (have, more) in self.counts.iter_mut().zip(&new.counts) {
             *have += more;
         }
-        let new_sum = new.activations();
-        if !new_sum.is_empty() && (first || !self.activations().is_empty()) {
-            let sum = self.sum.get_or_insert_default();
-            sum.resize(new_sum.len(), 0.0);
-            add_to(sum, new_sum);
-        } else {
-            self.sum = None;
+        match new.present_sum() {
+            Some(more) if first => self.sum.insert(V::zeros(more.len())).add(more.slice(), 1.0),
+            Some(more) if self.present_sum().is_some() => {
+                self.sum.iter_mut().for_each(|sum| sum.add(more.slice(), 1.0));
+            }
+            _ => self.sum = None,
         }
     }
 
-    fn add_legacy(&mut self, new: &Entry, chunk_size: i32) {
+    fn add_legacy(&mut self, new: &'a Entry<impl Ready>, chunk_size: i32) {
         if self.sum2.is_empty() {
-            self.sum2.resize(new.sum2.len(), 0.0);
+            self.sum2 = V::zeros(new.sum2.len());
             self.counts.resize(1, 0);
         }
-        for (have, more) in self.sum2.iter_mut().zip(&new.sum2) {
-            *have += more * chunk_size as f32;
-        }
+        self.sum2.add(new.sum2.slice(), chunk_size as f32);
         let calls = new.counts.first().copied().unwrap_or(0);
         for have in &mut self.counts {
             *have += calls * i64::from(chunk_size);
         }
         self.sum = None;
-    }
-}
-
-fn add_to(sums: &mut [f32], more: &[f32]) {
-    for (have, more) in sums.iter_mut().zip(more) {
-        *have += more;
     }
 }
 

@@ -4,8 +4,12 @@ use std::fs::{self, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use super::early_sync::EarlySync;
+
 /// Symbolic links followed before giving up, as Linux does (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
+/// Bytes gathered before the system is asked to write them.
+const BUFFER: usize = 1 << 18;
 
 /// Writes a file through a temporary one in the same folder, then renames it into place.
 ///
@@ -20,23 +24,40 @@ pub fn save_atomic<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
 ) -> Result<(), E> {
+    save_with(path, |target| match target {
+        Target::File(w) => write(w),
+        Target::Stream(w) => write(w),
+    })
+}
+
+/// What a file is written through.
+pub(super) enum Target<'a> {
+    /// A file of its own: places in it can be written again.
+    File(&'a mut BufWriter<EarlySync>),
+    /// A pipe, a terminal.
+    Stream(&'a mut BufWriter<fs::File>),
+}
+
+/// [`save_atomic`], for who needs to know whether it is a file.
+pub(super) fn save_with<E: From<io::Error>>(
+    path: &Path,
+    write: impl FnOnce(Target<'_>) -> Result<(), E>,
+) -> Result<(), E> {
     let target = resolve(path)?;
     let existing = existing(&target)?;
     if existing.as_ref().is_some_and(|m| !m.is_file()) {
         return write_directly(&target, write);
     }
     let folder = folder_of(&target);
-    let mut temporary = temporary_in(folder)?;
-    {
-        let mut buffered = BufWriter::with_capacity(1 << 16, temporary.as_file_mut());
-        write(&mut buffered)?;
-        buffered.flush().map_err(step("write the temporary file"))?;
-    }
+    let temporary = temporary_in(folder)?;
+    let mut buffered = BufWriter::with_capacity(BUFFER, EarlySync::new(own_handle(&temporary)?));
+    write(Target::File(&mut buffered))?;
+    let syncing = buffered.into_inner().map_err(|e| step("write the temporary file")(e.into_error()))?;
     if let Some(metadata) = existing {
         let permissions = metadata.permissions();
         temporary.as_file().set_permissions(permissions).map_err(step("set the output file's permissions"))?;
     }
-    temporary.as_file().sync_all().map_err(step("sync the temporary file"))?;
+    syncing.finish().map_err(step("sync the temporary file"))?;
     temporary.persist(&target).map_err(|e| step("rename the temporary file")(e.error))?;
     sync_folder(folder).map_err(step("sync the output folder"))?;
     Ok(())
@@ -97,13 +118,10 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other(format!("more than {MAX_LINKS} symbolic links lead on from the output file")))
 }
 
-fn write_directly<E: From<io::Error>>(
-    target: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
-) -> Result<(), E> {
+fn write_directly<E: From<io::Error>>(target: &Path, write: impl FnOnce(Target<'_>) -> Result<(), E>) -> Result<(), E> {
     let file = fs::OpenOptions::new().write(true).open(target).map_err(step("open the output file"))?;
-    let mut buffered = BufWriter::new(file);
-    write(&mut buffered)?;
+    let mut buffered = BufWriter::with_capacity(BUFFER, file);
+    write(Target::Stream(&mut buffered))?;
     buffered.flush().map_err(step("write the output file"))?;
     Ok(())
 }
@@ -117,6 +135,10 @@ fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     builder.tempfile_in(folder).map_err(|e| {
         io::Error::new(e.kind(), format!("cannot create a temporary file in folder '{}': {e}", folder.display()))
     })
+}
+
+fn own_handle(temporary: &tempfile::NamedTempFile) -> io::Result<fs::File> {
+    temporary.as_file().try_clone().map_err(step("open the temporary file again"))
 }
 
 #[cfg(unix)]

@@ -38,7 +38,7 @@ pub fn merge_weighted(files: &[(Loaded, f64)], sizes: ChunkSizes) -> Result<(Ima
         let Loaded { datasets, chunk_count, chunk_size, n_layer_nextn, is_legacy, has_metadata, entries: _ } = loaded;
         warnings.extend(imatrix.merge(
             &Loaded {
-                entries: BTreeMap::new(),
+                entries: BTreeMap::<String, Entry>::new(),
                 datasets: datasets.clone(),
                 chunk_count: *chunk_count,
                 chunk_size: *chunk_size,

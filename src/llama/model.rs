@@ -1,4 +1,4 @@
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -14,6 +14,8 @@ pub struct Model {
     ptr: NonNull<sys::llama_model>,
     /// Adapters and their scales. They belong to the model and are freed with it.
     adapters: Vec<(NonNull<sys::llama_adapter_lora>, f32)>,
+    /// Whether something the file says about its tokenizer was overridden: [`Model::meta`] has the file's word.
+    tokenizer_overridden: bool,
 }
 
 // SAFETY: a loaded llama_model is never written again; llama.cpp shares one between contexts on several threads.
@@ -39,8 +41,9 @@ impl Model {
         let params = arrays.params(options);
         // SAFETY: the path is NUL-terminated, and it and what `params` points to in `arrays` outlive the call.
         let (ptr, reason) = with_reason(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
+        let tokenizer_overridden = options.kv_overrides.iter().any(|(key, _)| key.starts_with("tokenizer."));
         NonNull::new(ptr)
-            .map(|ptr| Self { ptr, adapters: Vec::new() })
+            .map(|ptr| Self { ptr, adapters: Vec::new(), tokenizer_overridden })
             .ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason })
     }
 
@@ -48,7 +51,22 @@ impl Model {
     #[must_use]
     pub fn vocab(&self) -> Vocab<'_> {
         // SAFETY: the model is alive; its vocabulary lives and dies with it, which the lifetime says.
-        Vocab::new(unsafe { sys::llama_model_get_vocab(self.ptr.as_ptr()) })
+        Vocab::new(unsafe { sys::llama_model_get_vocab(self.ptr.as_ptr()) }, self)
+    }
+
+    pub(super) fn tokenizer_overridden(&self) -> bool {
+        self.tokenizer_overridden
+    }
+
+    /// A string of the file's key/values, if it is there and not absurdly long.
+    pub(super) fn meta(&self, key: &CStr) -> Option<String> {
+        let mut value = [0_u8; 128];
+        // SAFETY: the model is alive, the key NUL-terminated, and llama.cpp writes at most the bytes there are.
+        let len = unsafe {
+            sys::llama_model_meta_val_str(self.ptr.as_ptr(), key.as_ptr(), value.as_mut_ptr().cast(), value.len())
+        };
+        let text = value.get(..usize::try_from(len).ok()?)?;
+        String::from_utf8(text.to_vec()).ok()
     }
 
     /// Tokens of context the model was trained on.

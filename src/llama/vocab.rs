@@ -1,14 +1,23 @@
 use std::ffi::CStr;
 use std::fmt;
-use std::marker::PhantomData;
 
 use llama_cpp_sys_2 as sys;
 
-use super::{Error, Token};
+use super::{Error, Model, Token};
 
 /// How a vocabulary's tokenizer works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VocabKind(sys::llama_vocab_type);
+
+impl VocabKind {
+    pub(super) fn is_spm(self) -> bool {
+        self.0 == sys::LLAMA_VOCAB_TYPE_SPM
+    }
+
+    pub(super) fn is_bpe(self) -> bool {
+        self.0 == sys::LLAMA_VOCAB_TYPE_BPE
+    }
+}
 
 impl fmt::Display for VocabKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,7 +37,7 @@ impl fmt::Display for VocabKind {
 #[derive(Debug, Clone, Copy)]
 pub struct Vocab<'m> {
     ptr: *const sys::llama_vocab,
-    model: PhantomData<&'m super::Model>,
+    model: &'m Model,
 }
 
 // SAFETY: a vocabulary is never written after loading; tokenizing keeps its state on the caller's stack and heap.
@@ -37,8 +46,12 @@ unsafe impl Send for Vocab<'_> {}
 unsafe impl Sync for Vocab<'_> {}
 
 impl<'m> Vocab<'m> {
-    pub(super) fn new(ptr: *const sys::llama_vocab) -> Self {
-        Self { ptr, model: PhantomData }
+    pub(super) fn new(ptr: *const sys::llama_vocab, model: &'m Model) -> Self {
+        Self { ptr, model }
+    }
+
+    pub(super) fn model(&self) -> &'m Model {
+        self.model
     }
 
     /// Number of tokens, which is also the width of a row of logits.
@@ -84,30 +97,48 @@ impl<'m> Vocab<'m> {
         (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) })
     }
 
+    /// Whether the token is looked for in a text before anything else is done with it: control and user-defined
+    /// tokens, and the unknown one.
+    pub(super) fn is_special(&self, token: Token) -> bool {
+        if self.text(token).is_none() {
+            return false; // llama.cpp throws
+        }
+        let special =
+            sys::LLAMA_TOKEN_ATTR_CONTROL | sys::LLAMA_TOKEN_ATTR_USER_DEFINED | sys::LLAMA_TOKEN_ATTR_UNKNOWN;
+        // SAFETY: as in n_tokens, and the token exists.
+        (unsafe { sys::llama_vocab_get_attr(self.ptr, token) } & special) != 0
+    }
+
     /// Tokenizes `text`, with the tokens the vocabulary puts around a text; `parse_special` reads control tokens
     /// written out in it, such as `<|im_start|>`, as themselves.
+    ///
+    /// One call of llama.cpp, on one thread; [`pieces`](Self::pieces) gives the same tokens faster.
     ///
     /// # Errors
     /// [`Error::TextTooLong`] beyond 2 GiB.
     pub fn tokenize(&self, text: &[u8], parse_special: bool) -> Result<Vec<Token>, Error> {
+        self.tokenize_part(text, true, parse_special)
+    }
+
+    /// As [`tokenize`](Self::tokenize), without the tokens around a text unless `around`.
+    pub(super) fn tokenize_part(&self, text: &[u8], around: bool, parse_special: bool) -> Result<Vec<Token>, Error> {
         let too_long = || Error::TextTooLong { found: text.len(), limit: i32::MAX as usize - 2 };
         let len = i32::try_from(text.len()).ok().filter(|&len| len <= i32::MAX - 2).ok_or_else(too_long)?;
         let mut tokens: Vec<Token> = vec![0; text.len() + 2];
-        let mut n = self.tokenize_into(text, len, &mut tokens, parse_special);
+        let mut n = self.tokenize_into(text, len, &mut tokens, around, parse_special);
         if n < 0 && n != i32::MIN {
             // Rare: normalization made more tokens than there were bytes. The count came back negated.
             tokens.resize(n.unsigned_abs() as usize, 0);
-            n = self.tokenize_into(text, len, &mut tokens, parse_special);
+            n = self.tokenize_into(text, len, &mut tokens, around, parse_special);
         }
         tokens.truncate(usize::try_from(n).map_err(|_| too_long())?);
         Ok(tokens)
     }
 
-    fn tokenize_into(&self, text: &[u8], len: i32, tokens: &mut [Token], parse_special: bool) -> i32 {
+    fn tokenize_into(&self, text: &[u8], len: i32, tokens: &mut [Token], around: bool, parse_special: bool) -> i32 {
         let capacity = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
+        let (text, tokens) = (text.as_ptr().cast(), tokens.as_mut_ptr());
         // SAFETY: both buffers are valid for the lengths passed with them and llama.cpp writes at most `capacity` tokens.
-        unsafe {
-            sys::llama_tokenize(self.ptr, text.as_ptr().cast(), len, tokens.as_mut_ptr(), capacity, true, parse_special)
-        }
+        unsafe { sys::llama_tokenize(self.ptr, text, len, tokens, capacity, around, parse_special) }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use super::printf::{left, number, right};
-use crate::imatrix::Imatrix;
+use crate::imatrix::{Imatrix, Values};
 use crate::stats::name::{TensorName, layer_label};
 use crate::stats::{self, LayerStats, Statistics, TensorStats, layer_statistics};
 
@@ -90,7 +90,7 @@ impl fmt::Display for Warning {
 ///
 /// # Errors
 /// What `w` reports.
-pub fn show_statistics(w: &mut impl Write, imatrix: &Imatrix, file_name: &str) -> io::Result<Outcome> {
+pub fn show_statistics<V: Values>(w: &mut impl Write, imatrix: &Imatrix<V>, file_name: &str) -> io::Result<Outcome> {
     let statistics = Statistics::new(&imatrix.entries, imatrix.n_layer_nextn);
     let mut warnings: Vec<_> = statistics.warnings.into_iter().map(Warning::Statistics).collect();
     let mut tensors = statistics.tensors;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::lanes::{self, LANES, Lane, Pairs, run};
 use super::name::TensorName;
 use super::{TensorStats, Warning, parallel};
-use crate::imatrix::Entry;
+use crate::imatrix::{Entry, Numbers, Values};
 
 /// Sums up to which a weight counts as unused when the gain is formed.
 const NO_ENERGY: f64 = 1e-10_f32 as f64; // upstream's constant is single precision
@@ -45,7 +46,7 @@ pub(super) struct Compared {
 /// `tensors`, which is that of their names.
 pub(super) fn with_preceding(
     tensors: &[TensorStats],
-    entries: &BTreeMap<String, Entry>,
+    entries: &BTreeMap<String, Entry<Numbers<'_>>>,
     nextn_start: i32,
     warnings: &mut Vec<Warning>,
 ) -> Vec<Option<Compared>> {
@@ -62,11 +63,23 @@ pub(super) fn with_preceding(
             .and_then(|i| tensors.get(i));
         pairs.push((stats, preceding));
     }
+    let averages: Vec<Option<Averages<'_>>> =
+        pairs.iter().map(|(stats, preceding)| Averages::new(entries, stats, (*preceding)?)).collect();
+    let comparable = averages.iter().map(|a| a.as_ref().map_or(0, Averages::len));
+    let groups = parallel::groups(&comparable.collect::<Vec<_>>());
     let work = entries.values().map(|e| e.sum2.len()).sum();
-    parallel::map(&pairs, work, |(stats, preceding)| {
-        let preceding = (*preceding)?;
-        compare(stats, entries.get(&stats.tensor)?, preceding, entries.get(&preceding.tensor)?)
-    })
+    let sums = parallel::map(&groups, work, |group| sums(group.iter().filter_map(|&i| averages[i].clone()).collect()));
+
+    let mut out: Vec<Option<Compared>> = pairs.iter().map(|_| None).collect();
+    for (group, sums) in groups.iter().zip(sums) {
+        let comparable = group.iter().filter(|&&i| averages[i].is_some());
+        for (&i, sums) in comparable.zip(sums) {
+            if let ((stats, Some(preceding)), Some(sums)) = (&pairs[i], sums) {
+                out[i] = Some(Compared::new(stats, preceding, sums));
+            }
+        }
+    }
+    out
 }
 
 /// No layer before has a weight of this name.
@@ -116,75 +129,170 @@ impl<'a> Layers<'a> {
     }
 }
 
-fn compare(stats: &TensorStats, entry: &Entry, prev_stats: &TensorStats, prev_entry: &Entry) -> Option<Compared> {
-    // Where one side has no sums of activations, both are compared by their squares.
-    let by_activation = !stats.legacy && !prev_stats.legacy;
-    let here = averages(entry, by_activation)?;
-    let prev = averages(prev_entry, by_activation)?;
-    if here.len() != prev.len() {
-        return None;
-    }
-    let mut sums = sums(&here, &prev)?;
-    let gain = if prev_stats.sum > NO_ENERGY {
-        sums.prev_sum = prev_stats.sum;
-        sums.prev_elements = prev_stats.elements;
-        let root_mean = |s: &TensorStats| (s.sum / s.elements as f64).sqrt();
-        (root_mean(stats) / root_mean(prev_stats)) as f32
-    } else if stats.sum <= NO_ENERGY {
-        1.0
-    } else {
-        f32::NAN
-    };
-    Some(Compared { sums, gain })
+/// The averages of a weight and of the one before it, in single precision: by activation, or by its
+/// square where one side has nothing else. Columns that are not finite in both are left out, as those
+/// of matrices without rows.
+#[derive(Clone)]
+struct Averages<'a> {
+    sides: [(&'a Numbers<'a>, &'a [i64]); 2],
+    at: usize,
 }
 
-/// Averages in single precision, NaN for matrices without rows; `None` if no matrix has any.
-fn averages(entry: &Entry, by_activation: bool) -> Option<Vec<f32>> {
-    let sums = if by_activation { entry.activations() } else { &entry.sum2 };
-    let matrices = entry.counts.len();
-    if sums.is_empty() || matrices == 0 || sums.len() % matrices != 0 || entry.counts.iter().all(|&c| c <= 0) {
-        return None;
+impl<'a> Averages<'a> {
+    fn new(
+        entries: &'a BTreeMap<String, Entry<Numbers<'a>>>,
+        here: &TensorStats,
+        before: &TensorStats,
+    ) -> Option<Self> {
+        let by_activation = !here.legacy && !before.legacy;
+        let side = |stats: &TensorStats| {
+            let entry = entries.get(&stats.tensor)?;
+            let sums = if by_activation { entry.sum.as_ref()? } else { &entry.sum2 };
+            let matrices = entry.counts.len();
+            let usable = !sums.is_empty() && matrices > 0 && sums.len() % matrices == 0;
+            (usable && entry.counts.iter().any(|&c| c > 0)).then_some((sums, entry.counts.as_slice()))
+        };
+        let sides = [side(here)?, side(before)?];
+        (sides[0].0.len() == sides[1].0.len()).then_some(Self { sides, at: 0 })
     }
-    let mut out = Vec::with_capacity(sums.len());
-    for (row, &count) in sums.chunks(sums.len() / matrices).zip(&entry.counts) {
-        let scale = 1.0 / count as f32;
-        out.extend(row.iter().map(|&x| if count > 0 { x * scale } else { f32::NAN }));
+
+    fn len(&self) -> usize {
+        self.sides[0].0.len()
     }
-    Some(out)
 }
 
-/// The sums over all columns that are finite in both; `None` without any.
-fn sums(here: &[f32], prev: &[f32]) -> Option<Comparison> {
-    let finite = || {
-        let both = here.iter().zip(prev).map(|(&c, &p)| (f64::from(c), f64::from(p)));
-        both.filter(|(c, p)| c.is_finite() && p.is_finite())
+/// The averages from `at` on, NaN for matrices without rows.
+fn read_averages((sums, counts): (&Numbers<'_>, &[i64]), at: usize, into: &mut [f32]) {
+    sums.read(at, into);
+    let row = sums.len() / counts.len();
+    let (mut at, mut rest) = (at, into);
+    while !rest.is_empty() {
+        let (of_matrix, others) = rest.split_at_mut((row - at % row).min(rest.len()));
+        let count = counts.get(at / row).copied().unwrap_or(0);
+        if count > 0 {
+            let scale = 1.0 / count as f32;
+            for x in of_matrix.iter_mut() {
+                *x *= scale;
+            }
+        } else {
+            of_matrix.fill(f32::NAN);
+        }
+        at += of_matrix.len();
+        rest = others;
+    }
+}
+
+impl Pairs for Averages<'_> {
+    fn next(&mut self, n: usize, mut put: impl FnMut(usize, f64, f64)) -> usize {
+        let mut buffers = [[0.0_f32; lanes::BLOCK]; 2];
+        let mut done = 0;
+        while done < n && self.at < self.len() {
+            let size = (n - done).min(self.len() - self.at).min(lanes::BLOCK);
+            for (side, buffer) in self.sides.iter().zip(&mut buffers) {
+                read_averages(*side, self.at, &mut buffer[..size]);
+            }
+            self.at += size;
+            let [here, before] = buffers.each_ref().map(|buffer| &buffer[..size]);
+            let both = here.iter().zip(before);
+            if both.clone().fold(true, |all, (c, p)| all & c.is_finite() & p.is_finite()) {
+                both.enumerate().for_each(|(i, (&c, &p))| put(done + i, c.into(), p.into()));
+                done += size;
+            } else {
+                for (&c, &p) in both.filter(|(c, p)| c.is_finite() && p.is_finite()) {
+                    put(done, c.into(), p.into());
+                    done += 1;
+                }
+            }
+        }
+        done
+    }
+}
+
+/// The sums of at most [`LANES`] comparisons; `None` for one without columns that are finite in both.
+fn sums(mut averages: Vec<Averages<'_>>) -> Vec<Option<Comparison>> {
+    let mut totals = Totals::default();
+    run(&mut averages.clone(), &mut totals);
+    let mut products = Products::default();
+    for lane in 0..LANES {
+        products.mean[lane] = totals.here[lane] / totals.n[lane];
+        products.mean_before[lane] = totals.before[lane] / totals.n[lane];
+    }
+    run(&mut averages, &mut products);
+    let comparison = |lane: usize| Comparison {
+        dot: products.dot[lane],
+        norm_sq: products.norm_sq[lane],
+        prev_norm_sq: products.prev_norm_sq[lane],
+        l2_sq: products.l2_sq[lane],
+        cov_sum: products.cov_sum[lane],
+        var_sum: products.var_sum[lane],
+        prev_var_sum: products.prev_var_sum[lane],
+        features: totals.n[lane] as i64,
+        prev_sum: 0.0,
+        prev_elements: 0,
     };
-    let (mut sum, mut prev_sum, mut n) = (0.0, 0.0, 0_i64);
-    for (c, p) in finite() {
-        sum += c;
-        prev_sum += p;
-        n += 1;
+    (0..averages.len()).map(|lane| (totals.n[lane] > 0.0).then(|| comparison(lane))).collect()
+}
+
+#[derive(Default)]
+struct Totals {
+    n: Lane,
+    here: Lane,
+    before: Lane,
+}
+
+impl lanes::Chains for Totals {
+    #[inline]
+    fn take(&mut self, lane: usize, here: f64, before: f64) {
+        self.n[lane] += 1.0;
+        self.here[lane] += here;
+        self.before[lane] += before;
     }
-    if n == 0 {
-        return None;
+}
+
+/// The fields of [`Comparison`], a lane each.
+#[derive(Default)]
+struct Products {
+    mean: Lane,
+    mean_before: Lane,
+    dot: Lane,
+    norm_sq: Lane,
+    prev_norm_sq: Lane,
+    l2_sq: Lane,
+    cov_sum: Lane,
+    var_sum: Lane,
+    prev_var_sum: Lane,
+}
+
+impl lanes::Chains for Products {
+    #[inline]
+    fn take(&mut self, lane: usize, here: f64, before: f64) {
+        self.dot[lane] += here * before;
+        self.norm_sq[lane] += here * here;
+        self.prev_norm_sq[lane] += before * before;
+        let diff = here - before;
+        self.l2_sq[lane] += diff * diff;
+        let (dc, dp) = (here - self.mean[lane], before - self.mean_before[lane]);
+        self.cov_sum[lane] += dc * dp;
+        self.var_sum[lane] += dc * dc;
+        self.prev_var_sum[lane] += dp * dp;
     }
-    let (mean, prev_mean) = (sum / n as f64, prev_sum / n as f64);
-    let mut out = Comparison { features: n, ..Comparison::default() };
-    for (c, p) in finite() {
-        out.dot += c * p;
-        out.norm_sq += c * c;
-        out.prev_norm_sq += p * p;
-        let diff = c - p;
-        out.l2_sq += diff * diff;
-        let (dc, dp) = (c - mean, p - prev_mean);
-        out.cov_sum += dc * dp;
-        out.var_sum += dc * dc;
-        out.prev_var_sum += dp * dp;
-    }
-    Some(out)
 }
 
 impl Compared {
+    fn new(stats: &TensorStats, preceding: &TensorStats, mut sums: Comparison) -> Self {
+        let gain = if preceding.sum > NO_ENERGY {
+            sums.prev_sum = preceding.sum;
+            sums.prev_elements = preceding.elements;
+            let root_mean = |s: &TensorStats| (s.sum / s.elements as f64).sqrt();
+            (root_mean(stats) / root_mean(preceding)) as f32
+        } else if stats.sum <= NO_ENERGY {
+            1.0
+        } else {
+            f32::NAN
+        };
+        Self { sums, gain }
+    }
+
     /// Fills in the statistics against the layer before.
     pub(super) fn store(self, stats: &mut TensorStats) {
         let c = self.sums;

@@ -13,7 +13,9 @@
 //! Formulas: llama.cpp, `tools/imatrix/imatrix.cpp` and its README.
 
 mod compare;
+mod lanes;
 mod layer;
+mod logarithm;
 pub mod name;
 mod parallel;
 mod vector;
@@ -24,7 +26,7 @@ use std::fmt;
 pub use compare::Comparison;
 pub use layer::{LayerStats, layer_statistics};
 
-use crate::imatrix::Entry;
+use crate::imatrix::{Entry, Numbers, Values};
 use name::{TensorName, first_nextn_layer};
 
 /// Names of the twelve statistics in the order a GGUF file's `.stats` tensors have them.
@@ -152,16 +154,20 @@ impl Statistics {
     ///
     /// `n_layer_nextn` is the number of `NextN` layers on top, 0 to tell them by their names.
     #[must_use]
-    pub fn new(entries: &BTreeMap<String, Entry>, n_layer_nextn: i32) -> Self {
-        let listed: Vec<(&String, &Entry)> = entries.iter().collect();
-        let work = listed.iter().map(|(_, e)| e.sum2.len()).sum();
-        let computed = parallel::map(&listed, work, |(name, entry)| vector::statistics(name, entry));
+    pub fn new<V: Values>(entries: &BTreeMap<String, Entry<V>>, n_layer_nextn: i32) -> Self {
+        let entries = entries.iter().map(|(name, entry)| (name.clone(), entry.view())).collect();
+        Self::of_views(&entries, n_layer_nextn)
+    }
 
+    fn of_views(entries: &BTreeMap<String, Entry<Numbers<'_>>>, n_layer_nextn: i32) -> Self {
+        let listed: Vec<vector::Named<'_>> = entries.iter().map(|(name, entry)| (name.as_str(), entry)).collect();
         let mut out = Self::default();
-        for ((name, _), result) in listed.iter().zip(computed) {
+        for ((name, _), result) in listed.iter().zip(vectors(&listed)) {
             match result {
-                Ok(stats) => out.tensors.extend(stats),
-                Err(vector::Unusable) => out.warnings.push(Warning::NoData { tensor: (*name).clone() }),
+                Some(Ok(stats)) => out.tensors.extend(stats),
+                Some(Err(vector::Unusable)) | None => {
+                    out.warnings.push(Warning::NoData { tensor: (*name).to_owned() });
+                }
             }
         }
         out.nextn_start = first_nextn_layer(out.tensors.iter().map(|t| TensorName::new(&t.tensor)), n_layer_nextn);
@@ -182,4 +188,18 @@ impl Statistics {
         let found = self.tensors.binary_search_by(|t| t.tensor.as_str().cmp(tensor)).ok()?;
         self.tensors.get(found)
     }
+}
+
+/// The weights' own statistics, in their order.
+fn vectors(listed: &[vector::Named<'_>]) -> Vec<Option<Result<Option<TensorStats>, vector::Unusable>>> {
+    let sizes: Vec<usize> = listed.iter().map(|(_, e)| e.sum2.len()).collect();
+    let work = sizes.iter().sum();
+    let groups = parallel::groups(&sizes);
+    let computed =
+        parallel::map(&groups, work, |group| vector::statistics(&group.iter().map(|&i| listed[i]).collect::<Vec<_>>()));
+    let mut out: Vec<_> = listed.iter().map(|_| None).collect();
+    for (&i, result) in groups.iter().flatten().zip(computed.into_iter().flatten()) {
+        out[i] = Some(result);
+    }
+    out
 }

@@ -3,12 +3,27 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use super::lanes::LANES;
+
 /// Numbers to work on from which threads pay.
 const WORTH_THREADS: usize = 1 << 18;
 
+/// Indices of items in groups of at most [`LANES`], so that a group's items are of about one size
+/// and there is a group for every thread.
+pub(super) fn groups(sizes: &[usize]) -> Vec<Vec<usize>> {
+    let mut by_size: Vec<usize> = (0..sizes.len()).collect();
+    by_size.sort_by_key(|&i| std::cmp::Reverse(sizes[i]));
+    let size = sizes.len().div_ceil(available()).clamp(1, LANES);
+    by_size.chunks(size).map(<[usize]>::to_vec).collect()
+}
+
+fn available() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// `f` of every item. `work` is how many numbers all of them together have.
 pub(super) fn map<I: Sync, T: Send>(items: &[I], work: usize, f: impl Fn(&I) -> T + Sync) -> Vec<T> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    let threads = available().min(items.len());
     if threads < 2 || work < WORTH_THREADS {
         return items.iter().map(f).collect();
     }

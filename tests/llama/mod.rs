@@ -1,6 +1,7 @@
 //! The layer over llama.cpp, on a real model.
 
 mod nextn;
+mod pieces;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

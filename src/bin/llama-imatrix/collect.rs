@@ -208,8 +208,14 @@ mod with_llama {
     fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<(Chunks, Digest, usize)> {
         let started = Instant::now();
         log::info(format_args!("tokenizing the input .."));
-        progress::spin(format!("tokenizing {:.1} MB", task.text.len() as f64 / 1e6));
-        let tokens = model.vocab().tokenize(&task.text, task.flags.parse_special);
+        let pieces = model.vocab().pieces(&task.text);
+        if pieces.len() > 1 {
+            progress::start_bytes("tokenizing".to_owned(), Some(task.text.len() as u64));
+        } else {
+            progress::spin(format!("tokenizing {:.1} MB", task.text.len() as f64 / 1e6));
+        }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let tokens = pieces.tokenize(task.flags.parse_special, threads, &|done| progress::set_bytes(done as u64));
         progress::finish();
         let tokens = tokens?;
         log::info(format_args!("tokenization took {:.1} ms", started.elapsed().as_secs_f64() * 1e3));

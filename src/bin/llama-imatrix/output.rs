@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use llama_imatrix::imatrix::{self, Format, Imatrix, check_writable, save_atomic};
+use llama_imatrix::imatrix::{Format, Imatrix, Values, check_writable};
 
 use crate::log;
 
@@ -46,30 +46,26 @@ impl Output {
     }
 
     /// Replaces the file, or writes a copy named after `chunks`.
-    pub(crate) fn save(&self, imatrix: &Imatrix, copy: Option<i32>) -> anyhow::Result<()> {
+    pub(crate) fn save(&self, imatrix: &Imatrix<impl Values>, copy: Option<i32>) -> anyhow::Result<()> {
         let mut name = self.path.clone().into_os_string();
         if let Some(chunks) = copy {
             name.push(format!(".at_{chunks}"));
         }
         let path = PathBuf::from(name);
-        write(&path, imatrix, self.format).with_context(|| format!("cannot save '{}'", path.display()))
+        imatrix.save(&path, self.format).with_context(|| format!("cannot save '{}'", path.display()))
     }
 
     /// Replaces the file; where that fails at the end of a run, leaves the matrix in the temporary folder rather than
     /// lose it.
-    pub(crate) fn save_final(&self, imatrix: &Imatrix) -> anyhow::Result<()> {
+    pub(crate) fn save_final(&self, imatrix: &Imatrix<impl Values>) -> anyhow::Result<()> {
         let Err(error) = self.save(imatrix, None) else { return Ok(()) };
         let name = self.path.file_name().unwrap_or(self.path.as_os_str());
         let rescue = std::env::temp_dir().join(format!("{}-{}", std::process::id(), Path::new(name).display()));
-        match write(&rescue, imatrix, self.format) {
+        match imatrix.save(&rescue, self.format) {
             Ok(()) => bail!("{error:#}; the matrix is in '{}' instead", rescue.display()),
             Err(_) => Err(error),
         }
     }
-}
-
-fn write(path: &Path, imatrix: &Imatrix, format: Format) -> Result<(), imatrix::Error> {
-    save_atomic(path, |out| imatrix.write(out, format))
 }
 
 /// Standard output, as llama.cpp's tool prints it; the log may be set to do otherwise.
@@ -91,7 +87,7 @@ pub(crate) fn print_saved() {
 }
 
 /// Says which weights have seen too little.
-pub(crate) fn warn_of_gaps(imatrix: &Imatrix) {
+pub(crate) fn warn_of_gaps(imatrix: &Imatrix<impl Values>) {
     for gap in imatrix.coverage() {
         if gap.is_empty() {
             log::warn(format_args!("entry '{}' has no data", gap.name));

@@ -49,8 +49,8 @@ pub(crate) fn set_chunks(done: usize, message: String) {
     }
 }
 
-/// A file of so many bytes is to come, if that is known.
-#[cfg(feature = "download")]
+/// A file or text of so many bytes is to come, if that is known.
+#[cfg(any(feature = "download", feature = "llama"))]
 pub(crate) fn start_bytes(name: String, total: Option<u64>) {
     match total {
         Some(total) => show(
@@ -61,8 +61,8 @@ pub(crate) fn start_bytes(name: String, total: Option<u64>) {
     }
 }
 
-/// `done` bytes are here.
-#[cfg(feature = "download")]
+/// `done` bytes are through.
+#[cfg(any(feature = "download", feature = "llama"))]
 pub(crate) fn set_bytes(done: u64) {
     if let Some(bar) = bar().as_ref() {
         bar.set_position(done);

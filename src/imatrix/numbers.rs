@@ -1,0 +1,217 @@
+//! Numbers of an entry: owned, in a file's bytes, or several of these yet to be added up.
+//!
+//! A matrix of a large model takes gigabytes. What only passes through (a merge, a conversion,
+//! statistics) is read block by block from where it lies, and no copy of it is ever made.
+
+use crate::gguf::F32Source;
+
+/// What the sums of an [`Entry`](super::Entry) are kept in.
+pub trait Values {
+    /// How many numbers there are.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The numbers, where they lie.
+    fn numbers(&self) -> Numbers<'_>;
+}
+
+/// Values that lie ready, to be added to others.
+pub trait Ready: Values {
+    /// The numbers, where they lie.
+    fn slice(&self) -> Slice<'_>;
+}
+
+/// Values that others can be added to.
+pub trait Sum<'a>: Values {
+    /// As many zeros.
+    fn zeros(len: usize) -> Self;
+
+    /// Adds `more` times `factor`, in single precision, number by number.
+    fn add(&mut self, more: Slice<'a>, factor: f32);
+}
+
+/// Numbers that lie somewhere else.
+#[derive(Clone, Copy, Debug)]
+pub enum Slice<'a> {
+    /// In memory.
+    Memory(&'a [f32]),
+    /// In a file, mapped or held: little-endian, aligned to nothing.
+    File(&'a [[u8; 4]]),
+}
+
+/// Numbers that lie somewhere else, in one place or in several that are added up as they are read.
+#[derive(Clone, Debug, Default)]
+pub struct Numbers<'a> {
+    len: usize,
+    /// What the rest is added to; zeros where there is nothing.
+    first: Option<Slice<'a>>,
+    /// Each is multiplied, then added, in this order.
+    added: Vec<(Slice<'a>, f32)>,
+}
+
+impl<'a> Slice<'a> {
+    /// The f32 of a file, less what is left over at the end.
+    pub(super) fn of_bytes(bytes: &'a [u8]) -> Self {
+        Self::File(bytes.as_chunks().0)
+    }
+
+    /// How many numbers there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Memory(numbers) => numbers.len(),
+            Self::File(numbers) => numbers.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls `f` with every one of `into` and the number that lies at its place from `at` on.
+    fn zip(&self, at: usize, into: &mut [f32], f: impl Fn(&mut f32, f32)) {
+        match self {
+            Self::Memory(numbers) => {
+                let here = numbers.get(at..).unwrap_or_default();
+                into.iter_mut().zip(here).for_each(|(to, &x)| f(to, x));
+            }
+            Self::File(numbers) => {
+                let here = numbers.get(at..).unwrap_or_default();
+                into.iter_mut().zip(here).for_each(|(to, &x)| f(to, f32::from_le_bytes(x)));
+            }
+        }
+    }
+}
+
+impl<'a> From<Slice<'a>> for Numbers<'a> {
+    fn from(slice: Slice<'a>) -> Self {
+        Self { len: slice.len(), first: Some(slice), added: Vec::new() }
+    }
+}
+
+impl Numbers<'_> {
+    /// The numbers from `at` on, as many as `into` has room for.
+    pub fn read(&self, at: usize, into: &mut [f32]) {
+        match self.first {
+            Some(first) => first.zip(at, into, |to, x| *to = x),
+            None => into.fill(0.0),
+        }
+        for &(more, factor) in &self.added {
+            if factor.to_bits() == 1.0_f32.to_bits() {
+                more.zip(at, into, |to, x| *to += x);
+            } else {
+                more.zip(at, into, |to, x| *to += x * factor);
+            }
+        }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<f32> {
+        let mut all = vec![0.0; self.len];
+        self.read(0, &mut all);
+        all
+    }
+}
+
+impl F32Source for Numbers<'_> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn read(&self, at: usize, into: &mut [f32]) {
+        Numbers::read(self, at, into);
+    }
+}
+
+impl Values for Vec<f32> {
+    fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    fn numbers(&self) -> Numbers<'_> {
+        Slice::Memory(self).into()
+    }
+}
+
+impl Values for Slice<'_> {
+    fn len(&self) -> usize {
+        Slice::len(self)
+    }
+
+    fn numbers(&self) -> Numbers<'_> {
+        (*self).into()
+    }
+}
+
+impl Values for Numbers<'_> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn numbers(&self) -> Numbers<'_> {
+        self.clone()
+    }
+}
+
+impl Ready for Vec<f32> {
+    fn slice(&self) -> Slice<'_> {
+        Slice::Memory(self)
+    }
+}
+
+impl Ready for Slice<'_> {
+    fn slice(&self) -> Slice<'_> {
+        *self
+    }
+}
+
+impl<'a> Sum<'a> for Vec<f32> {
+    fn zeros(len: usize) -> Self {
+        vec![0.0; len]
+    }
+
+    fn add(&mut self, more: Slice<'a>, factor: f32) {
+        more.zip(0, self, |to, x| *to += x * factor); // x * 1 is x
+    }
+}
+
+impl<'a> Sum<'a> for Numbers<'a> {
+    fn zeros(len: usize) -> Self {
+        Self { len, ..Self::default() }
+    }
+
+    fn add(&mut self, more: Slice<'a>, factor: f32) {
+        self.added.push((more, factor));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_the_same_bits_before_and_while_reading() {
+        let (a, b) = ([-0.0_f32, 1.0, 1e8, f32::MIN_POSITIVE], [-0.0_f32, 0.1, 3.3, 0.7]);
+        let bytes: Vec<u8> = b.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let parts = [(Slice::Memory(&a), 1.0), (Slice::of_bytes(&bytes), 512.0), (Slice::of_bytes(&bytes), 1.0)];
+        let (mut owned, mut lazy) = (Vec::zeros(4), Numbers::zeros(4));
+        for (part, factor) in parts {
+            owned.add(part, factor);
+            Sum::add(&mut lazy, part, factor);
+        }
+        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&lazy.to_vec()), bits(&owned));
+        assert_eq!(owned[0].to_bits(), 0.0_f32.to_bits(), "added to a zero, not copied");
+        let mut window = [0.0; 2];
+        lazy.read(2, &mut window);
+        assert_eq!(bits(&window), bits(&owned[2..]));
+        assert_eq!(bits(&Numbers::from(Slice::Memory(&a)).to_vec()), bits(&a));
+    }
+}

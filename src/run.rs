@@ -251,7 +251,7 @@ pub fn run(
     if nextn.is_some() && n_seq > 1 {
         return Err(Error::NextnSequences { n_seq });
     }
-    let n_batches = Batches::new(chunks, n_seq, options, &start.position, None).len();
+    let n_batches = Batches::new(chunks, n_seq, options, &start.position, &start.position.discarded, None).len();
     let mut passes = lanes::passes(model, nextn, chunks, collector, options, n_batches)?;
     let perplexity = passes[0].perplexity() && chunks.n_whole() > 0;
     listener.begins(&Plan {
@@ -269,7 +269,7 @@ pub fn run(
     let mut end = None;
     let mut failure = None;
     let stopped = loop {
-        let batches = Batches::new(chunks, n_seq, options, &attempt.position, end);
+        let batches = Batches::new(chunks, n_seq, options, &attempt.position, &delivery.discarded, end);
         collector.start_from(attempt.earlier);
         delivery.position = attempt.position;
         let error = match lanes::evaluate(&mut passes, &batches, options, &mut delivery) {
@@ -295,7 +295,6 @@ pub fn run(
             return Err(failure.unwrap_or(Error::NoCheckpoint));
         };
         attempt = restored;
-        attempt.position.discarded = delivery.discarded.clone();
     };
     if let Some(failure) = failure {
         let (snapshot, position) = (collector.snapshot(), &delivery.position);

@@ -51,12 +51,12 @@ impl Batches {
         n_seq: usize,
         options: &RunOptions,
         position: &Position,
+        discarded: &ChunkSet,
         end: Option<usize>,
     ) -> Self {
         let part = options.part.clone().unwrap_or(0..chunks.len());
         let part_end = part.end.min(chunks.len()).min(end.unwrap_or(usize::MAX));
-        let left_out =
-            |&chunk: &usize| !position.done.contains(chunk as u64) && !position.discarded.contains(chunk as u64);
+        let left_out = |&chunk: &usize| !position.done.contains(chunk as u64) && !discarded.contains(chunk as u64);
         let mut batches = Vec::new();
         let mut first = part.start;
         while first < part_end {

@@ -24,8 +24,9 @@ mod tests {
     fn linux_tells() {
         assert!(super::available().unwrap() > 1 << 20);
         let before = super::reserved().unwrap();
-        let block = vec![0_u8; 1 << 28];
-        assert!(super::reserved().unwrap() >= before + (1 << 28));
+        // Never touched, and far more than other tests give back meanwhile.
+        let block = vec![0_u8; 1 << 32];
+        assert!(super::reserved().unwrap() >= before + (1 << 31));
         drop(block);
     }
 }

@@ -1,5 +1,7 @@
 //! Texts tokenized in pieces have the tokens of the whole.
 
+#![allow(clippy::print_stdout, reason = "what the ignored tests are for: run with --nocapture")]
+
 use std::path::{Path, PathBuf};
 
 use llama_imatrix::gguf::{DType, File, Writer};

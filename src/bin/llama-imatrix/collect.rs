@@ -135,7 +135,8 @@ mod with_llama {
         }
         let snapshot = collector.snapshot();
         if task.shard.is_whole() {
-            let imatrix = session.imatrix(&snapshot);
+            let entries: Vec<_> = snapshot.entries().collect();
+            let imatrix = session.imatrix(snapshot.chunks, &entries);
             warn_of_gaps(&imatrix);
             task.merge.output.save_final(&imatrix)?;
             session.remove_state();

@@ -1,10 +1,11 @@
 //! What goes on during a run: lines, saves, the bar.
 
+use std::borrow::Cow;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use llama_imatrix::collect::{Collector, Due, Snapshot};
-use llama_imatrix::imatrix::Imatrix;
+use llama_imatrix::imatrix::{Entry, Imatrix, Numbers};
 use llama_imatrix::run::{Checkpoint, Error, Listener, Outcome, Plan, Position, Start};
 
 use crate::config::Collect;
@@ -33,10 +34,13 @@ impl<'a> Session<'a> {
         Self { task, base, state, signals, held, perplexity: None, saved_chunks: None }
     }
 
-    pub(crate) fn imatrix(&self, snapshot: &Snapshot) -> Imatrix {
-        let mut imatrix = self.base.clone();
-        imatrix.chunk_count = snapshot.chunks;
-        imatrix.entries = snapshot.entries().map(|(name, entry)| (name.to_owned(), entry.into_owned())).collect();
+    /// The matrix of these sums, which stay where they are.
+    pub(crate) fn imatrix<'e>(&self, chunks: i32, entries: &'e [(&str, Cow<'_, Entry>)]) -> Imatrix<Numbers<'e>> {
+        let mut imatrix = Imatrix::from_entries(entries.iter().map(|(name, entry)| (*name, entry.as_ref())));
+        imatrix.chunk_count = chunks;
+        imatrix.datasets.clone_from(&self.base.datasets);
+        imatrix.chunk_size = self.base.chunk_size;
+        imatrix.n_layer_nextn = self.base.n_layer_nextn;
         imatrix
     }
 
@@ -80,7 +84,8 @@ impl<'a> Session<'a> {
             return Ok(code);
         }
         if self.task.shard.is_whole() {
-            let imatrix = self.imatrix(&snapshot);
+            let entries: Vec<_> = snapshot.entries().collect();
+            let imatrix = self.imatrix(snapshot.chunks, &entries);
             warn_of_gaps(&imatrix);
             self.task.merge.output.save_final(&imatrix)?;
         }
@@ -137,7 +142,8 @@ impl Listener for Session<'_> {
     }
 
     fn due(&mut self, snapshot: &Snapshot) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let imatrix = self.imatrix(snapshot);
+        let entries: Vec<_> = snapshot.entries().collect();
+        let imatrix = self.imatrix(snapshot.chunks, &entries);
         let due = &snapshot.due;
         let mut copies: Vec<Option<i32>> = due
             .iter()
@@ -152,7 +158,7 @@ impl Listener for Session<'_> {
         copies.dedup();
         for copy in copies {
             match self.task.merge.output.save(&imatrix, copy) {
-                Ok(()) if copy.is_none() => self.saved_chunks = Some(imatrix.chunk_count),
+                Ok(()) if copy.is_none() => self.saved_chunks = Some(snapshot.chunks),
                 Ok(()) => {}
                 // The sums are still in memory and the next save may succeed.
                 Err(error) => log::warn(format_args!("{error:#}; the run goes on")),

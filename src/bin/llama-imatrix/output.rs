@@ -99,7 +99,8 @@ pub(crate) fn print_estimate(estimate: &Estimate) {
 /// Says which chunks are missing in the result.
 pub(crate) fn warn_of_discarded(discarded: &ChunkSet) {
     if !discarded.is_empty() {
-        log::warn(format_args!("chunks {discarded} were discarded: their activations are not finite"));
+        let (n, s) = (discarded.len(), if discarded.len() == 1 { "" } else { "s" });
+        log::warn(format_args!("{n} chunk{s} discarded, with activations that are not finite: {discarded}"));
     }
 }
 

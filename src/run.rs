@@ -44,7 +44,8 @@ pub struct RunOptions {
     pub part: Option<Range<usize>>,
     /// Keep every token's likelihood, for a run whose state is to be merged with others.
     pub keep_likelihoods: bool,
-    /// Chunks that may be discarded, since activations in them are not finite, before the run ends with an error.
+    /// Chunks that may be discarded, since activations in them are not finite, before the run ends with an error; with 0
+    /// the first such chunk is the error.
     pub max_bad_chunks: usize,
     /// Once set, the run ends as soon as the batches that have begun are through.
     pub stop: Arc<AtomicBool>,
@@ -286,7 +287,10 @@ pub fn run(
             // What was collected before is brought to its end all the same.
             end = Some(first_bad);
             let (found, limit) = (discarded.len() as usize, options.max_bad_chunks);
-            failure = Some(Error::TooManyBadChunks { found, limit, last: Box::new(error) });
+            failure = Some(match limit {
+                0 => error,
+                _ => Error::TooManyBadChunks { found, limit, last: Box::new(error) },
+            });
         } else {
             delivery.listener.discarded(&error);
             delivery.discarded = discarded;
@@ -297,8 +301,14 @@ pub fn run(
         attempt = restored;
     };
     if let Some(failure) = failure {
-        let (snapshot, position) = (collector.snapshot(), &delivery.position);
-        delivery.listener.checkpoint(&Checkpoint { snapshot: &snapshot, position });
+        let mut position = delivery.position;
+        // Those discarded last are behind the last batch that came through.
+        position.done.insert_all(&delivery.discarded);
+        position.discarded = delivery.discarded;
+        if position.done != position.discarded {
+            let snapshot = collector.snapshot();
+            delivery.listener.checkpoint(&Checkpoint { snapshot: &snapshot, position: &position });
+        }
         return Err(failure);
     }
     let mut position = delivery.position;

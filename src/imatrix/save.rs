@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::early_sync::EarlySync;
 
@@ -49,18 +50,49 @@ pub(super) fn save_with<E: From<io::Error>>(
         return write_directly(&target, write);
     }
     let folder = folder_of(&target);
+    let stop = TestStop::next();
     let temporary = temporary_in(folder)?;
     let mut buffered = BufWriter::with_capacity(BUFFER, EarlySync::new(own_handle(&temporary)?));
     write(Target::File(&mut buffered))?;
+    stop.at("write");
     let syncing = buffered.into_inner().map_err(|e| step("write the temporary file")(e.into_error()))?;
     if let Some(metadata) = existing {
         let permissions = metadata.permissions();
         temporary.as_file().set_permissions(permissions).map_err(step("set the output file's permissions"))?;
     }
+    stop.at("fsync");
     syncing.finish().map_err(step("sync the temporary file"))?;
+    stop.at("rename");
     temporary.persist(&target).map_err(|e| step("rename the temporary file")(e.error))?;
     sync_folder(folder).map_err(step("sync the output folder"))?;
+    stop.at("end");
     Ok(())
+}
+
+/// For tests alone: ends the process inside a save, as a kill there would.
+///
+/// `LLAMA_IMATRIX_TEST_STOP_SAVE=STAGE:K` aborts the process in its K-th save (from 1): with a part of the bytes in the
+/// temporary file (`write`), with all of them (`fsync`), with all of them on the disk (`rename`), or after the save
+/// (`end`). Nothing is cleaned up, and no destructor runs.
+struct TestStop(Option<String>);
+
+impl TestStop {
+    fn next() -> Self {
+        static SAVES: AtomicU64 = AtomicU64::new(0);
+        let number = SAVES.fetch_add(1, Ordering::Relaxed) + 1;
+        let wanted = std::env::var("LLAMA_IMATRIX_TEST_STOP_SAVE").ok();
+        let stage = wanted.and_then(|wanted| {
+            let (stage, k) = wanted.split_once(':')?;
+            (k.parse() == Ok(number)).then(|| stage.to_owned())
+        });
+        Self(stage)
+    }
+
+    fn at(&self, stage: &str) {
+        if self.0.as_deref().is_some_and(|wanted| wanted == stage) {
+            std::process::abort();
+        }
+    }
 }
 
 /// Whether [`save_atomic`] could write here, found out without changing anything: for before a

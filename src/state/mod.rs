@@ -9,7 +9,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("imatrix.state");
-//! # let fingerprint = Fingerprint { chunk_size: 512, accumulate: llama_imatrix::state::Accumulate::F64, ..Fingerprint::default() };
+//! # let accumulate = llama_imatrix::state::Accumulate::F64;
+//! # let fingerprint = Fingerprint { chunk_size: 512, accumulate, ..Fingerprint::default() };
 //! let entry = ExactEntry::zeros(8, 1);
 //! let mut progress = Progress { n_chunks: 10, ..Progress::default() };
 //! progress.done.insert(0..4);
@@ -53,6 +54,7 @@ pub use model::{FingerprintError, ModelFingerprint};
 pub use seal::reseal;
 pub use shard::{Shard, ShardError};
 pub use sums::{Group, Sums};
+pub use write::KIND;
 
 use crate::gguf;
 use crate::imatrix::{self, Imatrix};

@@ -7,7 +7,8 @@ use crate::exact::{ExactEntry, SQUARE_WORDS, SUM_WORDS};
 use crate::gguf::{DType, Value, Writer};
 use crate::imatrix::Entry;
 
-pub(super) const KIND: &str = "imatrix-state";
+/// `general.type` of a state file.
+pub const KIND: &str = "imatrix-state";
 pub(super) const CHECKSUM: &str = "checksum";
 
 pub(super) fn write(state: &State<'_>, w: impl io::Write) -> Result<(), Error> {

@@ -7,7 +7,13 @@ mod files;
 mod flags;
 mod flags_act;
 mod flags_log;
+mod merge;
+mod nan;
 mod nextn;
+#[cfg(unix)]
+mod resume;
+#[cfg(unix)]
+mod signals;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -99,6 +105,12 @@ impl Bench {
         assert_eq!(self.new_files(&[]), before, "{args}");
         ran
     }
+}
+
+/// The line of the text's perplexity.
+fn estimate(ran: &Ran) -> &str {
+    let line = ran.stdout.lines().find(|line| line.starts_with("Final estimate: PPL = "));
+    line.unwrap_or_else(|| panic!("no estimate in {ran:?}"))
 }
 
 fn program() -> &'static Path {

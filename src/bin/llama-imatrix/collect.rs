@@ -26,8 +26,8 @@ mod with_llama {
     use llama_imatrix::state::Digest;
 
     use crate::config::Collect;
-    use crate::output::{print, print_saved, warn_of_gaps};
-    use crate::session::{Session, warn_of_discarded};
+    use crate::output::{print, print_estimate, print_saved, warn_of_discarded, warn_of_gaps};
+    use crate::session::Session;
     use crate::signals::Signals;
     use crate::state_file::StateFile;
     use crate::{disk, files, log, progress, settings};
@@ -120,12 +120,9 @@ mod with_llama {
         session: &mut Session<'_>,
     ) -> anyhow::Result<()> {
         if let Some(estimate) = outcome.perplexity {
-            match estimate.error {
-                Some(error) => print(format_args!("Final estimate: PPL = {:.4} +/- {error:.5}\n", estimate.value)),
-                None => print(format_args!("Unexpected negative standard deviation of log(prob)\n")),
-            }
+            print_estimate(&estimate);
         }
-        warn_of_discarded(&outcome.position);
+        warn_of_discarded(&outcome.position.discarded);
         if collector.inputs_of_too_few_rows() > 0 {
             log::warn(format_args!(
                 "{} inputs of fewer than {} rows were passed over; --min-rows 1 collects them",

@@ -3,12 +3,12 @@
 use std::io::Write;
 
 use anyhow::{Context as _, bail};
-use llama_imatrix::imatrix::{ChunkSizes, File, Format, Imatrix, Loaded, Numbers, Slice};
+use llama_imatrix::imatrix::{ChunkSizes, File, Imatrix, Loaded, Numbers, Slice};
 use llama_imatrix::report::{self, Outcome};
 
 use crate::config::{Merge, ShowStatistics};
 use crate::log;
-use crate::output::{print_saved, warn_of_gaps};
+use crate::output::{print_saved, warn_of_dat, warn_of_gaps};
 
 /// `--show-statistics`.
 pub(crate) fn show_statistics(task: &ShowStatistics) -> anyhow::Result<()> {
@@ -39,12 +39,7 @@ pub(crate) fn merge(task: &Merge) -> anyhow::Result<()> {
     let kind = if task.in_files.len() > 1 { "combined imatrix" } else { "imatrix" };
     log::info(format_args!("saving {kind} to '{}'", task.output.path().display()));
     warn_of_gaps(&imatrix);
-    if task.output.format() == Format::Dat && imatrix.datasets.len() > 1 {
-        log::warn(format_args!(
-            "a .dat file names one data set, the last: '{}'",
-            imatrix.datasets[imatrix.datasets.len() - 1]
-        ));
-    }
+    warn_of_dat(&task.output, &imatrix);
     task.output.save(&imatrix, None)?;
     print_saved();
     Ok(())

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::imatrix::{Format, Imatrix, Values, check_writable};
+use llama_imatrix::perplexity::Estimate;
+use llama_imatrix::state::ChunkSet;
 
 use crate::log;
 
@@ -35,10 +37,6 @@ impl Output {
             }
         };
         Ok(Self { path, format })
-    }
-
-    pub(crate) fn format(&self) -> Format {
-        self.format
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -83,6 +81,29 @@ pub(crate) fn print_document(text: &str) {
 pub(crate) fn print_saved() {
     if log::verbosity() >= 1 {
         print(format_args!("\n"));
+    }
+}
+
+/// The perplexity of the whole text, on standard output.
+pub(crate) fn print_estimate(estimate: &Estimate) {
+    match estimate.error {
+        Some(error) => print(format_args!("Final estimate: PPL = {:.4} +/- {error:.5}\n", estimate.value)),
+        None => print(format_args!("Unexpected negative standard deviation of log(prob)\n")),
+    }
+}
+
+/// Says which chunks are missing in the result.
+pub(crate) fn warn_of_discarded(discarded: &ChunkSet) {
+    if !discarded.is_empty() {
+        let (n, s) = (discarded.len(), if discarded.len() == 1 { "" } else { "s" });
+        log::warn(format_args!("{n} chunk{s} discarded, with activations that are not finite: {discarded}"));
+    }
+}
+
+/// Says what the legacy format cannot hold.
+pub(crate) fn warn_of_dat(output: &Output, imatrix: &Imatrix<impl Values>) {
+    if let (Format::Dat, [_, .., last]) = (output.format, &imatrix.datasets[..]) {
+        log::warn(format_args!("a .dat file names one data set, the last: '{last}'"));
     }
 }
 

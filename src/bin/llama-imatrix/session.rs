@@ -123,13 +123,6 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Says which chunks are missing in the result.
-pub(crate) fn warn_of_discarded(position: &Position) {
-    if !position.discarded.is_empty() {
-        log::warn(format_args!("chunks {} were discarded: their activations are not finite", position.discarded));
-    }
-}
-
 impl Listener for Session<'_> {
     fn begins(&mut self, plan: &Plan) {
         if plan.no_perplexity {

@@ -1,0 +1,149 @@
+//! Runs that end before their time go on to the bytes they would have had.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// With one lane saves come when they are due, with more when all lanes are between batches.
+const RUN: &str = "-m llama.gguf -f calibration.txt -c 64 -b 64 --lanes 1";
+
+/// What a run that is never stopped leaves: the matrix's bytes and the line of its perplexity.
+fn never_stopped(bench: &Bench, run: &str) -> (Vec<u8>, String) {
+    let ran = bench.ok(&format!("{run} -o whole.gguf"));
+    assert!(!bench.path("whole.gguf.state").exists());
+    (bench.read("whole.gguf"), estimate(&ran).to_owned())
+}
+
+/// Starts a run and waits for a save; `None` where it was over before that could be seen.
+fn start(bench: &Bench, args: &str) -> Option<std::process::Child> {
+    let saved = || bench.path("imatrix.gguf.state").metadata().ok().map(|file| (file.ino(), file.modified().ok()));
+    let before = saved();
+    let mut command = bench.command(args);
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while saved().is_none_or(|state| Some(state) == before) {
+        if child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "no save in a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Some(child)
+}
+
+#[test]
+fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
+    let bench = Bench::new(&["llama", "qwen3moe"]);
+    for (model, flags) in [("llama", "--lanes 1"), ("llama", "--lanes 2"), ("qwen3moe", "--accumulate f64 -ofreq 7")] {
+        let run = format!("-m {model}.gguf -f calibration.txt -c 64 -b 64 {flags}");
+        let (bytes, estimate_line) = never_stopped(&bench, &run);
+        let run = format!("{run} --state-frequency 1");
+        let mut kills = 0;
+        let mut next = run.clone();
+        while let Some(mut child) = (kills < 3).then(|| start(&bench, &next)).flatten() {
+            child.kill().unwrap();
+            if child.wait_with_output().unwrap().status.success() {
+                break;
+            }
+            kills += 1;
+            next = format!("{run} --resume");
+        }
+        assert!(kills > 0, "never killed in time");
+        let ran = bench.ok(&format!("{run} --resume"));
+        assert!(ran.stderr.contains("resuming from 'imatrix.gguf.state': chunks 1"), "{}", ran.stderr);
+        assert_eq!((bench.read("imatrix.gguf") == bytes, estimate(&ran)), (true, estimate_line.as_str()), "{run}");
+        assert!(!bench.path("imatrix.gguf.state").exists(), "a run that is complete leaves no state");
+    }
+}
+
+/// Each instant of a save: what is on the disk is the file before it or the one after it, never a part.
+#[test]
+fn a_run_that_was_killed_inside_a_save_has_the_last_one() {
+    let bench = Bench::new(&["llama"]);
+    let run = format!("{RUN} --chunks 9");
+    let (bytes, estimate_line) = never_stopped(&bench, &run);
+    let run = format!("{run} --state-frequency 2");
+    for (stage, done) in [("write", "1-4"), ("fsync", "1-4"), ("rename", "1-4"), ("end", "1-6")] {
+        let ran = bench
+            .command(&run)
+            .env("LLAMA_IMATRIX_TEST_STOP_SAVE", format!("{stage}:3"))
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        assert!(ran.status.signal().is_some(), "{stage}: {ran:?}");
+        let ran = bench.ok(&format!("{run} --resume"));
+        assert!(ran.stderr.contains(&format!("chunks {done} are done")), "{stage}\n{}", ran.stderr);
+        assert!(bench.read("imatrix.gguf") == bytes, "{stage}");
+        assert_eq!(estimate(&ran), estimate_line);
+    }
+}
+
+#[test]
+fn a_state_is_gone_on_from_by_the_same_run_alone() {
+    let bench = Bench::new(&["llama", "qwen2"]);
+    bench.write("other.txt", support::text(1500, 4).as_bytes());
+    let ran = bench.ok(&format!("{RUN} --chunks 2 --resume -o none.gguf"));
+    assert!(ran.stderr.contains("there is no 'none.gguf.state': nothing to resume, starting anew"), "{}", ran.stderr);
+
+    let mut stopped = bench.command(&format!("{RUN} --state-frequency 3"));
+    stopped.env("LLAMA_IMATRIX_TEST_STOP_SAVE", "end:1");
+    assert_eq!(run(&mut stopped).code, None);
+    let state = bench.read("imatrix.gguf.state");
+    let n = "'imatrix.gguf.state' holds a run of which 3 of ";
+    bench.fails(RUN, &[n, "--resume goes on with it; to begin anew, delete it"]);
+    for (flags, says) in [
+        ("-m qwen2.gguf -f calibration.txt -c 64 -b 64", "the model's architecture is llama before, qwen2 now"),
+        ("-m llama.gguf -f other.txt -c 64 -b 64", "the text's tokens (sha256) is "),
+        ("-m llama.gguf -f calibration.txt -c 32 -b 64", "the context size is 64 before, 32 now"),
+        ("-m llama.gguf -f calibration.txt -c 64 -b 128", "the batch size is 64 before, 128 now"),
+    ] {
+        bench.fails(&format!("{flags} --resume"), &["cannot resume from 'imatrix.gguf.state'", says]);
+    }
+    for (flags, says) in [
+        ("--process-output", "--process-output is 'false' before, 'true' now"),
+        ("--accumulate f64", "--accumulate is f32 before, f64 now"),
+        ("--no-ppl", "--ppl is 'true' before, 'false' now"),
+        ("-fa off", "--flash-attn"),
+        ("--chunks 4", "this one 4 (--chunks)"),
+    ] {
+        bench.fails(&format!("{RUN} {flags} --resume"), &["cannot resume from 'imatrix.gguf.state'", says]);
+    }
+    assert!(bench.read("imatrix.gguf.state") == state, "refusals leave the file alone");
+
+    for len in [0, 4, 100, state.len() / 2, state.len() - 1] {
+        bench.write("imatrix.gguf.state", &state[..len]);
+        bench.fails(&format!("{RUN} --resume"), &["cannot resume from 'imatrix.gguf.state'"]);
+        bench.fails(RUN, &["'imatrix.gguf.state' is there and is no state that can be read", "delete it"]);
+        assert_eq!(bench.read("imatrix.gguf.state").len(), len);
+    }
+    bench.write("imatrix.gguf.state", &state);
+    bench.ok(&format!("{RUN} --resume"));
+}
+
+/// The shell's file size limit stands in for a full disk.
+#[test]
+fn a_state_that_cannot_be_saved_costs_nothing() {
+    let bench = Bench::new(&["llama"]);
+    let run = format!("{RUN} --chunks 8");
+    let (bytes, _) = never_stopped(&bench, &run);
+    // The limit is below the size of both files, so that the last save fails too; what was good before stays.
+    let mut stopped = bench.command(&format!("{run} --state-frequency 3"));
+    stopped.env("LLAMA_IMATRIX_TEST_STOP_SAVE", "end:1");
+    assert_eq!(super::run(&mut stopped).code, None);
+    let state = bench.read("imatrix.gguf.state");
+    bench.write("imatrix.gguf", b"an earlier matrix");
+    let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
+    let ran = run_in_shell(&bench, script, &format!("{run} --resume --state-frequency 1"));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let warnings = ran.stderr.matches("the run goes on, and it is tried again").count();
+    assert_eq!(warnings, 5, "chunks 4 to 8\n{}", ran.stderr);
+    assert!(bench.read("imatrix.gguf.state") == state && bench.read("imatrix.gguf") == b"an earlier matrix");
+    let mut left = bench.new_files(&["llama.gguf", "whole.gguf"]);
+    left.retain(|name| name != "imatrix.gguf" && name != "imatrix.gguf.state");
+    assert_eq!(left, [] as [&str; 0]);
+    bench.ok(&format!("{run} --resume"));
+    assert!(bench.read("imatrix.gguf") == bytes);
+}

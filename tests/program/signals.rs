@@ -1,0 +1,86 @@
+//! What signals do to a run.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use llama_imatrix::imatrix::Imatrix;
+use llama_imatrix::state::State;
+
+use super::*;
+
+const RUN: &str = "-m llama.gguf -f long.txt -c 64 -b 64 --state-frequency 1";
+
+/// Starts a run that takes about a second, and returns once its first save is there.
+fn start(bench: &Bench, args: &str) -> Child {
+    bench.write("long.txt", support::text(8000, 1).as_bytes());
+    let mut command = bench.command(args);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while !bench.path("imatrix.gguf.state").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before its first save");
+        assert!(started.elapsed() < Duration::from_secs(60), "no save in a minute");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
+}
+
+/// Sends signals at once, one after the other, and waits for the end.
+fn end(child: Child, signals: &[&str]) -> Ran {
+    let kills: Vec<String> = signals.iter().map(|signal| format!("kill -{signal} {}", child.id())).collect();
+    assert!(Command::new("sh").arg("-c").arg(kills.join(" && ")).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    Ran {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+#[test]
+fn the_first_signal_saves_and_says_how_to_go_on() {
+    let bench = Bench::new(&["llama"]);
+    bench.write("long.txt", support::text(8000, 1).as_bytes());
+    let whole = bench.ok("-m llama.gguf -f long.txt -c 64 -b 64 -o whole.gguf");
+    for (signal, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+        let ran = end(start(&bench, RUN), &[signal]);
+        assert_eq!(ran.code, Some(128 + number), "{ran:?}");
+        let says = format!("stopped by signal {number} after chunks 1-");
+        assert!(ran.stderr.contains(&says), "{}", ran.stderr);
+        assert!(ran.stderr.contains("the state is in 'imatrix.gguf.state': the same command with --resume goes on"));
+        let state = State::load(bench.path("imatrix.gguf.state")).unwrap();
+        let output = Imatrix::load(bench.path("imatrix.gguf")).unwrap();
+        assert_eq!(output.chunk_count as u64, state.progress.done.len(), "state and output are of the same chunks");
+        assert!(state.progress.done.len() < state.progress.n_chunks);
+
+        let ran = bench.ok(&format!("{RUN} --resume"));
+        assert!(bench.read("imatrix.gguf") == bench.read("whole.gguf"));
+        assert_eq!(estimate(&ran), estimate(&whole));
+        assert_eq!(bench.new_files(&["llama.gguf", "long.txt", "whole.gguf"]), ["imatrix.gguf"]);
+    }
+}
+
+#[test]
+fn the_second_signal_does_not_wait() {
+    let bench = Bench::new(&["llama"]);
+    // Batches of a good part of a second.
+    let run = "-m llama.gguf -f long.txt -c 64 -b 4096 -ub 64 --state-frequency 1 --lanes 1";
+    let ran = end(start(&bench, run), &["INT", "TERM"]);
+    // Signals that come together may be delivered in either order.
+    assert!([Some(128 + 2), Some(128 + 15)].contains(&ran.code), "{ran:?}");
+    assert!(!ran.stderr.contains("stopped by signal"), "{}", ran.stderr);
+    State::load(bench.path("imatrix.gguf.state")).unwrap();
+    assert!(!bench.path("imatrix.gguf").exists());
+    bench.ok(&format!("{run} --resume"));
+}
+
+#[test]
+fn a_signal_asks_for_progress_and_a_save() {
+    let bench = Bench::new(&["llama"]);
+    let child = start(&bench, "-m llama.gguf -f long.txt -c 64 -b 64 --state-frequency 1 --lanes 1");
+    let before = State::load(bench.path("imatrix.gguf.state")).unwrap().progress.done;
+    let ran = end(child, &["USR1"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let line = ran.stderr.lines().find(|line| line.contains(" chunks are done, PPL "));
+    let chunks: u64 = line.unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(chunks >= before.len());
+}

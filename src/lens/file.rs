@@ -3,14 +3,18 @@
 //! It is JSON; `docs/lens-file.md` describes it field by field, with the formulas. Numbers that have no meaning (a
 //! reduction before the first layer, a mean over no position) are NaN here and `null` there.
 
-use std::collections::BTreeSet;
-use std::io;
+mod check;
+mod error;
+
 use std::path::{Path, PathBuf};
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use error::Error;
+
 use crate::imatrix::save_atomic;
+use check::check_head;
 
 /// What the field `format` says.
 pub const FORMAT: &str = "llama-imatrix lens";
@@ -20,8 +24,6 @@ pub const VERSION: u32 = 1;
 const MAX_BYTES: u64 = 64 << 20;
 /// Layers of the largest model that is believed.
 const MAX_LAYERS: u32 = 1 << 16;
-/// How far above 1 a cosine or a share may lie, by rounding.
-const ROUNDING: f64 = 1e-3;
 
 /// A lens file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -241,63 +243,6 @@ pub struct SimilarityLayer {
     pub feed_forward: Option<Spread>,
 }
 
-/// A rule that a lens file breaks. The path is the caller's to add.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The operating system refused.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// Larger than any real file.
-    #[error("not a lens file: {found} bytes, expected at most {MAX_BYTES}")]
-    TooLarge {
-        /// The file's size.
-        found: u64,
-    },
-    /// No JSON, or a field that is missing or of another type.
-    #[error("not a lens file: {0}")]
-    Json(#[from] serde_json::Error),
-    /// Another format.
-    #[error("not a lens file: 'format' is \"{0}\", expected \"{FORMAT}\"")]
-    Format(String),
-    /// A version that is not known here.
-    #[error("the lens file's version is {0}, expected {VERSION}")]
-    Version(u32),
-    /// A model of no or too many layers.
-    #[error("the lens file's model has {0} layers, expected 1 to {MAX_LAYERS}")]
-    Layers(u32),
-    /// A layer out of order, twice or beyond the model's last.
-    #[error("layer {layer} of '{section}' is out of order, given twice or not below the model's {n_layer} layers")]
-    Layer {
-        /// Where.
-        section: &'static str,
-        /// The layer.
-        layer: u32,
-        /// The model's layers.
-        n_layer: u32,
-    },
-    /// A part that needs a layer and has none, or the other way round, or is given twice.
-    #[error("part '{part:?}' of 'prism' has layer {layer:?}: missing, unexpected, or given twice")]
-    Part {
-        /// The part.
-        part: Part,
-        /// Its layer.
-        layer: Option<u32>,
-    },
-    /// A number that cannot be.
-    #[error("'{section}' has {what} {found}, expected {expected}")]
-    Range {
-        /// Where.
-        section: &'static str,
-        /// Which number.
-        what: &'static str,
-        /// The number.
-        found: f64,
-        /// What it may be.
-        expected: &'static str,
-    },
-}
-
 impl LensFile {
     /// Where the lens file of a matrix lies: `imatrix.lens.json` for `imatrix.gguf`.
     #[must_use]
@@ -346,120 +291,6 @@ impl LensFile {
             out.write_all(b"\n").map_err(Error::from)
         })
     }
-
-    /// What every file must satisfy, checked on reading and on writing.
-    ///
-    /// # Errors
-    /// The rule that this breaks.
-    pub fn check(&self) -> Result<(), Error> {
-        check_head(&self.format, self.version)?;
-        let n_layer = self.model.n_layer;
-        if !(1..=MAX_LAYERS).contains(&n_layer) {
-            return Err(Error::Layers(n_layer));
-        }
-        if let Some(Section::Measured(lens)) = &self.lens {
-            ascending("lens", lens.layers.iter().map(|l| l.layer), n_layer)?;
-            lens.embedding.iter().chain(lens.layers.iter().map(|l| &l.point)).try_for_each(check_point)?;
-        }
-        if let Some(Section::Measured(prism)) = &self.prism {
-            check_prism(prism, n_layer)?;
-        }
-        if let Some(Section::Measured(similarity)) = &self.similarity {
-            ascending("similarity", similarity.layers.iter().map(|l| l.layer), n_layer)?;
-            for layer in &similarity.layers {
-                let parts = [Some(layer.whole), layer.attention, layer.feed_forward];
-                parts
-                    .iter()
-                    .flatten()
-                    .try_for_each(|s| check_spread("similarity", s, -1.0 - ROUNDING, 1.0 + ROUNDING))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn check_head(format: &str, version: u32) -> Result<(), Error> {
-    if format != FORMAT {
-        return Err(Error::Format(format.to_owned()));
-    }
-    if version != VERSION {
-        return Err(Error::Version(version));
-    }
-    Ok(())
-}
-
-fn ascending(section: &'static str, layers: impl Iterator<Item = u32>, n_layer: u32) -> Result<(), Error> {
-    let mut next = 0;
-    for layer in layers {
-        if layer < next || layer >= n_layer {
-            return Err(Error::Layer { section, layer, n_layer });
-        }
-        next = layer + 1;
-    }
-    Ok(())
-}
-
-fn check_point(point: &LensPoint) -> Result<(), Error> {
-    // A divergence of a rounded distribution from itself may come out a little below zero.
-    check_spread("lens", &point.kl, -ROUNDING, f64::INFINITY)?;
-    within("lens", "a top-1 agreement of", point.top1_agreement, 0.0, 1.0 + ROUNDING, "0 to 1")
-}
-
-fn check_prism(prism: &Prism, n_layer: u32) -> Result<(), Error> {
-    let mut seen = BTreeSet::new();
-    for p in &prism.parts {
-        let fits = match p.part {
-            Part::Embedding | Part::NormBias | Part::OutputBias => p.layer.is_none(),
-            Part::Attention | Part::FeedForward | Part::SharedExperts | Part::RoutedExperts => p.layer.is_some(),
-            Part::Other => true,
-        };
-        if !fits || !seen.insert((p.layer, p.part)) {
-            return Err(Error::Part { part: p.part, layer: p.layer });
-        }
-        if let Some(layer) = p.layer.filter(|&layer| layer >= n_layer) {
-            return Err(Error::Layer { section: "prism", layer, n_layer });
-        }
-        for addition in [p.raw, p.relative] {
-            within("prism", "a mean absolute value of", addition.mean_abs, 0.0, f64::INFINITY, "0 or more")?;
-            // A detail may be larger than the whole that it cancels out of.
-            let most = if p.part.is_detail() { f64::INFINITY } else { 1.0 + ROUNDING };
-            within("prism", "a share of", addition.share, 0.0, most, "0 to 1")?;
-        }
-    }
-    Ok(())
-}
-
-fn check_spread(section: &'static str, s: &Spread, least: f64, most: f64) -> Result<(), Error> {
-    let quantiles = [s.p5, s.p25, s.p50, s.p75, s.p95];
-    let expected = if most.is_finite() { "-1 to 1" } else { "0 or more" };
-    within(section, "a mean of", s.mean, least, most, expected)?;
-    for x in quantiles {
-        within(section, "a quantile of", x, least, most, expected)?;
-    }
-    match quantiles.windows(2).find(|pair| pair[0] > pair[1]) {
-        Some(pair) => Err(Error::Range {
-            section,
-            what: "a quantile of",
-            found: pair[1],
-            expected: "no less than the one before",
-        }),
-        None => Ok(()),
-    }
-}
-
-/// Lets NaN pass: it stands for what has no meaning.
-fn within(
-    section: &'static str,
-    what: &'static str,
-    found: f64,
-    least: f64,
-    most: f64,
-    expected: &'static str,
-) -> Result<(), Error> {
-    if found < least || found > most {
-        return Err(Error::Range { section, what, found, expected });
-    }
-    Ok(())
 }
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Section<T> {
@@ -489,91 +320,4 @@ mod nan_is_null {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spread(x: f64) -> Spread {
-        Spread { mean: x, p5: x, p25: x, p50: x, p75: x, p95: x }
-    }
-
-    fn point(kl: f64) -> LensPoint {
-        LensPoint { kl: spread(kl), kl_reduction: f64::NAN, top1_agreement: 0.5, target_nll: 2.0 }
-    }
-
-    fn file() -> LensFile {
-        let addition = Addition { mean: -1.0, mean_abs: 1.0, share: 0.5 };
-        let part = |part, layer| PrismPart { part, layer, raw: addition, relative: addition };
-        LensFile {
-            format: FORMAT.into(),
-            version: VERSION,
-            model: Model { name: "m".into(), architecture: "llama".into(), n_layer: 2 },
-            dataset: "text".into(),
-            positions: Positions { chunks: 1, chunk_size: 512, per_chunk: 32, sampled: 32, seed: 7 },
-            lens: Some(Section::Measured(Lens {
-                base: "model".into(),
-                embedding: Some(point(3.0)),
-                layers: vec![LensLayer { layer: 1, point: point(0.0) }],
-            })),
-            prism: Some(Section::Measured(Prism {
-                parts: vec![part(Part::Embedding, None), part(Part::Attention, Some(1))],
-                sum_check: SumCheck { max_relative_error: 1e-6 },
-            })),
-            similarity: Some(Section::Unsupported { unsupported: "no residual stream".into() }),
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_read_and_nan_is_null() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = LensFile::beside(&dir.path().join("imatrix.gguf"));
-        assert!(path.ends_with("imatrix.lens.json"));
-        file().save(&path).unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains("\"kl_reduction\": null") && text.contains("\"unsupported\": \"no residual"), "{text}");
-        let read = LensFile::load(&path).unwrap();
-        let Some(Section::Measured(lens)) = &read.lens else { panic!("{read:?}") };
-        assert!(lens.layers[0].point.kl_reduction.is_nan());
-        assert_eq!((&read.prism, &read.similarity), (&file().prism, &file().similarity));
-    }
-
-    #[test]
-    fn each_rule_has_its_error() {
-        let broken = |change: fn(&mut LensFile)| {
-            let mut file = file();
-            change(&mut file);
-            file.check().unwrap_err().to_string()
-        };
-        let says = [
-            (broken(|f| f.version = 2), "version is 2"),
-            (broken(|f| f.format = "x".into()), "format"),
-            (broken(|f| f.model.n_layer = 0), "0 layers"),
-            (broken(|f| f.model.n_layer = 1), "layer 1 of 'lens'"),
-            (broken(|f| lens(f).layers.push(LensLayer { layer: 0, point: point(0.0) })), "layer 0 of 'lens'"),
-            (broken(|f| lens(f).layers[0].point.top1_agreement = 2.0), "top-1 agreement of 2"),
-            (broken(|f| lens(f).layers[0].point.kl.p5 = 9.0), "no less than the one before"),
-            (broken(|f| lens(f).layers[0].point.kl = spread(-1.0)), "mean of -1"),
-            (broken(|f| prism(f).parts[1].layer = None), "Attention"),
-            (broken(|f| prism(f).parts[0].raw.share = 1.5), "share of 1.5"),
-        ];
-        for (found, part) in says {
-            assert!(found.contains(part), "'{found}' says nothing of '{part}'");
-        }
-        let wrong = serde_json::to_string(&file()).unwrap().replace("\"mean_abs\"", "\"mean_ab\"");
-        assert!(LensFile::parse(wrong.as_bytes()).unwrap_err().to_string().contains("mean_abs"));
-        assert!(matches!(
-            LensFile::parse(b"{\"format\":\"llama-imatrix lens\",\"version\":9}"),
-            Err(Error::Version(9))
-        ));
-        assert!(matches!(LensFile::parse(b"\x00"), Err(Error::Json(_))));
-    }
-
-    fn lens(file: &mut LensFile) -> &mut Lens {
-        let Some(Section::Measured(lens)) = &mut file.lens else { panic!() };
-        lens
-    }
-
-    fn prism(file: &mut LensFile) -> &mut Prism {
-        let Some(Section::Measured(prism)) = &mut file.prism else { panic!() };
-        prism
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ mod lanes;
 mod layer;
 mod logarithm;
 pub mod name;
-mod parallel;
+pub(crate) mod parallel;
 mod rank;
 mod spectrum;
 mod summary;

@@ -4,6 +4,7 @@
 #![cfg_attr(not(feature = "llama"), allow(dead_code, unused_imports, reason = "what a run alone uses"))]
 
 mod collect;
+mod commands;
 mod config;
 #[cfg(feature = "llama")]
 mod disk;
@@ -32,6 +33,10 @@ use config::{Config, Task};
 use flags::{Flags, Special};
 
 fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    if let Some(code) = commands::run(&args) {
+        return code;
+    }
     let parsed = match flags::parse(std::env::args_os()) {
         Ok(parsed) => parsed,
         Err(message) => {

@@ -27,6 +27,10 @@ pub(super) fn full() -> String {
             text.push('\n');
         }
     }
+    text += "\nCommands, in first place; each has a --help of its own:\n\n";
+    for (name, what) in crate::commands::NAMES {
+        let _ = writeln!(text, "{:COLUMN$}{what}", format!("  {name} FILE.."));
+    }
     text
 }
 

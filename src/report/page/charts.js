@@ -1,0 +1,106 @@
+
+// Curves, by uPlot, each with its caption and its numbers as a table.
+const palette = (i) => color(`c${i % 6}`);
+
+/** A figure with a chart.
+ *
+ * `x` are numbers or labels of layers; `series` are {label, values, bars, dash, band}, a band being [lower, upper];
+ * options: `title`, `about`, `xLabel`, `yLabel`, `logX`, `logY`, `height`. */
+function chart({ title, about: text, x, xLabel = "layer", yLabel = "", series, logX = false, logY = false, height = 240, percent = false }) {
+  const known = series.filter((s) => s.values.some(isNumber));
+  const plot = el("div", { class: "plot", role: "img", "aria-label": `${title}. ${summarize(known, x, xLabel)}` });
+  const labels = typeof x[0] === "string" ? x : null;
+  const positions = labels ? labels.map((_, i) => i) : x;
+  const clean = (v) => v.map((y) => (isNumber(y) && (!logY || y > 0) ? y : null));
+  let chart = null;
+
+  function draw() {
+    chart?.destroy();
+    const [dim, line] = [color("dim"), color("line")];
+    const columns = [positions];
+    const uSeries = [{ label: xLabel, value: (_, v) => (v === null ? "" : labels ? labels[v] : full(v)) }];
+    const bands = [];
+    known.forEach((s, i) => {
+      const stroke = palette(s.color ?? i);
+      for (const [depth, band] of (s.bands ?? []).entries()) {
+        const at = columns.length;
+        columns.push(clean(band.upper), clean(band.lower));
+        const edge = (name) => ({ label: `${s.label} ${name}`, stroke: "transparent", width: 0, points: { show: false }, value: (_, v) => short(v) });
+        uSeries.push(edge(band.names[1]), edge(band.names[0]));
+        bands.push({ series: [at, at + 1], fill: `${stroke}${depth ? "38" : "20"}` });
+      }
+      columns.push(clean(s.values));
+      const one = s.values.filter(isNumber).length === 1;
+      uSeries.push({
+        label: s.label, stroke, width: s.bars ? 0 : 2, dash: s.dash, spanGaps: false, fill: s.bars ? `${stroke}cc` : undefined,
+        paths: s.bars ? uPlot.paths.bars({ size: [0.7, 40] }) : undefined, points: { show: one || (!s.bars && !logX && x.length < 24), size: 5, fill: stroke },
+        value: (_, v) => (v === null ? "–" : percent ? `${short(100 * v)} %` : short(v, 4)),
+      });
+    });
+    const axis = { stroke: dim, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 }, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", labelSize: 18 };
+    const axisNumber = (v) => (v === null ? "" : percent ? `${short(100 * v)} %` : short(v));
+    chart = new uPlot({
+      width: Math.max(plot.clientWidth, 200), height,
+      scales: {
+        x: { time: false, distr: logX ? 3 : 1, range: !logX && positions.length === 1 ? [positions[0] - 1, positions[0] + 1] : undefined },
+        y: { distr: logY ? 3 : 1 },
+      },
+      axes: [
+        { ...axis, label: xLabel, values: (_, ticks) => ticks.map((v) => (v === null ? "" : labels ? labels[v] ?? "" : short(v))), incrs: labels ? [1, 2, 5, 10, 20, 50, 100] : undefined },
+        { ...axis, label: yLabel || undefined, size: 62, values: (_, ticks) => ticks.map(axisNumber) },
+      ],
+      series: uSeries, bands, legend: { live: true }, cursor: { drag: { x: false, y: false } },
+    }, columns, plot);
+  }
+  const names = known.map((s) => s.label);
+  const sheet = () => ({
+    keys: [xLabel, ...names], titles: [xLabel, ...names],
+    rows: x.map((at, i) => [typeof at === "number" ? at : String(at), ...known.map((s) => s.values[i] ?? null)]),
+  });
+  const figure = el("figure", {}, el("figcaption", {}, el("h3", {}, title), text ? el("small", {}, text) : null), plot,
+    known.length ? asTable(sheet, title) : null);
+  if (!known.length) {
+    plot.replaceWith(el("p", { class: "dim" }, "No number here has a meaning."));
+    return figure;
+  }
+  // Drawn when it has a place in the page, and again when that gets another width.
+  let width = 0;
+  new ResizeObserver(() => {
+    if (plot.clientWidth === width || !plot.clientWidth) return;
+    width = plot.clientWidth;
+    if (chart) chart.setSize({ width, height });
+    else draw();
+  }).observe(plot);
+  figure.redraw = () => chart && draw();
+  figure.gone = () => chart?.destroy();
+  return figure;
+}
+
+/** What a chart shows, in words. */
+function summarize(series, x, xLabel) {
+  if (!series.length) return "No data.";
+  return series.map((s) => {
+    let [low, high] = [-1, -1];
+    s.values.forEach((v, i) => {
+      if (!isNumber(v)) return;
+      if (low < 0 || v < s.values[low]) low = i;
+      if (high < 0 || v > s.values[high]) high = i;
+    });
+    return `${s.label}: least ${short(s.values[low])} at ${xLabel} ${x[low]}, most ${short(s.values[high])} at ${xLabel} ${x[high]}`;
+  }).join("; ") + ".";
+}
+
+/** A place whose figures are made anew by `make` whenever something is chosen. */
+function figures(make) {
+  const place = el("div", { class: "grid" });
+  let made = [];
+  place.update = () => {
+    made.forEach((f) => f.gone?.());
+    made = make().filter(Boolean);
+    place.replaceChildren(...made);
+    place.style.gridTemplateColumns = made.length === 1 ? "minmax(0, 1fr)" : "";
+  };
+  onTheme(() => made.forEach((f) => f.redraw?.()));
+  place.update();
+  return place;
+}

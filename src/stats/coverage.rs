@@ -50,8 +50,8 @@ impl ExpertCoverage {
             min: counts.iter().copied().min().unwrap_or(0),
             max: counts.iter().copied().max().unwrap_or(0),
             total,
-            // An entropy of one expert is -0.
-            balance: if total > 0 { (entropy / (counts.len() as f64).ln()).max(0.0) } else { f64::NAN },
+            // The entropy of one expert is -0, that of equal ones may be rounded up.
+            balance: if total > 0 { (entropy / (counts.len() as f64).ln()).clamp(0.0, 1.0) + 0.0 } else { f64::NAN },
         })
     }
 }

@@ -81,3 +81,13 @@ fn prism(file: &mut LensFile) -> &mut Prism {
     let Some(Section::Measured(prism)) = &mut file.prism else { panic!() };
     prism
 }
+
+#[test]
+fn the_documented_form_is_read() {
+    let bytes = include_bytes!("../../../tests/data/report/first.lens.json");
+    let file = LensFile::parse(bytes).unwrap();
+    let Some(Section::Measured(prism)) = &file.prism else { panic!("{file:?}") };
+    assert!(prism.parts.iter().any(|p| p.part == Part::RoutedExperts && p.layer == Some(2)));
+    let Some(Section::Measured(lens)) = &file.lens else { panic!("{file:?}") };
+    assert!(lens.embedding.as_ref().is_some_and(|e| e.kl_reduction.is_nan()) && lens.layers.len() == 3);
+}

@@ -25,7 +25,7 @@ function short(x, digits = 3) {
   if (x === null || x === undefined) return "nan";
   if (typeof x !== "number") return String(x);
   const size = Math.abs(x);
-  if (size !== 0 && (size >= 1e6 || size < 1e-3)) return x.toExponential(Math.min(digits - 1, 2));
+  if (size !== 0 && (size >= 1e6 || size < 1e-3)) return x.toExponential(Math.min(digits - 1, 2)).replace(/\.?0*e\+?/, "e");
   if (Number.isInteger(x)) return String(x);
   return String(Number(x.toPrecision(size >= 1000 ? 5 : Math.max(digits, 3))));
 }
@@ -90,7 +90,7 @@ function scaleOf(values) {
 }
 function legend(scale) {
   return el("span", { class: "scale" }, short(scale.ends[0]), el("i", { style: `background:${scale.css}`, "aria-hidden": "true" }),
-    short(scale.ends[1]), `(${scale.kind})`);
+    short(scale.ends[1]), scale.kind === "logarithmic" ? " (logarithmic)" : "");
 }
 
 // What has to be drawn anew when the colours change.

@@ -34,28 +34,44 @@ function chart({ title, about: text, x, xLabel = "layer", yLabel = "", series, l
       uSeries.push({
         label: s.label, stroke, width: s.bars ? 0 : 2, dash: s.dash, spanGaps: false, fill: s.bars ? `${stroke}cc` : undefined,
         paths: s.bars ? uPlot.paths.bars({ size: [0.7, 40] }) : undefined, points: { show: one || (!s.bars && !logX && x.length < 24), size: 5, fill: stroke },
-        value: (_, v) => (v === null ? "–" : percent ? `${short(100 * v)} %` : short(v, 4)),
+        value: (_, v) => (v === null ? "" : percent ? `${short(100 * v)} %` : short(v, 4)),
       });
     });
-    const axis = { stroke: dim, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 }, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", labelSize: 18 };
+    // Of a logarithmic axis, whole powers of ten only.
+    const decades = (_, splits) => splits.map((v) => (v > 0 && Math.abs(Math.log10(v) % 1) < 1e-9 ? v : null));
+    const lines = (log) => ({ stroke: line, width: 1, ...(log && { filter: decades }) });
+    // Of labels, the numbers that a step of the axis goes through, wherever they stand.
+    const everyLabel = (_, axis, low, high, step) =>
+      positions.filter((p) => p >= low && p <= high && (isNaN(labels[p]) || Number(labels[p]) % step === 0));
+    const axis = { stroke: dim, ticks: { stroke: line, width: 1 }, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", labelSize: 18 };
     const axisNumber = (v) => (v === null ? "" : percent ? `${short(100 * v)} %` : short(v));
+    // A bar's length is its number, so it begins at zero; and the outermost ones need room.
+    const bars = known.some((s) => s.bars);
+    const room = bars || positions.length === 1 ? [positions[0] - 0.6, positions[positions.length - 1] + 0.6] : undefined;
+    const fromZero = (_, low, high) => [Math.min(0, low * 1.05), Math.max(0, high * 1.05)];
     chart = new uPlot({
       width: Math.max(plot.clientWidth, 200), height,
       scales: {
-        x: { time: false, distr: logX ? 3 : 1, range: !logX && positions.length === 1 ? [positions[0] - 1, positions[0] + 1] : undefined },
-        y: { distr: logY ? 3 : 1 },
+        x: { time: false, distr: logX ? 3 : 1, range: logX ? undefined : room },
+        y: { distr: logY ? 3 : 1, range: bars ? fromZero : undefined },
       },
       axes: [
-        { ...axis, label: xLabel, values: (_, ticks) => ticks.map((v) => (v === null ? "" : labels ? labels[v] ?? "" : short(v))), incrs: labels ? [1, 2, 5, 10, 20, 50, 100] : undefined },
-        { ...axis, label: yLabel || undefined, size: 62, values: (_, ticks) => ticks.map(axisNumber) },
+        { ...axis, grid: lines(logX), label: xLabel, size: 34, splits: labels ? everyLabel : undefined, values: (_, ticks) => ticks.map((v) => (v === null ? "" : labels ? labels[v] ?? "" : short(v))), incrs: labels ? [1, 2, 5, 10, 20, 50, 100] : undefined },
+        { ...axis, grid: lines(logY), label: yLabel || undefined, size: 62, values: (_, ticks) => ticks.map(axisNumber) },
       ],
       series: uSeries, bands, legend: { live: true }, cursor: { drag: { x: false, y: false } },
     }, columns, plot);
+    // The edges of bands are lines to uPlot; in the legend they would be noise.
+    const rows = chart.root.querySelectorAll(".u-legend .u-series");
+    uSeries.forEach((s, i) => { if (s.stroke === "transparent") rows[i].hidden = true; });
   }
-  const names = known.map((s) => s.label);
+  const listed = known.flatMap((s) => [
+    s, ...(s.bands ?? []).flatMap((band) => [{ label: band.names[0], values: band.lower }, { label: band.names[1], values: band.upper }]),
+  ]);
+  const names = listed.map((s) => s.label);
   const sheet = () => ({
     keys: [xLabel, ...names], titles: [xLabel, ...names],
-    rows: x.map((at, i) => [typeof at === "number" ? at : String(at), ...known.map((s) => s.values[i] ?? null)]),
+    rows: x.map((at, i) => [typeof at === "number" ? at : String(at), ...listed.map((s) => s.values[i] ?? null)]),
   });
   const figure = el("figure", {}, el("figcaption", {}, el("h3", {}, title), text ? el("small", {}, text) : null), plot,
     known.length ? asTable(sheet, title) : null);

@@ -68,10 +68,9 @@ const spreadBands = (spreads) => [
 function lensFigures(lens) {
   const points = [...(lens.embedding ? [{ layer: "emb", ...lens.embedding }] : []), ...lens.layers];
   const x = points.map((p) => String(p.layer));
-  const positive = points.every((p) => p.kl.p5 > 0 && p.kl.mean > 0);
   return [
     chart({ title: "Divergence from the final prediction", about: "KL(final ‖ layer), nats: mean, median, and where half and nine tenths of the positions lie.",
-      x, logY: positive, yLabel: "nats", series: [
+      x, yLabel: "nats", series: [
         { label: "median", values: points.map((p) => p.kl.p50), bands: spreadBands(points.map((p) => p.kl)) },
         { label: "mean", values: points.map((p) => p.kl.mean), dash: [5, 4] }] }),
     chart({ title: "What each layer takes off it", about: "Mean KL before the layer less after it, nats.", x, yLabel: "nats",

@@ -241,8 +241,7 @@ impl<W: Write> Tables<'_, W> {
         self.headings(&[("CosSim", 9), ("PCC", 9), ("Cov", 12)])?;
         writeln!(self.w, "\n{}", "-".repeat(if self.full { 76 } else { 64 }))?;
 
-        let none =
-            LayerStats { cossim: f32::NAN, l2_dist: f32::NAN, pearson: f32::NAN, covariance: f32::NAN, gain: f32::NAN };
+        let none = LayerStats::NONE;
         for (&block, layer) in layers.range(0..).filter(|(_, layer)| layer.elements != 0) {
             let s = if block == OUTPUT { &none } else { statistics.get(&block).unwrap_or(&none) };
             right(self.w, layer_label(block, self.nextn_start).as_bytes(), LAYER_WIDTH)?;

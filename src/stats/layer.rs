@@ -21,6 +21,12 @@ pub struct LayerStats {
     pub gain: f32,
 }
 
+impl LayerStats {
+    /// Nothing to compare with.
+    pub const NONE: Self =
+        Self { cossim: f32::NAN, l2_dist: f32::NAN, pearson: f32::NAN, covariance: f32::NAN, gain: f32::NAN };
+}
+
 /// The sums of a layer's weights.
 #[derive(Default)]
 struct Sums {

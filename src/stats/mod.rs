@@ -11,20 +11,35 @@
 //!   correlation and covariance of `x̄` (or `e`), and the gain, the ratio of root mean `e`.
 //!
 //! Formulas: llama.cpp, `tools/imatrix/imatrix.cpp` and its README.
+//!
+//! [`Summary`] adds what upstream has not: extremes, outliers, concentration, constant offset, experts.
+//! [`MatrixDivergence`] holds one matrix against another. `docs/stats.md` has their formulas.
 
+mod columns;
 mod compare;
+mod coverage;
+mod distribution;
+mod divergence;
 mod lanes;
 mod layer;
 mod logarithm;
 pub mod name;
-mod parallel;
+pub(crate) mod parallel;
+mod rank;
+mod spectrum;
+mod summary;
 mod vector;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 pub use compare::Comparison;
+pub use coverage::{ExpertCoverage, RARE};
+pub use distribution::Distribution;
+pub use divergence::{Counts, Divergence, LayerDivergence, MatrixDivergence, TensorDivergence};
 pub use layer::{LayerStats, layer_statistics};
+pub use spectrum::Spectrum;
+pub use summary::{LayerSummary, Summary, TensorSummary, kind};
 
 use crate::imatrix::{Entry, Numbers, Values};
 use name::{TensorName, first_nextn_layer};
@@ -134,6 +149,18 @@ pub enum Warning {
         /// The weight.
         tensor: String,
     },
+    /// No column of the weight has a finite average: it was never reached, or its sums are not finite.
+    NothingFinite {
+        /// The weight.
+        tensor: String,
+    },
+    /// Some columns were left out because their sums are not finite.
+    NotFinite {
+        /// The weight.
+        tensor: String,
+        /// How many.
+        columns: u64,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -144,6 +171,12 @@ impl fmt::Display for Warning {
             }
             Warning::NoPrecedingLayer { tensor } => {
                 write!(f, "no preceding-layer tensor for '{tensor}'")
+            }
+            Warning::NothingFinite { tensor } => {
+                write!(f, "'{tensor}' has no rows, or no sum that is finite: it is left out")
+            }
+            Warning::NotFinite { tensor, columns } => {
+                write!(f, "'{tensor}' has {columns} columns whose sums are not finite: they are left out")
             }
         }
     }

@@ -22,7 +22,7 @@ fn available() -> usize {
 }
 
 /// `f` of every item. `work` is how many numbers all of them together have.
-pub(super) fn map<I: Sync, T: Send>(items: &[I], work: usize, f: impl Fn(&I) -> T + Sync) -> Vec<T> {
+pub(crate) fn map<I: Sync, T: Send>(items: &[I], work: usize, f: impl Fn(&I) -> T + Sync) -> Vec<T> {
     let threads = available().min(items.len());
     if threads < 2 || work < WORTH_THREADS {
         return items.iter().map(f).collect();

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod collecting;
+mod commands;
 mod download;
 mod files;
 mod flags;

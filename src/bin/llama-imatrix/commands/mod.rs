@@ -1,11 +1,19 @@
 //! Commands: a word in first place, where llama.cpp's tool takes only flags. They load no model and start no backend.
 
+mod compare;
+mod load;
 mod merge;
+mod report;
+mod select;
+mod stats;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use llama_imatrix::report::sheet::Sheet;
+use llama_imatrix::report::text;
 
 use crate::flags::LogOptions;
 use crate::log;
@@ -19,13 +27,46 @@ struct Commands {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Statistics of matrices, for each weight and each layer.
+    Stats(stats::Stats),
+    /// How differently matrices weigh the channels.
+    Compare(compare::Compare),
+    /// A page to look at matrices, or pictures of them.
+    Report(report::Report),
     /// Puts the states of shards together, or adds up matrices.
     Merge(merge::Merge),
 }
 
 /// The commands' names and what they do, for the help.
-pub(crate) const NAMES: [(&str, &str); 1] =
-    [("merge", "put the states of shards together, or add up matrices, with weights")];
+pub(crate) const NAMES: [(&str, &str); 4] = [
+    ("stats", "statistics of matrices: a table, JSON, CSV or Markdown"),
+    ("compare", "how differently matrices weigh the channels"),
+    ("report", "a page to look at matrices, or pictures of them"),
+    ("merge", "put the states of shards together, or add up matrices, with weights"),
+];
+
+/// How a sheet is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Aligned columns.
+    #[default]
+    Table,
+    /// One document, all statistics.
+    Json,
+    /// RFC 4180, all statistics.
+    Csv,
+    /// As GitHub renders it.
+    Markdown,
+}
+
+/// What a sheet has a row for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum By {
+    /// Each weight.
+    Tensor,
+    /// Each layer.
+    Layer,
+}
 
 /// Runs the command that the arguments (without the program's name) begin with; `None` if they begin with none.
 pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
@@ -41,10 +82,43 @@ pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
         }
     };
     let result = log::init(&LogOptions::default(), log::level::INFO).and_then(|()| match parsed.command {
+        Command::Stats(args) => stats::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Merge(args) => merge::run(&args).map(|()| ExitCode::SUCCESS),
     });
     Some(result.unwrap_or_else(|error| {
         log::error(format_args!("{error:#}"));
         ExitCode::FAILURE
     }))
+}
+
+/// Writes to standard output. Nobody reading on (`| head`) is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("cannot write to standard output"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A sheet under its title; CSV has no place for one.
+fn titled(format: Format, title: &str, sheet: &Sheet) -> String {
+    match format {
+        Format::Markdown => format!("## {title}\n\n{}\n", text::markdown(sheet)),
+        Format::Csv => text::csv(sheet),
+        Format::Table | Format::Json => format!("{title}\n\n{}\n", text::aligned(sheet)),
+    }
+}
+
+/// Tables of several files as one of a file more a row: CSV has one heading.
+fn joined(sheets: Vec<Sheet>) -> Sheet {
+    let mut sheets = sheets.into_iter();
+    let mut all = sheets.next().unwrap_or_default();
+    for sheet in sheets {
+        all.rows.extend(sheet.rows);
+    }
+    all
 }

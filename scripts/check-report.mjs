@@ -1,0 +1,81 @@
+// Uses a report as people do: node scripts/check-report.mjs PAGE FOLDER. See check-report.sh.
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+
+const { chromium } = createRequire(process.env.PLAYWRIGHT)("playwright-core");
+const [file, folder] = process.argv.slice(2);
+const SIZES = { desktop: { width: 1400, height: 900 }, phone: { width: 390, height: 844 } };
+
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--headless", "--no-sandbox", "--disable-gpu"] });
+for (const [size, viewport] of Object.entries(SIZES)) {
+  for (const colorScheme of ["light", "dark"]) {
+    const context = await browser.newContext({ viewport, colorScheme });
+    const page = await context.newPage();
+    const complaints = [];
+    page.on("console", (message) => complaints.push(message.text()));
+    page.on("pageerror", (error) => complaints.push(error.message));
+    page.on("request", (request) => request.url().startsWith("file:") || complaints.push(`asks for ${request.url()}`));
+    await page.goto(pathToFileURL(path.resolve(file)).href, { waitUntil: "load" });
+    const ready = await page.evaluate(() => performance.getEntriesByType("navigation")[0].loadEventEnd);
+    await page.waitForSelector("#layers canvas");
+    await page.screenshot({ path: path.join(folder, `${size}-${colorScheme}.png`), fullPage: true });
+    await use(page, colorScheme);
+    assert.deepEqual(complaints, [], `${size}, ${colorScheme}`);
+    console.log(`${size}, ${colorScheme}: ready after ${Math.round(ready)} ms`);
+    await context.close();
+  }
+}
+await browser.close();
+
+async function use(page, colorScheme) {
+  const theme = () => page.evaluate(() => document.documentElement.dataset.theme);
+  assert.equal(await theme(), colorScheme);
+  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "the page is wider than the screen");
+
+  // Another statistic colours the cells anew and names itself in them.
+  const cell = page.locator("#heatmap td:not(.empty)").first();
+  const before = await cell.getAttribute("aria-label");
+  await page.getByLabel("Statistic").selectOption("top1_energy");
+  assert.notEqual(await cell.getAttribute("aria-label"), before);
+
+  // Arrow keys walk through the heat map; Enter shows the channels of that weight.
+  await cell.focus();
+  await page.keyboard.press("ArrowRight");
+  await page.keyboard.press("Enter");
+  const name = (await page.evaluate(() => document.activeElement.getAttribute("aria-label"))).split(":")[0];
+  assert.equal(await page.locator("#channels select").inputValue(), name);
+  assert.equal(await page.locator("#channels h3").first().textContent(), `Energy of ${name}`);
+
+  // A heading sorts, and says so.
+  const heading = page.locator("#weights th", { has: page.getByRole("button", { name: "H Norm" }) });
+  const column = await heading.evaluate((th) => th.cellIndex);
+  const numbers = () => page.locator("#weights tbody tr").evaluateAll((rows, at) => rows.map((row) => Number(row.cells[at].textContent)), column);
+  for (const [order, sign] of [["descending", -1], ["ascending", 1]]) {
+    await heading.getByRole("button").click();
+    assert.equal(await heading.getAttribute("aria-sort"), order);
+    const found = await numbers();
+    assert.ok(found.length > 1);
+    assert.deepEqual(found, [...found].sort((a, b) => sign * (a - b)));
+  }
+  await page.locator("#weights input[type=search]").fill("attn_q");
+  const left = await page.locator("#weights tbody th").allTextContents();
+  assert.ok(left.length && left.every((tensor) => tensor.includes("attn_q")));
+
+  // The numbers behind a chart, the other measure of the prism, the experts in order.
+  await page.locator("#lens summary").first().click();
+  assert.ok((await page.locator("#lens details table tbody tr").count()) > 1);
+  const title = page.locator("#prism h3").first();
+  const mean = await title.textContent();
+  await page.locator("#prism").getByLabel("Show").selectOption("share");
+  assert.notEqual(await title.textContent(), mean);
+  await page.getByLabel("sort by count").check();
+
+  // Every chart says in words what it shows; every table has a name.
+  for (const chart of await page.locator("[role=img]").all()) assert.ok((await chart.getAttribute("aria-label")).length > 20);
+  for (const table of await page.locator("table.data").all()) assert.ok((await table.locator("caption").textContent()).length > 3);
+
+  await page.locator("#theme").click();
+  assert.notEqual(await theme(), colorScheme);
+}

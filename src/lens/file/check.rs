@@ -1,0 +1,124 @@
+//! The rules of a lens file.
+
+use std::collections::BTreeSet;
+
+use super::{Error, FORMAT, LensFile, LensPoint, MAX_LAYERS, Part, Prism, Section, Spread, VERSION};
+
+/// How far above 1 a cosine or a share may lie, by rounding.
+const ROUNDING: f64 = 1e-3;
+
+impl LensFile {
+    /// What every file must satisfy, checked on reading and on writing.
+    ///
+    /// # Errors
+    /// The rule that this breaks.
+    pub fn check(&self) -> Result<(), Error> {
+        check_head(&self.format, self.version)?;
+        let n_layer = self.model.n_layer;
+        if !(1..=MAX_LAYERS).contains(&n_layer) {
+            return Err(Error::Layers(n_layer));
+        }
+        if let Some(Section::Measured(lens)) = &self.lens {
+            ascending("lens", lens.layers.iter().map(|l| l.layer), n_layer)?;
+            lens.embedding.iter().chain(lens.layers.iter().map(|l| &l.point)).try_for_each(check_point)?;
+        }
+        if let Some(Section::Measured(prism)) = &self.prism {
+            check_prism(prism, n_layer)?;
+        }
+        if let Some(Section::Measured(similarity)) = &self.similarity {
+            ascending("similarity", similarity.layers.iter().map(|l| l.layer), n_layer)?;
+            for layer in &similarity.layers {
+                let parts = [Some(layer.whole), layer.attention, layer.feed_forward];
+                parts
+                    .iter()
+                    .flatten()
+                    .try_for_each(|s| check_spread("similarity", s, -1.0 - ROUNDING, 1.0 + ROUNDING))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn check_head(format: &str, version: u32) -> Result<(), Error> {
+    if format != FORMAT {
+        return Err(Error::Format(format.to_owned()));
+    }
+    if version != VERSION {
+        return Err(Error::Version(version));
+    }
+    Ok(())
+}
+
+fn ascending(section: &'static str, layers: impl Iterator<Item = u32>, n_layer: u32) -> Result<(), Error> {
+    let mut next = 0;
+    for layer in layers {
+        if layer < next || layer >= n_layer {
+            return Err(Error::Layer { section, layer, n_layer });
+        }
+        next = layer + 1;
+    }
+    Ok(())
+}
+
+fn check_point(point: &LensPoint) -> Result<(), Error> {
+    // A divergence of a rounded distribution from itself may come out a little below zero.
+    check_spread("lens", &point.kl, -ROUNDING, f64::INFINITY)?;
+    within("lens", "a top-1 agreement of", point.top1_agreement, 0.0, 1.0 + ROUNDING, "0 to 1")
+}
+
+fn check_prism(prism: &Prism, n_layer: u32) -> Result<(), Error> {
+    let mut seen = BTreeSet::new();
+    for p in &prism.parts {
+        let fits = match p.part {
+            Part::Embedding | Part::NormBias | Part::OutputBias => p.layer.is_none(),
+            Part::Attention | Part::FeedForward | Part::SharedExperts | Part::RoutedExperts => p.layer.is_some(),
+            Part::Other => true,
+        };
+        if !fits || !seen.insert((p.layer, p.part)) {
+            return Err(Error::Part { part: p.part, layer: p.layer });
+        }
+        if let Some(layer) = p.layer.filter(|&layer| layer >= n_layer) {
+            return Err(Error::Layer { section: "prism", layer, n_layer });
+        }
+        for addition in [p.raw, p.relative] {
+            within("prism", "a mean absolute value of", addition.mean_abs, 0.0, f64::INFINITY, "0 or more")?;
+            // A detail may be larger than the whole that it cancels out of.
+            let most = if p.part.is_detail() { f64::INFINITY } else { 1.0 + ROUNDING };
+            within("prism", "a share of", addition.share, 0.0, most, "0 to 1")?;
+        }
+    }
+    Ok(())
+}
+
+fn check_spread(section: &'static str, s: &Spread, least: f64, most: f64) -> Result<(), Error> {
+    let quantiles = [s.p5, s.p25, s.p50, s.p75, s.p95];
+    let expected = if most.is_finite() { "-1 to 1" } else { "0 or more" };
+    within(section, "a mean of", s.mean, least, most, expected)?;
+    for x in quantiles {
+        within(section, "a quantile of", x, least, most, expected)?;
+    }
+    match quantiles.windows(2).find(|pair| pair[0] > pair[1]) {
+        Some(pair) => Err(Error::Range {
+            section,
+            what: "a quantile of",
+            found: pair[1],
+            expected: "no less than the one before",
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Lets NaN pass: it stands for what has no meaning.
+fn within(
+    section: &'static str,
+    what: &'static str,
+    found: f64,
+    least: f64,
+    most: f64,
+    expected: &'static str,
+) -> Result<(), Error> {
+    if found < least || found > most {
+        return Err(Error::Range { section, what, found, expected });
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+use super::*;
+
+fn spread(x: f64) -> Spread {
+    Spread { mean: x, p5: x, p25: x, p50: x, p75: x, p95: x }
+}
+
+fn point(kl: f64) -> LensPoint {
+    LensPoint { kl: spread(kl), kl_reduction: f64::NAN, top1_agreement: 0.5, target_nll: 2.0 }
+}
+
+fn file() -> LensFile {
+    let addition = Addition { mean: -1.0, mean_abs: 1.0, share: 0.5 };
+    let part = |part, layer| PrismPart { part, layer, raw: addition, relative: addition };
+    LensFile {
+        format: FORMAT.into(),
+        version: VERSION,
+        model: Model { name: "m".into(), architecture: "llama".into(), n_layer: 2 },
+        dataset: "text".into(),
+        positions: Positions { chunks: 1, chunk_size: 512, per_chunk: 32, sampled: 32, seed: 7 },
+        lens: Some(Section::Measured(Lens {
+            base: "model".into(),
+            embedding: Some(point(3.0)),
+            layers: vec![LensLayer { layer: 1, point: point(0.0) }],
+        })),
+        prism: Some(Section::Measured(Prism {
+            parts: vec![part(Part::Embedding, None), part(Part::Attention, Some(1))],
+            sum_check: SumCheck { max_relative_error: 1e-6 },
+        })),
+        similarity: Some(Section::Unsupported { unsupported: "no residual stream".into() }),
+    }
+}
+
+#[test]
+fn what_is_written_is_read_and_nan_is_null() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = LensFile::beside(&dir.path().join("imatrix.gguf"));
+    assert!(path.ends_with("imatrix.lens.json"));
+    file().save(&path).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("\"kl_reduction\": null") && text.contains("\"unsupported\": \"no residual"), "{text}");
+    let read = LensFile::load(&path).unwrap();
+    let Some(Section::Measured(lens)) = &read.lens else { panic!("{read:?}") };
+    assert!(lens.layers[0].point.kl_reduction.is_nan());
+    assert_eq!((&read.prism, &read.similarity), (&file().prism, &file().similarity));
+}
+
+#[test]
+fn each_rule_has_its_error() {
+    let broken = |change: fn(&mut LensFile)| {
+        let mut file = file();
+        change(&mut file);
+        file.check().unwrap_err().to_string()
+    };
+    let says = [
+        (broken(|f| f.version = 2), "version is 2"),
+        (broken(|f| f.format = "x".into()), "format"),
+        (broken(|f| f.model.n_layer = 0), "0 layers"),
+        (broken(|f| f.model.n_layer = 1), "layer 1 of 'lens'"),
+        (broken(|f| lens(f).layers.push(LensLayer { layer: 0, point: point(0.0) })), "layer 0 of 'lens'"),
+        (broken(|f| lens(f).layers[0].point.top1_agreement = 2.0), "top-1 agreement of 2"),
+        (broken(|f| lens(f).layers[0].point.kl.p5 = 9.0), "no less than the one before"),
+        (broken(|f| lens(f).layers[0].point.kl = spread(-1.0)), "mean of -1"),
+        (broken(|f| prism(f).parts[1].layer = None), "Attention"),
+        (broken(|f| prism(f).parts[0].raw.share = 1.5), "share of 1.5"),
+    ];
+    for (found, part) in says {
+        assert!(found.contains(part), "'{found}' says nothing of '{part}'");
+    }
+    let wrong = serde_json::to_string(&file()).unwrap().replace("\"mean_abs\"", "\"mean_ab\"");
+    assert!(LensFile::parse(wrong.as_bytes()).unwrap_err().to_string().contains("mean_abs"));
+    assert!(matches!(LensFile::parse(b"{\"format\":\"llama-imatrix lens\",\"version\":9}"), Err(Error::Version(9))));
+    assert!(matches!(LensFile::parse(b"\x00"), Err(Error::Json(_))));
+}
+
+fn lens(file: &mut LensFile) -> &mut Lens {
+    let Some(Section::Measured(lens)) = &mut file.lens else { panic!() };
+    lens
+}
+
+fn prism(file: &mut LensFile) -> &mut Prism {
+    let Some(Section::Measured(prism)) = &mut file.prism else { panic!() };
+    prism
+}
+
+#[test]
+fn the_documented_form_is_read() {
+    let bytes = include_bytes!("../../../tests/data/report/first.lens.json");
+    let file = LensFile::parse(bytes).unwrap();
+    let Some(Section::Measured(prism)) = &file.prism else { panic!("{file:?}") };
+    assert!(prism.parts.iter().any(|p| p.part == Part::RoutedExperts && p.layer == Some(2)));
+    let Some(Section::Measured(lens)) = &file.lens else { panic!("{file:?}") };
+    assert!(lens.embedding.as_ref().is_some_and(|e| e.kl_reduction.is_nan()) && lens.layers.len() == 3);
+}

@@ -1,0 +1,229 @@
+//! The page's data: what there is to draw, in few bytes.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Source;
+use crate::lens::file::LensFile;
+use crate::report::difference::{self, Metric};
+use crate::report::sheet::{Cell, Heading, Sheet};
+use crate::report::statistics::{self, STATISTICS};
+use crate::stats::{MatrixDivergence, Spectrum, Summary, parallel};
+
+/// Points of a spectrum: more than a phone has room for.
+const POINTS: usize = 48;
+/// Notes that are shown of a file; a broken one has one for each weight.
+const MAX_NOTES: usize = 20;
+
+/// Everything.
+#[derive(Serialize)]
+pub(super) struct Data<'a> {
+    generator: &'static str,
+    statistics: Vec<About>,
+    files: Vec<File<'a>>,
+    comparisons: Vec<Comparison>,
+}
+
+#[derive(Serialize)]
+struct About {
+    key: &'static str,
+    title: &'static str,
+    about: &'static str,
+}
+
+#[derive(Serialize)]
+struct File<'a> {
+    name: &'a str,
+    legacy: bool,
+    datasets: &'a [String],
+    chunks: i32,
+    chunk_size: i32,
+    notes: Vec<String>,
+    /// A row a weight: layer, name, kind, then the statistics.
+    tensors: Rows,
+    layers: Rows,
+    experts: Vec<ExpertMap<'a>>,
+    spectra: Spectra,
+    lens: Option<&'a LensFile>,
+}
+
+/// A sheet with its keys said once.
+#[derive(Serialize)]
+struct Rows {
+    keys: Vec<&'static str>,
+    titles: Vec<&'static str>,
+    rows: Vec<Vec<Cell>>,
+}
+
+/// Rows an expert for weights that see the same tokens, layer by layer.
+#[derive(Serialize)]
+struct ExpertMap<'a> {
+    kinds: String,
+    rows: Vec<ExpertRow<'a>>,
+}
+
+#[derive(Serialize)]
+struct ExpertRow<'a> {
+    layer: String,
+    counts: &'a [i64],
+}
+
+/// The weights' spectra, in their order. Weights of as many columns have the same ranks.
+#[derive(Serialize)]
+struct Spectra {
+    ranks: BTreeMap<usize, Vec<usize>>,
+    tensors: Vec<Curve>,
+}
+
+#[derive(Serialize)]
+struct Curve {
+    columns: usize,
+    /// Decimal logarithm of the energy over the mean; null for none.
+    energy: Vec<Cell>,
+    cumulative: Vec<Cell>,
+}
+
+#[derive(Serialize)]
+struct Comparison {
+    first: usize,
+    second: usize,
+    tensors: Rows,
+    layers: Rows,
+}
+
+impl<'a> Data<'a> {
+    pub(super) fn new(sources: &'a [Source]) -> Self {
+        let comparison = |(second, source): (usize, &Source)| {
+            let m = MatrixDivergence::new(&sources[0].imatrix, &source.imatrix);
+            let mut tensors = difference::tensors(&m.tensors, Metric::Jsd);
+            let kinds: BTreeMap<&str, &str> = m.tensors.iter().map(|t| (t.tensor.as_str(), t.kind.as_str())).collect();
+            add_kinds(&mut tensors, |name| kinds.get(name).copied().unwrap_or_default());
+            Comparison {
+                first: 0,
+                second,
+                tensors: Rows::new(tensors),
+                layers: Rows::new(difference::layers(&m.layers, Metric::Jsd)),
+            }
+        };
+        Self {
+            generator: concat!("llama-imatrix ", env!("CARGO_PKG_VERSION")),
+            statistics: STATISTICS
+                .iter()
+                .map(|s| About { key: s.heading.key, title: s.heading.title, about: s.about })
+                .collect(),
+            files: sources.iter().map(File::new).collect(),
+            comparisons: sources.iter().enumerate().skip(1).map(comparison).collect(),
+        }
+    }
+}
+
+impl<'a> File<'a> {
+    fn new(source: &'a Source) -> Self {
+        let summary = Summary::new(&source.imatrix);
+        let mut notes = source.notes.clone();
+        notes.extend(summary.warnings.iter().map(ToString::to_string));
+        if notes.len() > MAX_NOTES {
+            let more = notes.len() - MAX_NOTES;
+            notes.truncate(MAX_NOTES);
+            notes.push(format!("and {more} more"));
+        }
+        let mut tensors = statistics::tensors(&summary.tensors);
+        let kinds: BTreeMap<&str, &str> =
+            summary.tensors.iter().map(|t| (t.stats.tensor.as_str(), t.kind.as_str())).collect();
+        add_kinds(&mut tensors, |name| kinds.get(name).copied().unwrap_or_default());
+        Self {
+            name: &source.name,
+            legacy: source.legacy,
+            datasets: &source.imatrix.datasets,
+            chunks: source.imatrix.chunk_count,
+            chunk_size: source.imatrix.chunk_size,
+            notes,
+            tensors: Rows::new(tensors),
+            layers: Rows::new(statistics::layers(&summary.layers)),
+            experts: expert_maps(source, &summary),
+            spectra: Spectra::new(source, &summary),
+            lens: source.lens.as_ref(),
+        }
+    }
+}
+
+/// Puts a column with the weight's kind behind its name, which is the second.
+fn add_kinds<'k>(sheet: &mut Sheet, kind: impl Fn(&str) -> &'k str) {
+    sheet.headings.insert(2, Heading::new("kind", "Kind", 0));
+    for row in &mut sheet.rows {
+        let Some(Cell::Text(name)) = row.get(1) else { continue };
+        let kind = kind(name).to_owned();
+        row.insert(2, Cell::Text(kind));
+    }
+}
+
+impl Rows {
+    fn new(sheet: Sheet) -> Self {
+        let mut rows = sheet.rows;
+        for cell in rows.iter_mut().flatten() {
+            if let Cell::Number(x) = cell {
+                *x = rounded(*x, 5);
+            }
+        }
+        Self {
+            keys: sheet.headings.iter().map(|h| h.key).collect(),
+            titles: sheet.headings.iter().map(|h| h.title).collect(),
+            rows,
+        }
+    }
+}
+
+/// To a number of significant digits.
+fn rounded(x: f64, digits: usize) -> f64 {
+    format!("{x:.*e}", digits - 1).parse().unwrap_or(f64::NAN)
+}
+
+fn expert_maps<'a>(source: &'a Source, summary: &Summary) -> Vec<ExpertMap<'a>> {
+    let counts = |name: &str| source.imatrix.entries.get(name).map(|e| e.counts.as_slice());
+    let mut by_kind: Vec<(String, Vec<(&str, &'a [i64])>)> = Vec::new();
+    for kind in summary.kinds() {
+        let of_kind = summary.tensors.iter().filter(|t| t.kind == kind && t.experts.is_some());
+        let rows: Vec<_> = of_kind.filter_map(|t| Some((t.layer.as_str(), counts(&t.stats.tensor)?))).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        match by_kind.iter_mut().find(|(_, known)| *known == rows) {
+            Some((kinds, _)) => *kinds = format!("{kinds}, {kind}"),
+            None => by_kind.push((kind.to_owned(), rows)),
+        }
+    }
+    by_kind
+        .into_iter()
+        .map(|(kinds, rows)| ExpertMap {
+            kinds,
+            rows: rows.into_iter().map(|(layer, counts)| ExpertRow { layer: layer.to_owned(), counts }).collect(),
+        })
+        .collect()
+}
+
+impl Spectra {
+    fn new(source: &Source, summary: &Summary) -> Self {
+        let work = source.imatrix.entries.values().map(|e| e.sum2.len()).sum();
+        let spectra = parallel::map(&summary.tensors, work, |t| {
+            source.imatrix.entries.get(&t.stats.tensor).map(|e| Spectrum::new(e, POINTS)).unwrap_or_default()
+        });
+        let mut ranks = BTreeMap::new();
+        let tensors = spectra
+            .into_iter()
+            .map(|s| {
+                ranks.entry(s.columns).or_insert(s.ranks);
+                Curve {
+                    columns: s.columns,
+                    energy: s.relative.iter().map(|x| logarithm(*x)).collect(),
+                    cumulative: s.cumulative.iter().map(|x| Cell::Number(rounded(*x, 3))).collect(),
+                }
+            })
+            .collect();
+        Self { ranks, tensors }
+    }
+}
+
+fn logarithm(x: f64) -> Cell {
+    if x > 0.0 { Cell::Number((x.log10() * 1e3).round() / 1e3) } else { Cell::Missing }
+}

@@ -1,0 +1,252 @@
+//! Pictures of matrices, for papers and issues: PNG files drawn by plotters, labelled in a font that is compiled in.
+
+mod draw;
+
+use std::path::{Path, PathBuf};
+
+use super::page::Source;
+use super::sheet::Cell;
+use super::statistics::STATISTICS;
+use crate::lens::file::{Lens, LensFile, Part, Prism, Section, Similarity, Spread};
+use crate::stats::{Spectrum, Summary};
+use draw::{Curve, Curves, Grid, curves, grid};
+
+/// Statistics that have a picture of layers by kinds.
+const HEATMAPS: [&str; 6] = ["sum_sq", "h_norm", "top1_energy", "zd3", "mean_to_rms", "cossim"];
+/// Points of a spectrum.
+const POINTS: usize = 256;
+
+/// A picture could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The asked-for weight is in none of the matrices.
+    #[error("no matrix has data of a weight called '{0}'")]
+    NoTensor(String),
+    /// Drawing or writing failed.
+    #[error("cannot draw '{path}': {reason}")]
+    Draw {
+        /// The file.
+        path: String,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// Writes every picture there is something to draw in, and says which.
+///
+/// `tensor` is the weight whose channels are drawn; the first one otherwise.
+///
+/// # Errors
+/// A weight that no matrix has; what the operating system refuses.
+pub fn write_all(folder: &Path, sources: &[Source], tensor: Option<&str>) -> Result<Vec<PathBuf>, Error> {
+    let mut out = Pictures { folder, written: Vec::new() };
+    let summaries: Vec<Summary> = sources.iter().map(|s| Summary::new(&s.imatrix)).collect();
+    out.layers(sources, &summaries)?;
+    out.channels(sources, &summaries, tensor)?;
+    for (i, (source, summary)) in sources.iter().zip(&summaries).enumerate() {
+        // Files of one name in different folders must not overwrite each other's pictures.
+        let prefix = if sources.len() > 1 { format!("{}-", i + 1) } else { String::new() };
+        out.heatmaps(&prefix, source, summary)?;
+        out.experts(&prefix, source, summary)?;
+        if let Some(lens) = &source.lens {
+            out.lens_file(&prefix, lens)?;
+        }
+    }
+    Ok(out.written)
+}
+
+struct Pictures<'a> {
+    folder: &'a Path,
+    written: Vec<PathBuf>,
+}
+
+impl Pictures<'_> {
+    fn curves(&mut self, name: &str, picture: &Curves) -> Result<(), Error> {
+        if picture.curves.iter().all(|c| c.points.iter().all(|p| !p.1.is_finite())) {
+            return Ok(());
+        }
+        self.write(name, |path| curves(path, picture))
+    }
+
+    fn write(&mut self, name: &str, draw: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), Error> {
+        let path = self.folder.join(format!("{name}.png"));
+        draw(&path).map_err(|reason| Error::Draw { path: path.display().to_string(), reason })?;
+        self.written.push(path);
+        Ok(())
+    }
+
+    fn layers(&mut self, sources: &[Source], summaries: &[Summary]) -> Result<(), Error> {
+        type Get = fn(&crate::stats::LayerSummary) -> f64;
+        let pictures: [(&str, &str, bool, Get); 4] = [
+            ("layers-cossim", "Cosine similarity with the layer before", false, |l| l.stats.cossim.into()),
+            ("layers-gain", "Gain over the layer before", false, |l| l.stats.gain.into()),
+            ("layers-energy", "Sum of average squares", true, |l| l.sum),
+            ("layers-balance", "Load balance of the experts", false, |l| l.balance),
+        ];
+        for (name, title, log_y, get) in pictures {
+            let curves = sources.iter().zip(summaries).map(|(source, summary)| Curve {
+                label: source.name.clone(),
+                points: summary.layers.iter().map(|l| (f64::from(l.block), get(l))).collect(),
+                band: Vec::new(),
+            });
+            let picture = Curves { title: title.into(), x: "layer", log_x: false, log_y, curves: curves.collect() };
+            self.curves(name, &picture)?;
+        }
+        Ok(())
+    }
+
+    fn channels(&mut self, sources: &[Source], summaries: &[Summary], tensor: Option<&str>) -> Result<(), Error> {
+        let first = || summaries.iter().flat_map(|s| &s.tensors).map(|t| t.stats.tensor.as_str()).next();
+        let Some(name) = tensor.or_else(first) else { return Ok(()) };
+        let mut curves = Vec::new();
+        for source in sources {
+            let Some(entry) = source.imatrix.entries.get(name) else { continue };
+            let s = Spectrum::new(entry, POINTS);
+            let points = s.ranks.iter().map(|&r| r as f64).zip(s.relative).collect();
+            curves.push(Curve { label: source.name.clone(), points, band: Vec::new() });
+        }
+        if curves.is_empty() {
+            return Err(Error::NoTensor(name.to_owned()));
+        }
+        let title = format!("Energy of {name}, over the mean channel's");
+        self.curves("channels", &Curves { title, x: "rank of the channel", log_x: true, log_y: true, curves })
+    }
+
+    fn heatmaps(&mut self, prefix: &str, source: &Source, summary: &Summary) -> Result<(), Error> {
+        let mut layers: Vec<&str> = summary.tensors.iter().map(|t| t.layer.as_str()).collect();
+        layers.dedup();
+        let mut kinds = summary.kinds();
+        kinds.sort_unstable();
+        for statistic in STATISTICS.iter().filter(|s| HEATMAPS.contains(&s.heading.key)) {
+            let mut values = vec![f64::NAN; kinds.len() * layers.len()];
+            for t in &summary.tensors {
+                let row = kinds.iter().position(|k| *k == t.kind);
+                let column = layers.iter().position(|l| *l == t.layer);
+                if let (Some(row), Some(column), Cell::Number(x)) = (row, column, (statistic.of)(t)) {
+                    values[row * layers.len() + column] = x;
+                }
+            }
+            if values.iter().all(|x| !x.is_finite()) {
+                continue;
+            }
+            let title = format!("{}: {}", source.name, statistic.about);
+            let picture = Grid { title, x: "layer", rows: &kinds, columns: &layers, values: &values };
+            self.write(&format!("{prefix}heatmap-{}", statistic.heading.key), |path| grid(path, &picture))?;
+        }
+        Ok(())
+    }
+
+    /// Rows of each expert over an equal share, for the first kind of weights that has experts.
+    fn experts(&mut self, prefix: &str, source: &Source, summary: &Summary) -> Result<(), Error> {
+        let Some(kind) = summary.tensors.iter().find(|t| t.experts.is_some()).map(|t| &t.kind) else { return Ok(()) };
+        let of_kind: Vec<_> = summary.tensors.iter().filter(|t| t.kind == *kind && t.experts.is_some()).collect();
+        let counts = |name: &str| source.imatrix.entries.get(name).map_or(&[][..], |e| &e.counts);
+        let width = of_kind.iter().map(|t| counts(&t.stats.tensor).len()).max().unwrap_or(0);
+        let mut values = vec![f64::NAN; of_kind.len() * width];
+        for (row, t) in of_kind.iter().enumerate() {
+            let counts = counts(&t.stats.tensor);
+            let share = counts.iter().map(|&c| c as f64).sum::<f64>() / counts.len().max(1) as f64;
+            for (column, &c) in counts.iter().enumerate().filter(|(_, c)| **c > 0) {
+                values[row * width + column] = c as f64 / share;
+            }
+        }
+        let layers: Vec<&str> = of_kind.iter().map(|t| t.layer.as_str()).collect();
+        let numbers: Vec<String> = (0..width).map(|i| i.to_string()).collect();
+        let experts: Vec<&str> = numbers.iter().map(String::as_str).collect();
+        let title = format!("{}: rows of {kind} over an equal share, red where unseen", source.name);
+        let picture = Grid { title, x: "expert", rows: &layers, columns: &experts, values: &values };
+        self.write(&format!("{prefix}experts"), |path| grid(path, &picture))
+    }
+
+    fn lens_file(&mut self, prefix: &str, file: &LensFile) -> Result<(), Error> {
+        if let Some(Section::Measured(lens)) = &file.lens {
+            self.curves(&format!("{prefix}lens"), &lens_curves(lens))?;
+        }
+        if let Some(Section::Measured(prism)) = &file.prism {
+            self.curves(&format!("{prefix}prism"), &prism_curves(prism))?;
+        }
+        if let Some(Section::Measured(similarity)) = &file.similarity {
+            self.curves(&format!("{prefix}similarity"), &similarity_curves(similarity))?;
+        }
+        Ok(())
+    }
+}
+
+fn lens_curves(lens: &Lens) -> Curves {
+    let of = |get: fn(&Spread) -> f64| lens.layers.iter().map(move |l| (f64::from(l.layer), get(&l.point.kl)));
+    let band = lens.layers.iter().map(|l| (f64::from(l.layer), l.point.kl.p25, l.point.kl.p75)).collect();
+    let curves = vec![
+        Curve { label: "median, and half of the positions".into(), points: of(|s| s.p50).collect(), band },
+        Curve { label: "mean".into(), points: of(|s| s.mean).collect(), band: Vec::new() },
+    ];
+    Curves { title: "KL(final ‖ layer), nats".into(), x: "layer", log_x: false, log_y: false, curves }
+}
+
+fn prism_curves(prism: &Prism) -> Curves {
+    let parts = [
+        (Part::Attention, "attention"),
+        (Part::FeedForward, "feed-forward"),
+        (Part::SharedExperts, "shared experts"),
+        (Part::RoutedExperts, "routed experts"),
+    ];
+    let curve = |(part, label): (Part, &str)| Curve {
+        label: label.to_owned(),
+        points: prism
+            .parts
+            .iter()
+            .filter(|p| p.part == part)
+            .filter_map(|p| Some((f64::from(p.layer?), p.relative.mean)))
+            .collect(),
+        band: Vec::new(),
+    };
+    let curves = parts.into_iter().map(curve).filter(|c| !c.points.is_empty()).collect();
+    Curves {
+        title: "Added to the logit, less the vocabulary's mean".into(),
+        x: "layer",
+        log_x: false,
+        log_y: false,
+        curves,
+    }
+}
+
+fn similarity_curves(similarity: &Similarity) -> Curves {
+    let layers = &similarity.layers;
+    let points = |get: &dyn Fn(usize) -> Option<Spread>| {
+        layers.iter().enumerate().filter_map(|(i, l)| Some((f64::from(l.layer), get(i)?.mean))).collect()
+    };
+    let band = layers.iter().map(|l| (f64::from(l.layer), l.whole.p25, l.whole.p75)).collect();
+    let curves = vec![
+        Curve { label: "layer, and half of the tokens".into(), points: points(&|i| Some(layers[i].whole)), band },
+        Curve { label: "attention".into(), points: points(&|i| layers[i].attention), band: Vec::new() },
+        Curve { label: "feed-forward".into(), points: points(&|i| layers[i].feed_forward), band: Vec::new() },
+    ];
+    let title = "Cosine of the residual stream before and after".into();
+    Curves { title, x: "layer", log_x: false, log_y: false, curves }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::imatrix::{Entry, Imatrix};
+
+    #[test]
+    fn pictures_need_no_font_of_the_machine() {
+        let mut imatrix = Imatrix::default();
+        for layer in 0..3 {
+            let entry = Entry { sum2: vec![4.0, 1.0, f32::NAN, 2.0], sum: Some(vec![1.0; 4]), counts: vec![2, 0] };
+            imatrix.entries.insert(format!("blk.{layer}.ffn_up_exps.weight"), entry);
+        }
+        let source = Source { name: "λ.gguf".into(), imatrix, legacy: false, lens: None, notes: Vec::new() };
+        let folder = tempfile::tempdir().unwrap();
+        let written = write_all(folder.path(), std::slice::from_ref(&source), None).unwrap();
+        let names: Vec<_> = written.iter().map(|p| p.file_stem().unwrap().to_str().unwrap()).collect();
+        assert!(names.contains(&"experts") && names.contains(&"channels"), "{names:?}");
+        for path in &written {
+            assert_eq!(std::fs::read(path).unwrap().get(1..4), Some(&b"PNG"[..]), "{}", path.display());
+        }
+        let missing = write_all(folder.path(), &[source], Some("none"));
+        assert!(matches!(missing, Err(Error::NoTensor(_))));
+        assert!(write_all(folder.path(), &[], None).unwrap().is_empty());
+    }
+}

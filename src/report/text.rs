@@ -1,0 +1,142 @@
+//! Sheets as text: aligned, as CSV, as Markdown.
+
+use std::fmt::Write as _;
+
+use super::sheet::{Cell, Sheet};
+
+/// A number as people read it: `nan` where it has no meaning, an exponent where digits after the point would not do.
+#[must_use]
+pub fn number(x: f64, decimals: usize) -> String {
+    let fixed = |x: f64| format!("{x:.decimals$}");
+    if x.is_nan() {
+        "nan".to_owned()
+    } else if x == 0.0 || !x.is_finite() {
+        fixed(x)
+    } else if x.abs() >= 1e7 || x.abs() < 0.5 * 10_f64.powi(-(decimals as i32)) {
+        format!("{x:.3e}")
+    } else {
+        fixed(x)
+    }
+}
+
+fn shown(cell: &Cell, decimals: usize) -> String {
+    match cell {
+        // A line end or an escape sequence in a name is not to reach the terminal.
+        Cell::Text(text) => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
+        Cell::Count(n) => n.to_string(),
+        Cell::Number(x) => number(*x, decimals),
+        Cell::Missing => "-".to_owned(),
+    }
+}
+
+fn shown_rows(sheet: &Sheet) -> Vec<Vec<String>> {
+    let row = |row: &Vec<Cell>| row.iter().zip(&sheet.headings).map(|(cell, h)| shown(cell, h.decimals)).collect();
+    sheet.rows.iter().map(row).collect()
+}
+
+/// Columns under their headings, words to the left and numbers to the right.
+#[must_use]
+pub fn aligned(sheet: &Sheet) -> String {
+    let rows = shown_rows(sheet);
+    let words = words(sheet);
+    let width = |i: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(i)).map(|text| text.chars().count());
+        cells.chain([sheet.headings[i].title.chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..sheet.headings.len()).map(width).collect();
+    let titles: Vec<String> = sheet.headings.iter().map(|h| h.title.to_owned()).collect();
+    let rule: Vec<String> = widths.iter().map(|&w| "-".repeat(w)).collect();
+    let mut out = String::new();
+    for row in [&titles, &rule].into_iter().chain(&rows) {
+        let cells = row.iter().zip(&widths).zip(&words);
+        let line = cells.map(|((text, &w), &left)| if left { format!("{text:<w$}") } else { format!("{text:>w$}") });
+        out += line.collect::<Vec<_>>().join("  ").trim_end();
+        out.push('\n');
+    }
+    out
+}
+
+/// Which columns have words in them.
+fn words(sheet: &Sheet) -> Vec<bool> {
+    let text = |i: usize| sheet.rows.iter().any(|row| matches!(row.get(i), Some(Cell::Text(_))));
+    (0..sheet.headings.len()).map(text).collect()
+}
+
+/// RFC 4180, with `\n` line ends: the columns' keys, then all digits of each number; `nan` where it has no meaning,
+/// nothing where there is none.
+#[must_use]
+pub fn csv(sheet: &Sheet) -> String {
+    let mut out = sheet.headings.iter().map(|h| h.key).collect::<Vec<_>>().join(",");
+    out.push('\n');
+    for row in &sheet.rows {
+        let cells = row.iter().map(|cell| match cell {
+            Cell::Text(text) if text.contains(['"', ',', '\n', '\r']) => format!("\"{}\"", text.replace('"', "\"\"")),
+            Cell::Text(text) => text.clone(),
+            Cell::Count(n) => n.to_string(),
+            Cell::Number(x) if x.is_nan() => "nan".to_owned(),
+            Cell::Number(x) => x.to_string(),
+            Cell::Missing => String::new(),
+        });
+        out += &cells.collect::<Vec<_>>().join(",");
+        out.push('\n');
+    }
+    out
+}
+
+/// A table as GitHub renders it.
+#[must_use]
+pub fn markdown(sheet: &Sheet) -> String {
+    let mut out = String::new();
+    for h in &sheet.headings {
+        let _ = write!(out, "| {} ", h.title);
+    }
+    out += "|\n";
+    for left in words(sheet) {
+        out += if left { "|---" } else { "|---:" };
+    }
+    out += "|\n";
+    for row in shown_rows(sheet) {
+        for cell in row {
+            let _ = write!(out, "| {} ", cell.replace('\\', "\\\\").replace('|', "\\|"));
+        }
+        out += "|\n";
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sheet::Heading;
+
+    fn sheet() -> Sheet {
+        Sheet {
+            headings: vec![Heading::new("name", "Name", 0), Heading::new("x", "X", 2), Heading::new("n", "N", 0)],
+            rows: vec![
+                vec![Cell::Text("a|\"b\",".into()), Cell::Number(0.125), Cell::Count(12)],
+                vec![Cell::Text("e\x1b[0m".into()), Cell::Number(f64::NAN), Cell::Missing],
+            ],
+        }
+    }
+
+    #[test]
+    fn each_form() {
+        assert_eq!(csv(&sheet()), "name,x,n\n\"a|\"\"b\"\",\",0.125,12\ne\x1b[0m,nan,\n");
+        assert_eq!(
+            markdown(&sheet()),
+            "| Name | X | N |\n|---|---:|---:|\n| a\\|\"b\", | 0.12 | 12 |\n| e\u{fffd}[0m | nan | - |\n"
+        );
+        assert_eq!(
+            aligned(&sheet()),
+            "Name       X   N\n------  ----  --\na|\"b\",  0.12  12\ne\u{fffd}[0m    nan   -\n"
+        );
+    }
+
+    #[test]
+    fn numbers_keep_their_size() {
+        let cases = [(0.0, "0.00"), (0.004, "4.000e-3"), (0.006, "0.01"), (-1e9, "-1.000e9"), (f64::INFINITY, "inf")];
+        for (x, expected) in cases {
+            assert_eq!(number(x, 2), expected);
+        }
+    }
+}

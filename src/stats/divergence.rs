@@ -1,0 +1,300 @@
+//! One matrix against another: how differently they weigh the columns.
+
+use std::collections::BTreeMap;
+
+use super::name::{TensorName, layer_label};
+use super::rank::spearman;
+use super::{parallel, summary};
+use crate::imatrix::{Entry, Imatrix};
+
+/// How far a weight's or layer's importances lie apart. NaN where nothing can be said.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Divergence {
+    /// Cosine of the average squares.
+    pub cosine: f64,
+    /// Length of their difference over the length of the first.
+    pub relative_l2: f64,
+    /// Spearman's rank correlation: 1 where both put the columns in the same order.
+    pub spearman: f64,
+    /// Jensen-Shannon divergence of the average squares as distributions over the columns, in bits: 0 to 1.
+    pub jsd: f64,
+    /// Sum of the second's average squares over that of the first.
+    pub energy_ratio: f64,
+}
+
+impl Divergence {
+    const NONE: Self =
+        Self { cosine: f64::NAN, relative_l2: f64::NAN, spearman: f64::NAN, jsd: f64::NAN, energy_ratio: f64::NAN };
+}
+
+/// Rows and experts of one side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rows of all matrices.
+    pub rows: i64,
+    /// Matrices without rows.
+    pub unseen: usize,
+}
+
+/// One weight in both.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorDivergence {
+    /// The weight.
+    pub tensor: String,
+    /// Its layer's number, if it is in one.
+    pub block: Option<i32>,
+    /// How the layer is shown.
+    pub layer: String,
+    /// The name without its layer.
+    pub kind: String,
+    /// The difference.
+    pub divergence: Divergence,
+    /// Columns that both have finite data for.
+    pub common: usize,
+    /// Of the first; `None` where it lacks the weight.
+    pub first: Option<Counts>,
+    /// Of the second, likewise.
+    pub second: Option<Counts>,
+    /// Whether both have the weight in different sizes.
+    pub sizes_differ: bool,
+    sums: Sums,
+}
+
+/// A layer in both.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerDivergence {
+    /// Its number.
+    pub block: i32,
+    /// How it is shown.
+    pub layer: String,
+    /// Weights that both have.
+    pub tensors: usize,
+    /// Cosine, distance and ratio over the columns of all weights; rank correlation and divergence as the weights' mean.
+    pub divergence: Divergence,
+}
+
+/// All weights and layers of two matrices.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MatrixDivergence {
+    /// The weights of either: by layer, then by name; those outside the layers last.
+    pub tensors: Vec<TensorDivergence>,
+    /// The layers, ascending.
+    pub layers: Vec<LayerDivergence>,
+}
+
+impl MatrixDivergence {
+    /// Compares on all threads.
+    #[must_use]
+    pub fn new(first: &Imatrix, second: &Imatrix) -> Self {
+        let mut names: Vec<&String> = first.entries.keys().chain(second.entries.keys()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let nextn_start = super::name::first_nextn_layer(
+            names.iter().map(|n| TensorName::new(n)),
+            first.n_layer_nextn.max(second.n_layer_nextn),
+        );
+        let work = first.entries.values().map(|e| e.sum2.len()).sum();
+        let mut tensors = parallel::map(&names, work, |name| {
+            let block = TensorName::new(name).block();
+            let (a, b) = (first.entries.get(*name), second.entries.get(*name));
+            let (sums, spearman) = match (a, b) {
+                (Some(a), Some(b)) => compare(a, b),
+                _ => (Sums::default(), f64::NAN),
+            };
+            TensorDivergence {
+                tensor: (*name).clone(),
+                block,
+                layer: layer_label(block.unwrap_or(-1), nextn_start),
+                kind: summary::kind(name),
+                divergence: sums.divergence(spearman, sums.jsd),
+                common: sums.columns,
+                first: a.map(counts),
+                second: b.map(counts),
+                sizes_differ: matches!((a, b), (Some(a), Some(b)) if a.sum2.len() != b.sum2.len()),
+                sums,
+            }
+        });
+        tensors.sort_by_key(|t| t.block.map_or(i64::MAX, i64::from));
+        let layers = layers(&tensors);
+        Self { tensors, layers }
+    }
+}
+
+fn counts(entry: &Entry) -> Counts {
+    Counts {
+        rows: entry.counts.iter().fold(0, |sum, &c| sum.saturating_add(c)),
+        unseen: entry.counts.iter().filter(|&&c| c <= 0).count(),
+    }
+}
+
+/// What a comparison is made of; layers add them up.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Sums {
+    columns: usize,
+    dot: f64,
+    first_sq: f64,
+    second_sq: f64,
+    difference_sq: f64,
+    first: f64,
+    second: f64,
+    jsd: f64,
+}
+
+fn compare(a: &Entry, b: &Entry) -> (Sums, f64) {
+    let (x, y) = common(a, b);
+    let mut s = Sums { columns: x.len(), ..Sums::default() };
+    for (p, q) in x.iter().zip(&y).map(|(&p, &q)| (f64::from(p), f64::from(q))) {
+        s.dot += p * q;
+        s.first_sq += p * p;
+        s.second_sq += q * q;
+        s.difference_sq += (p - q) * (p - q);
+        s.first += p;
+        s.second += q;
+    }
+    s.jsd = jensen_shannon(&x, &y, s.first, s.second);
+    (s, spearman(&x, &y))
+}
+
+/// The average squares of the columns that are finite, and not negative, in both.
+fn common(a: &Entry, b: &Entry) -> (Vec<f32>, Vec<f32>) {
+    let (mut x, mut y) = (Vec::new(), Vec::new());
+    let rows = (a.row_len().unwrap_or(0), b.row_len().unwrap_or(0));
+    if rows.0 == 0 || a.sum2.len() != b.sum2.len() {
+        return (x, y);
+    }
+    x.reserve_exact(a.sum2.len());
+    y.reserve_exact(a.sum2.len());
+    // One side may have a count for the whole weight where the other has one a matrix.
+    let step = rows.0.min(rows.1);
+    for (i, (p, q)) in a.sum2.chunks(step).zip(b.sum2.chunks(step)).enumerate() {
+        let count = |e: &Entry, row: usize| e.counts.get(i * step / row).copied().filter(|&c| c > 0);
+        let (Some(n), Some(m)) = (count(a, rows.0), count(b, rows.1)) else { continue };
+        for (&p, &q) in p.iter().zip(q) {
+            let (p, q) = ((f64::from(p) / n as f64) as f32, (f64::from(q) / m as f64) as f32);
+            if p.is_finite() && q.is_finite() && p >= 0.0 && q >= 0.0 {
+                x.push(p);
+                y.push(q);
+            }
+        }
+    }
+    (x, y)
+}
+
+/// `(KL(p ‖ m) + KL(q ‖ m)) / 2` in bits, m being the mean of the two distributions (Lin, 1991).
+fn jensen_shannon(x: &[f32], y: &[f32], x_sum: f64, y_sum: f64) -> f64 {
+    if x_sum <= 0.0 || y_sum <= 0.0 {
+        return f64::NAN;
+    }
+    let term = |p: f64, m: f64| if p > 0.0 { p * (p / m).log2() } else { 0.0 };
+    let sum: f64 = x
+        .iter()
+        .zip(y)
+        .map(|(&p, &q)| {
+            let (p, q) = (f64::from(p) / x_sum, f64::from(q) / y_sum);
+            let m = (p + q) / 2.0;
+            term(p, m) + term(q, m)
+        })
+        .sum();
+    (sum / 2.0).clamp(0.0, 1.0)
+}
+
+impl Sums {
+    fn divergence(&self, spearman: f64, jsd: f64) -> Divergence {
+        if self.columns == 0 {
+            return Divergence::NONE;
+        }
+        let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { f64::NAN };
+        Divergence {
+            cosine: ratio(self.dot, self.first_sq.sqrt() * self.second_sq.sqrt()).clamp(-1.0, 1.0),
+            relative_l2: ratio(self.difference_sq.sqrt(), self.first_sq.sqrt()),
+            spearman,
+            jsd,
+            energy_ratio: ratio(self.second, self.first),
+        }
+    }
+}
+
+fn layers(tensors: &[TensorDivergence]) -> Vec<LayerDivergence> {
+    let mut by_block: BTreeMap<i32, Vec<&TensorDivergence>> = BTreeMap::new();
+    for t in tensors.iter().filter(|t| t.first.is_some() && t.second.is_some()) {
+        if let Some(block) = t.block {
+            by_block.entry(block).or_default().push(t);
+        }
+    }
+    let layer = |(block, tensors): (i32, Vec<&TensorDivergence>)| {
+        let mut sums = Sums::default();
+        for s in tensors.iter().map(|t| &t.sums) {
+            sums.columns += s.columns;
+            sums.dot += s.dot;
+            sums.first_sq += s.first_sq;
+            sums.second_sq += s.second_sq;
+            sums.difference_sq += s.difference_sq;
+            sums.first += s.first;
+            sums.second += s.second;
+        }
+        let mean = |of: fn(&Divergence) -> f64| {
+            let known: Vec<f64> = tensors.iter().map(|t| of(&t.divergence)).filter(|x| !x.is_nan()).collect();
+            if known.is_empty() { f64::NAN } else { known.iter().sum::<f64>() / known.len() as f64 }
+        };
+        LayerDivergence {
+            block,
+            layer: tensors.first().map(|t| t.layer.clone()).unwrap_or_default(),
+            tensors: tensors.len(),
+            divergence: sums.divergence(mean(|d| d.spearman), mean(|d| d.jsd)),
+        }
+    };
+    by_block.into_iter().map(layer).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matrix(entries: &[(&str, &[f32], &[i64])]) -> Imatrix {
+        let entry = |(name, sum2, counts): &(&str, &[f32], &[i64])| {
+            ((*name).to_owned(), Entry { sum2: sum2.to_vec(), sum: None, counts: counts.to_vec() })
+        };
+        Imatrix { entries: entries.iter().map(entry).collect(), ..Imatrix::default() }
+    }
+
+    #[test]
+    fn by_hand() {
+        // Average squares (3, 1) and (1, 1).
+        let a = matrix(&[("blk.0.a.weight", &[6.0, 2.0], &[2])]);
+        let b = matrix(&[("blk.0.a.weight", &[4.0, 4.0], &[4])]);
+        let m = MatrixDivergence::new(&a, &b);
+        let d = m.tensors[0].divergence;
+        assert!((d.cosine - 4.0 / 20.0_f64.sqrt()).abs() < 1e-12);
+        assert!((d.relative_l2 - 2.0 / 10.0_f64.sqrt()).abs() < 1e-12);
+        assert!((d.energy_ratio - 0.5).abs() < 1e-12 && d.spearman.is_nan());
+        // H(5/8, 3/8) - (H(3/4, 1/4) + H(1/2, 1/2)) / 2
+        let h = |p: f64| -p * p.log2() - (1.0 - p) * (1.0 - p).log2();
+        assert!((d.jsd - (h(0.625) - (h(0.75) + 1.0) / 2.0)).abs() < 1e-12);
+        assert!((m.layers[0].divergence.cosine - d.cosine).abs() < 1e-12);
+        assert_eq!((m.tensors[0].first.unwrap().rows, m.tensors[0].second.unwrap().rows), (2, 4));
+    }
+
+    #[test]
+    fn equal_is_zero_and_disjoint_is_one() {
+        let a = matrix(&[("w", &[1.0, 2.0, 0.0], &[1])]);
+        let d = MatrixDivergence::new(&a, &a).tensors[0].divergence;
+        assert!((d.cosine - 1.0).abs() < 1e-12 && (d.spearman - 1.0).abs() < 1e-12);
+        assert_eq!((d.relative_l2.to_bits(), d.jsd.to_bits()), (0, 0));
+        let b = matrix(&[("w", &[0.0, 0.0, 7.0], &[1])]);
+        let d = MatrixDivergence::new(&a, &b).tensors[0].divergence;
+        assert!((d.jsd - 1.0).abs() < 1e-12 && d.cosine.abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_only_one_side_knows_is_left_out() {
+        let a = matrix(&[("e", &[1.0, 2.0, 3.0, 4.0], &[1, 0]), ("only", &[1.0], &[1]), ("size", &[1.0], &[1])]);
+        let b = matrix(&[("e", &[1.0, f32::NAN, 3.0, 4.0], &[2]), ("size", &[1.0; 2], &[1])]);
+        let m = MatrixDivergence::new(&a, &b);
+        assert_eq!(m.tensors.iter().map(|t| t.common).collect::<Vec<_>>(), [1, 0, 0]);
+        assert_eq!((m.tensors[1].second, m.tensors[2].sizes_differ), (None, true));
+        assert!(m.tensors[1].divergence.jsd.is_nan() && m.layers.is_empty());
+        let silent = matrix(&[("w", &[0.0], &[1])]);
+        let d = MatrixDivergence::new(&silent, &silent).tensors[0].divergence;
+        assert!(d.jsd.is_nan() && d.cosine.is_nan() && d.relative_l2.is_nan());
+    }
+}

@@ -81,7 +81,7 @@ mod tests {
 
     fn distribution(sum2: &[f32], sum: Option<&[f32]>, counts: &[i64]) -> Distribution {
         let entry = Entry { sum2: sum2.to_vec(), sum: sum.map(<[f32]>::to_vec), counts: counts.to_vec() };
-        let stats = vector::statistics("w", &entry).unwrap().unwrap();
+        let stats = vector::statistics(&[("w", &entry.view())]).remove(0).unwrap().unwrap();
         Distribution::new(&entry, &stats)
     }
 

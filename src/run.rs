@@ -4,6 +4,7 @@ mod lanes;
 mod memory;
 mod nextn;
 mod pass;
+mod watcher;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use std::time::Instant;
 use lanes::{Batches, Delivery};
 
 use crate::calibration::Chunks;
-use crate::collect::{Collector, Earlier, Snapshot};
+use crate::collect::{Collector, Earlier, Experts, Snapshot};
+use crate::lens::{Findings, LensOptions};
 use crate::llama::{self, FlashAttention, Model, Timings, Tuning};
 use crate::nextn::Layer;
 use crate::perplexity::Estimate;
@@ -47,6 +49,10 @@ pub struct RunOptions {
     /// Chunks that may be discarded, since activations in them are not finite, before the run ends with an error; with 0
     /// the first such chunk is the error.
     pub max_bad_chunks: usize,
+    /// What to find out about the layers on the way.
+    pub lens: Option<LensOptions>,
+    /// End once every expert has so many tokens, those of earlier sums included. Batches are then evaluated one by one.
+    pub stop_when_covered: Option<u64>,
     /// Once set, the run ends as soon as the batches that have begun are through.
     pub stop: Arc<AtomicBool>,
 }
@@ -147,6 +153,18 @@ pub enum Error {
     /// A model of two parts, such as T5: the decoder cannot run without the encoder's output for another text.
     #[error("encoder-decoder models are not supported: a calibration text has no second half to translate to")]
     EncoderDecoder,
+    /// Layers are looked into, and a micro-batch does not hold a token of each of a batch's chunks: its rows come in an
+    /// unknown order.
+    #[error("a micro-batch of {n_ubatch} tokens is too small for batches of {n_seq} chunks to be looked into (--ubatch-size)")]
+    LensBatches {
+        /// Chunks a batch.
+        n_seq: usize,
+        /// Tokens computed at once.
+        n_ubatch: usize,
+    },
+    /// The layers could not be looked into.
+    #[error("looking into the layers: {0}")]
+    Lens(String),
     /// Whoever listens to the run ended it.
     #[error(transparent)]
     Listener(Box<dyn std::error::Error + Send + Sync>),
@@ -174,6 +192,9 @@ pub trait Listener {
 
     /// The perplexity up to and with chunk `chunk`, from 1.
     fn perplexity(&mut self, chunk: usize, value: f64);
+
+    /// How the tokens so far have spread over the experts, before [`progress`](Self::progress) and if there are any.
+    fn experts(&mut self, _: &Experts) {}
 
     /// `done` chunks of `n_chunks` are through.
     fn progress(&mut self, done: usize, n_chunks: usize);
@@ -208,7 +229,7 @@ pub struct Plan {
 }
 
 /// What a run leaves besides its sums.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Outcome {
     /// Perplexity of the text, if it was asked for and there was a chunk.
     pub perplexity: Option<Estimate>,
@@ -218,6 +239,10 @@ pub struct Outcome {
     pub position: Position,
     /// Whether [`RunOptions::stop`] ended it before the end.
     pub stopped: bool,
+    /// Whether it ended since all experts had [their tokens](RunOptions::stop_when_covered).
+    pub covered: bool,
+    /// What was found out about the layers in the chunks that this run evaluated.
+    pub findings: Option<Findings>,
 }
 
 /// Chunks that share a batch: as many as fit, at least one.
@@ -252,6 +277,9 @@ pub fn run(
     if nextn.is_some() && n_seq > 1 {
         return Err(Error::NextnSequences { n_seq });
     }
+    if options.lens.is_some() && n_seq > options.n_ubatch {
+        return Err(Error::LensBatches { n_seq, n_ubatch: options.n_ubatch });
+    }
     let n_batches = Batches::new(chunks, n_seq, options, &start.position, &start.position.discarded, None).len();
     let mut passes = lanes::passes(model, nextn, chunks, collector, options, n_batches)?;
     let perplexity = passes[0].perplexity() && chunks.n_whole() > 0;
@@ -281,6 +309,7 @@ pub fn run(
         let mut discarded = delivery.discarded.clone();
         for &chunk in bad {
             discarded.insert(chunk as u64..chunk as u64 + 1);
+            delivery.findings.remove(chunk);
         }
         let first_bad = bad[0];
         if discarded.len() > options.max_bad_chunks as u64 {
@@ -323,5 +352,7 @@ pub fn run(
         timings: Timings { load_ms, prompt_eval_ms, prompt_tokens },
         position,
         stopped,
+        covered: delivery.covered,
+        findings: options.lens.is_some().then_some(delivery.findings),
     })
 }

@@ -9,6 +9,7 @@
 //! | [`Device`], [`BufferType`] | what computes, and the memory it computes in |
 //! | [`Batch`] | tokens for one decode |
 //! | [`TensorRef`] | a tensor, valid during one call of the observer |
+//! | [`Graph`], [`Readout`] | what was computed from what; a stream's rows through the model's output |
 //!
 //! Raw pointers stay inside this module. Each type owns what it allocates and frees it on drop; what is borrowed
 //! carries the lifetime of its owner.
@@ -23,6 +24,7 @@ mod cpu;
 mod create;
 mod devices;
 mod error;
+mod graph;
 mod log;
 mod memory;
 mod model;
@@ -30,6 +32,8 @@ mod model_options;
 mod nextn;
 mod outputs;
 mod pieces;
+mod readout;
+mod rows;
 mod sampler;
 mod scorer;
 mod tail;
@@ -46,12 +50,15 @@ pub use control_vector::{ControlVector, ControlVectorError};
 pub use cpu::unused_vector_features;
 pub use devices::{BufferType, Device, serve_rpc};
 pub use error::Error;
+pub use graph::{Graph, Leaf, Node, NodeOp, Source};
 pub use log::{Level, set_log};
 pub use model::Model;
 pub use model_options::{GpuLayers, LazyMode, LoadMode, ModelOptions, OverrideValue, SplitMode};
 pub use nextn::{NextnContext, nextn_available};
 pub use outputs::Outputs;
 pub use pieces::Pieces;
+pub use readout::{Entry, Exit, ROWS_AT_ONCE, Readout};
+pub use rows::{OutputRows, RowsError};
 pub use tensor::{Op, TensorRef};
 pub use threads::{PoolOptions, Priority, ThreadOptions};
 pub use tuning::{CacheType, Rope, RopeScaling, Tuning};

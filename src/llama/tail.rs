@@ -74,7 +74,8 @@ unsafe fn check_head(node: &sys::ggml_tensor) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn is_on_host(tensor: &sys::ggml_tensor) -> bool {
+/// Whether the CPU's backend reads it where it lies.
+pub(super) fn is_on_host(tensor: &sys::ggml_tensor) -> bool {
     // SAFETY: a view's source lives as long as the view.
     let owner = unsafe { tensor.view_src.as_ref() }.unwrap_or(tensor);
     // SAFETY: the buffer lives as long as the tensor. Weights in a CPU buffer of another layout are no plain host

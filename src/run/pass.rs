@@ -1,18 +1,21 @@
 //! One lane's part: batches of chunks through a context of its own.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::calibration::Chunks;
-use crate::collect::{self, Collector, Lane};
+use crate::collect::{self, Collector};
+use crate::lens::{ChunkFindings, Glass, Sight, positions};
 use crate::llama::{self, Batch, Context, ContextOptions, Model, Outputs, Timings};
 use crate::nextn::Layer;
 
 use super::nextn::Follower;
+use super::watcher::Watcher;
 use super::{Error, RunOptions, sequences_per_batch};
 
 /// What stays the same from batch to batch.
 pub(super) struct Pass<'a> {
-    context: Context<'a, Lane>,
+    context: Context<'a, Watcher>,
     nextn: Option<Follower<'a>>,
     chunks: &'a Chunks,
     batch: Batch,
@@ -21,6 +24,16 @@ pub(super) struct Pass<'a> {
     n_ubatch: usize,
     bos: Option<i32>,
     perplexity: bool,
+    glass: Option<Glass<'a>>,
+}
+
+/// What comes of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Evaluated {
+    /// Each chunk's negative log-likelihoods, if perplexity is wanted.
+    pub(super) nlls: Vec<Vec<f64>>,
+    /// What was seen of the layers, by chunk.
+    pub(super) findings: BTreeMap<usize, ChunkFindings>,
 }
 
 impl<'a> Pass<'a> {
@@ -55,7 +68,7 @@ impl<'a> Pass<'a> {
             },
             tuning: options.tuning.clone(),
         };
-        let mut context = Context::new(model, &context_options, collector.lane())?;
+        let mut context = Context::new(model, &context_options, Watcher::new(collector.lane()))?;
         if !context.has_memory() && n_batch < chunks.size() {
             // The second part of a chunk would not see the first.
             n_batch = chunks.size();
@@ -77,6 +90,7 @@ impl<'a> Pass<'a> {
             n_ubatch,
             bos: model.vocab().leading_bos(),
             perplexity: options.perplexity && has_logits,
+            glass: options.lens.clone().map(|lens| Glass::new(model, lens)),
         })
     }
 
@@ -90,7 +104,7 @@ impl<'a> Pass<'a> {
     }
 
     pub(super) fn collector(&self) -> Collector {
-        self.context.observer().collector()
+        self.context.observer().lane.collector()
     }
 
     pub(super) fn timings(&self) -> Timings {
@@ -99,34 +113,45 @@ impl<'a> Pass<'a> {
 
     pub(super) fn set_threads(&mut self, n_threads: usize) {
         self.context.set_threads(n_threads);
+        if let Some(glass) = &mut self.glass {
+            glass.set_threads(n_threads);
+        }
     }
 
     /// Brings what follows into `collector`, from its first batch on.
     pub(super) fn enter(&mut self, collector: &Collector) {
-        *self.context.observer_mut() = collector.lane();
+        *self.context.observer_mut() = Watcher::new(collector.lane());
     }
 
-    /// Evaluates batch `index`, of `chunks` side by side, and returns each one's negative log-likelihoods, if perplexity
-    /// is wanted. All of it is computed when this returns.
-    pub(super) fn evaluate(&mut self, index: usize, chunks: &[usize]) -> Result<Vec<Vec<f64>>, Error> {
-        let (Some(&first), Some(&last)) = (chunks.first(), chunks.last()) else { return Ok(Vec::new()) };
+    /// Evaluates batch `index`, of `chunks` side by side. All of it is computed when this returns.
+    pub(super) fn evaluate(&mut self, index: usize, chunks: &[usize]) -> Result<Evaluated, Error> {
+        let (Some(&first), Some(&last)) = (chunks.first(), chunks.last()) else { return Ok(Evaluated::default()) };
         let in_chunks = |source| Error::Chunks { first: first + 1, last: last + 1, source };
         let len = self.chunks.get(first).len();
         let perplexity = self.perplexity && len == self.chunks.size();
         let mut nlls = vec![Vec::new(); if perplexity { chunks.len() } else { 0 }];
-        self.context.observer_mut().begin_batch(index);
+        let mut findings = BTreeMap::new();
+        let drawn = self.draw(chunks, len);
+        let step = self.step(chunks.len());
+        self.learn(chunks, len, step)?;
+        self.context.observer_mut().lane.begin_batch(index);
         self.context.clear_memory();
         if let Some(nextn) = &mut self.nextn {
             nextn.clear();
         }
-        let step = self.step(chunks.len());
         for from in (0..len).step_by(step) {
             let positions = from..(from + step).min(len);
             self.fill_batch(chunks, &positions);
             let targets = if perplexity { self.targets(chunks, &positions) } else { vec![None; self.batch.len()] };
             let failed = |source| self::failed(source, chunks, &positions, self.chunks.size());
-            self.context.observer_mut().begin_decode();
+            self.context.observer_mut().lane.begin_decode();
+            self.aim(&drawn, chunks, &positions);
             let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
+            if let Some(glass) = &mut self.glass {
+                let shape = (positions.len(), chunks.len());
+                let watch = &mut self.context.observer_mut().lens;
+                glass.measure(watch, shape, &mut findings).map_err(Error::Lens)?;
+            }
             if let Some(nextn) = &mut self.nextn {
                 nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
             }
@@ -139,8 +164,52 @@ impl<'a> Pass<'a> {
             }
         }
         self.context.synchronize();
-        self.context.observer_mut().end_batch().map_err(|error| in_chunks(llama::Error::Observer(error.into())))?;
-        Ok(nlls)
+        self.context.observer_mut().lane.end_batch().map_err(|error| in_chunks(llama::Error::Observer(error.into())))?;
+        Ok(Evaluated { nlls, findings })
+    }
+
+    /// The positions of each chunk to look into: those that the next token is known of.
+    fn draw(&self, chunks: &[usize], len: usize) -> Vec<Vec<usize>> {
+        let Some(glass) = &self.glass else { return Vec::new() };
+        let options = glass.options();
+        let draw = |&chunk: &usize| {
+            let among = match &options.base {
+                None => 0..len.saturating_sub(1),
+                Some(base) if chunk < base.n_chunks => base.file.positions(),
+                Some(_) => 0..0,
+            };
+            positions(options.seed, chunk as u64, among, options.per_chunk)
+        };
+        chunks.iter().map(draw).collect()
+    }
+
+    /// Shows the glass the graphs that decodes of these chunks will take, where it has not seen them.
+    fn learn(&mut self, chunks: &[usize], len: usize, step: usize) -> Result<(), Error> {
+        let Some(mut glass) = self.glass.take() else { return Ok(()) };
+        for n in [step.min(len), len % step] {
+            let shape = (n, chunks.len());
+            if n > 0 && glass.needs(shape) {
+                self.fill_batch(chunks, &(0..n));
+                let graph = self.context.record(&mut self.batch).map_err(|source| failed(source, chunks, &(0..n), len))?;
+                glass.learn(shape, &graph);
+            }
+        }
+        self.glass = Some(glass);
+        Ok(())
+    }
+
+    /// Has the glass look at what was drawn of these positions.
+    fn aim(&mut self, drawn: &[Vec<usize>], chunks: &[usize], positions: &Range<usize>) {
+        let Some(glass) = &mut self.glass else { return };
+        let mut sights = Vec::new();
+        for (sequence, (&chunk, drawn)) in chunks.iter().zip(drawn).enumerate() {
+            let tokens = self.chunks.get(chunk);
+            for &position in drawn.iter().filter(|position| positions.contains(position)) {
+                let row = sequence * positions.len() + position - positions.start;
+                sights.push(Sight { chunk, position, target: tokens[position + 1], row });
+            }
+        }
+        glass.aim(&mut self.context.observer_mut().lens, (positions.len(), chunks.len()), sights);
     }
 
     /// Tokens of each of `n_seq` chunks in one decode: as many as llama.cpp computes at once, so that there is room for

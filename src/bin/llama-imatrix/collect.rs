@@ -20,6 +20,7 @@ mod with_llama {
     use llama_imatrix::collect::{Collector, CollectorOptions, Earlier, Rule};
     use llama_imatrix::gguf;
     use llama_imatrix::imatrix::Imatrix;
+    use llama_imatrix::lens::LensOptions;
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
     use llama_imatrix::run::{Lanes, Outcome, RunOptions, Start, run, sequences_per_batch};
@@ -30,7 +31,7 @@ mod with_llama {
     use crate::session::Session;
     use crate::signals::Signals;
     use crate::state_file::StateFile;
-    use crate::{disk, files, log, progress, settings};
+    use crate::{disk, files, lens, log, progress, settings};
 
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
         let mut base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
@@ -82,18 +83,21 @@ mod with_llama {
             sequences_per_batch(task.n_batch, chunks.size())
         ));
         let signals = Signals::register()?;
-        let options = run_options(task, tuning, &chunks, &signals);
+        let looking = lens::options(task, &model, &chunks)?;
+        let options = run_options(task, tuning, &chunks, &signals, looking);
         let mut session = Session::new(task, base, state_file, signals);
         progress::start_chunks(chunks.len());
         let result = run(&model, nextn.as_ref(), &chunks, &collector, start, &options, &mut session);
         progress::finish();
         session.print_held();
         let outcome = result.map_err(|error| session.explain(error))?;
+        let look = lens::Look::new(task, &model, &chunks, &options, &outcome);
         if outcome.stopped {
+            lens::save(look.as_ref())?;
             return session.stopped(&collector, &outcome);
         }
         print(format_args!("\n"));
-        finish(task, &collector, &outcome, &mut session)?;
+        finish(task, &collector, &outcome, &mut session, look.as_ref())?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -118,10 +122,15 @@ mod with_llama {
         collector: &Collector,
         outcome: &Outcome,
         session: &mut Session<'_>,
+        look: Option<&lens::Look>,
     ) -> anyhow::Result<()> {
         if let Some(estimate) = outcome.perplexity {
             print_estimate(&estimate);
         }
+        if let Some(look) = look {
+            look.print();
+        }
+        tell_of_coverage(task, collector, outcome);
         warn_of_discarded(&outcome.position.discarded);
         if collector.inputs_of_too_few_rows() > 0 {
             log::warn(format_args!(
@@ -140,6 +149,7 @@ mod with_llama {
         } else {
             session.save_shard(&snapshot, &outcome.position)?;
         }
+        lens::save(look)?;
         print_saved();
         print(format_args!("\n"));
         if task.flags.no_perf {
@@ -154,6 +164,21 @@ mod with_llama {
             1e3 * f64::from(timings.prompt_tokens) / timings.prompt_eval_ms
         ));
         Ok(())
+    }
+
+    /// Whether every expert has the tokens it was to have.
+    fn tell_of_coverage(task: &Collect, collector: &Collector, outcome: &Outcome) {
+        let Some(tokens) = task.flags.stop_when_covered else { return };
+        match collector.experts() {
+            None => log::warn(format_args!("--stop-when-covered: the model has no experts")),
+            Some(_) if outcome.covered => {
+                log::info(format_args!("every expert has {tokens} tokens after chunks {}", outcome.position.done));
+            }
+            Some(experts) => log::warn(format_args!(
+                "the text ended before every expert had {tokens} tokens: the fewest are {}, {} of {} experts are unseen",
+                experts.least, experts.unseen, experts.total
+            )),
+        }
     }
 
     /// Finds matrices of another model now, not in the first batch. What the model's file does not hold (another shard
@@ -178,7 +203,13 @@ mod with_llama {
         Ok(())
     }
 
-    fn run_options(task: &Collect, tuning: Tuning, chunks: &Chunks, signals: &Signals) -> RunOptions {
+    fn run_options(
+        task: &Collect,
+        tuning: Tuning,
+        chunks: &Chunks,
+        signals: &Signals,
+        lens: Option<LensOptions>,
+    ) -> RunOptions {
         let n_seq = sequences_per_batch(task.n_batch, chunks.size());
         let part = task.shard.range(chunks.len() as u64, n_seq as u64);
         let max_bad_chunks = match task.flags.max_bad_chunks {
@@ -190,6 +221,8 @@ mod with_llama {
             part: Some(part.start as usize..part.end as usize),
             keep_likelihoods: !task.shard.is_whole(),
             max_bad_chunks,
+            lens,
+            stop_when_covered: task.flags.stop_when_covered,
             stop: std::sync::Arc::clone(&signals.stop),
             n_batch: task.n_batch,
             n_ubatch: task.n_ubatch,

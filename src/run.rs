@@ -155,7 +155,9 @@ pub enum Error {
     EncoderDecoder,
     /// Layers are looked into, and a micro-batch does not hold a token of each of a batch's chunks: its rows come in an
     /// unknown order.
-    #[error("a micro-batch of {n_ubatch} tokens is too small for batches of {n_seq} chunks to be looked into (--ubatch-size)")]
+    #[error(
+        "a micro-batch of {n_ubatch} tokens is too small for batches of {n_seq} chunks to be looked into (--ubatch-size)"
+    )]
     LensBatches {
         /// Chunks a batch.
         n_seq: usize,

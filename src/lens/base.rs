@@ -170,7 +170,8 @@ impl LogitsFile {
     /// # Errors
     /// [`BaseError::Differs`], [`BaseError::Text`].
     pub fn check(&self, n_vocab: usize, chunks: &Chunks, skip: usize) -> Result<usize, BaseError> {
-        let differs = |what, found, expected, hint| BaseError::Differs { path: self.path.clone(), what, found, expected, hint };
+        let differs =
+            |what, found, expected, hint| BaseError::Differs { path: self.path.clone(), what, found, expected, hint };
         if self.n_vocab != n_vocab {
             return Err(differs("tokens in the vocabulary", self.n_vocab, n_vocab, ": another model's"));
         }
@@ -217,7 +218,13 @@ impl LogitsFile {
         let float = |at: usize| f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let (scale, least) = (float(0), float(4));
         if !scale.is_finite() || !least.is_finite() || scale < 0.0 {
-            return Err(BaseError::Row { path: self.path.clone(), chunk: chunk + 1, position: position + 1, scale, least });
+            return Err(BaseError::Row {
+                path: self.path.clone(),
+                chunk: chunk + 1,
+                position: position + 1,
+                scale,
+                least,
+            });
         }
         let values = bytes[8..].chunks_exact(2).take(self.n_vocab);
         into.extend(values.map(|b| scale * f32::from(u16::from_le_bytes([b[0], b[1]])) + least));

@@ -143,7 +143,14 @@ impl Findings {
 
     /// Sums up. Chunks come in order, so that the numbers do not depend on who evaluated which when.
     #[must_use]
-    pub fn file(&self, model: Model, dataset: String, chunk_size: u32, run_chunks: u64, options: &LensOptions) -> LensFile {
+    pub fn file(
+        &self,
+        model: Model,
+        dataset: String,
+        chunk_size: u32,
+        run_chunks: u64,
+        options: &LensOptions,
+    ) -> LensFile {
         let layout = self.chunks.values().next().map(|chunk| Arc::clone(&chunk.layout)).unwrap_or_default();
         let rows: Vec<&[f64]> = self.chunks.values().flat_map(|chunk| chunk.rows.iter().map(Vec::as_slice)).collect();
         let table = |section| Table { rows: &rows, start: layout.start(section) };
@@ -226,7 +233,14 @@ fn spread(mut values: Vec<f64>) -> Spread {
         // This way round the quantiles ascend also where the values are equal.
         if part == 0.0 { values[low] } else { values[low] + part * (values[high] - values[low]) }
     };
-    Spread { mean, p5: quantile(0.05), p25: quantile(0.25), p50: quantile(0.5), p75: quantile(0.75), p95: quantile(0.95) }
+    Spread {
+        mean,
+        p5: quantile(0.05),
+        p25: quantile(0.25),
+        p50: quantile(0.5),
+        p75: quantile(0.75),
+        p95: quantile(0.95),
+    }
 }
 
 fn lens(states: &[Option<u32>], table: Table<'_>, base: String) -> Lens {

@@ -122,7 +122,10 @@ fn over_threads<T: Send>(n: usize, n_threads: usize, one: &(impl Fn(usize) -> T 
             .step_by(each)
             .map(|from| scope.spawn(move || (from..(from + each).min(n)).map(one).collect::<Vec<T>>()))
             .collect();
-        parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        parts
+            .into_iter()
+            .flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     })
 }
 
@@ -292,7 +295,10 @@ pub(super) fn cosine_steps(view: &View<'_>, start: usize, rows: &mut [Vec<f64>])
                 let after: Vec<f64> = before.iter().zip(part).map(|(x, part)| x + part).collect();
                 cosine(&before, &after)
             };
-            let whole = cosine(&scaled(view.row(step.input.0, sight), &Factor::one()), &scaled(view.row(step.output, sight), &Factor::one()));
+            let whole = cosine(
+                &scaled(view.row(step.input.0, sight), &Factor::one()),
+                &scaled(view.row(step.output, sight), &Factor::one()),
+            );
             row[start + 3 * at] = whole;
             row[start + 3 * at + 1] = around(&attention, &feed_forward, step.attention_reads_feed_forward);
             row[start + 3 * at + 2] = around(&feed_forward, &attention, step.feed_forward_reads_attention);

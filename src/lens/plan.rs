@@ -115,7 +115,8 @@ impl LinearTail {
                 }
                 (NodeOp::Add, Some(values)) => {
                     let n = values.len().max(tail.bias.len());
-                    let at = |list: &[f64], i: usize| list.get(if list.len() == 1 { 0 } else { i }).copied().unwrap_or(0.0);
+                    let at =
+                        |list: &[f64], i: usize| list.get(if list.len() == 1 { 0 } else { i }).copied().unwrap_or(0.0);
                     let values: Vec<f64> = values.iter().map(|&x| f64::from(x)).collect();
                     tail.bias = (0..n).map(|i| at(&tail.bias, i) + at(&values, i)).collect();
                 }

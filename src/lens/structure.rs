@@ -171,8 +171,7 @@ struct Finder<'g> {
 
 impl<'g> Finder<'g> {
     fn new(graph: &'g Graph, width: i64, rows: i64) -> Self {
-        let mut finder =
-            Self { graph, width, rows, top: Vec::with_capacity(graph.nodes.len()), streams: Vec::new() };
+        let mut finder = Self { graph, width, rows, top: Vec::with_capacity(graph.nodes.len()), streams: Vec::new() };
         for node in &graph.nodes {
             let top = |source: &Source| match *source {
                 Source::Node(at) => finder.top.get(at).copied().flatten(),
@@ -274,9 +273,13 @@ impl<'g> Finder<'g> {
         let mut at = last;
         while self.top[at].is_some() {
             // Where two streams meet, that which has come further is this one.
-            let next = self.carried(at).into_iter().filter(|&from| self.streams[from]).max_by_key(|&from| self.top[from]);
+            let next =
+                self.carried(at).into_iter().filter(|&from| self.streams[from]).max_by_key(|&from| self.top[from]);
             let Some(next) = next else {
-                return Err(format!("its residual stream does not begin with the embedding, but with '{}'", self.name(at)));
+                return Err(format!(
+                    "its residual stream does not begin with the embedding, but with '{}'",
+                    self.name(at)
+                ));
             };
             chain.push(next);
             at = next;
@@ -454,3 +457,6 @@ impl<'g> Finder<'g> {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;

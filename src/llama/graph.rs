@@ -210,3 +210,21 @@ impl Recorder {
         graph
     }
 }
+
+/// Graphs made by hand, for tests of what is read out of one.
+#[cfg(test)]
+impl Graph {
+    /// Adds a weight or input; its values where it is a single row of them.
+    pub(crate) fn push_leaf(&mut self, name: &str, ne: [i64; 4], values: Option<Vec<f32>>) -> Source {
+        self.leaves.push(Leaf { name: name.to_owned(), ne, values, ptr: NonNull::dangling() });
+        Source::Leaf(self.leaves.len() - 1)
+    }
+
+    /// Adds a node.
+    pub(crate) fn push_node(&mut self, name: &str, op: NodeOp, ne: [i64; 4], sources: &[Source]) -> Source {
+        let raw = (sys::GGML_OP_NONE, [0; 16]);
+        let sources = sources.to_vec();
+        self.nodes.push(Node { name: name.to_owned(), op, op_name: "OP", ne, is_plain: true, sources, raw });
+        Source::Node(self.nodes.len() - 1)
+    }
+}

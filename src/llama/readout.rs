@@ -65,7 +65,9 @@ impl Readout {
     pub fn new(graph: &Graph, norm: &[usize], n_threads: usize) -> Result<Self, String> {
         let head = graph.head.ok_or("the graph has no product with an output matrix")?;
         let tail = match &graph.tail {
-            Some(Ok(tail)) => tail.iter().map(|op| RowOp { op: op.op, params: op.params, operand: op.operand }).collect(),
+            Some(Ok(tail)) => {
+                tail.iter().map(|op| RowOp { op: op.op, params: op.params, operand: op.operand }).collect()
+            }
             Some(Err(reason)) => return Err((*reason).to_owned()),
             None => return Err("the graph has no product with an output matrix".to_owned()),
         };

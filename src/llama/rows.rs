@@ -65,12 +65,12 @@ impl OutputRows {
         let Some(&Source::Leaf(leaf)) = head.sources.first() else { return Err(RowsError::NoHead) };
         let leaf = &graph.leaves[leaf];
         let (n_embd, n_vocab) = (leaf.ne[0] as usize, leaf.ne[1] as usize);
-        let missing =
-            || RowsError::Missing { path: model.path().to_owned(), name: leaf.name.clone(), n_embd, n_vocab };
+        let missing = || RowsError::Missing { path: model.path().to_owned(), name: leaf.name.clone(), n_embd, n_vocab };
         let mut number = 0;
         let mut count = 1;
         while number < count {
-            let path = if number == 0 { model.path().to_owned() } else { split(model, number, count).ok_or_else(missing)? };
+            let path =
+                if number == 0 { model.path().to_owned() } else { split(model, number, count).ok_or_else(missing)? };
             let file = gguf::File::open(&path).map_err(|source| RowsError::File { path, source })?;
             if number == 0 {
                 count = file.get("split.count").and_then(gguf::Value::as_u64).map_or(1, |n| n.clamp(1, 1 << 16) as i32);

@@ -168,7 +168,12 @@ impl<'a> TensorRef<'a> {
             let (offset, bytes) = (row * width * size_of::<f32>(), width * size_of::<f32>());
             // SAFETY: the tensor is allocated and has the row (checked), and `into` has room for its values.
             unsafe {
-                sys::ggml_backend_tensor_get(self.ptr.as_ptr(), into[at..].as_mut_ptr().cast::<c_void>(), offset, bytes);
+                sys::ggml_backend_tensor_get(
+                    self.ptr.as_ptr(),
+                    into[at..].as_mut_ptr().cast::<c_void>(),
+                    offset,
+                    bytes,
+                );
             };
         }
         true

@@ -164,7 +164,11 @@ impl<'a> Pass<'a> {
             }
         }
         self.context.synchronize();
-        self.context.observer_mut().lane.end_batch().map_err(|error| in_chunks(llama::Error::Observer(error.into())))?;
+        self.context
+            .observer_mut()
+            .lane
+            .end_batch()
+            .map_err(|error| in_chunks(llama::Error::Observer(error.into())))?;
         Ok(Evaluated { nlls, findings })
     }
 
@@ -190,7 +194,8 @@ impl<'a> Pass<'a> {
             let shape = (n, chunks.len());
             if n > 0 && glass.needs(shape) {
                 self.fill_batch(chunks, &(0..n));
-                let graph = self.context.record(&mut self.batch).map_err(|source| failed(source, chunks, &(0..n), len))?;
+                let graph =
+                    self.context.record(&mut self.batch).map_err(|source| failed(source, chunks, &(0..n), len))?;
                 glass.learn(shape, &graph);
             }
         }

@@ -8,6 +8,7 @@ mod files;
 mod flags;
 mod flags_act;
 mod flags_log;
+mod lens;
 mod merge;
 mod nan;
 mod nextn;

@@ -84,3 +84,12 @@ fn a_signal_asks_for_progress_and_a_save() {
     let chunks: u64 = line.unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!(chunks >= before.len());
 }
+
+#[test]
+fn progress_says_how_many_experts_are_unseen() {
+    let bench = Bench::new(&["qwen3moe"]);
+    let ran = end(start(&bench, &RUN.replace("llama", "qwen3moe")), &["USR1"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let line = ran.stderr.lines().find(|line| line.contains(" chunks are done, PPL ")).unwrap();
+    assert!(line.contains(", 1 of ") && line.ends_with(" experts unseen"), "{line}");
+}

@@ -225,7 +225,10 @@ fn check_coverage(flags: &Flags, shard: Shard) -> anyhow::Result<()> {
     if flags.stop_when_covered.is_none() {
         return Ok(());
     }
-    ensure!(shard.is_whole(), "--stop-when-covered needs the whole run: a shard does not know what the others have seen");
+    ensure!(
+        shard.is_whole(),
+        "--stop-when-covered needs the whole run: a shard does not know what the others have seen"
+    );
     if flags.lanes.is_some_and(|lanes| lanes > 1) {
         log::warn(format_args!("--stop-when-covered evaluates batches one by one: --lanes is ignored"));
     }

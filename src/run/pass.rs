@@ -194,8 +194,10 @@ impl<'a> Pass<'a> {
             let shape = (n, chunks.len());
             if n > 0 && glass.needs(shape) {
                 self.fill_batch(chunks, &(0..n));
-                let graph =
-                    self.context.record(&mut self.batch).map_err(|source| failed(source, chunks, &(0..n), len))?;
+                let graph = self
+                    .context
+                    .record(&mut self.batch)
+                    .map_err(|source| failed(source, chunks, &(0..n), self.chunks.size()))?;
                 glass.learn(shape, &graph);
             }
         }

@@ -4,7 +4,8 @@
 #   scripts/check-lens.sh [--with-upstream]
 #
 # With --with-upstream also quantizes the model and holds the last layer's KL against llama-perplexity --kl-divergence.
-# Needs python3 with venv; numpy, gguf and tokenizers go into the cache. Without python3 it says so and is content.
+# Needs python3 with venv; numpy, gguf and tokenizers go into the cache. Without python3 it says so and is
+# content.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -16,12 +17,12 @@ case "${1:-}" in
 "") ;;
 --with-upstream) with_upstream=true ;;
 *)
-    sed -n '2,7p' "$0" >&2
+    sed -n '2,8p' "$0" >&2
     exit 1
     ;;
 esac
-if ! command -v python3 >/dev/null; then
-    echo "python3 is not installed: skipped"
+if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+    echo "python3 with venv is not installed: skipped"
     exit 0
 fi
 venv="$LLAMA_IMATRIX_CACHE/check-lens"

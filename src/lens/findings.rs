@@ -74,6 +74,7 @@ pub(super) enum Section {
     Similarity,
 }
 
+#[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "what a run alone uses"))]
 impl Layout {
     fn len(&self, section: Section) -> usize {
         let n = |n: Option<usize>, each: usize, more: usize| n.map_or(0, |n| n * each + more);

@@ -167,11 +167,20 @@ struct Finder<'g> {
     top: Vec<Option<u32>>,
     /// By node: whether it is the embedding, or a sum with it in it.
     streams: Vec<bool>,
+    /// By node: the operations since the embedding, by the longest way.
+    depth: Vec<u32>,
 }
 
 impl<'g> Finder<'g> {
     fn new(graph: &'g Graph, width: i64, rows: i64) -> Self {
-        let mut finder = Self { graph, width, rows, top: Vec::with_capacity(graph.nodes.len()), streams: Vec::new() };
+        let mut finder = Self {
+            graph,
+            width,
+            rows,
+            top: Vec::with_capacity(graph.nodes.len()),
+            streams: Vec::new(),
+            depth: Vec::new(),
+        };
         for node in &graph.nodes {
             let top = |source: &Source| match *source {
                 Source::Node(at) => finder.top.get(at).copied().flatten(),
@@ -186,6 +195,8 @@ impl<'g> Finder<'g> {
                     None => true,
                     Some(_) => finder.carried(at).iter().any(|&from| finder.streams[from]),
                 };
+            let depth = finder.carried(at).iter().map(|&from| finder.depth[from] + 1).max();
+            finder.depth.push(depth.filter(|_| finder.top[at].is_some()).unwrap_or(0));
             finder.streams.push(stream);
         }
         finder
@@ -273,8 +284,8 @@ impl<'g> Finder<'g> {
         let mut at = last;
         while self.top[at].is_some() {
             // Where two streams meet, that which has come further is this one.
-            let next =
-                self.carried(at).into_iter().filter(|&from| self.streams[from]).max_by_key(|&from| self.top[from]);
+            let far = |&from: &usize| (self.top[from], self.depth[from]);
+            let next = self.carried(at).into_iter().filter(|&from| self.streams[from]).max_by_key(far);
             let Some(next) = next else {
                 return Err(format!(
                     "its residual stream does not begin with the embedding, but with '{}'",

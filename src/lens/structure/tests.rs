@@ -132,10 +132,30 @@ fn a_stream_that_the_embedding_joins_again_has_it_once() {
     let feed_forward = b.block("blk.1.ffn_down.weight", x);
     let last = b.add(feed_forward, x);
     let s = b.find(last).unwrap();
-    let embeddings: f64 =
-        labels(&s).iter().filter(|(_, class, _)| *class == Class::Embedding).map(|label| label.2).sum();
-    assert_eq!(embeddings, 1.25);
+    // Once as it is and once scaled, each a node of its own: both are the embedding's.
+    let terms = s.terms.as_ref().unwrap();
+    let embeddings: Vec<_> = terms.iter().filter(|term| term.class == Class::Embedding).collect();
+    assert_eq!((embeddings.len(), terms.len()), (2, 4));
+    assert_ne!(embeddings[0].value, embeddings[1].value);
     assert_eq!(layers(&s), [None, Some(0), Some(1)]);
+}
+
+#[test]
+fn a_scaled_embedding_that_joins_every_layer_is_not_the_stream() {
+    let mut b = Build::default();
+    let embedding = b.embedding();
+    let mut x = embedding;
+    for layer in 0..2 {
+        let attention = b.block(&format!("blk.{layer}.attn_output.weight"), x);
+        let sum = b.add(attention, x);
+        let scale = b.row(&format!("blk.{layer}.out_scale.weight"), 0.5);
+        let skip = b.op("embd_skip", NodeOp::Mul, &[embedding, scale]);
+        x = b.add(sum, skip);
+    }
+    let s = b.find(x).unwrap();
+    assert_eq!(layers(&s), [None, Some(0), Some(1)]);
+    assert_eq!(labels(&s)[0], (None, Class::Embedding, 2.0));
+    assert_eq!(s.steps.as_ref().unwrap().iter().map(|step| step.attention.len()).collect::<Vec<_>>(), [1, 1]);
 }
 
 #[test]

@@ -78,27 +78,49 @@ impl<'a> Session<'a> {
         let signal = self.signals.ended_by().unwrap_or(2);
         let code = ExitCode::from((128 + signal) as u8);
         print(format_args!("\n"));
-        let snapshot = collector.snapshot();
         if outcome.position.done.is_empty() {
             log::warn(format_args!("stopped by signal {signal} before the first chunk was through"));
             return Ok(code);
         }
+        let snapshot = collector.snapshot();
+        // What the run can go on from comes first, and neither waits for the other to succeed.
+        let resume = match &mut self.state {
+            None => Ok("no state was kept (--state-interval 0)".to_owned()),
+            Some(state) => state.save(&Checkpoint { snapshot: &snapshot, position: &outcome.position }).map(|()| {
+                format!("the state is in '{}': the same command with --resume goes on", state.path().display())
+            }),
+        };
         if self.task.shard.is_whole() {
             let entries: Vec<_> = snapshot.entries().collect();
             let imatrix = self.imatrix(snapshot.chunks, &entries);
             warn_of_gaps(&imatrix);
-            self.task.merge.output.save_final(&imatrix)?;
-        }
-        let checkpoint = Checkpoint { snapshot: &snapshot, position: &outcome.position };
-        let resume = match &mut self.state {
-            None => String::from("no state was kept (--state-interval 0)"),
-            Some(state) => {
-                state.save(&checkpoint)?;
-                format!("the state is in '{}': the same command with --resume goes on", state.path().display())
+            if let Err(error) = self.task.merge.output.save_final(&imatrix) {
+                match &resume {
+                    Ok(resume) => anyhow::bail!("{error:#}; {resume}"),
+                    Err(second) => anyhow::bail!("{error:#}; {second:#}"),
+                }
             }
-        };
+        }
+        let resume = resume?;
         log::warn(format_args!("stopped by signal {signal} after chunks {}; {resume}", outcome.position.done));
         Ok(code)
+    }
+
+    /// The matrix could not be saved at the end: an error that tells whether the state, which has all of it too, was.
+    pub(crate) fn keep_state(
+        &mut self,
+        error: anyhow::Error,
+        snapshot: &Snapshot,
+        position: &Position,
+    ) -> anyhow::Error {
+        let Some(state) = &mut self.state else { return error };
+        match state.save(&Checkpoint { snapshot, position }) {
+            Ok(()) => {
+                let shown = state.path().display();
+                anyhow::anyhow!("{error:#}; the run is complete in '{shown}', --resume writes the matrix again")
+            }
+            Err(second) => anyhow::anyhow!("{error:#}; {second:#}"),
+        }
     }
 
     /// The result of a shard.

@@ -16,6 +16,9 @@ use crate::log;
 const OUTPUT_BYTES: u64 = 8;
 /// The same in a state with exact sums.
 const EXACT_BYTES: u64 = 40;
+/// Bytes of either file for a weight's names and places, at most, and for what a file says of itself.
+const WEIGHT_BYTES: u64 = 512;
+const HEAD_BYTES: u64 = 1 << 12;
 /// Bytes a token in a shard's state: its likelihood.
 const TOKEN_BYTES: u64 = 8;
 
@@ -45,12 +48,12 @@ pub(crate) fn check_room(task: &Collect, chunks: Option<&Chunks>) -> anyhow::Res
     if !task.merge.output.is_file() {
         return Ok(());
     }
-    let Some(values) = values(&task.model) else { return Ok(()) };
+    let Some(weights) = Weights::of(&task.model) else { return Ok(()) };
     let target = follow_links(path)?;
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let replaced = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
     let replaced = if task.shard.is_whole() { replaced(&target) } else { 0 } + replaced(&task.state_path);
-    let needed = sizes(task, values, chunks).needed(replaced);
+    let needed = sizes(task, weights, chunks).needed(replaced);
     match fs4::available_space(folder) {
         Ok(free) => ensure!(
             free >= needed,
@@ -64,10 +67,10 @@ pub(crate) fn check_room(task: &Collect, chunks: Option<&Chunks>) -> anyhow::Res
     Ok(())
 }
 
-fn sizes(task: &Collect, values: u64, chunks: Option<&Chunks>) -> Sizes {
+fn sizes(task: &Collect, weights: Weights, chunks: Option<&Chunks>) -> Sizes {
     let flags = &task.flags;
     let exact = task.accumulate == Accumulate::F64;
-    let state = values.saturating_mul(if exact { EXACT_BYTES } else { OUTPUT_BYTES });
+    let state = weights.bytes(if exact { EXACT_BYTES } else { OUTPUT_BYTES });
     if !task.shard.is_whole() {
         let tokens = chunks.filter(|_| !flags.no_ppl).map_or(0, |chunks| {
             let per_batch = sequences_per_batch(task.n_batch, chunks.size());
@@ -77,7 +80,7 @@ fn sizes(task: &Collect, values: u64, chunks: Option<&Chunks>) -> Sizes {
         return Sizes { state: state.saturating_add(tokens * TOKEN_BYTES), ..Sizes::default() };
     }
     let keeps_state = flags.state_interval > 0 || flags.state_frequency.is_some() || flags.resume;
-    let output = values.saturating_mul(OUTPUT_BYTES);
+    let output = weights.bytes(OUTPUT_BYTES);
     let copies = match (u64::try_from(flags.save_frequency), chunks) {
         (Ok(every @ 1..), Some(chunks)) => output.saturating_mul(chunks.len() as u64 / every),
         _ => 0,
@@ -85,16 +88,32 @@ fn sizes(task: &Collect, values: u64, chunks: Option<&Chunks>) -> Sizes {
     Sizes { output, state: if keeps_state { state } else { 0 }, copies }
 }
 
-/// Channels times matrices of all weights of layers, in all files of the model.
-fn values(model: &Path) -> Option<u64> {
-    let mut values = 0_u64;
-    for file in model_files(model).ok()? {
-        let file = gguf::File::open(file).ok()?;
-        let weights = file.tensors().filter(|tensor| tensor.name.starts_with("blk.") && tensor.shape[1] > 1);
-        let of = |tensor: gguf::Tensor<'_>| tensor.shape[0].saturating_mul(tensor.shape[2]).saturating_mul(tensor.shape[3]);
-        values = weights.map(of).fold(values, u64::saturating_add);
+/// What is collected: weights of layers, and their channels times matrices.
+#[derive(Clone, Copy, Debug, Default)]
+struct Weights {
+    count: u64,
+    values: u64,
+}
+
+impl Weights {
+    /// Of all files of a model.
+    fn of(model: &Path) -> Option<Self> {
+        let mut all = Self::default();
+        for file in model_files(model).ok()? {
+            let file = gguf::File::open(file).ok()?;
+            for tensor in file.tensors().filter(|tensor| tensor.name.starts_with("blk.") && tensor.shape[1] > 1) {
+                let [channels, _, n2, n3] = tensor.shape;
+                all.count += 1;
+                all.values = all.values.saturating_add(channels.saturating_mul(n2).saturating_mul(n3));
+            }
+        }
+        Some(all)
     }
-    Some(values)
+
+    /// Of a file with so many bytes a value.
+    fn bytes(self, per_value: u64) -> u64 {
+        self.values.saturating_mul(per_value).saturating_add(self.count * WEIGHT_BYTES + HEAD_BYTES)
+    }
 }
 
 fn shown(bytes: u64) -> String {

@@ -18,10 +18,10 @@ use std::path::Path;
 use save::Target;
 
 pub use error::Error;
+pub use leftovers::remove_leftovers;
 pub use load::{File, Loaded};
 pub use merge::{ChunkSizes, Warning, rows_to_chunks};
 pub use numbers::{Numbers, Ready, Slice, Sum, Values};
-pub use leftovers::remove_leftovers;
 pub use save::{check_writable, follow_links, save_atomic};
 pub use weighted::merge_weighted;
 

@@ -46,10 +46,16 @@ mod tests {
         let saved = Output { datasets: vec!["a.txt".into()], chunk_size: 512, ..Output::default() };
         assert_eq!(saved.compare(&saved), Ok(()));
         for (current, says) in [
-            (Output { datasets: vec!["b.txt".into()], ..saved.clone() }, "calibration files is 'a.txt' before, 'b.txt' now"),
+            (
+                Output { datasets: vec!["b.txt".into()], ..saved.clone() },
+                "calibration files is 'a.txt' before, 'b.txt' now",
+            ),
             (Output { chunk_size: 64, ..saved.clone() }, "chunk size is 512 before, 64 now"),
             (Output { n_layer_nextn: 1, ..saved.clone() }, "NextN layers is 0 before, 1 now"),
-            (Output { base: Some(Digest([0xab; 32])), ..saved.clone() }, "--in-file names (sha256) is none before, abab"),
+            (
+                Output { base: Some(Digest([0xab; 32])), ..saved.clone() },
+                "--in-file names (sha256) is none before, abab",
+            ),
         ] {
             let mismatch = saved.compare(&current).unwrap_err();
             assert_eq!(mismatch.differences.len(), 1, "{mismatch}");

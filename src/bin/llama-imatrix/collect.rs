@@ -209,7 +209,7 @@ mod with_llama {
         let max_bad_chunks = match task.flags.max_bad_chunks {
             _ if task.flags.nan_aborts => 0,
             Some(chunks) => chunks,
-            None => (chunks.len() / 100).max(1),
+            None => ((part.end - part.start) as usize / 100).max(1),
         };
         RunOptions {
             part: Some(part.start as usize..part.end as usize),

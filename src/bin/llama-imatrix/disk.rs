@@ -36,7 +36,10 @@ impl Sizes {
     /// `replaced`.
     fn needed(self, replaced: u64) -> u64 {
         let largest = self.output.max(self.state);
-        [self.state, self.copies, largest].iter().fold(self.output, |a, &b| a.saturating_add(b)).saturating_sub(replaced)
+        [self.state, self.copies, largest]
+            .iter()
+            .fold(self.output, |a, &b| a.saturating_add(b))
+            .saturating_sub(replaced)
     }
 }
 
@@ -138,6 +141,9 @@ mod tests {
 
     #[test]
     fn sizes_are_shown_rounded_up() {
-        assert_eq!([shown(0), shown(1), shown(10 << 20), shown((1 << 30) + 1)], ["0 KiB", "1 KiB", "10 MiB", "1025 MiB"]);
+        assert_eq!(
+            [shown(0), shown(1), shown(10 << 20), shown((1 << 30) + 1)],
+            ["0 KiB", "1 KiB", "10 MiB", "1025 MiB"]
+        );
     }
 }

@@ -102,7 +102,9 @@ impl<'a> Session<'a> {
             }
         }
         let resume = resume?;
-        log::warn(format_args!("stopped by signal {signal} after chunks {}; {resume}", outcome.position.done));
+        let done = &outcome.position.done;
+        let chunks = if done.len() == 1 { "chunk" } else { "chunks" };
+        log::warn(format_args!("stopped by signal {signal} after {chunks} {done}; {resume}"));
         Ok(code)
     }
 

@@ -41,9 +41,15 @@ fi
 folder=$(mktemp -d "${TMPDIR:-/tmp}/test-slurm.XXXXXX")
 pids=()
 
-# Ends our daemons, by number, and waits for them.
+jobs=()
+
+# Ends what is left of our jobs, then our daemons, by number, and waits for them.
 stop() {
     local pid
+    if [ ${#jobs[@]} -gt 0 ] && timeout 10 squeue --noheader --jobs="$(IFS=,; echo "${jobs[*]}")" 2>/dev/null | grep -q .; then
+        timeout 10 scancel "${jobs[@]}" || true
+        sleep 6 # KillWait below
+    fi
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
     rm -rf "$folder"
@@ -128,6 +134,7 @@ llama-imatrix -m "$model" -f calibration.txt --accumulate f64 -o whole.gguf "${f
 "$here/../examples/cluster/slurm/submit.sh" "$shards" "$model" calibration.txt imatrix.gguf "${flags[@]}" | tee submitted.txt
 array=$(sed 's/^array job \([0-9]*\).*/\1/' submitted.txt)
 merge=$(sed 's/.*merge job \([0-9]*\)$/\1/' submitted.txt)
+jobs=("$array" "$merge")
 
 # The last shard is told that its time is up, once it has saved something.
 last=$((shards - 1))

@@ -19,6 +19,7 @@ CASES = [
     ("f32, two lanes", "llama", "--lanes 2"),
     ("f64, experts", "qwen3moe", "--accumulate f64 --lanes 2"),
     ("-ofreq and copies", "llama", "-ofreq 7 --save-frequency 40 --lanes 1"),
+    ("a chunk discarded", "hostile/llama-nan-token", "--lanes 2"),
     ("f64, hybrid, -ofreq", "lfm2", "--accumulate f64 -ofreq 3 --lanes 2"),
 ]
 STAGES = ["write", "fsync", "rename", "end"]

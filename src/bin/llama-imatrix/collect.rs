@@ -38,7 +38,7 @@ mod with_llama {
         check_sizes(&base, &task.model)?;
         check_files(&task.model, task.draft_model.as_deref())?;
         disk::check_room(task, None)?;
-        let _lock = lock_output(task)?;
+        Lock::check(task.merge.output.path())?;
         let signals = Signals::register()?;
         let backend = settings::start_backend(&task.flags)?;
         settings::warn_of_backend(&task.flags, backend);
@@ -65,6 +65,7 @@ mod with_llama {
         if nextn.is_some() {
             base.n_layer_nextn = 1;
         }
+        let _lock = lock_output(task)?;
         let mut state_file = StateFile::new(task, &digest, n_tokens, &chunks, &base)?;
         let start = begin(task, state_file.as_mut(), earlier)?;
         let collector = Collector::new(&CollectorOptions {

@@ -25,9 +25,7 @@ pub(crate) struct Lock {
 impl Lock {
     /// Fails where another run has it. `None` where the file system knows no locks.
     pub(crate) fn take(output: &Path) -> anyhow::Result<Option<Self>> {
-        let mut path = follow_links(output)?.into_os_string();
-        path.push(".lock");
-        let path = PathBuf::from(path);
+        let path = beside(output)?;
         match lock(&path) {
             Ok(Some(file)) => Ok(Some(Self { _file: file, path })),
             Ok(None) => bail!(
@@ -41,6 +39,18 @@ impl Lock {
             }
         }
     }
+
+    /// Fails where another run has it, for before a model is loaded; then it is taken. (A signal ends a program that
+    /// still loads at once, and would leave the file.)
+    pub(crate) fn check(output: &Path) -> anyhow::Result<()> {
+        if beside(output)?.exists() { Self::take(output).map(drop) } else { Ok(()) }
+    }
+}
+
+fn beside(output: &Path) -> io::Result<PathBuf> {
+    let mut path = follow_links(output)?.into_os_string();
+    path.push(".lock");
+    Ok(path.into())
 }
 
 /// The locked file; `None` where another process has locked it.

@@ -66,7 +66,7 @@ mod with_llama {
             base.n_layer_nextn = 1;
         }
         let _lock = lock_output(task)?;
-        let mut state_file = StateFile::new(task, &digest, n_tokens, &chunks, &base)?;
+        let mut state_file = StateFile::new(task, backend, &digest, n_tokens, &chunks, &base)?;
         let start = begin(task, state_file.as_mut(), earlier)?;
         let collector = Collector::new(&CollectorOptions {
             rule: Rule {

@@ -35,6 +35,7 @@ impl StateFile {
     /// `None` where no state is kept.
     pub(crate) fn new(
         task: &Collect,
+        backend: &Backend,
         tokens: &Digest,
         n_tokens: usize,
         chunks: &Chunks,
@@ -69,7 +70,7 @@ impl StateFile {
                 n_batch: task.n_batch as u32,
                 n_ubatch: task.n_ubatch as u32,
                 accumulate: task.accumulate,
-                llama_cpp: Backend::version().to_owned(),
+                llama_cpp: build(backend),
                 flags: deciding_flags(task)?,
             },
             output: Output {
@@ -207,6 +208,13 @@ impl StateFile {
             log::warn(format_args!("cannot remove '{}', which is of no more use: {error}", self.path.display()));
         }
     }
+}
+
+/// llama.cpp's version and what it was compiled for: kernels for other instructions add up in another order.
+fn build(backend: &Backend) -> String {
+    let features = backend.system_info().replace(" = 1", "").replace([':', '|'], "");
+    let features: Vec<&str> = features.split_whitespace().collect();
+    format!("{} for {}", Backend::version(), features.join(" "))
 }
 
 /// What changes results besides what the fingerprint names.

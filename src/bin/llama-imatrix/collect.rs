@@ -88,6 +88,9 @@ mod with_llama {
         ));
         signals.register_ending()?;
         let options = run_options(task, tuning, &chunks, &signals);
+        if options.part.as_ref().is_some_and(std::ops::Range::is_empty) {
+            log::warn(format_args!("shard {} has no chunk: there are more shards than batches", task.shard));
+        }
         let mut session = Session::new(task, base, state_file, signals);
         progress::start_chunks(chunks.len());
         let result = run(&model, nextn.as_ref(), &chunks, &collector, start, &options, &mut session);

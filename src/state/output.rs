@@ -29,8 +29,8 @@ impl Output {
         };
         let names = |output: &Self| format!("'{}'", output.datasets.join("', '"));
         let base = |output: &Self| output.base.map_or_else(|| "none".to_owned(), |digest| digest.to_string());
-        differ("the list of calibration files", names(self), names(current));
         differ("what --in-file names (sha256)", base(self), base(current));
+        differ("the list of calibration files", names(self), names(current));
         differ("the matrix's chunk size", self.chunk_size.to_string(), current.chunk_size.to_string());
         differ("the number of NextN layers", self.n_layer_nextn.to_string(), current.n_layer_nextn.to_string());
         if differences.is_empty() { Ok(()) } else { Err(Mismatch { differences }) }

@@ -24,6 +24,8 @@ pub(crate) struct Session<'a> {
     /// Perplexities that wait for the bar to go: on one terminal, the bar would be drawn over them.
     held: Option<String>,
     perplexity: Option<f64>,
+    /// A signal has asked for a save, which has not come yet.
+    save_asked: bool,
     saved_chunks: Option<i32>,
 }
 
@@ -31,7 +33,7 @@ impl<'a> Session<'a> {
     pub(crate) fn new(task: &'a Collect, base: Imatrix, state: Option<StateFile>, signals: Signals) -> Self {
         let one_terminal = progress::visible() && std::io::stdout().is_terminal();
         let held = one_terminal.then(String::new);
-        Self { task, base, state, signals, held, perplexity: None, saved_chunks: None }
+        Self { task, base, state, signals, held, perplexity: None, save_asked: false, saved_chunks: None }
     }
 
     /// The matrix of these sums, which stay where they are.
@@ -205,15 +207,17 @@ impl Listener for Session<'_> {
     }
 
     fn wants_checkpoint(&mut self, position: &Position) -> bool {
-        let asked = self.signals.take_report();
-        if asked {
+        if self.signals.take_report() {
             let perplexity = self.perplexity.map(|value| format!(", PPL {value:.4}")).unwrap_or_default();
             log::info(format_args!("{} chunks are done{perplexity}", position.done.len()));
+            self.save_asked = true;
         }
-        self.state.as_ref().is_some_and(|state| asked || state.is_due(position))
+        // Where an output is due at the same time there is none yet, and it is asked for again.
+        self.state.as_ref().is_some_and(|state| self.save_asked || state.is_due(position))
     }
 
     fn checkpoint(&mut self, checkpoint: &Checkpoint<'_>) {
+        self.save_asked = false;
         self.save_state(checkpoint);
     }
 

@@ -32,6 +32,7 @@ mod model_options;
 mod nextn;
 mod outputs;
 mod pieces;
+mod process;
 mod readout;
 mod rows;
 mod sampler;
@@ -57,6 +58,8 @@ pub use model_options::{GpuLayers, LazyMode, LoadMode, ModelOptions, OverrideVal
 pub use nextn::{NextnContext, nextn_available};
 pub use outputs::Outputs;
 pub use pieces::Pieces;
+#[cfg(unix)]
+pub use process::is_ignored;
 pub use readout::{Entry, Exit, ROWS_AT_ONCE, Readout};
 pub use rows::{OutputRows, RowsError};
 pub use tensor::{Op, TensorRef};

@@ -23,6 +23,14 @@ pub enum Error {
     /// The asked-for weight is in none of the matrices.
     #[error("no matrix has data of a weight called '{0}'")]
     NoTensor(String),
+    /// The folder is not there and cannot be made.
+    #[error("cannot make the folder '{path}'")]
+    Folder {
+        /// The folder.
+        path: String,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
     /// Drawing or writing failed.
     #[error("cannot draw '{path}': {reason}")]
     Draw {
@@ -33,13 +41,17 @@ pub enum Error {
     },
 }
 
-/// Writes every picture there is something to draw in, and says which.
+/// Writes every picture there is something to draw in to `folder`, which is made if need be, and says which.
 ///
 /// `tensor` is the weight whose channels are drawn; the first one otherwise.
 ///
 /// # Errors
 /// A weight that no matrix has; what the operating system refuses.
 pub fn write_all(folder: &Path, sources: &[Source], tensor: Option<&str>) -> Result<Vec<PathBuf>, Error> {
+    if let Some(name) = tensor.filter(|&name| sources.iter().all(|source| !source.imatrix.entries.contains_key(name))) {
+        return Err(Error::NoTensor(name.to_owned()));
+    }
+    std::fs::create_dir_all(folder).map_err(|source| Error::Folder { path: folder.display().to_string(), source })?;
     let mut out = Pictures { folder, written: Vec::new() };
     let summaries: Vec<Summary> = sources.iter().map(|s| Summary::new(&s.imatrix)).collect();
     out.layers(sources, &summaries)?;

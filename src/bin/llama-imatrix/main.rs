@@ -15,6 +15,8 @@ mod flags;
 mod info;
 #[cfg(feature = "llama")]
 mod lens;
+#[cfg(feature = "llama")]
+mod lock;
 mod log;
 #[cfg(feature = "llama")]
 mod nextn;

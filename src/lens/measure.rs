@@ -219,9 +219,11 @@ impl PrismScale {
             let bias = self.tail.bias(token);
             add((Part::OutputBias, None), [bias, bias - self.tail.mean_bias()]);
             let normed = view.row(structure.normed, sight);
-            let rounded = self.rows.rounded(normed);
-            let error: Vec<f64> = rounded.iter().zip(normed).map(|(&a, &b)| f64::from(a) - f64::from(b)).collect();
-            add((Part::Rounding, None), self.product(&error, of_target));
+            if readout.is_on_cpu() {
+                let rounded = self.rows.rounded(normed);
+                let error: Vec<f64> = rounded.iter().zip(normed).map(|(&a, &b)| f64::from(a) - f64::from(b)).collect();
+                add((Part::Rounding, None), self.product(&error, of_target));
+            }
 
             let own = f64::from(logits[at * n_vocab + token]) * self.tail.factor + bias;
             let counted = parts.iter().enumerate().filter(|(_, (part, _))| !part.is_detail());

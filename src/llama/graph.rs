@@ -85,6 +85,8 @@ pub struct Leaf {
     pub ne: [i64; 4],
     /// Its values, where it is a single row of f32.
     pub values: Option<Vec<f32>>,
+    /// Whether it is a copy that the scheduler made, in memory that is used again.
+    pub(super) is_copy: bool,
     pub(super) ptr: NonNull<sys::ggml_tensor>,
 }
 
@@ -113,7 +115,7 @@ impl Graph {
 }
 
 /// Watches one evaluation and takes down its graph.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Recorder {
     graph: Graph,
     nodes: HashMap<usize, usize>,
@@ -122,6 +124,19 @@ pub(super) struct Recorder {
     tail: TailProbe,
     /// The evaluation is through, and another has begun.
     full: bool,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self {
+            graph: Graph::default(),
+            nodes: HashMap::new(),
+            leaves: HashMap::new(),
+            names: HashMap::new(),
+            tail: TailProbe::anywhere(),
+            full: false,
+        }
+    }
 }
 
 impl Recorder {
@@ -190,6 +205,7 @@ impl Recorder {
                 name: src.base_name().to_owned(),
                 ne: src.ne(),
                 values: None,
+                is_copy: src.name() != src.base_name(),
                 ptr: src.as_ptr(),
             });
             self.graph.leaves.len() - 1
@@ -216,7 +232,7 @@ impl Recorder {
 impl Graph {
     /// Adds a weight or input; its values where it is a single row of them.
     pub(crate) fn push_leaf(&mut self, name: &str, ne: [i64; 4], values: Option<Vec<f32>>) -> Source {
-        self.leaves.push(Leaf { name: name.to_owned(), ne, values, ptr: NonNull::dangling() });
+        self.leaves.push(Leaf { name: name.to_owned(), ne, values, is_copy: false, ptr: NonNull::dangling() });
         Source::Leaf(self.leaves.len() - 1)
     }
 

@@ -4,7 +4,7 @@ use std::ptr::{NonNull, null_mut};
 
 use llama_cpp_sys_2 as sys;
 
-use super::graph::{Graph, Source};
+use super::graph::{Graph, Leaf, Source};
 use super::tail::is_on_host;
 
 /// Rows whose logits are in memory at once.
@@ -20,7 +20,7 @@ struct RowOp {
 
 /// The model's output on its own: the final norm, the product with the output matrix, and what follows that.
 ///
-/// It computes with the operations and weights that llama.cpp's graph has, on the CPU.
+/// It computes with the operations and weights that llama.cpp's graph has, on the device that has the output matrix.
 pub struct Readout {
     /// From the residual stream to the input of the output matrix.
     norm: Vec<RowOp>,
@@ -29,6 +29,7 @@ pub struct Readout {
     tail: Vec<RowOp>,
     n_embd: usize,
     n_vocab: usize,
+    on_cpu: bool,
     backend: NonNull<sys::ggml_backend>,
     allocator: NonNull<sys::ggml_gallocr>,
     /// Where the graph's tensors are described.
@@ -65,12 +66,11 @@ impl Readout {
     pub fn new(graph: &Graph, norm: &[usize], n_threads: usize) -> Result<Self, String> {
         let head = graph.head.ok_or("the graph has no product with an output matrix")?;
         let tail = match &graph.tail {
-            Some(Ok(tail)) => {
-                tail.iter().map(|op| RowOp { op: op.op, params: op.params, operand: op.operand }).collect()
-            }
+            Some(Ok(tail)) => tail,
             Some(Err(reason)) => return Err((*reason).to_owned()),
             None => return Err("the graph has no product with an output matrix".to_owned()),
         };
+        let tail: Vec<_> = tail.iter().map(|op| RowOp { op: op.op, params: op.params, operand: op.operand }).collect();
         let Some(&Source::Leaf(matrix)) = graph.nodes[head].sources.first() else {
             return Err("the output matrix is itself computed".to_owned());
         };
@@ -78,31 +78,33 @@ impl Readout {
             let node = &graph.nodes[at];
             let operand = match node.sources.get(1) {
                 None => None,
-                // SAFETY: the model's weights live as long as the model, and copies of them as long as the graph.
-                Some(&Source::Leaf(leaf)) if is_on_host(unsafe { graph.leaves[leaf].ptr.as_ref() }) => {
-                    Some(graph.leaves[leaf].ptr)
-                }
-                Some(&Source::Leaf(leaf)) => {
-                    return Err(format!("'{}' is not in host memory", graph.leaves[leaf].name));
-                }
+                Some(&Source::Leaf(leaf)) => Some(own(&graph.leaves[leaf])?),
                 Some(Source::Node(_)) => return Err(format!("'{}' takes more than a weight", node.name)),
             };
             Ok(RowOp { op: node.raw.0, params: node.raw.1, operand })
         };
         let norm: Vec<RowOp> = norm.iter().map(row_op).collect::<Result<_, _>>()?;
-        let matrix = &graph.leaves[matrix];
-        let (backend, allocator) = backend().ok_or("ggml has no CPU backend")?;
+        let leaf = &graph.leaves[matrix];
+        let matrix = own(leaf)?;
+        let (backend, allocator, on_cpu) = backend_of(matrix).ok_or("ggml has no backend for the output matrix")?;
         let mut readout = Self {
             norm,
-            matrix: matrix.ptr,
+            matrix,
             matrix_params: graph.nodes[head].raw.1,
             tail,
-            n_embd: matrix.ne[0] as usize,
-            n_vocab: matrix.ne[1] as usize,
+            n_embd: leaf.ne[0] as usize,
+            n_vocab: leaf.ne[1] as usize,
+            on_cpu,
             backend,
             allocator,
             arena: Vec::new(),
         };
+        let operands = readout.norm.iter().chain(&readout.tail).filter_map(|op| op.operand);
+        if !operands.into_iter().all(|operand| readout.reads(operand)) {
+            return Err(
+                "the final norm, the output matrix and what follows it are not in the memory of one device".into()
+            );
+        }
         // SAFETY: reads constants.
         let bytes = unsafe {
             sys::ggml_graph_overhead_custom(readout.graph_size(), false)
@@ -111,6 +113,27 @@ impl Readout {
         readout.arena = vec![0; bytes.div_ceil(size_of::<u64>())];
         readout.set_threads(n_threads);
         Ok(readout)
+    }
+
+    /// Whether the backend reads a weight where it lies.
+    fn reads(&self, weight: NonNull<sys::ggml_tensor>) -> bool {
+        // SAFETY: a weight of the model, which outlives this.
+        let tensor = unsafe { weight.as_ref() };
+        if self.on_cpu {
+            return is_on_host(tensor);
+        }
+        // SAFETY: as above; the backend is ours.
+        unsafe {
+            let buffer = tensor.view_src.as_ref().map_or(tensor.buffer, |source| source.buffer);
+            !buffer.is_null()
+                && sys::ggml_backend_supports_buft(self.backend.as_ptr(), sys::ggml_backend_buffer_get_type(buffer))
+        }
+    }
+
+    /// Whether the CPU computes it.
+    #[must_use]
+    pub fn is_on_cpu(&self) -> bool {
+        self.on_cpu
     }
 
     fn graph_size(&self) -> usize {
@@ -153,8 +176,8 @@ impl Readout {
         }
         into.resize(n_rows * self.n_vocab, 0.0);
         // SAFETY: the arena is as large as the tensors and the graph need, and outlives the context, which is freed below.
-        // Operands are weights of the model, in memory that the CPU's backend reads (the graph's tail was refused
-        // otherwise). What is set and read is as long as the tensors are.
+        // Operands are weights of the model, in memory that the backend reads (checked by new()). What is set and read is as
+        // long as the tensors are.
         unsafe {
             let ctx = sys::ggml_init(sys::ggml_init_params {
                 mem_size: self.arena.len() * size_of::<u64>(),
@@ -178,7 +201,11 @@ impl Readout {
             sys::ggml_set_output(last);
             let graph = sys::ggml_new_graph_custom(ctx, self.graph_size(), false);
             sys::ggml_build_forward_expand(graph, last);
-            let mut done = sys::ggml_gallocr_alloc_graph(self.allocator.as_ptr(), graph);
+            let nodes = (0..sys::ggml_graph_n_nodes(graph)).map(|i| sys::ggml_graph_node(graph, i));
+            // A backend aborts at what it does not know.
+            let known =
+                self.on_cpu || nodes.into_iter().all(|n| sys::ggml_backend_supports_op(self.backend.as_ptr(), n));
+            let mut done = known && sys::ggml_gallocr_alloc_graph(self.allocator.as_ptr(), graph);
             if done {
                 sys::ggml_backend_tensor_set(leaf, rows.as_ptr().cast(), 0, n_rows * self.n_embd * size_of::<f32>());
                 done = sys::ggml_backend_graph_compute(self.backend.as_ptr(), graph) == sys::GGML_STATUS_SUCCESS;
@@ -209,15 +236,38 @@ unsafe fn append(ctx: *mut sys::ggml_context, mut last: *mut sys::ggml_tensor, o
     last
 }
 
-/// A CPU backend and an allocator for its graphs.
-fn backend() -> Option<(NonNull<sys::ggml_backend>, NonNull<sys::ggml_gallocr>)> {
-    // SAFETY: a backend of our own, freed on drop.
-    let backend = unsafe { sys::ggml_backend_init_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU, std::ptr::null()) };
+/// A weight that is the model's own: copies that the scheduler makes are gone with the graph.
+fn own(leaf: &Leaf) -> Result<NonNull<sys::ggml_tensor>, String> {
+    if leaf.is_copy {
+        return Err(format!("'{}' is copied from one device's memory to another's (--no-op-offload)", leaf.name));
+    }
+    Ok(leaf.ptr)
+}
+
+/// A backend where a weight of the model lies, an allocator for its graphs, and whether it is the CPU.
+fn backend_of(
+    weight: NonNull<sys::ggml_tensor>,
+) -> Option<(NonNull<sys::ggml_backend>, NonNull<sys::ggml_gallocr>, bool)> {
+    // SAFETY: the model's weights live as long as the model, of which a graph has just been evaluated.
+    let tensor = unsafe { weight.as_ref() };
+    let on_cpu = is_on_host(tensor);
+    // SAFETY: the buffer lives as long as the weight; backends are our own, freed on drop.
+    let backend = unsafe {
+        if on_cpu {
+            sys::ggml_backend_init_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU, std::ptr::null())
+        } else {
+            let buffer = tensor.view_src.as_ref().map_or(tensor.buffer, |source| source.buffer);
+            NonNull::new(buffer)?;
+            let device = sys::ggml_backend_buft_get_device(sys::ggml_backend_buffer_get_type(buffer));
+            NonNull::new(device)?;
+            sys::ggml_backend_dev_init(device, std::ptr::null())
+        }
+    };
     let backend = NonNull::new(backend)?;
     // SAFETY: as above.
     let allocator = unsafe { sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(backend.as_ptr())) };
     if let Some(allocator) = NonNull::new(allocator) {
-        return Some((backend, allocator));
+        return Some((backend, allocator, on_cpu));
     }
     // SAFETY: ours, used nowhere else.
     unsafe { sys::ggml_backend_free(backend.as_ptr()) };

@@ -339,3 +339,31 @@ fn a_run_ends_once_every_expert_has_its_tokens() {
     let ran = bench.ok("-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 2 --stop-when-covered 1");
     assert!(ran.stderr.contains("the model has no experts"), "{}", ran.stderr);
 }
+
+/// The stream, the output matrix or both on another device: the numbers are the same, up to rounding.
+#[test]
+fn models_on_a_device_are_looked_into_as_well() {
+    let Some(server) = rpc_server() else { return };
+    let bench = Bench::new(&["llama", "gemma2"]);
+    for model in ["llama", "gemma2"] {
+        let run = format!("-m {model}.gguf -f calibration.txt -c 64 -b 64 --chunks 3 {ALL}");
+        bench.ok(&run);
+        let here = load(&bench, "imatrix.lens.json");
+        let own_output = if model == "llama" { "-ot ^output=CPU --no-op-offload" } else { "-ngl 1" };
+        for flags in ["", own_output] {
+            let ran = bench.ok(&format!("{run} --rpc {server} -ngl 99 {flags} -o there.gguf"));
+            assert!(!ran.stdout.contains("not supported"), "{model} {flags}: {}", ran.stdout);
+            let there = load(&bench, "there.lens.json");
+            let [(lens, prism, similarity), there] = [&here, &there].map(parts);
+            for (a, b) in lens.layers.iter().zip(&there.0.layers) {
+                assert!((a.point.kl.mean - b.point.kl.mean).abs() < 1e-3, "{model} {flags}: {a:?} {b:?}");
+                assert!((a.point.target_nll - b.point.target_nll).abs() < 1e-3, "{model} {flags}: {a:?} {b:?}");
+            }
+            assert!(there.1.sum_check.max_relative_error < 1e-3, "{model} {flags}");
+            assert_eq!(prism.parts.len(), there.1.parts.len());
+            for (a, b) in similarity.layers.iter().zip(&there.2.layers) {
+                assert!((a.whole.mean - b.whole.mean).abs() < 1e-3, "{model} {flags}: {a:?} {b:?}");
+            }
+        }
+    }
+}

@@ -46,7 +46,7 @@ fn every_architecture_is_looked_into_and_its_matrix_stays_the_same() {
         assert_eq!((lens.layers.len(), similarity.layers.len()), (n_layer, n_layer), "{name}");
         let last = &lens.layers[n_layer - 1].point;
         assert!(last.kl.mean.abs() < 1e-5 && last.kl.p95.abs() < 1e-5, "{name}: {:?}", last.kl);
-        assert_eq!(last.top1_agreement, 1.0, "{name}");
+        assert!(last.top1_agreement > 1.0 - 1e-9, "{name}");
         let kls: Vec<f64> =
             lens.embedding.iter().chain(lens.layers.iter().map(|l| &l.point)).map(|p| p.kl.mean).collect();
         assert!(kls[..n_layer].iter().all(|&kl| kl > 1e-3), "{name}: {kls:?}");

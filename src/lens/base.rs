@@ -263,11 +263,15 @@ mod tests {
         for n in [n_ctx, n_vocab, tokens.len() as i32 / n_ctx] {
             out.extend(n.to_le_bytes());
         }
-        tokens.iter().for_each(|t| out.extend(t.to_le_bytes()));
+        for token in tokens {
+            out.extend(token.to_le_bytes());
+        }
         for row in 0..rows {
             out.extend(0.5_f32.to_le_bytes());
             out.extend((-8.0_f32).to_le_bytes());
-            (0..6_u16).for_each(|i| out.extend((i + row as u16).to_le_bytes()));
+            for i in 0..6_u16 {
+                out.extend((i + row as u16).to_le_bytes());
+            }
         }
         out
     }

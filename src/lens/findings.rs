@@ -37,15 +37,18 @@ pub struct Base {
     pub n_chunks: usize,
 }
 
+/// What there is of something, if it was asked for, or why there is none.
+pub(super) type Wanted<T> = Option<Result<Vec<T>, String>>;
+
 /// What comes of each position, in order. What the architecture does not allow has a reason instead.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Columns {
     /// Divergence, agreement and likelihood for each state: the layer it is after.
-    pub(super) lens: Option<Result<Vec<Option<u32>>, String>>,
+    pub(super) lens: Wanted<Option<u32>>,
     /// Raw and relative addition for each part; then the error of their sum.
-    pub(super) prism: Option<Result<Vec<(Part, Option<u32>)>, String>>,
+    pub(super) prism: Wanted<(Part, Option<u32>)>,
     /// Three cosines for each layer; whether it has attention and a feed-forward network.
-    pub(super) similarity: Option<Result<Vec<(u32, bool, bool)>, String>>,
+    pub(super) similarity: Wanted<(u32, bool, bool)>,
 }
 
 impl Columns {

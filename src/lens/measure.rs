@@ -261,10 +261,10 @@ impl PrismScale {
         let n = value.len();
         let mean = if centered { (0..n).map(at).sum::<f64>() / n as f64 } else { 0.0 };
         let (mut raw, mut of_mean) = (0.0, 0.0);
-        for i in 0..n {
+        for (i, (w, w_mean)) in of_target.iter().zip(&self.mean_row).enumerate() {
             let x = (at(i) - mean) * scale * self.gain[i];
-            raw += x * of_target[i];
-            of_mean += x * self.mean_row[i];
+            raw += x * w;
+            of_mean += x * w_mean;
         }
         [raw * self.tail.factor, (raw - of_mean) * self.tail.factor]
     }

@@ -1,5 +1,7 @@
 //! Which part of a model a weight belongs to, by its name.
 
+use std::collections::BTreeSet;
+
 use super::file::Part;
 
 /// Terms of a residual stream that are believed: some a layer.
@@ -43,46 +45,55 @@ pub(super) fn layer(name: &str) -> Option<u32> {
     name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 
+/// A kind of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Attention,
+    /// A feed-forward network without experts.
+    Dense,
+    Shared,
+    Routed,
+}
+
 /// The weights that a term is computed with.
 #[derive(Debug, Default)]
 pub(super) struct Cone {
     layer: Option<u32>,
-    attention: bool,
-    dense: bool,
-    shared: bool,
-    routed: bool,
+    kinds: BTreeSet<Kind>,
 }
 
 impl Cone {
     pub(super) fn add(&mut self, name: &str) {
         let Some(layer) = layer(name) else { return };
         self.layer = self.layer.max(Some(layer));
-        let kind = name.splitn(3, '.').nth(2).unwrap_or_default();
-        if kind.contains("norm") {
-            // One for both at times, and named after its place rather than what it belongs to.
-        } else if kind.contains("_shexp") {
-            self.shared = true;
-        } else if kind.contains("exps") || kind.starts_with("exp_probs") || kind.starts_with("ffn_gate_inp") {
-            self.routed = true;
-        } else if kind.starts_with("ffn_") || kind.starts_with("channel_mix") {
-            self.dense = true;
+        let weight = name.splitn(3, '.').nth(2).unwrap_or_default();
+        let kind = if weight.contains("norm") {
+            return; // one for both at times, and named after its place rather than what it belongs to
+        } else if weight.contains("_shexp") {
+            Kind::Shared
+        } else if weight.contains("exps") || weight.starts_with("exp_probs") || weight.starts_with("ffn_gate_inp") {
+            Kind::Routed
+        } else if weight.starts_with("ffn_") || weight.starts_with("channel_mix") {
+            Kind::Dense
         } else {
-            self.attention = true;
-        }
+            Kind::Attention
+        };
+        self.kinds.insert(kind);
     }
 
     /// Whether more than one part of a model is in it.
     pub(super) fn is_mixed(&self) -> bool {
-        [self.attention, self.dense, self.shared, self.routed].iter().filter(|&&has| has).count() > 1
+        self.kinds.len() > 1
     }
 
     pub(super) fn label(&self) -> (Option<u32>, Class) {
-        let class = match (self.attention, self.dense, self.shared, self.routed) {
-            (true, false, false, false) => Class::Attention,
-            (false, false, true, false) => Class::SharedExperts,
-            (false, false, false, true) => Class::RoutedExperts,
-            (false, true, _, _) | (false, _, true, true) => Class::FeedForward,
-            _ => Class::Other,
+        let kinds: Vec<Kind> = self.kinds.iter().copied().collect();
+        let class = match kinds[..] {
+            [Kind::Attention] => Class::Attention,
+            [Kind::Shared] => Class::SharedExperts,
+            [Kind::Routed] => Class::RoutedExperts,
+            [] | [Kind::Attention, ..] => Class::Other,
+            _ => Class::FeedForward,
         };
         (self.layer, class)
     }
@@ -94,7 +105,9 @@ mod tests {
 
     fn label(names: &[&str]) -> (Option<u32>, Class) {
         let mut cone = Cone::default();
-        names.iter().for_each(|name| cone.add(name));
+        for name in names {
+            cone.add(name);
+        }
         cone.label()
     }
 

@@ -243,7 +243,7 @@ impl<'g> Finder<'g> {
     fn after(&self, normed: usize) -> Result<(usize, Vec<usize>, Vec<AfterOp>), String> {
         let (mut nodes, mut ops) = (Vec::new(), Vec::new());
         let mut at = normed;
-        while !matches!(ops.last(), Some(AfterOp::Norm { .. })) && !(self.streams[at] && self.top[at].is_some()) {
+        while !(matches!(ops.last(), Some(AfterOp::Norm { .. })) || self.streams[at] && self.top[at].is_some()) {
             let node = &self.graph.nodes[at];
             let constant = node.sources.get(1).and_then(|&b| self.constant(b)).map(<[f32]>::to_vec);
             let op = match (node.op, constant) {

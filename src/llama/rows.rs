@@ -82,7 +82,7 @@ impl OutputRows {
                 return Err(missing());
             }
             let rows = Self { name: leaf.name.clone(), dtype, n_embd, n_vocab, file };
-            let readable = n_embd as u64 % dtype.block_len() == 0 && rows.row(0).is_some();
+            let readable = (n_embd as u64).is_multiple_of(dtype.block_len()) && rows.row(0).is_some();
             return if readable { Ok(rows) } else { Err(RowsError::Type { name: rows.name, dtype }) };
         }
         Err(missing())
@@ -126,7 +126,7 @@ impl OutputRows {
         let from_float = unsafe { (*sys::ggml_get_type_traits_cpu(dtype.id())).from_float };
         let bytes = dtype.bytes_for(input.len() as u64).and_then(|bytes| usize::try_from(bytes).ok());
         let (Some(from_float), Some(bytes)) = (from_float, bytes) else { return input.to_vec() };
-        if input.len() as u64 % dtype.block_len() != 0 {
+        if !(input.len() as u64).is_multiple_of(dtype.block_len()) {
             return input.to_vec();
         }
         // Of 8 bytes each: blocks are aligned to what they are made of.

@@ -156,7 +156,9 @@ impl<'a> TensorRef<'a> {
             return false;
         }
         if let Some(data) = self.as_f32() {
-            rows.iter().for_each(|&row| into.extend_from_slice(&data[row * width..][..width]));
+            for &row in rows {
+                into.extend_from_slice(&data[row * width..][..width]);
+            }
             return true;
         }
         if !self.is_allocated() {
@@ -184,7 +186,7 @@ impl<'a> TensorRef<'a> {
         let raw = self.raw();
         // SAFETY: a view's source lives as long as the view.
         let view_buffer = unsafe { raw.view_src.as_ref() }.map_or(std::ptr::null_mut(), |src| src.buffer);
-        !raw.data.is_null() && !(raw.buffer.is_null() && view_buffer.is_null())
+        !(raw.data.is_null() || raw.buffer.is_null() && view_buffer.is_null())
     }
 
     fn copy<T: Copy + Default>(self, into: &mut Vec<T>) -> bool {

@@ -151,8 +151,12 @@ fn save_logits(bench: &Bench, model: &str, chunk_size: usize, n_chunks: usize) -
     };
     let mut context = Context::new(&model, &options, ()).unwrap();
     let mut out = b"_logits_".to_vec();
-    [chunk_size, n_vocab, n_chunks].iter().for_each(|&n| out.extend((n as i32).to_le_bytes()));
-    tokens[..n_chunks * chunk_size].iter().for_each(|token| out.extend(token.to_le_bytes()));
+    for n in [chunk_size, n_vocab, n_chunks] {
+        out.extend((n as i32).to_le_bytes());
+    }
+    for token in &tokens[..n_chunks * chunk_size] {
+        out.extend(token.to_le_bytes());
+    }
     for chunk in tokens.chunks_exact(chunk_size).take(n_chunks) {
         let mut batch = Batch::new();
         for (position, &token) in chunk.iter().enumerate() {
@@ -169,7 +173,9 @@ fn save_logits(bench: &Bench, model: &str, chunk_size: usize, n_chunks: usize) -
             let scale = (max - min) / 65535.0;
             out.extend(scale.to_le_bytes());
             out.extend((min - max - log_sum).to_le_bytes());
-            row.iter().for_each(|&z| out.extend((((z - min) / scale).round().max(0.0) as u16).to_le_bytes()));
+            for z in row {
+                out.extend((((z - min) / scale).round().max(0.0) as u16).to_le_bytes());
+            }
             out.resize(out.len() + 2 * (n_vocab % 2), 0);
         }
     }

@@ -46,8 +46,13 @@ text=$quickstart/held-out.txt
 "$bin/llama-quantize" $quickstart/quickstart.gguf "$folder/q4_0.gguf" Q4_0 >"$folder/log" 2>&1
 "$bin/llama-perplexity" -m $quickstart/quickstart.gguf -f $text -c 512 --chunks 8 --save-all-logits "$folder/base" \
     >"$folder/log" 2>&1
-theirs=$("$bin/llama-perplexity" -m "$folder/q4_0.gguf" -f $text -c 512 --kl-divergence --kl-divergence-base "$folder/base" 2>&1 |
-    awk '/Mean +KLD:/ { print $3 }')
+# The tool ends without waiting for its log, so that at times the last lines are missing.
+theirs=""
+for _ in 1 2 3 4 5 6 7 8; do
+    [ -z "$theirs" ] || break
+    theirs=$("$bin/llama-perplexity" -m "$folder/q4_0.gguf" -f $text -c 512 --kl-divergence \
+        --kl-divergence-base "$folder/base" 2>&1 | awk '/Mean +KLD:/ { print $3 }')
+done
 "$CARGO_TARGET_DIR/release/llama-imatrix" -m "$folder/q4_0.gguf" -f $text -c 512 --chunks 8 --no-ppl --logit-lens \
     --lens-tokens 512 --kl-divergence-base "$folder/base" -o "$folder/q4_0.imatrix.gguf" -lv 1 >"$folder/log"
 ours=$(awk '/^Mean KL of the last layer:/ { print $NF }' "$folder/log")

@@ -77,6 +77,20 @@ impl<'m> Vocab<'m> {
         (add && eos >= 0).then_some(eos)
     }
 
+    /// The token for the beginning of a text, whether or not texts get one.
+    #[must_use]
+    pub fn bos(&self) -> Option<Token> {
+        // SAFETY: as in n_tokens.
+        Some(unsafe { sys::llama_vocab_bos(self.ptr) }).filter(|&token| token >= 0)
+    }
+
+    /// The token for the end of a text, whether or not texts get one.
+    #[must_use]
+    pub fn eos(&self) -> Option<Token> {
+        // SAFETY: as in n_tokens.
+        Some(unsafe { sys::llama_vocab_eos(self.ptr) }).filter(|&token| token >= 0)
+    }
+
     /// The kind of tokenizer.
     #[must_use]
     pub fn kind(&self) -> VocabKind {

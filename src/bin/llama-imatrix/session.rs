@@ -97,7 +97,9 @@ impl<'a> Session<'a> {
                 format!("the state is in '{}': the same command with --resume goes on", state.path().display())
             }
         };
-        log::warn(format_args!("stopped by signal {signal} after chunks {}; {resume}", outcome.position.done));
+        let done = &outcome.position.done;
+        let chunks = if done.len() == 1 { "chunk" } else { "chunks" };
+        log::warn(format_args!("stopped by signal {signal} after {chunks} {done}; {resume}"));
         Ok(code)
     }
 

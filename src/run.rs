@@ -55,8 +55,17 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
+    /// Batches that are evaluated side by side, unless there turns out to be no room for so many contexts.
+    #[must_use]
+    pub fn lanes(&self, layout: &Layout, chunks: &Chunks, nextn: bool) -> usize {
+        let part = self.part.clone().unwrap_or(0..chunks.len());
+        let n_batches = layout.batches.iter().filter(|batch| part.contains(&batch.start)).count();
+        lanes::wanted(self, layout, chunks, nextn, n_batches)
+    }
+
     /// The context of a lane.
-    pub(crate) fn context(&self, chunks: &Chunks, layout: &Layout, nextn: bool) -> ContextOptions {
+    #[must_use]
+    pub fn context(&self, chunks: &Chunks, layout: &Layout, nextn: bool) -> ContextOptions {
         let mut n_batch = self.n_batch.min(layout.n_ctx);
         let mut tuning = self.tuning.clone();
         if chunks.are_documents() {

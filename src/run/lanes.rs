@@ -79,10 +79,7 @@ pub(super) fn passes<'a>(
     options: &RunOptions,
     n_batches: usize,
 ) -> Result<Vec<Pass<'a>>, Error> {
-    let lanes = options.lanes.resolve(options, n_batches, layout.in_one_piece);
-    // Lanes count how often an input comes up in a batch, which documents have in common only where all are in one piece.
-    let uneven = chunks.are_documents() && !layout.in_one_piece;
-    let mut lanes = if nextn.is_some() || uneven { 1 } else { lanes };
+    let mut lanes = wanted(options, layout, chunks, nextn.is_some(), n_batches);
     let pass = || Pass::new(model, nextn, chunks, layout, collector, options);
     let before = memory::reserved();
     let mut passes = vec![pass()?];
@@ -93,6 +90,13 @@ pub(super) fn passes<'a>(
         passes.push(pass()?);
     }
     Ok(passes)
+}
+
+pub(super) fn wanted(options: &RunOptions, layout: &Layout, chunks: &Chunks, nextn: bool, n_batches: usize) -> usize {
+    // Lanes take turns batch by batch: of a batch in several pieces the first would wait for the last of the one before.
+    // And they count how often an input comes up in a batch, which documents have in common only where all are in one piece.
+    let uneven = chunks.are_documents() && !layout.in_one_piece;
+    if nextn || uneven { 1 } else { options.lanes.resolve(options, n_batches, layout.in_one_piece) }
 }
 
 /// Whether another context takes no more than half of the memory that is available, if the first took what was reserved

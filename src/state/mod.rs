@@ -50,7 +50,7 @@ pub use error::{Error, MergeError};
 pub use fingerprint::{Accumulate, Difference, Digest, Fingerprint, Mismatch};
 pub use likelihoods::Likelihoods;
 pub use merge::{Merger, merge};
-pub use model::{FingerprintError, ModelFingerprint};
+pub use model::{FingerprintError, ModelFingerprint, model_files};
 pub use seal::reseal;
 pub use shard::{Shard, ShardError};
 pub use sums::{Group, Sums};

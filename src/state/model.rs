@@ -55,21 +55,12 @@ impl ModelFingerprint {
     /// # Errors
     /// See [`FingerprintError`].
     pub fn of_file(path: impl AsRef<Path>) -> Result<Self, FingerprintError> {
-        let first = path.as_ref();
         let mut out = Self::default();
         let (mut layout, mut sample) = (Sha256::new(), Sha256::new());
-        let mut count = 1;
-        let mut number = 1;
-        while number <= count {
-            let path = if number == 1 { first.to_owned() } else { split_name(first, number, count)? };
-            let failed = |source| FingerprintError::File { path: path.clone(), source };
-            let file = gguf::File::open(&path).map_err(failed)?;
+        for (number, path) in (1..).zip(model_files(path.as_ref())?) {
+            let file = gguf::File::open(&path).map_err(|source| FingerprintError::File { path, source })?;
             if number == 1 {
                 text(file.get("general.architecture")).clone_into(&mut out.architecture);
-                count = file.get("split.count").and_then(Value::as_u64).unwrap_or(1).max(1);
-                if count > MAX_FILES {
-                    return Err(FingerprintError::SplitName { path, count });
-                }
             }
             out.n_bytes += file.n_bytes();
             for tensor in file.tensors() {
@@ -77,12 +68,26 @@ impl ModelFingerprint {
                 hash_layout(&mut layout, &tensor);
                 hash_sample(&mut sample, tensor.data);
             }
-            number += 1;
         }
         out.layout = Digest(layout.finalize().into());
         out.sample = Digest(sample.finalize().into());
         Ok(out)
     }
+}
+
+/// The files of a GGUF model, given the first.
+///
+/// # Errors
+/// See [`FingerprintError`]; whether the other files are there is not looked at.
+pub fn model_files(first: &Path) -> Result<Vec<PathBuf>, FingerprintError> {
+    let failed = |source| FingerprintError::File { path: first.to_owned(), source };
+    let file = gguf::File::open(first).map_err(failed)?;
+    let count = file.get("split.count").and_then(Value::as_u64).unwrap_or(1).max(1);
+    if count > MAX_FILES {
+        return Err(FingerprintError::SplitName { path: first.to_owned(), count });
+    }
+    let others = (2..=count).map(|number| split_name(first, number, count));
+    std::iter::once(Ok(first.to_owned())).chain(others).collect()
 }
 
 fn text(value: Option<&Value>) -> &str {

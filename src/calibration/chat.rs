@@ -266,7 +266,9 @@ mod tests {
         assert!(reason.contains("line 2") && !reason.contains('\n'), "{reason}");
         assert!(render("{{ messages[0].missing.deeper }}", HELLO).is_err());
         // A template is a stranger's program: it is stopped, and neither memory nor stack give way.
-        assert!(render("{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}", HELLO).is_err());
+        assert!(
+            render("{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}", HELLO).is_err()
+        );
         let deep = "{% set ns = namespace(x=[]) %}{% for i in range(2000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}";
         assert!(render(deep, HELLO).unwrap_err().to_string().contains("nested"));
     }

@@ -59,7 +59,8 @@ impl Corpus {
     /// A text without a file.
     #[must_use]
     pub fn of_text(text: Vec<u8>) -> Self {
-        let items = if text.is_empty() { Vec::new() } else { vec![Item { file: 0, line: None, body: Body::Text(text) }] };
+        let items =
+            if text.is_empty() { Vec::new() } else { vec![Item { file: 0, line: None, body: Body::Text(text) }] };
         Self { files: Vec::new(), items }
     }
 
@@ -199,11 +200,7 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Folders in `above` are not entered again: a link may lead back to one.
-fn walk(
-    folder: &Path,
-    above: &mut Vec<PathBuf>,
-    files: &mut Vec<PathBuf>,
-) -> Result<(), (PathBuf, std::io::Error)> {
+fn walk(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), (PathBuf, std::io::Error)> {
     let at = |path: &Path| {
         let path = path.to_owned();
         move |source| (path, source)
@@ -249,7 +246,10 @@ mod tests {
         }
 
         fn read(&self, names: &[&str], layout: Layout) -> Result<Corpus, Error> {
-            let input = |name: &&str| Input { path: self.0.path().join(name.trim_start_matches('!')), raw: name.starts_with('!') };
+            let input = |name: &&str| Input {
+                path: self.0.path().join(name.trim_start_matches('!')),
+                raw: name.starts_with('!'),
+            };
             Corpus::read(&names.iter().map(input).collect::<Vec<_>>(), layout)
         }
 
@@ -303,7 +303,14 @@ mod tests {
 
     #[test]
     fn folders_are_read_in_name_order_without_hidden_files() {
-        let files = [("f/b.txt", "b"), ("f/a/z.txt", "z"), ("f/a.txt", "a"), ("f/.hidden", "x"), ("f/.git/c", "x"), ("e/.x", "")];
+        let files = [
+            ("f/b.txt", "b"),
+            ("f/a/z.txt", "z"),
+            ("f/a.txt", "a"),
+            ("f/.hidden", "x"),
+            ("f/.git/c", "x"),
+            ("e/.x", ""),
+        ];
         let folder = Folder::new(&files);
         #[cfg(unix)]
         std::os::unix::fs::symlink(folder.0.path().join("f"), folder.0.path().join("f/a/loop")).unwrap();

@@ -1,7 +1,10 @@
 //! Calibration text: from files to tokens to the chunks that a run evaluates.
 //!
 //! [`Corpus`] reads files: plain text, JSON lines of documents or conversations, compressed or not.
-#![cfg_attr(feature = "chat", doc = "[`ChatTemplate`] makes text of a conversation, as the model was trained to read it.")]
+#![cfg_attr(
+    feature = "chat",
+    doc = "[`ChatTemplate`] makes text of a conversation, as the model was trained to read it."
+)]
 #![cfg_attr(feature = "llama", doc = "[`Corpus::tokenize`] makes tokens of all of it, [`Documents`].")]
 //! [`Chunks`] cuts them, as one text or document by document, and [`Chunks::batches`] says which are evaluated together.
 

@@ -56,9 +56,10 @@ impl Corpus {
             rest = later;
             if let [item] = now {
                 let before = done.load(Ordering::Relaxed);
-                let tokens = self.tokens_of(item, vocab, template, options.parse_special, options.threads, &|bytes| {
-                    progress(before + bytes as u64);
-                })?;
+                let tokens =
+                    self.tokens_of(item, vocab, template, options.parse_special, options.threads, &|bytes| {
+                        progress(before + bytes as u64);
+                    })?;
                 documents.push(&tokens);
                 told(item.body.n_bytes());
                 continue;
@@ -111,16 +112,14 @@ impl Corpus {
         threads: usize,
         progress: &(impl Fn(usize) + Sync),
     ) -> Result<Vec<Token>, Error> {
-        let failed = |error: crate::llama::Error| Error::Tokenize {
-            origin: self.origin(item),
-            reason: error.to_string(),
-        };
+        let failed =
+            |error: crate::llama::Error| Error::Tokenize { origin: self.origin(item), reason: error.to_string() };
         match &item.body {
             Body::Text(text) => vocab.pieces(text).tokenize(parse_special, threads, progress).map_err(failed),
             Body::Conversation(conversation) => {
                 let text = self.render(item, conversation, template)?;
-                let tokens = vocab.tokenize(text.as_bytes(), true).map_err(failed)?;
-                Ok(undoubled(tokens, vocab.leading_bos(), vocab.trailing_eos()))
+                let tokens = vocab.tokenize_part(text.as_bytes(), false, true).map_err(failed)?;
+                Ok(with_ends(tokens, vocab.leading_bos(), vocab.trailing_eos()))
             }
         }
     }
@@ -128,7 +127,8 @@ impl Corpus {
     #[cfg(feature = "chat")]
     fn render(&self, item: &Item, conversation: &super::Conversation, template: Template<'_>) -> Result<String, Error> {
         let (path, line) = self.place(item);
-        let template = template.map_err(|reason| Error::NoTemplate { path: path.clone(), line, reason: reason.to_owned() })?;
+        let template =
+            template.map_err(|reason| Error::NoTemplate { path: path.clone(), line, reason: reason.to_owned() })?;
         template.render(conversation).map_err(|error| Error::Line { path, line, problem: error.to_string() })
     }
 
@@ -151,34 +151,27 @@ pub type Template<'a> = Result<&'a super::ChatTemplate, &'a str>;
 #[cfg(not(feature = "chat"))]
 pub type Template<'a> = Result<&'a std::convert::Infallible, &'a str>;
 
-/// A text's tokens without the vocabulary's BOS and EOS where the text has its own.
-fn undoubled(mut tokens: Vec<Token>, bos: Option<Token>, eos: Option<Token>) -> Vec<Token> {
-    if let (Some(bos), [first, second, ..]) = (bos, tokens.as_slice())
-        && *first == bos
-        && *second == bos
-    {
-        tokens.remove(0);
+/// A text's tokens with the vocabulary's BOS and EOS, unless the text has its own.
+fn with_ends(mut tokens: Vec<Token>, bos: Option<Token>, eos: Option<Token>) -> Vec<Token> {
+    if let Some(bos) = bos.filter(|bos| tokens.first() != Some(bos)) {
+        tokens.insert(0, bos);
     }
-    if let (Some(eos), [.., before, last]) = (eos, tokens.as_slice())
-        && *last == eos
-        && *before == eos
-    {
-        tokens.pop();
+    if let Some(eos) = eos.filter(|eos| tokens.last() != Some(eos)) {
+        tokens.push(eos);
     }
     tokens
 }
 
 #[cfg(test)]
 mod tests {
-    use super::undoubled;
+    use super::with_ends;
 
     #[test]
     fn what_a_template_has_written_is_not_put_there_again() {
         let (bos, eos) = (Some(1), Some(2));
-        assert_eq!(undoubled(vec![1, 1, 5, 2, 2], bos, eos), [1, 5, 2]);
-        assert_eq!(undoubled(vec![1, 5, 2], bos, eos), [1, 5, 2]);
-        assert_eq!(undoubled(vec![1, 1, 5, 2, 2], None, None), [1, 1, 5, 2, 2]);
-        assert_eq!(undoubled(vec![1], bos, eos), [1]);
-        assert_eq!(undoubled(vec![], bos, eos), [0; 0]);
+        assert_eq!(with_ends(vec![1, 5, 2], bos, eos), [1, 5, 2]);
+        assert_eq!(with_ends(vec![5], bos, eos), [1, 5, 2]);
+        assert_eq!(with_ends(vec![1, 5], None, None), [1, 5]);
+        assert_eq!(with_ends(vec![], bos, eos), [1, 2]);
     }
 }

@@ -83,8 +83,7 @@ fn breakdown(context: &Context<'_, Nobody>) -> Option<Vec<DeviceMemory>> {
     let mut entries = [EMPTY; 64];
     let mut n = 0;
     // SAFETY: the context is alive, and at most as many entries are written as there are.
-    let status =
-        unsafe { imatrix_get_breakdown(context.as_ptr(), entries.as_mut_ptr(), entries.len(), &raw mut n) };
+    let status = unsafe { imatrix_get_breakdown(context.as_ptr(), entries.as_mut_ptr(), entries.len(), &raw mut n) };
     if status != 0 {
         return None;
     }

@@ -73,11 +73,7 @@ mod with_llama {
         let mut state_file = StateFile::new(task, digest, *n_tokens, chunks, &base)?;
         let start = begin(task, state_file.as_mut(), earlier)?;
         let collector = Collector::new(&CollectorOptions {
-            rule: Rule {
-                min_rows: task.min_rows.into(),
-                process_output: task.flags.process_output,
-                nextn: task.nextn,
-            },
+            rule: Rule { min_rows: task.min_rows.into(), process_output: task.flags.process_output, nextn: task.nextn },
             chunk_size: task.flags.ctx_size,
             output_every: if task.shard.is_whole() { task.flags.output_frequency } else { 0 },
             copy_every: if task.shard.is_whole() { task.flags.save_frequency } else { 0 },

@@ -138,13 +138,7 @@ impl Config {
 }
 
 impl Collect {
-    fn new(
-        flags: Flags,
-        merge: Merge,
-        corpus: Corpus,
-        datasets: Vec<String>,
-        shard: Shard,
-    ) -> anyhow::Result<Self> {
+    fn new(flags: Flags, merge: Merge, corpus: Corpus, datasets: Vec<String>, shard: Shard) -> anyhow::Result<Self> {
         let accumulate = match flags.accumulate {
             None if shard.is_whole() => Accumulate::F32,
             None => Accumulate::F64,

@@ -39,7 +39,8 @@ pub(crate) fn report(
         line("memory", memory);
     }
     if let Some(weights) = &weights {
-        let scored = if options.perplexity { part.map(|chunk| text.chunks.scored(chunk).len() as u64).sum() } else { 0 };
+        let scored =
+            if options.perplexity { part.map(|chunk| text.chunks.scored(chunk).len() as u64).sum() } else { 0 };
         let output = if task.flags.process_output { tokens } else { scored };
         let operations = 2.0 * (weights.active as f64 * tokens as f64 + weights.output as f64 * output as f64);
         line(
@@ -55,9 +56,11 @@ pub(crate) fn report(
         "time",
         match task.flags.tokens_per_second {
             Some(speed) => format!("{} at {speed} tokens a second", duration(tokens as f64 / f64::from(speed))),
-            None => "unknown, since nothing was computed: --tokens-per-second N reckons with the speed that the log of an \
+            None => {
+                "unknown, since nothing was computed: --tokens-per-second N reckons with the speed that the log of an \
                      earlier run shows at its end"
-                .to_owned(),
+                    .to_owned()
+            }
         },
     );
     print_document(&out);

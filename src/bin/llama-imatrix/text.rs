@@ -35,7 +35,8 @@ pub(crate) fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<Text> {
         threads,
     };
     let template = template.as_ref().ok_or("there is none in the model's file; --chat-template-file names one");
-    let documents = task.corpus.tokenize(&model.vocab(), template.map_err(|reason| reason), &options, &progress::set_bytes);
+    let documents =
+        task.corpus.tokenize(&model.vocab(), template.map_err(|reason| reason), &options, &progress::set_bytes);
     progress::finish();
     let documents = documents?;
     log::info(format_args!("tokenization took {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
@@ -83,14 +84,15 @@ fn chat_template(task: &Collect, model: &Model) -> anyhow::Result<Option<ChatTem
     };
     let special = SpecialTexts { bos: text(vocab.bos()), eos: text(vocab.eos()) };
     if let Some(path) = &task.flags.chat_template_file {
-        let source =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the chat template '{}'", path.display()))?;
+        let source = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the chat template '{}'", path.display()))?;
         let template = ChatTemplate::new(&source, special, task.flags.chat_date);
         return template.map(Some).with_context(|| format!("'{}'", path.display()));
     }
     let Some(source) = model.chat_template() else { return Ok(None) };
     let shown = task.model.display();
-    let mut template = ChatTemplate::new(&source, special, task.flags.chat_date).with_context(|| format!("'{shown}'"))?;
+    let mut template =
+        ChatTemplate::new(&source, special, task.flags.chat_date).with_context(|| format!("'{shown}'"))?;
     if let Some(source) = model.tool_use_template() {
         template.set_tool_use(&source).with_context(|| format!("'{shown}' (tool_use)"))?;
     }

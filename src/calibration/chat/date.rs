@@ -136,7 +136,10 @@ mod tests {
         ] {
             assert_eq!(format(date, "%A %a %j %y"), text, "{date}");
         }
-        assert_eq!(format("2024-07-06", "%d %B %Y|%-d %b|%e|%F %T|%H:%M %I %p|100%%"), "06 July 2024|6 Jul| 6|2024-07-06 00:00:00|00:00 12 AM|100%");
+        assert_eq!(
+            format("2024-07-06", "%d %B %Y|%-d %b|%e|%F %T|%H:%M %I %p|100%%"),
+            "06 July 2024|6 Jul| 6|2024-07-06 00:00:00|00:00 12 AM|100%"
+        );
         assert!(Date::default().format("%").is_err() && Date::default().format("%Q").is_err());
     }
 
@@ -144,7 +147,17 @@ mod tests {
     fn only_dates_are_dates() {
         assert_eq!("2024-07-26".parse(), Ok(Date::default()));
         assert!("2024-02-29".parse::<Date>().is_ok());
-        for text in ["", "2023-02-29", "2024-13-01", "2024-00-01", "2024-01-00", "2024-1-1", "24-01-01", "+024-01-01", "2024-01-01-"] {
+        for text in [
+            "",
+            "2023-02-29",
+            "2024-13-01",
+            "2024-00-01",
+            "2024-01-00",
+            "2024-1-1",
+            "24-01-01",
+            "+024-01-01",
+            "2024-01-01-",
+        ] {
             assert!(text.parse::<Date>().is_err(), "{text}");
         }
     }

@@ -145,7 +145,14 @@ fn name(key: &Value) -> Result<String, Error> {
 /// As Python writes it: the shortest digits that mean this number, with an exponent of two digits at least.
 fn number(value: f64) -> String {
     if !value.is_finite() {
-        return if value.is_nan() { "NaN" } else if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
+        return if value.is_nan() {
+            "NaN"
+        } else if value > 0.0 {
+            "Infinity"
+        } else {
+            "-Infinity"
+        }
+        .to_owned();
     }
     let text = format!("{value:?}");
     match text.split_once('e') {

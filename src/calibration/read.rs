@@ -40,20 +40,28 @@ pub(super) fn open(path: &Path, compression: Compression) -> Result<Box<dyn BufR
     let file = File::open(path).map_err(|source| Error::read(path, source))?;
     let size = file.metadata().map_err(|source| Error::read(path, source))?.len();
     let file = BufReader::with_capacity(1 << 16, file);
-    let decoder: Box<dyn Read> = match compression {
-        Compression::None => return Ok(Box::new(file)),
-        #[cfg(feature = "compression")]
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        #[cfg(feature = "compression")]
-        Compression::Zstd => Box::new(super::zstd::Frames::new(file)),
-        #[cfg(not(feature = "compression"))]
-        Compression::Gzip | Compression::Zstd => {
-            let reason = "this was built without the feature 'compression'".to_owned();
-            return Err(Error::Compressed { path: path.to_owned(), reason });
-        }
+    let Some(decoder) = decoder(file, compression) else {
+        let reason = "this was built without the feature 'compression'".to_owned();
+        return Err(Error::Compressed { path: path.to_owned(), reason });
     };
+    if compression == Compression::None {
+        return Ok(Box::new(BufReader::with_capacity(1 << 16, decoder)));
+    }
     let limit = size.saturating_mul(MOST_TIMES).clamp(LITTLE, MOST);
     Ok(Box::new(BufReader::with_capacity(1 << 16, Bounded { decoder, left: limit, limit })))
+}
+
+/// What is in the file, if this build can tell.
+fn decoder(file: BufReader<File>, compression: Compression) -> Option<Box<dyn Read>> {
+    match compression {
+        Compression::None => Some(Box::new(file.into_inner())),
+        #[cfg(feature = "compression")]
+        Compression::Gzip => Some(Box::new(flate2::bufread::MultiGzDecoder::new(file))),
+        #[cfg(feature = "compression")]
+        Compression::Zstd => Some(Box::new(super::zstd::Frames::new(file))),
+        #[cfg(not(feature = "compression"))]
+        Compression::Gzip | Compression::Zstd => None,
+    }
 }
 
 /// What went wrong while reading `path`, in terms of the file.

@@ -22,7 +22,7 @@ pub struct TokenOptions {
 }
 
 /// Texts of more bytes are tokenized one at a time, on all threads, instead of beside others.
-const LONG: usize = 1 << 18;
+const LONG: usize = 1 << 17;
 /// Items that are tokenized before the budget is looked at again.
 const AT_ONCE: usize = 1024;
 

@@ -41,6 +41,9 @@ impl Likelihoods {
     }
 
     pub(super) fn check(&self, done: &ChunkSet) -> Result<(), Error> {
+        if !self.tokens.is_empty() && !self.are_kept() {
+            return Err(Error::Likelihoods("likelihoods are kept of another number of tokens than perplexity is over"));
+        }
         if self.tokens.values().any(Vec::is_empty) {
             return Err(Error::Likelihoods("likelihoods are kept of a chunk without any"));
         }

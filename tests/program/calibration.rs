@@ -1,7 +1,7 @@
 //! Calibration data: several files, folders, compressed ones, conversations, documents, samples, previews.
 
 use llama_imatrix::gguf::{File, Writer};
-use llama_imatrix::imatrix::Imatrix;
+use llama_imatrix::imatrix::{Entry, Imatrix, Loaded};
 
 use super::*;
 
@@ -36,12 +36,12 @@ fn documents(bench: &Bench, words: &[usize]) {
 
 const WORDS: [usize; 9] = [3, 40, 11, 150, 25, 1, 7, 90, 16];
 
-fn load(bench: &Bench, name: &str) -> Imatrix {
+fn load(bench: &Bench, name: &str) -> Loaded {
     Imatrix::load(bench.path(name)).unwrap()
 }
 
 /// Equal counts, and sums that differ by rounding alone.
-fn assert_close(a: &Imatrix, b: &Imatrix, what: &str) {
+fn assert_close(a: &Loaded, b: &Loaded, what: &str) {
     assert_eq!(a.entries.keys().collect::<Vec<_>>(), b.entries.keys().collect::<Vec<_>>(), "{what}");
     for (name, a) in &a.entries {
         let b = &b.entries[name];
@@ -167,9 +167,7 @@ fn a_template_that_writes_bos_has_it_once() {
     // A vocabulary of this kind puts a space before a text, but not behind a special token.
     let bos = run("-f chat.jsonl --chat-template-file bos.jinja");
     assert!(none == text);
-    let rows = |entries: &std::collections::BTreeMap<String, llama_imatrix::imatrix::Entry>| {
-        entries["blk.0.attn_q.weight"].counts[0]
-    };
+    let rows = |entries: &std::collections::BTreeMap<String, Entry>| entries["blk.0.attn_q.weight"].counts[0];
     assert!((rows(&text) - rows(&bos)).abs() <= 1, "{} {}", rows(&text), rows(&bos));
 }
 

@@ -24,6 +24,11 @@ pub(crate) fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<Text> {
     let flags = &task.flags;
     let started = Instant::now();
     let template = chat_template(task, model)?;
+    if !flags.documents && task.corpus.items.iter().any(|item| item.line.is_some()) {
+        log::info(format_args!(
+            "all is taken as one text and cut into chunks; --documents evaluates each document for itself"
+        ));
+    }
     log::info(format_args!("tokenizing the input .."));
     start_progress(task, model);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -35,8 +40,7 @@ pub(crate) fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<Text> {
         threads,
     };
     let template = template.as_ref().ok_or("there is none in the model's file; --chat-template-file names one");
-    let documents =
-        task.corpus.tokenize(&model.vocab(), template.map_err(|reason| reason), &options, &progress::set_bytes);
+    let documents = task.corpus.tokenize(&model.vocab(), template, &options, &progress::set_bytes);
     progress::finish();
     let documents = documents?;
     log::info(format_args!("tokenization took {:.1} ms", started.elapsed().as_secs_f64() * 1e3));

@@ -37,9 +37,9 @@ impl FromStr for Date {
     fn from_str(text: &str) -> Result<Self, String> {
         let error = || format!("'{text}' is no date as in 2024-07-26");
         let [year, month, day] = text.split('-').collect::<Vec<_>>()[..] else { return Err(error()) };
-        let number = |digits: &str, len| match digits.len() == len && digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            true => digits.parse::<u16>().map_err(|_| error()),
-            false => Err(error()),
+        let number = |digits: &str, len| {
+            let plain = digits.len() == len && digits.bytes().all(|byte| byte.is_ascii_digit());
+            digits.parse::<u16>().ok().filter(|_| plain).ok_or_else(error)
         };
         let (year, month, day) = (number(year, 4)?, number(month, 2)?, number(day, 2)?);
         if !(1..=12).contains(&month) || day < 1 || day > days_in(year, month as u8) {

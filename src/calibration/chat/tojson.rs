@@ -16,6 +16,7 @@ struct Style {
 }
 
 /// `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`
+#[allow(clippy::needless_pass_by_value, reason = "filters get their arguments so")]
 pub(super) fn tojson(
     state: &State,
     value: &Value,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::sequences_per_batch;
 use crate::calibration::{Chunks, Room};
 use crate::llama::Model;
+use crate::state::Shard;
 
 /// Documents that share a batch at most: llama.cpp has room for 256 sequences, and its graph has nodes for each.
 const MOST_DOCUMENTS: usize = 64;
@@ -47,11 +48,12 @@ impl Layout {
         Self { batches, n_seq, n_ctx, in_one_piece: n_ctx <= at_once }
     }
 
-    /// The chunks of some batches: what a shard of them takes.
+    /// The chunks of a shard, which takes whole batches.
     #[must_use]
-    pub fn chunks_of(&self, batches: Range<usize>) -> Range<usize> {
+    pub fn part(&self, shard: Shard) -> Range<usize> {
+        let batches = shard.range(self.batches.len() as u64, 1);
         let all = self.batches.last().map_or(0, |last| last.end);
-        let start = |batch: usize| self.batches.get(batch).map_or(all, |batch| batch.start);
+        let start = |batch: u64| self.batches.get(batch as usize).map_or(all, |batch| batch.start);
         start(batches.start)..start(batches.end)
     }
 }
@@ -60,7 +62,6 @@ impl Layout {
 mod tests {
     use super::*;
     use crate::calibration::{ChunkOptions, Documents};
-    use crate::state::Shard;
 
     fn documents(lens: &[usize], size: usize) -> Chunks {
         let mut documents = Documents::default();
@@ -89,10 +90,8 @@ mod tests {
         for count in 1..5 {
             for index in 0..count {
                 let shard = Shard::new(index, count).unwrap();
-                let batches = shard.range(layout.batches.len() as u64, 1);
-                let range = layout.chunks_of(batches.start as usize..batches.end as usize);
                 let want = shard.range(10, 4);
-                assert_eq!(range, want.start as usize..want.end as usize);
+                assert_eq!(layout.part(shard), want.start as usize..want.end as usize);
             }
         }
     }

@@ -57,9 +57,9 @@ impl ModelFingerprint {
     pub fn of_file(path: impl AsRef<Path>) -> Result<Self, FingerprintError> {
         let mut out = Self::default();
         let (mut layout, mut sample) = (Sha256::new(), Sha256::new());
-        for (number, path) in (1..).zip(model_files(path.as_ref())?) {
-            let file = gguf::File::open(&path).map_err(|source| FingerprintError::File { path, source })?;
-            if number == 1 {
+        for (i, path) in model_files(path)?.into_iter().enumerate() {
+            let file = open(&path)?;
+            if i == 0 {
                 text(file.get("general.architecture")).clone_into(&mut out.architecture);
             }
             out.n_bytes += file.n_bytes();
@@ -75,19 +75,22 @@ impl ModelFingerprint {
     }
 }
 
-/// The files of a GGUF model, given the first.
+/// The files of a model, given the first: one, or as many as it was split into.
 ///
 /// # Errors
-/// See [`FingerprintError`]; whether the other files are there is not looked at.
-pub fn model_files(first: &Path) -> Result<Vec<PathBuf>, FingerprintError> {
-    let failed = |source| FingerprintError::File { path: first.to_owned(), source };
-    let file = gguf::File::open(first).map_err(failed)?;
-    let count = file.get("split.count").and_then(Value::as_u64).unwrap_or(1).max(1);
+/// See [`FingerprintError`]. Only the first file has been looked at.
+pub fn model_files(first: impl AsRef<Path>) -> Result<Vec<PathBuf>, FingerprintError> {
+    let first = first.as_ref();
+    let count = open(first)?.get("split.count").and_then(Value::as_u64).unwrap_or(1).max(1);
     if count > MAX_FILES {
         return Err(FingerprintError::SplitName { path: first.to_owned(), count });
     }
     let others = (2..=count).map(|number| split_name(first, number, count));
     std::iter::once(Ok(first.to_owned())).chain(others).collect()
+}
+
+fn open(path: &Path) -> Result<gguf::File<'static>, FingerprintError> {
+    gguf::File::open(path).map_err(|source| FingerprintError::File { path: path.to_owned(), source })
 }
 
 fn text(value: Option<&Value>) -> &str {

@@ -15,15 +15,15 @@ mod with_llama {
 
     use anyhow::ensure;
 
-    use llama_imatrix::calibration::Chunks;
     use llama_imatrix::collect::{Collector, CollectorOptions, Earlier, Rule};
     use llama_imatrix::gguf;
-    use llama_imatrix::imatrix::Imatrix;
+    use llama_imatrix::imatrix::{Imatrix, remove_leftovers};
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
     use llama_imatrix::run::{Lanes, Layout, Outcome, RunOptions, Start, run};
 
     use crate::config::Collect;
+    use crate::lock::Lock;
     use crate::output::{print, print_estimate, print_saved, warn_of_discarded, warn_of_gaps};
     use crate::session::Session;
     use crate::signals::Signals;
@@ -36,8 +36,10 @@ mod with_llama {
         check_sizes(&base, &task.model)?;
         check_files(&task.model, task.draft_model.as_deref())?;
         if !task.flags.dry_run {
-            disk::check_room(task)?;
+            disk::check_room(task, None)?;
+            Lock::check(task.merge.output.path())?;
         }
+        let signals = Signals::register()?;
         let backend = settings::start_backend(&task.flags)?;
         settings::warn_of_backend(&task.flags, backend);
         settings::set_priority(task);
@@ -57,12 +59,12 @@ mod with_llama {
             backend.system_info()
         ));
 
-        let signals = Signals::register()?;
-        let options = run_options(task, tuning, chunks, &layout, &signals);
+        let options = run_options(task, tuning, &layout, &signals);
         if task.flags.dry_run {
             dry_run::report(task, &model, nextn.as_ref(), &text, &layout, &options)?;
             return Ok(ExitCode::SUCCESS);
         }
+        disk::check_room(task, Some((chunks, &layout)))?;
         let earlier = Earlier::from_imatrix(&base, task.accumulate)?;
         base.entries.clear();
         base.settle_chunk_size(task.merge.chunk_sizes.run);
@@ -70,7 +72,8 @@ mod with_llama {
         if nextn.is_some() {
             base.n_layer_nextn = 1;
         }
-        let mut state_file = StateFile::new(task, digest, *n_tokens, chunks, &base)?;
+        let _lock = lock_output(task)?;
+        let mut state_file = StateFile::new(task, backend, digest, *n_tokens, chunks, &base)?;
         let start = begin(task, state_file.as_mut(), earlier)?;
         let collector = Collector::new(&CollectorOptions {
             rule: Rule { min_rows: task.min_rows.into(), process_output: task.flags.process_output, nextn: task.nextn },
@@ -98,6 +101,10 @@ mod with_llama {
                 layout.n_seq
             ));
         }
+        signals.register_ending()?;
+        if options.part.as_ref().is_some_and(std::ops::Range::is_empty) {
+            log::warn(format_args!("shard {} has no chunk: there are more shards than batches", task.shard));
+        }
         let mut session = Session::new(task, base, state_file, signals);
         progress::start_chunks(chunks.len());
         let result = run(&model, nextn.as_ref(), chunks, &collector, start, &options, &mut session);
@@ -110,6 +117,25 @@ mod with_llama {
         print(format_args!("\n"));
         finish(task, &collector, &outcome, &mut session)?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Keeps other runs from the output, and clears away what killed ones have left of their saves.
+    fn lock_output(task: &Collect) -> anyhow::Result<Option<Lock>> {
+        let output = &task.merge.output;
+        if !output.is_file() {
+            return Ok(None);
+        }
+        let lock = Lock::take(output.path())?;
+        if lock.is_some() {
+            for path in [output.path(), &task.state_path] {
+                match remove_leftovers(path) {
+                    Ok(0) => {}
+                    Ok(n) => log::debug(format_args!("removed {n} unfinished saves of '{}'", path.display())),
+                    Err(error) => log::debug(format_args!("unfinished saves of '{}' stay: {error}", path.display())),
+                }
+            }
+        }
+        Ok(lock)
     }
 
     /// Where the run begins: at its start, or where an earlier one was stopped.
@@ -150,7 +176,9 @@ mod with_llama {
             let entries: Vec<_> = snapshot.entries().collect();
             let imatrix = session.imatrix(snapshot.chunks, &entries);
             warn_of_gaps(&imatrix);
-            task.merge.output.save_final(&imatrix)?;
+            if let Err(error) = task.merge.output.save_final(&imatrix) {
+                return Err(session.keep_state(error, &snapshot, &outcome.position));
+            }
             session.remove_state();
         } else {
             session.save_shard(&snapshot, &outcome.position)?;
@@ -193,15 +221,15 @@ mod with_llama {
         Ok(())
     }
 
-    fn run_options(task: &Collect, tuning: Tuning, chunks: &Chunks, layout: &Layout, signals: &Signals) -> RunOptions {
-        let batches = task.shard.range(layout.batches.len() as u64, 1);
+    fn run_options(task: &Collect, tuning: Tuning, layout: &Layout, signals: &Signals) -> RunOptions {
+        let part = layout.part(task.shard);
         let max_bad_chunks = match task.flags.max_bad_chunks {
             _ if task.flags.nan_aborts => 0,
             Some(chunks) => chunks,
-            None => (chunks.len() / 100).max(1),
+            None => (part.len() / 100).max(1),
         };
         RunOptions {
-            part: Some(layout.chunks_of(batches.start as usize..batches.end as usize)),
+            part: Some(part),
             keep_likelihoods: !task.shard.is_whole(),
             max_bad_chunks,
             stop: std::sync::Arc::clone(&signals.stop),

@@ -15,6 +15,8 @@ mod dry_run;
 mod files;
 mod flags;
 mod info;
+#[cfg(feature = "llama")]
+mod lock;
 mod log;
 #[cfg(feature = "llama")]
 mod nextn;

@@ -61,6 +61,8 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_fuel(Some(FUEL));
         environment.add_filter("tojson", tojson::tojson);
+        // To Python none is nothing to go through; to this library it is like an empty list.
+        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -248,6 +250,14 @@ mod tests {
         two.set_tool_use("tools").unwrap();
         assert_eq!(two.render(&conversation(line)).unwrap(), "tools");
         assert_eq!(two.render(&conversation(HELLO)).unwrap(), "plain");
+    }
+
+    /// As templates find out whether there are tools.
+    #[test]
+    fn none_is_not_iterable() {
+        let source = "{% if tools is iterable and tools | length > 0 %}tools{% else %}none{% endif %}";
+        assert_eq!(render(source, HELLO).unwrap(), "none");
+        assert_eq!(render(source, &HELLO.replacen('{', "{\"tools\":[1],", 1)).unwrap(), "tools");
     }
 
     #[test]

@@ -55,7 +55,9 @@ mod tests {
 
     fn documents(lens: &[usize], size: usize) -> Chunks {
         let mut documents = Documents::default();
-        lens.iter().for_each(|&len| documents.push(&vec![0; len]));
+        for &len in lens {
+            documents.push(&vec![0; len]);
+        }
         Chunks::of_documents(documents, ChunkOptions { size, ..ChunkOptions::default() }).unwrap()
     }
 

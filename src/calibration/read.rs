@@ -52,6 +52,7 @@ pub(super) fn open(path: &Path, compression: Compression) -> Result<Box<dyn BufR
 }
 
 /// What is in the file, if this build can tell.
+#[cfg_attr(feature = "compression", allow(clippy::unnecessary_wraps, reason = "not all builds can"))]
 fn decoder(file: BufReader<File>, compression: Compression) -> Option<Box<dyn Read>> {
     match compression {
         Compression::None => Some(Box::new(file.into_inner())),

@@ -76,7 +76,7 @@ impl Date {
             let letter = if plain { letters.next() } else { letter };
             let number = |n: u16, width: usize| if plain { n.to_string() } else { format!("{n:0width$}") };
             let (month, weekday) = (MONTHS[usize::from(self.month) - 1], DAYS[self.weekday()]);
-            out += &match letter {
+            let text = match letter {
                 Some('Y') => number(self.year, 4),
                 Some('y') => number(self.year % 100, 2),
                 Some('m') => number(self.month.into(), 2),
@@ -96,6 +96,7 @@ impl Date {
                 Some(other) => return Err(format!("strftime_now: %{other} is not known")),
                 None => return Err("strftime_now: a % at the end of the format".to_owned()),
             };
+            out += &text;
         }
         Ok(out)
     }

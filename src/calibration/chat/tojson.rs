@@ -1,5 +1,7 @@
 //! The filter `tojson` as Hugging Face has it: Python's `json.dumps`, nothing escaped for HTML.
 
+use std::fmt::Write as _;
+
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
@@ -127,7 +129,9 @@ impl Style {
                 out.push(letter);
             } else {
                 let mut pair = [0; 2];
-                letter.encode_utf16(&mut pair).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+                for unit in letter.encode_utf16(&mut pair) {
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
             }
         }
     }

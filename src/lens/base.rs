@@ -288,7 +288,7 @@ mod tests {
     }
 
     fn chunks(tokens: Vec<i32>, size: usize) -> Chunks {
-        Chunks::new(tokens, ChunkOptions { size, skip: 0, limit: None, keep_tail: false }).unwrap()
+        Chunks::new(tokens, ChunkOptions { size, ..ChunkOptions::default() }).unwrap()
     }
 
     #[test]
@@ -343,7 +343,10 @@ mod tests {
         let file = open(&bytes(8, 5, &tokens(), 6)).unwrap();
         let longer = (0..40).collect();
         assert_eq!(file.check(5, &chunks(longer, 8), 0).unwrap(), 2);
-        let later = Chunks::new((0..40).collect(), ChunkOptions { size: 8, skip: 1, limit: Some(1), keep_tail: false });
+        let later = Chunks::new(
+            (0..40).collect(),
+            ChunkOptions { size: 8, skip: 1, limit: Some(1), ..ChunkOptions::default() },
+        );
         assert_eq!(file.check(5, &later.unwrap(), 1).unwrap(), 1);
     }
 }

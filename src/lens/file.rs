@@ -34,7 +34,7 @@ pub struct LensFile {
     pub version: u32,
     /// The model that was looked into.
     pub model: Model,
-    /// Name of the calibration file.
+    /// Names of the calibration files.
     pub dataset: String,
     /// Where in the text it was looked at.
     pub positions: Positions,

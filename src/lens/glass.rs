@@ -10,7 +10,7 @@ use super::measure::{Distributions, PrismScale, cosine_steps, divergences};
 use super::plan::{LinearTail, Plan};
 use super::watch::LensWatch;
 
-/// Tokens of each sequence in a decode, and sequences.
+/// What tells the graphs of decodes apart: tokens of each sequence, and sequences.
 type Shape = (usize, usize);
 
 /// A position to look at.
@@ -80,9 +80,9 @@ impl<'m> Glass<'m> {
         !self.plans.contains_key(&shape) && (self.tools.is_none() || self.layout.width() > 0)
     }
 
-    /// Takes in the graph of decodes of this shape.
-    pub fn learn(&mut self, shape: Shape, graph: &Graph) {
-        let plan = Plan::new(graph, shape.0 * shape.1, &self.options).map(Arc::new);
+    /// Takes in the graph of a decode of `n_tokens` that is of this shape.
+    pub fn learn(&mut self, shape: Shape, n_tokens: usize, graph: &Graph) {
+        let plan = Plan::new(graph, n_tokens, &self.options).map(Arc::new);
         let agrees = |plan: &Arc<Plan>| self.tools.as_ref().is_some_and(|tools| tools.first.agrees(plan));
         let plan = match (&self.tools, plan) {
             (None, Ok(plan)) => {
@@ -129,8 +129,18 @@ impl<'m> Glass<'m> {
             && self.layout.width() > 0
             && !self.sights.is_empty()
         {
+            let captured = match watch.captured() {
+                Ok(captured) => captured,
+                // A graph of another length that is not the same: nothing is known of these positions.
+                Err(_) if shape.1 == 0 => {
+                    self.sights.clear();
+                    watch.rest();
+                    return Ok(());
+                }
+                Err(reason) => return Err(reason),
+            };
             rows = vec![vec![f64::NAN; self.layout.width()]; self.sights.len()];
-            let view = View { plan, captured: watch.captured()?, sights: &self.sights, layout: &self.layout };
+            let view = View { plan, captured, sights: &self.sights, layout: &self.layout };
             tools.measure(&view, &self.options, self.n_threads, &mut rows)?;
         }
         watch.rest();

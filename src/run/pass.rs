@@ -6,12 +6,13 @@ use std::ops::Range;
 use crate::calibration::Chunks;
 use crate::collect::{self, Collector};
 use crate::lens::{ChunkFindings, Glass, Sight, positions};
-use crate::llama::{self, Batch, Context, ContextOptions, Model, Outputs, Timings};
+use crate::llama::{self, Batch, Context, Model, Timings};
 use crate::nextn::Layer;
 
+use super::documents::Rows;
 use super::nextn::Follower;
 use super::watcher::Watcher;
-use super::{Error, RunOptions, sequences_per_batch};
+use super::{Error, Layout, RunOptions};
 
 /// What stays the same from batch to batch.
 pub(super) struct Pass<'a> {
@@ -41,37 +42,21 @@ impl<'a> Pass<'a> {
         model: &'a Model,
         nextn: Option<&Layer<'a>>,
         chunks: &'a Chunks,
+        layout: &Layout,
         collector: &Collector,
         options: &RunOptions,
     ) -> Result<Self, Error> {
         if model.is_encoder_decoder() {
             return Err(Error::EncoderDecoder);
         }
-        let n_seq = sequences_per_batch(options.n_batch, chunks.size());
-        let n_ctx = n_seq * chunks.size();
-        let mut n_batch = options.n_batch.min(n_ctx);
+        let mut context_options = options.context(chunks, layout, nextn.is_some());
+        let mut n_batch = context_options.n_batch as usize;
         let n_ubatch = options.n_ubatch.min(n_batch);
-        let mut context_options = ContextOptions {
-            n_ctx: n_ctx as u32,
-            n_batch: n_batch as u32,
-            n_ubatch: options.n_ubatch as u32,
-            n_seq: n_seq as u32,
-            n_threads: options.n_threads,
-            n_threads_batch: options.n_threads_batch,
-            flash_attention: options.flash_attention,
-            outputs: match (options.perplexity, nextn) {
-                (_, Some(_)) => Outputs::All,
-                // A micro-batch that does not hold a token of each sequence comes in an order of its own.
-                (true, None) if n_seq > n_ubatch => Outputs::All,
-                (true, None) => Outputs::Scores,
-                (false, None) => Outputs::Nothing,
-            },
-            tuning: options.tuning.clone(),
-        };
         let mut context = Context::new(model, &context_options, Watcher::new(collector.lane()))?;
-        if !context.has_memory() && n_batch < chunks.size() {
+        let seen_at_once = if chunks.are_documents() { layout.n_ctx } else { chunks.size() };
+        if !context.has_memory() && n_batch < seen_at_once {
             // The second part of a chunk would not see the first.
-            n_batch = chunks.size();
+            n_batch = seen_at_once;
             context_options.n_batch = n_batch as u32;
             context = Context::new(model, &context_options, context.into_observer())?;
         }
@@ -127,31 +112,95 @@ impl<'a> Pass<'a> {
     pub(super) fn evaluate(&mut self, index: usize, chunks: &[usize]) -> Result<Evaluated, Error> {
         let (Some(&first), Some(&last)) = (chunks.first(), chunks.last()) else { return Ok(Evaluated::default()) };
         let in_chunks = |source| Error::Chunks { first: first + 1, last: last + 1, source };
-        let len = self.chunks.get(first).len();
-        let perplexity = self.perplexity && len == self.chunks.size();
-        let mut nlls = vec![Vec::new(); if perplexity { chunks.len() } else { 0 }];
-        let mut findings = BTreeMap::new();
-        let drawn = self.draw(chunks, len);
-        let step = self.step(chunks.len());
-        self.learn(chunks, len, step)?;
+        self.learn(first, chunks)?;
         self.context.observer_mut().lane.begin_batch(index);
         self.context.clear_memory();
         if let Some(nextn) = &mut self.nextn {
             nextn.clear();
         }
+        let mut findings = BTreeMap::new();
+        let nlls = if self.chunks.are_documents() {
+            self.decode_rows(chunks, &mut findings)?
+        } else {
+            self.decode_abreast(first, chunks, &mut findings)?
+        };
+        self.context.synchronize();
+        self.context
+            .observer_mut()
+            .lane
+            .end_batch()
+            .map_err(|error| in_chunks(llama::Error::Observer(error.into())))?;
+        Ok(Evaluated { nlls, findings })
+    }
+
+    /// Chunks of documents, one after the other: as many rows in a decode as llama.cpp computes at once.
+    fn decode_rows(
+        &mut self,
+        chunks: &[usize],
+        findings: &mut BTreeMap<usize, ChunkFindings>,
+    ) -> Result<Vec<Vec<f64>>, Error> {
+        let rows = Rows::new(self.chunks, chunks);
+        let mut nlls = vec![Vec::new(); if self.perplexity { chunks.len() } else { 0 }];
+        let step = self.step_of_rows();
+        let drawn = self.draw(chunks);
+        for from in (0..rows.len()).step_by(step) {
+            let part = from..(from + step).min(rows.len());
+            rows.fill(&mut self.batch, part.clone());
+            let targets = if self.perplexity { rows.targets(part.clone()) } else { vec![None; part.len()] };
+            let failed = |source| {
+                let place = |token: usize| rows.place(part.start + token);
+                failed(source, chunks, part.len(), |token| {
+                    let (_, chunk, position) = place(token);
+                    (chunk, self.chunks.start(chunk) + position)
+                })
+            };
+            self.context.observer_mut().lane.begin_decode();
+            let shape = rows_shape(part.len());
+            let sights = |row| rows.place(part.start + row);
+            self.aim(shape, part.len(), &drawn, sights);
+            let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
+            self.look(shape, findings)?;
+            if let Some(nextn) = &mut self.nextn {
+                nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
+            }
+            if self.perplexity {
+                rows.sort(part, &scores.ok_or(Error::NoLogits)?, &mut nlls);
+            }
+        }
+        Ok(nlls)
+    }
+
+    /// Chunks of equal length, side by side.
+    fn decode_abreast(
+        &mut self,
+        first: usize,
+        chunks: &[usize],
+        findings: &mut BTreeMap<usize, ChunkFindings>,
+    ) -> Result<Vec<Vec<f64>>, Error> {
+        let len = self.chunks.get(first).len();
+        let perplexity = self.perplexity && len == self.chunks.size();
+        let mut nlls = vec![Vec::new(); if perplexity { chunks.len() } else { 0 }];
+        let step = self.step(chunks.len());
+        let drawn = self.draw(chunks);
         for from in (0..len).step_by(step) {
             let positions = from..(from + step).min(len);
             self.fill_batch(chunks, &positions);
             let targets = if perplexity { self.targets(chunks, &positions) } else { vec![None; self.batch.len()] };
-            let failed = |source| self::failed(source, chunks, &positions, self.chunks.size());
+            let failed = |source| {
+                let each = positions.len();
+                self::failed(source, chunks, chunks.len() * each, |token| {
+                    let chunk = chunks[token / each];
+                    (chunk, self.chunks.start(chunk) + positions.start + token % each)
+                })
+            };
             self.context.observer_mut().lane.begin_decode();
-            self.aim(&drawn, chunks, &positions);
+            let shape = (positions.len(), chunks.len());
+            let each = positions.len();
+            self.aim(shape, each * chunks.len(), &drawn, |row| {
+                (row / each, chunks[row / each], positions.start + row % each)
+            });
             let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
-            if let Some(glass) = &mut self.glass {
-                let shape = (positions.len(), chunks.len());
-                let watch = &mut self.context.observer_mut().lens;
-                glass.measure(watch, shape, &mut findings).map_err(Error::Lens)?;
-            }
+            self.look(shape, findings)?;
             if let Some(nextn) = &mut self.nextn {
                 nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
             }
@@ -163,22 +212,16 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        self.context.synchronize();
-        self.context
-            .observer_mut()
-            .lane
-            .end_batch()
-            .map_err(|error| in_chunks(llama::Error::Observer(error.into())))?;
-        Ok(Evaluated { nlls, findings })
+        Ok(nlls)
     }
 
     /// The positions of each chunk to look into: those that the next token is known of.
-    fn draw(&self, chunks: &[usize], len: usize) -> Vec<Vec<usize>> {
+    fn draw(&self, chunks: &[usize]) -> Vec<Vec<usize>> {
         let Some(glass) = &self.glass else { return Vec::new() };
         let options = glass.options();
         let draw = |&chunk: &usize| {
             let among = match &options.base {
-                None => 0..len.saturating_sub(1),
+                None => 0..self.chunks.get(chunk).len().saturating_sub(1),
                 Some(base) if chunk < base.n_chunks => base.file.positions(),
                 Some(_) => 0..0,
             };
@@ -188,35 +231,63 @@ impl<'a> Pass<'a> {
     }
 
     /// Shows the glass the graphs that decodes of these chunks will take, where it has not seen them.
-    fn learn(&mut self, chunks: &[usize], len: usize, step: usize) -> Result<(), Error> {
+    fn learn(&mut self, first: usize, chunks: &[usize]) -> Result<(), Error> {
         let Some(mut glass) = self.glass.take() else { return Ok(()) };
-        for n in [step.min(len), len % step] {
-            let shape = (n, chunks.len());
-            if n > 0 && glass.needs(shape) {
-                self.fill_batch(chunks, &(0..n));
-                let graph = self
-                    .context
-                    .record(&mut self.batch)
-                    .map_err(|source| failed(source, chunks, &(0..n), self.chunks.size()))?;
-                glass.learn(shape, &graph);
+        let whole = |source| Error::Chunks { first: first + 1, last: chunks[chunks.len() - 1] + 1, source };
+        if self.chunks.are_documents() {
+            let rows = Rows::new(self.chunks, chunks);
+            let step = self.step_of_rows();
+            for n in [step.min(rows.len()), rows.len() % step] {
+                if n > 0 && glass.needs(rows_shape(n)) {
+                    rows.fill(&mut self.batch, 0..n);
+                    let graph = self.context.record(&mut self.batch).map_err(whole)?;
+                    glass.learn(rows_shape(n), n, &graph);
+                }
+            }
+        } else {
+            let (len, step) = (self.chunks.get(first).len(), self.step(chunks.len()));
+            for n in [step.min(len), len % step] {
+                let shape = (n, chunks.len());
+                if n > 0 && glass.needs(shape) {
+                    self.fill_batch(chunks, &(0..n));
+                    let graph = self.context.record(&mut self.batch).map_err(whole)?;
+                    glass.learn(shape, n * chunks.len(), &graph);
+                }
             }
         }
         self.glass = Some(glass);
         Ok(())
     }
 
-    /// Has the glass look at what was drawn of these positions.
-    fn aim(&mut self, drawn: &[Vec<usize>], chunks: &[usize], positions: &Range<usize>) {
+    /// Has the glass look at what was drawn of each sequence in the decode that follows; `place` has the sequence, chunk
+    /// and position of each of its rows.
+    fn aim(
+        &mut self,
+        shape: (usize, usize),
+        n_rows: usize,
+        drawn: &[Vec<usize>],
+        place: impl Fn(usize) -> (usize, usize, usize),
+    ) {
         let Some(glass) = &mut self.glass else { return };
-        let mut sights = Vec::new();
-        for (sequence, (&chunk, drawn)) in chunks.iter().zip(drawn).enumerate() {
-            let tokens = self.chunks.get(chunk);
-            for &position in drawn.iter().filter(|position| positions.contains(position)) {
-                let row = sequence * positions.len() + position - positions.start;
-                sights.push(Sight { chunk, position, target: tokens[position + 1], row });
-            }
-        }
-        glass.aim(&mut self.context.observer_mut().lens, (positions.len(), chunks.len()), sights);
+        let sight = |row| {
+            let (sequence, chunk, position) = place(row);
+            let target = *self.chunks.get(chunk).get(position + 1)?;
+            drawn[sequence].binary_search(&position).ok()?;
+            Some(Sight { chunk, position, target, row })
+        };
+        let sights = (0..n_rows).filter_map(sight).collect();
+        glass.aim(&mut self.context.observer_mut().lens, shape, sights);
+    }
+
+    /// Measures what was seen.
+    fn look(&mut self, shape: (usize, usize), findings: &mut BTreeMap<usize, ChunkFindings>) -> Result<(), Error> {
+        let Some(glass) = &mut self.glass else { return Ok(()) };
+        glass.measure(&mut self.context.observer_mut().lens, shape, findings).map_err(Error::Lens)
+    }
+
+    /// Rows of documents in one decode.
+    fn step_of_rows(&self) -> usize {
+        if self.context.has_memory() { self.n_ubatch } else { self.n_batch }
     }
 
     /// Tokens of each of `n_seq` chunks in one decode: as many as llama.cpp computes at once, so that there is room for
@@ -256,8 +327,15 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// What went wrong in a decode of these positions of `chunks`, whose tokens come one chunk after the other.
-fn failed(source: llama::Error, chunks: &[usize], positions: &Range<usize>, size: usize) -> Error {
+/// What the glass knows the graphs of documents by: they are as long as the documents happen to be, which changes no more
+/// than whether there is one token or several.
+fn rows_shape(n: usize) -> (usize, usize) {
+    (n.min(2), 0)
+}
+
+/// What went wrong in a decode of `n_tokens` of `chunks`, one chunk after the other; `place` has the chunk of each, and
+/// where in the text it is.
+fn failed(source: llama::Error, chunks: &[usize], n_tokens: usize, place: impl Fn(usize) -> (usize, usize)) -> Error {
     let token = match &source {
         llama::Error::Observer(cause) => match cause.downcast_ref() {
             Some(collect::Error::NonFinite { token, .. }) => Some(*token),
@@ -267,13 +345,14 @@ fn failed(source: llama::Error, chunks: &[usize], positions: &Range<usize>, size
     };
     match token {
         None => Error::Chunks { first: chunks[0] + 1, last: chunks[chunks.len() - 1] + 1, source },
-        Some(Some(token)) if token < chunks.len() * positions.len() => {
-            let chunk = chunks[token / positions.len()];
-            let first = chunk * size + positions.start + token % positions.len();
-            Error::BadChunks { chunks: vec![chunk], tokens: (first, chunk * size + positions.end - 1), source }
+        Some(Some(token)) if token < n_tokens => {
+            let (chunk, first) = place(token);
+            let last = (token..n_tokens).map(&place).take_while(|(of, _)| *of == chunk).last();
+            let last = last.map_or(first, |(_, last)| last);
+            Error::BadChunks { chunks: vec![chunk], tokens: (first, last), source }
         }
         Some(_) => {
-            let tokens = (chunks[0] * size + positions.start, chunks[chunks.len() - 1] * size + positions.end - 1);
+            let tokens = (place(0).1, place(n_tokens.saturating_sub(1)).1);
             Error::BadChunks { chunks: chunks.to_vec(), tokens, source }
         }
     }

@@ -253,7 +253,10 @@ fn flags_that_make_no_sense_are_refused_before_the_run() {
         ("--logit-lens --lens-seed x", "expected a number from 0 on"),
         ("--stop-when-covered 0", "0 is below 1"),
         ("--stop-when-covered 5 --shard 0/2", "a shard does not know"),
-        ("--logit-lens -b 640 -ub 4 --chunks 20", "a micro-batch of 4 tokens is too small for batches of 10 chunks"),
+        (
+            "--logit-lens -b 640 -ub 4 --chunks 20",
+            "micro-batches of 4 tokens are too small to look into the layers: they need a token of each of a batch's 10 chunks",
+        ),
     ] {
         bench.fails(&format!("{run} {flags}"), &[says]);
     }
@@ -344,6 +347,39 @@ fn a_run_ends_once_every_expert_has_its_tokens() {
     );
     let ran = bench.ok("-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 2 --stop-when-covered 1");
     assert!(ran.stderr.contains("the model has no experts"), "{}", ran.stderr);
+}
+
+/// Documents of any length, several in a batch: each position is the one it is when its document is alone.
+#[test]
+fn documents_are_looked_into() {
+    for model in ["llama", "mamba", "qwen3moe"] {
+        let bench = Bench::new(&[model]);
+        std::fs::create_dir(bench.path("docs")).unwrap();
+        for (i, words) in [3, 40, 11, 90, 1, 25].into_iter().enumerate() {
+            bench.write(&format!("docs/{i}.txt"), support::text(words, i as u64 + 1).as_bytes());
+        }
+        let run = format!("-m {model}.gguf -f docs --documents -c 64 {ALL} --lens-tokens 64");
+        bench.ok(&format!("-m {model}.gguf -f docs --documents -c 64 -b 128 -ub 128 -o plain.gguf"));
+        bench.ok(&format!("{run} -b 128 -ub 128"));
+        assert!(bench.read("imatrix.gguf") == bench.read("plain.gguf"), "{model}");
+        let together = load(&bench, "imatrix.lens.json");
+        bench.ok(&format!("{run} -b 64 -ub 16 -o pieces.gguf"));
+        let pieces = load(&bench, "pieces.lens.json");
+        assert_eq!(together.positions, pieces.positions);
+        let (together, pieces) = (parts(&together), parts(&pieces));
+        for (a, b) in together.0.layers.iter().zip(&pieces.0.layers) {
+            assert!((a.point.target_nll - b.point.target_nll).abs() < 2e-2, "{model}: {a:?} {b:?}");
+        }
+        for file in [together, pieces] {
+            assert!(file.1.sum_check.max_relative_error < 1e-3, "{model}");
+            assert!(file.0.layers.last().unwrap().point.kl.mean.abs() < 1e-5, "{model}");
+        }
+    }
+    let bench = Bench::new(&["llama"]);
+    bench.fails(
+        "-m llama.gguf -f calibration.txt -c 64 --documents --logit-lens --kl-divergence-base base",
+        &["leave out --documents and --shuffle"],
+    );
 }
 
 /// The stream, the output matrix or both on another device: the numbers are the same, up to rounding.

@@ -76,7 +76,7 @@ impl Look {
                 findings.n_chunks()
             ));
         }
-        let dataset = task.dataset.clone().unwrap_or_default();
+        let dataset = task.datasets.join(", ");
         let file = findings.file(name, dataset, chunks.size() as u32, run_chunks, options);
         Some(Self { file, path: lens.path.clone() })
     }

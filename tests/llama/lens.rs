@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stderr, reason = "a line a model, for those who run it")]
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,8 +25,10 @@ impl Listener for Silent {
     fn progress(&mut self, _: usize, _: usize) {}
 }
 
+type Sums = Vec<(String, Entry)>;
+
 /// The sums of a run over tokens drawn at random, and what it says about the layers.
-fn look(model: &Model, lens: Option<LensOptions>) -> Result<(Vec<(String, Entry)>, Option<LensFile>), String> {
+fn look(model: &Model, lens: Option<LensOptions>) -> Result<(Sums, Option<LensFile>), String> {
     let n_tokens = model.vocab().n_tokens() as i32;
     let tokens: Vec<i32> = (0..2 * 32).map(|i: i32| (i * 7919 + i * i * 31) % n_tokens).collect();
     let chunks = Chunks::new(tokens, ChunkOptions { size: 32, ..ChunkOptions::default() }).unwrap();
@@ -100,20 +103,20 @@ fn any_architecture_decomposes_or_says_why_not() {
         let reasons = [reason(file.lens.as_ref()), reason(file.prism.as_ref()), reason(file.similarity.as_ref())];
         for (what, reason) in ["lens", "prism", "similarity"].iter().zip(reasons) {
             if let Some(reason) = reason {
-                line += &format!(" no {what}: {reason};");
+                let _ = write!(line, " no {what}: {reason};");
                 supported = false;
             }
         }
         if let Some(Section::Measured(lens)) = &file.lens {
             let kl = lens.layers.last().map_or(f64::NAN, |last| last.point.kl.mean);
-            line += &format!(" {} states, KL {kl:.1e};", lens.layers.len());
+            let _ = write!(line, " {} states, KL {kl:.1e};", lens.layers.len());
             if kl.abs() > 1e-4 {
                 bad.push(format!("{name}: the last layer's KL is {kl}"));
             }
         }
         if let Some(Section::Measured(prism)) = &file.prism {
             let error = prism.sum_check.max_relative_error;
-            line += &format!(" {} parts, error {error:.1e};", prism.parts.len());
+            let _ = write!(line, " {} parts, error {error:.1e};", prism.parts.len());
             if error > 1e-3 {
                 bad.push(format!("{name}: the sum is off by {error}"));
             }

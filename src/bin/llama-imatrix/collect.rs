@@ -113,7 +113,7 @@ mod with_llama {
         progress::finish();
         session.print_held();
         let outcome = result.map_err(|error| session.explain(error))?;
-        let look = lens::Look::new(task, &model, &chunks, &options, &outcome);
+        let look = lens::Look::new(task, &model, chunks, &options, &outcome);
         if outcome.stopped {
             lens::save(look.as_ref())?;
             return session.stopped(&collector, &outcome);

@@ -22,7 +22,7 @@ if ! [ -d "$packages" ]; then
 fi
 if [ $# -eq 0 ]; then
     tools=$(scripts/upstream.sh)
-    sources=$(find "$cache/upstream" -maxdepth 4 -type d -path '*/llama.cpp' -print -quit)
+    sources=$(find "$cache/upstream" -maxdepth 4 -type d -path '*/thirdparty/llama.cpp' -print -quit)
     set -- "$sources"/models/templates/*.jinja
     [ -f "$1" ] || { echo "no templates beside $tools" >&2; exit 1; }
 fi

@@ -15,6 +15,7 @@ mod kernel;
 mod lane;
 #[cfg(feature = "llama")]
 mod observe;
+mod pending;
 mod product;
 mod rule;
 mod sharing;
@@ -28,5 +29,7 @@ pub use chunks::Due;
 pub use collector::{Collector, CollectorOptions, Earlier, Snapshot};
 pub use error::Error;
 pub use lane::Lane;
+pub use pending::SumOn;
+pub(crate) use pending::{OnDevice, Partial};
 pub use product::{Ids, Kind, Product, Rows};
 pub use rule::{Rule, Verdict, weight_name};

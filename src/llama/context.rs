@@ -161,7 +161,8 @@ impl<'m, O: Observer> Context<'m, O> {
         let head = std::mem::replace(&mut self.latch_mut().head, Head::Cut(HeadCut::default()));
         let Head::Probed(probe) = head else { return Err("the graph was not probed") };
         probed.map_err(|_| "two tokens could not be evaluated")?;
-        let scorer = Scorer::new(probe.finish()?, self.n_threads).ok_or("ggml has no CPU backend")?;
+        // SAFETY: the graph of the last decode stays allocated until the next.
+        let scorer = unsafe { Scorer::new(probe.finish()?, self.n_threads) }?;
         self.latch_mut().head = Head::Cut(HeadCut::scoring(scorer));
         self.clear_memory();
         // SAFETY: the context is ours.

@@ -32,6 +32,10 @@ unsafe impl Send for BufferType {}
 unsafe impl Sync for BufferType {}
 
 impl Device {
+    pub(super) fn new(ptr: sys::ggml_backend_dev_t) -> Option<Self> {
+        NonNull::new(ptr).map(Self)
+    }
+
     /// Its short name, such as `CUDA0`.
     #[must_use]
     pub fn name(self) -> String {

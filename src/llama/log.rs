@@ -44,6 +44,13 @@ fn install() {
     INSTALLED.call_once(|| unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) });
 }
 
+/// A line of our own among llama.cpp's.
+pub(super) fn say(level: Level, text: &str) {
+    if let Some(sink) = SINK.get() {
+        sink(level, text);
+    }
+}
+
 /// Runs one call into llama.cpp and returns what it logged as errors meanwhile, on one line.
 ///
 /// Calls on other threads mix in their lines: the text explains, it does not decide.

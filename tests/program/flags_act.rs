@@ -267,7 +267,9 @@ fn layers_go_to_a_server() {
     let server = format!("127.0.0.1:{port}");
     let endpoint = server.clone();
     let (send, stopped) = std::sync::mpsc::channel();
-    std::thread::spawn(move || send.send(llama_imatrix::llama::serve_rpc(&endpoint, 1).unwrap_err().to_string()));
+    let devices = llama_imatrix::llama::Backend::init().devices();
+    let cpu: Vec<_> = devices.into_iter().filter(|device| device.is_cpu()).collect();
+    std::thread::spawn(move || send.send(llama_imatrix::llama::serve_rpc(&endpoint, &cpu, 1, None).unwrap_err().to_string()));
     for _ in 0..100 {
         if let Ok(reason) = stopped.try_recv() {
             assert!(reason.contains("not supported in this build"), "{reason}");

@@ -15,6 +15,8 @@ mod flags;
 mod info;
 mod log;
 #[cfg(feature = "llama")]
+mod lost;
+#[cfg(feature = "llama")]
 mod nextn;
 mod output;
 mod progress;

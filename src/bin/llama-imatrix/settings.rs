@@ -26,6 +26,9 @@ pub(crate) fn start_backend(flags: &Flags) -> anyhow::Result<&'static Backend> {
             _ => Numa::Distribute,
         });
     }
+    if !flags.rpc.is_empty() {
+        crate::lost::watch_workers();
+    }
     for server in &flags.rpc {
         backend.add_rpc_server(server)?;
         log::debug(format_args!("RPC server '{server}' added"));

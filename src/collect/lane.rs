@@ -7,10 +7,10 @@ use super::error::Error;
 use super::pending::{OnDevice, Pending};
 use super::product::{Ids, Kind, Product, Rows};
 use super::rule::Verdict;
-#[cfg(feature = "llama")]
-use crate::{collect::SumOn, state::Accumulate};
 use super::sharing::{Same, Sums, Take};
 use super::state::{Shared, State};
+#[cfg(feature = "llama")]
+use crate::{collect::SumOn, state::Accumulate};
 
 /// What an input is known by within one evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -187,10 +187,7 @@ impl Sharing {
         self.first.get_or_insert(weight);
         let index = self.weights[weight].capture;
         let capture = &mut self.captures[index];
-        let sums = capture
-            .sums
-            .take()
-            .unwrap_or_else(|| Sums::new(Arc::new(Stored::empty(self.accumulate))));
+        let sums = capture.sums.take().unwrap_or_else(|| Sums::new(Arc::new(Stored::empty(self.accumulate))));
         if keep && capture.kept.is_none() {
             capture.kept = Some(sums.gathered());
         }

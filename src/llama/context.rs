@@ -251,7 +251,8 @@ impl<'m, O: Observer> Context<'m, O> {
 
     /// Raises what went wrong in a decode: what the observer latched comes before what llama.cpp returned.
     pub(super) fn finish_decode(&mut self, status: i32, n_tokens: usize, reason: String) -> Result<(), Error> {
-        self.latch_mut().release().map_err(Error::Observer)?;
+        // SAFETY: the decode is over and the context is ours.
+        unsafe { self.latch_mut().release() }.map_err(Error::Observer)?;
         if status == 0 { Ok(()) } else { Err(Error::Decode { status, n_tokens, reason }) }
     }
 

@@ -62,6 +62,17 @@ pub(super) fn with_reason<T>(call: impl FnOnce() -> T) -> (T, String) {
     (result, if reason.is_empty() { "llama.cpp gave no reason".to_owned() } else { reason })
 }
 
+/// A reason, and what to do about it where memory ran out.
+pub(super) fn with_advice(reason: String) -> String {
+    if !reason.contains("to allocate") && !reason.contains("out of memory") {
+        return reason;
+    }
+    format!(
+        "{reason}; fewer layers on the device (--n-gpu-layers), a smaller --ubatch-size or --batch-size, or --lanes 1 \
+         need less of its memory"
+    )
+}
+
 fn lock() -> std::sync::MutexGuard<'static, String> {
     ERRORS.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -24,6 +24,7 @@ mod create;
 mod device;
 mod devices;
 mod error;
+mod links;
 mod log;
 mod memory;
 mod model;

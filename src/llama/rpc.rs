@@ -99,14 +99,13 @@ fn greet(endpoint: &str) -> Result<(), String> {
     let mut hello = vec![HELLO];
     hello.extend((CAPABILITIES as u64).to_le_bytes());
     hello.extend([0; CAPABILITIES]);
-    let (major, minor) = stream.write_all(&hello).and_then(|()| read_version(&mut stream)).map_err(|error| {
-        match error.kind() {
+    let (major, minor) =
+        stream.write_all(&hello).and_then(|()| read_version(&mut stream)).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 format!("no answer in {} seconds: is it busy with another client?", TIMEOUT.as_secs())
             }
             _ => "it does not answer as an RPC server of this version of ggml does".to_owned(),
-        }
-    })?;
+        })?;
     if major == PROTOCOL.0 && minor <= PROTOCOL.1 {
         return Ok(());
     }

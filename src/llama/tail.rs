@@ -100,7 +100,8 @@ fn place_of(tensor: &sys::ggml_tensor) -> Option<Place> {
     let owner = unsafe { tensor.view_src.as_ref() }.unwrap_or(tensor);
     let buffer = NonNull::new(owner.buffer)?.as_ptr();
     // SAFETY: the buffer lives as long as the tensor.
-    let (kind, is_host) = unsafe { (sys::ggml_backend_buffer_get_type(buffer), sys::ggml_backend_buffer_is_host(buffer)) };
+    let (kind, is_host) =
+        unsafe { (sys::ggml_backend_buffer_get_type(buffer), sys::ggml_backend_buffer_is_host(buffer)) };
     // SAFETY: the kind is valid; one without a device gives null.
     let device = Device::new(unsafe { sys::ggml_backend_buft_get_device(kind) });
     match device {

@@ -109,8 +109,7 @@ impl<'a> Pass<'a> {
     /// Evaluates batch `index`, of `chunks` side by side, and returns each one's negative log-likelihoods, if perplexity
     /// is wanted. All of it is computed when this returns.
     pub(super) fn evaluate(&mut self, index: usize, chunks: &[usize]) -> Result<Vec<Vec<f64>>, Error> {
-        let (Some(&first), Some(&last)) = (chunks.first(), chunks.last()) else { return Ok(Vec::new()) };
-        let in_chunks = |source| Error::Chunks { first: first + 1, last: last + 1, source };
+        let Some(&first) = chunks.first() else { return Ok(Vec::new()) };
         let len = self.chunks.get(first).len();
         let perplexity = self.perplexity && len == self.chunks.size();
         let mut nlls = vec![Vec::new(); if perplexity { chunks.len() } else { 0 }];
@@ -139,7 +138,10 @@ impl<'a> Pass<'a> {
             }
         }
         self.context.synchronize();
-        self.context.observer_mut().end_batch().map_err(|error| in_chunks(llama::Error::Observer(error.into())))?;
+        let ended = self.context.observer_mut().end_batch();
+        ended.map_err(|error| {
+            self::failed(llama::Error::Observer(error.into()), chunks, &(0..len), self.chunks.size())
+        })?;
         Ok(nlls)
     }
 
@@ -185,6 +187,7 @@ fn failed(source: llama::Error, chunks: &[usize], positions: &Range<usize>, size
     let token = match &source {
         llama::Error::Observer(cause) => match cause.downcast_ref() {
             Some(collect::Error::NonFinite { token, .. }) => Some(*token),
+            Some(collect::Error::NonFiniteOnDevice { .. }) => Some(None),
             _ => None,
         },
         _ => None,

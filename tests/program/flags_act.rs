@@ -269,7 +269,9 @@ fn layers_go_to_a_server() {
     let (send, stopped) = std::sync::mpsc::channel();
     let devices = llama_imatrix::llama::Backend::init().devices();
     let cpu: Vec<_> = devices.into_iter().filter(|device| device.is_cpu()).collect();
-    std::thread::spawn(move || send.send(llama_imatrix::llama::serve_rpc(&endpoint, &cpu, 1, None).unwrap_err().to_string()));
+    std::thread::spawn(move || {
+        send.send(llama_imatrix::llama::serve_rpc(&endpoint, &cpu, 1, None).unwrap_err().to_string())
+    });
     for _ in 0..100 {
         if let Ok(reason) = stopped.try_recv() {
             assert!(reason.contains("not supported in this build"), "{reason}");
@@ -288,7 +290,7 @@ fn layers_go_to_a_server() {
 
     let on_cpu = matrix(&bench, "qwen3moe", "");
     let remote = format!("--rpc {server} -ngl 99");
-    let log = logged(&bench, "qwen3moe", &remote);
+    let log = logged(&bench, "qwen3moe", &format!("{remote} --sum-on host"));
     assert!(log.contains(&format!("layer   1 assigned to device {device}")));
     assert_eq!(bench.read("out.gguf"), on_cpu);
     for (args, says) in [

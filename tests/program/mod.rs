@@ -15,6 +15,7 @@ mod nextn;
 mod resume;
 #[cfg(unix)]
 mod signals;
+mod workers;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -34,9 +34,8 @@ pub(super) struct Arena(Vec<u64>);
 impl Arena {
     pub(super) fn new() -> Self {
         // SAFETY: both read constants.
-        let bytes = unsafe {
-            sys::ggml_graph_overhead_custom(MAX_TENSORS, false) + MAX_TENSORS * sys::ggml_tensor_overhead()
-        };
+        let bytes =
+            unsafe { sys::ggml_graph_overhead_custom(MAX_TENSORS, false) + MAX_TENSORS * sys::ggml_tensor_overhead() };
         Self(vec![0; bytes.div_ceil(size_of::<u64>())])
     }
 
@@ -172,7 +171,11 @@ impl Draft<'_> {
             let node = self.node(leaf);
             (*leaf).nb[1] = tensor.nb[1];
             let buffer = tensor.view_src.as_ref().map_or(tensor.buffer, |owner| owner.buffer);
-            sys::ggml_backend_tensor_alloc(buffer, leaf, tensor.data.cast::<u8>().add(rows.start * tensor.nb[1]).cast());
+            sys::ggml_backend_tensor_alloc(
+                buffer,
+                leaf,
+                tensor.data.cast::<u8>().add(rows.start * tensor.nb[1]).cast(),
+            );
             node
         }
     }

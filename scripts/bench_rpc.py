@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""The part of bench-rpc.sh that runs the programs, counts bytes and prints the table. Needs nothing but Python 3.8."""
+
+import argparse
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PERPLEXITY = {"no": ["--no-ppl"], "yes": []}
+
+
+def loopback_bytes():
+    for line in Path("/proc/net/dev").read_text().splitlines():
+        name, _, counters = line.partition(":")
+        if name.strip() == "lo":
+            return int(counters.split()[0])  # received, which on loopback is what was sent
+    sys.exit("bench-rpc: no loopback interface in /proc/net/dev")
+
+
+class Worker:
+    def __init__(self, command, threads):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [*command, "--port", str(self.port), "--threads", str(threads)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(200):
+            if self.process.poll() is not None:
+                sys.exit(f"bench-rpc: the worker ended with {self.process.returncode}")
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        sys.exit("bench-rpc: the worker does not listen")
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+class Bench:
+    def __init__(self, args):
+        self.args = args
+        self.work = Path(args.work)
+        self.short, self.long = args.chunks
+        self.workers = {"ours": Worker([args.ours, "worker"], args.threads),
+                        "upstream": Worker([args.upstream_server], args.threads)}
+
+    def run(self, who, model, chunks, flags):
+        command = [getattr(self.args, who), "-m", model, "-f", "text.txt", "-c", 512, "-b", 512, "-ub", 512, "-t", 1,
+                   "--rpc", f"127.0.0.1:{self.workers[who].port}", "-ngl", 99, "--chunks", chunks, "-o", f"{who}.gguf", *flags]
+        bytes_before, begin = loopback_bytes(), time.monotonic()
+        with open(self.work / "log", "w+b") as log:
+            result = subprocess.run([str(part) for part in command], stdout=log, stderr=log, cwd=self.work)
+            if result.returncode != 0:
+                log.seek(0)
+                sys.exit(f"bench-rpc: {who} failed:\n{log.read().decode(errors='replace')[-2000:]}")
+        seconds, sent = time.monotonic() - begin, loopback_bytes() - bytes_before
+        print(f"{Path(model).stem:12} {who:9} {chunks:3} chunks {' '.join(flags):9} {seconds:8.2f} s {sent / 1e6:10.1f} MB",
+              file=sys.stderr, flush=True)
+        return seconds, sent
+
+    def a_chunk(self, who, model, flags):
+        """Seconds and bytes: the difference of two lengths. Loading the model is in both."""
+        short = self.run(who, model, self.short, flags)
+        long = self.run(who, model, self.long, flags)
+        return [(b - a) / (self.long - self.short) for a, b in zip(short, long)]
+
+    def largest_difference(self):
+        program = [sys.executable, Path(__file__).with_name("imatrix_diff.py"), "upstream.gguf", "ours.gguf", "--bound", "1e-5"]
+        result = subprocess.run([str(part) for part in program], stdout=subprocess.PIPE, cwd=self.work)
+        return "yes" if result.returncode == 0 else "NO"
+
+    def table(self, models):
+        header = ["model", "perplexity", "MB a chunk, ours", "upstream", "ours / upstream", "s a chunk, ours", "upstream",
+                  "ours / upstream", "within 1e-5"]
+        rows = []
+        for name, model in models:
+            for mode, flags in PERPLEXITY.items():
+                turns = [(self.a_chunk("ours", model, flags), self.a_chunk("upstream", model, flags))
+                         for _ in range(self.args.pairs)]
+                row = [name, mode]
+                for index, scale, form in ((1, 1e6, "{:.1f}"), (0, 1, "{:.2f}")):
+                    pairs = [(ours[index] / scale, theirs[index] / scale) for ours, theirs in turns]
+                    row += [form.format(statistics.median(pair[who] for pair in pairs)) for who in (0, 1)]
+                    row.append(f"{statistics.median(ours / theirs for ours, theirs in pairs):.3f}")
+                rows.append([*row, self.largest_difference()])
+        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+        for row in [header, ["-" * width for width in widths], *rows]:
+            print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
+
+
+def lengths(text):
+    short, long = map(int, text.split(","))
+    if not 0 < short < long:
+        raise argparse.ArgumentTypeError("two lengths, the shorter first")
+    return short, long
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ("--ours", "--upstream", "--upstream-server", "--work"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--chunks", type=lengths, default=(2, 6))
+    parser.add_argument("models", nargs="+", type=lambda text: text.split("=", 1))
+    bench = Bench(parser.parse_args())
+    try:
+        bench.table(bench.args.models)
+    finally:
+        for worker in bench.workers.values():
+            worker.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@
 #   --threads N       threads of the worker (2)
 #
 # Each program has the worker of its own build, since the two llama.cpp speak different versions of the protocol: ours is
-# `llama-imatrix worker`, upstream's `rpc-server`, and both are ggml's RPC server over the CPU. OURS names another program
+# `llama-imatrix worker`, upstream's `ggml-rpc-server`, and both are ggml's RPC server over the CPU. OURS names another program
 # in place of the one built here.
 set -euo pipefail
 
@@ -71,4 +71,4 @@ done
 cp "$here/../assets/quickstart/calibration.txt" "$work/text.txt"
 # The guard for an empty array: bash before 4.4 takes it for unset.
 PYTHONDONTWRITEBYTECODE=1 python3 "$here/bench_rpc.py" ${flags[@]+"${flags[@]}"} \
-    --ours "$ours" --upstream "$upstream/llama-imatrix" --upstream-server "$upstream/rpc-server" --work "$work" "${files[@]}"
+    --ours "$ours" --upstream "$upstream/llama-imatrix" --upstream-server "$upstream/ggml-rpc-server" --work "$work" "${files[@]}"

@@ -118,13 +118,17 @@ impl Draft<'_> {
         /// Along rows.
         sum_rows(a: Node) = ggml_sum_rows;
         mul_mat(a: Node, b: Node) = ggml_mul_mat;
-        get_rows(a: Node, rows: Node) = ggml_get_rows;
         cont(a: Node) = ggml_cont;
         transpose(a: Node) = ggml_transpose;
         permute(a: Node, d0: i32, d1: i32, d2: i32, d3: i32) = ggml_permute;
         concat(a: Node, b: Node, dim: i32) = ggml_concat;
         cast(a: Node, to: u32) = ggml_cast;
         soft_max(a: Node) = ggml_soft_max;
+        relu(a: Node) = ggml_relu;
+        /// The place of each row's largest element.
+        argmax(a: Node) = ggml_argmax;
+        /// Rows `rows` of each matrix of `a`: as many rows of `rows` as there are matrices.
+        get_rows(a: Node, rows: Node) = ggml_get_rows;
         reshape_1d(a: Node, n0: i64) = ggml_reshape_1d;
         reshape_2d(a: Node, n0: i64, n1: i64) = ggml_reshape_2d;
         reshape_3d(a: Node, n0: i64, n1: i64, n2: i64) = ggml_reshape_3d;

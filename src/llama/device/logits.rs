@@ -8,7 +8,6 @@ use super::bench::{Bench, read_f32, write};
 use super::draft::{Draft, Node};
 use crate::llama::tail::Tail;
 use crate::llama::{Device, Token};
-use crate::perplexity::negative_log_likelihood;
 
 /// Logits that are on the device at once, over all rows.
 const LOGITS_AT_ONCE: i64 = 16 << 20;
@@ -19,12 +18,18 @@ pub(in crate::llama) struct DeviceScorer {
     bench: Bench,
 }
 
-/// A graph for some rows.
+/// A graph for some rows. In each, some token is compared with the target: the likeliest, whose probability f32 holds best.
 struct Scores {
-    logits: Node,
-    /// Which elements of the probabilities are the targets', and these.
-    places: Node,
-    picked: Node,
+    targets: Node,
+    target_logits: Node,
+    likeliest_logits: Node,
+    likeliest_probabilities: Node,
+}
+
+impl Scores {
+    fn results(&self) -> [Node; 3] {
+        [self.target_logits, self.likeliest_logits, self.likeliest_probabilities]
+    }
 }
 
 impl DeviceScorer {
@@ -41,7 +46,7 @@ impl DeviceScorer {
             let rows = unsafe { draft.leaf_of_rows(weight, &(0..1)) };
             let rows = draft.cast(rows, sys::GGML_TYPE_F32 as u32);
             let scores = scores(draft, weight, rows, [0; 16], tail);
-            draft.want(scores.picked);
+            scores.results().into_iter().for_each(|node| draft.want(node));
         });
         supported.then_some(Self { bench })
     }
@@ -64,49 +69,42 @@ impl DeviceScorer {
         targets: &[Token],
         into: &mut Vec<f64>,
     ) -> Result<(), String> {
-        let n_vocab = node.ne[0] as usize;
-        let places: Vec<i32> = (0..).zip(targets).map(|(row, &target)| row * n_vocab as i32 + target).collect();
         self.bench.compute(
             |draft| {
                 // SAFETY: our own contract.
                 let (weight, input) = unsafe { (&*node.src[0], draft.leaf_of_rows(&*node.src[1], rows)) };
                 let scores = scores(draft, weight, input, node.op_params, tail);
-                draft.want_to_read(scores.picked);
-                draft.want_to_read(scores.logits);
+                scores.results().into_iter().for_each(|node| draft.want_to_read(node));
                 scores
             },
-            |scores| write(scores.places, &places),
+            |scores| write(scores.targets, targets),
             |scores| {
-                for (row, (&probability, &target)) in read_f32(scores.picked).iter().zip(targets).enumerate() {
-                    into.push(if probability >= f32::MIN_POSITIVE {
-                        -f64::from(probability).ln()
-                    } else {
-                        // Too small for f32, or no number: from the logits, as the host does it.
-                        negative_log_likelihood(&read_row(scores.logits, row, n_vocab), target)
-                    });
+                let [target, likeliest, probability] = scores.results().map(read_f32);
+                for ((target, likeliest), probability) in target.iter().zip(likeliest).zip(probability) {
+                    // ln(p) of the one, and what lies between the two, in f32 as upstream takes it.
+                    into.push(-f64::from(target - likeliest) - f64::from(probability).ln());
                 }
             },
         )
     }
 }
 
-/// The graph: logits, their softmax, and of that the targets'.
+/// The graph: logits, their softmax, and of both what is read.
 fn scores(draft: &Draft<'_>, weight: &sys::ggml_tensor, input: Node, params: [i32; 16], tail: &Tail) -> Scores {
     let weight = Node(std::ptr::NonNull::from(weight));
     let product = draft.mul_mat(weight, input);
     draft.set_params(product, params);
     let logits = tail.iter().fold(product, |last, op| draft.like(last, op.op, op.params, op.operand.map(Node)));
     let [n_vocab, n_rows, ..] = logits.ne();
-    let places = draft.input_i32(n_rows);
-    let probabilities = draft.soft_max(logits);
-    let picked = draft.get_rows(draft.reshape_2d(probabilities, 1, n_vocab * n_rows), places);
-    Scores { logits, places, picked }
-}
-
-fn read_row(logits: Node, row: usize, n_vocab: usize) -> Vec<f32> {
-    let mut values = vec![0.0_f32; n_vocab];
-    let bytes = n_vocab * size_of::<f32>();
-    // SAFETY: the logits are kept to be read, contiguous, and have this row.
-    unsafe { sys::ggml_backend_tensor_get(logits.0.as_ptr(), values.as_mut_ptr().cast(), row * bytes, bytes) };
-    values
+    // No number becomes 0 here: where none is the largest, some device's place of it is outside of the row.
+    let probabilities = draft.relu(draft.soft_max(logits));
+    let likeliest = draft.reshape_2d(draft.argmax(probabilities), 1, n_rows);
+    let targets = draft.input_i32(n_rows);
+    let pick = |of, which| draft.get_rows(draft.reshape_3d(of, 1, n_vocab, n_rows), which);
+    Scores {
+        targets,
+        target_logits: pick(logits, draft.reshape_2d(targets, 1, n_rows)),
+        likeliest_logits: pick(logits, likeliest),
+        likeliest_probabilities: pick(probabilities, likeliest),
+    }
 }

@@ -241,8 +241,6 @@ fn only_sums_and_graphs_cross_the_network() {
 fn a_worker_that_dies_leaves_a_run_to_resume() {
     let Some(mut worker) = Worker::start() else { return };
     let bench = Bench::new(&["llama"]);
-    let run = "-m llama.gguf -f calibration.txt -c 64 -b 64 -ngl 99 --lanes 1";
-    bench.ok(&format!("{run} -o host.gguf"));
     bench.write("long.txt", support::text(60_000, 3).as_bytes());
     let run = "-m llama.gguf -f long.txt -c 64 -b 64 -ngl 99 --lanes 1";
     let mut command = bench.command(&format!("{run} --rpc {}", worker.address));
@@ -264,7 +262,8 @@ fn a_worker_that_dies_leaves_a_run_to_resume() {
     let other = Worker::start().unwrap();
     let ran = bench.ok(&format!("{run} --rpc {} --resume", other.address));
     assert!(ran.stderr.contains(&format!("chunks 1-{chunks} are done")) || chunks == 1, "{}", ran.stderr);
-    bench.ok(&format!("{run} -o whole.gguf"));
+    // Exact sums: over so many chunks the host's in f32 are off by more than the device's are.
+    bench.ok(&format!("{run} --accumulate f64 -o whole.gguf"));
     close(&load(&bench, "whole.gguf"), &load(&bench, "imatrix.gguf"), "resumed");
 }
 

@@ -225,7 +225,7 @@ fn only_sums_and_graphs_cross_the_network() {
         let per_chunk = |flags: &str| {
             let run = |chunks: u64| {
                 let before = bytes.load(Ordering::Relaxed);
-                let run = format!("-m {model}.gguf -f calibration.txt -c 512 --rpc {address} -ngl 99 --lanes 1");
+                let run = format!("-m {model}.gguf -f calibration.txt -c 512 -b 512 --rpc {address} -ngl 99 --lanes 1");
                 bench.ok(&format!("{run} --chunks {chunks} --state-interval 0 -o out.gguf {flags}"));
                 bytes.load(Ordering::Relaxed) - before
             };
@@ -233,7 +233,8 @@ fn only_sums_and_graphs_cross_the_network() {
         };
         let (fetched, summed) = (per_chunk("--sum-on host"), per_chunk(""));
         eprintln!("{model}: {fetched} bytes a chunk fetched, {summed} summed there");
-        assert!(summed * 3 < fetched, "{model}: {summed} bytes a chunk, {fetched} with activations fetched");
+        // Embeddings and masks are sent in both.
+        assert!(summed * 2 < fetched, "{model}: {summed} bytes a chunk, {fetched} with activations fetched");
     }
 }
 

@@ -32,6 +32,7 @@ mod model_options;
 mod nextn;
 mod outputs;
 mod pieces;
+mod process;
 mod rpc;
 mod sampler;
 mod scorer;
@@ -56,6 +57,8 @@ pub use model_options::{GpuLayers, LazyMode, LoadMode, ModelOptions, OverrideVal
 pub use nextn::{NextnContext, nextn_available};
 pub use outputs::Outputs;
 pub use pieces::Pieces;
+#[cfg(unix)]
+pub use process::is_ignored;
 pub use rpc::{on_lost_server, serve_rpc};
 pub use tensor::{Op, TensorRef};
 pub use threads::{PoolOptions, Priority, ThreadOptions};

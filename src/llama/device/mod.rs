@@ -9,6 +9,8 @@ mod draft;
 mod logits;
 mod reduce;
 mod resident;
+#[cfg(test)]
+mod tests;
 mod totals;
 
 use std::collections::BTreeMap;

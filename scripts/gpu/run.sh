@@ -50,7 +50,7 @@ backend() {
     [ ! -e "$here/bin/libggml-cuda.so" ] || return 0
     say "the CUDA backend"
     configure "$here/llama.cpp" "$work/backend" -DBUILD_SHARED_LIBS=ON -DGGML_BACKEND_DL=ON -DGGML_NATIVE=OFF -DGGML_CPU=OFF \
-        -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_COMMON=OFF
+        -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_APP=OFF
     compile "$work/backend" ggml-cuda
     cp "$(find "$work/backend" -name libggml-cuda.so | head -n 1)" "$here/bin/"
 }

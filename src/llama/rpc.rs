@@ -169,8 +169,15 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
         true
     });
     if matches!(failed, Ok(true)) {
-        // SAFETY: ends the process, no other thread's state is touched: they wait for a server that is gone.
-        unsafe { libc::_exit(1) };
+        // Without what is run at exit: other threads wait for a server that is gone.
+        #[cfg(unix)]
+        // SAFETY: ends the process; no other thread's state is touched.
+        unsafe {
+            libc::_exit(1)
+        };
+        #[cfg(not(unix))]
+        #[expect(clippy::exit, reason = "the alternative is an abort")]
+        std::process::exit(1);
     }
     // As without a callback: ggml aborts once this returns.
     let _ = writeln!(io::stderr(), "{message}");

@@ -140,6 +140,20 @@ fn experts_may_stay_on_the_cpu() {
     }
 }
 
+#[test]
+fn nextn_layers_are_summed_there_too() {
+    let Some(worker) = Worker::start() else { return };
+    for name in ["nextn", "nextn-hybrid"] {
+        let bench = Bench::new(&[name]);
+        let run = format!("-m {name}.gguf --nextn -f calibration.txt -c 64 -b 64 --chunks 4");
+        bench.ok(&format!("{run} -o host.gguf"));
+        for way in ["--sum-on device".to_owned(), format!("--rpc {} -ngl 99", worker.address)] {
+            bench.ok(&format!("{run} {way} -o out.gguf"));
+            close(&load(&bench, "host.gguf"), &load(&bench, "out.gguf"), &format!("{name} {way}"));
+        }
+    }
+}
+
 /// More batches than stay away at once, and lanes that overtake each other.
 #[test]
 fn lanes_and_saves_do_not_change_a_bit() {

@@ -30,6 +30,7 @@ pub use collector::{Collector, CollectorOptions, Earlier, Snapshot};
 pub use error::Error;
 pub use lane::Lane;
 pub use pending::SumOn;
+#[cfg(any(test, feature = "llama"))]
 pub(crate) use pending::{OnDevice, Partial};
 pub use product::{Ids, Kind, Product, Rows};
 pub use rule::{Rule, Verdict, weight_name};

@@ -28,6 +28,7 @@ pub(crate) trait OnDevice: fmt::Debug + Send {
     fn clear(&mut self);
 
     /// For those who know what it is.
+    #[cfg_attr(not(any(test, feature = "llama")), expect(dead_code, reason = "devices come with llama.cpp"))]
     fn as_any(&self) -> &dyn Any;
 }
 

@@ -83,7 +83,7 @@ macro_rules! operations {
         pub(super) fn $name(&self, $($arg: $type),*) -> Node {
             // SAFETY: the context is ours and has room; the arguments are tensors of this draft or ones that outlive it,
             // and plain numbers.
-            self.node(unsafe { sys::$function(self.ctx.as_ptr(), $($arg.to_c()),*) })
+            node(unsafe { sys::$function(self.ctx.as_ptr(), $($arg.to_c()),*) })
         })*
     };
 }
@@ -106,6 +106,12 @@ macro_rules! plain {
 }
 plain!(i32, i64, u32, usize);
 
+fn node(ptr: *mut sys::ggml_tensor) -> Node {
+    // ggml aborts before it returns null here: its memory is MAX_TENSORS large, and no graph of ours comes near.
+    Node(NonNull::new(ptr).unwrap_or_else(|| panic!("a graph of more than {MAX_TENSORS} tensors")))
+}
+
+#[expect(clippy::too_many_arguments, reason = "ggml's own")]
 impl Draft<'_> {
     operations! {
         add(a: Node, b: Node) = ggml_add;
@@ -136,11 +142,6 @@ impl Draft<'_> {
         view_3d(a: Node, n0: i64, n1: i64, n2: i64, nb1: usize, nb2: usize, offset: usize) = ggml_view_3d;
     }
 
-    fn node(&self, ptr: *mut sys::ggml_tensor) -> Node {
-        // ggml aborts before it returns null here: its memory is MAX_TENSORS large, and no graph of ours comes near.
-        Node(NonNull::new(ptr).unwrap_or_else(|| panic!("a graph of more than {MAX_TENSORS} tensors")))
-    }
-
     /// `count` rows from `first` on, of every matrix.
     pub(super) fn rows(&self, a: Node, first: i64, count: i64) -> Node {
         let ([n0, _, n2, _], [_, nb1, nb2, _]) = (a.ne(), a.nb());
@@ -156,11 +157,11 @@ impl Draft<'_> {
         // SAFETY: the context has room; the leaf covers the bytes that `tensor` covers, of the same buffer.
         unsafe {
             let leaf = sys::ggml_new_tensor_4d(self.ctx.as_ptr(), tensor.type_, n0, n1, n2, n3);
-            let node = self.node(leaf);
+            let made = node(leaf);
             (*leaf).nb = tensor.nb;
             let buffer = tensor.view_src.as_ref().map_or(tensor.buffer, |owner| owner.buffer);
             sys::ggml_backend_tensor_alloc(buffer, leaf, tensor.data);
-            node
+            made
         }
     }
 
@@ -172,7 +173,7 @@ impl Draft<'_> {
         // SAFETY: as in leaf().
         unsafe {
             let leaf = sys::ggml_new_tensor_2d(self.ctx.as_ptr(), tensor.type_, tensor.ne[0], rows.len() as i64);
-            let node = self.node(leaf);
+            let made = node(leaf);
             (*leaf).nb[1] = tensor.nb[1];
             let buffer = tensor.view_src.as_ref().map_or(tensor.buffer, |owner| owner.buffer);
             sys::ggml_backend_tensor_alloc(
@@ -180,17 +181,25 @@ impl Draft<'_> {
                 leaf,
                 tensor.data.cast::<u8>().add(rows.start * tensor.nb[1]).cast(),
             );
-            node
+            made
         }
     }
 
     /// A tensor that the graph does not compute and the host is to fill.
     pub(super) fn input_i32(&self, n: i64) -> Node {
         // SAFETY: the context has room.
-        let node = self.node(unsafe { sys::ggml_new_tensor_1d(self.ctx.as_ptr(), sys::GGML_TYPE_I32, n) });
+        let made = node(unsafe { sys::ggml_new_tensor_1d(self.ctx.as_ptr(), sys::GGML_TYPE_I32, n) });
         // SAFETY: the tensor is this draft's.
-        unsafe { sys::ggml_set_input(node.as_ptr()) };
-        node
+        unsafe { sys::ggml_set_input(made.as_ptr()) };
+        made
+    }
+
+    /// A product with a matrix of another graph, with the parameters that it has there, such as its precision.
+    pub(super) fn mul_mat_like(&self, a: Node, b: Node, params: [i32; 16]) -> Node {
+        let product = self.mul_mat(a, b);
+        // SAFETY: a tensor of this draft, not computed yet.
+        unsafe { (*product.as_ptr()).op_params = params };
+        product
     }
 
     /// An operation on `a` like the one that another graph has: of the same shape, with the same parameters.
@@ -198,19 +207,13 @@ impl Draft<'_> {
         // SAFETY: the context has room; the new tensor is written before anyone else sees it.
         unsafe {
             let next = sys::ggml_dup_tensor(self.ctx.as_ptr(), a.as_ptr());
-            let node = self.node(next);
+            let made = node(next);
             (*next).op = op;
             (*next).op_params = params;
             (*next).src[0] = a.as_ptr();
             (*next).src[1] = operand.map_or(null_mut(), Node::as_ptr);
-            node
+            made
         }
-    }
-
-    /// Parameters of an operation, such as the precision of a product.
-    pub(super) fn set_params(&self, a: Node, params: [i32; 16]) {
-        // SAFETY: a tensor of this draft, not computed yet.
-        unsafe { (*a.as_ptr()).op_params = params };
     }
 
     /// Has `node` computed.
@@ -230,6 +233,7 @@ impl Draft<'_> {
     pub(super) fn nodes(&self) -> impl Iterator<Item = Node> {
         // SAFETY: the graph is ours; an index below its length has a node.
         let n = unsafe { sys::ggml_graph_n_nodes(self.graph.as_ptr()) };
+        // SAFETY: as above.
         (0..n).filter_map(|i| NonNull::new(unsafe { sys::ggml_graph_node(self.graph.as_ptr(), i) }).map(Node))
     }
 }

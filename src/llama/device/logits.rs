@@ -44,7 +44,7 @@ impl DeviceScorer {
             // A leaf in another's place has that one's type and row length: only these are looked at.
             // SAFETY: our own contract; nothing is computed.
             let rows = unsafe { draft.leaf_of_rows(weight, &(0..1)) };
-            let rows = draft.cast(rows, sys::GGML_TYPE_F32 as u32);
+            let rows = draft.cast(rows, sys::GGML_TYPE_F32);
             let scores = scores(draft, weight, rows, [0; 16], tail);
             scores.results().into_iter().for_each(|node| draft.want(node));
         });
@@ -92,8 +92,7 @@ impl DeviceScorer {
 /// The graph: logits, their softmax, and of both what is read.
 fn scores(draft: &Draft<'_>, weight: &sys::ggml_tensor, input: Node, params: [i32; 16], tail: &Tail) -> Scores {
     let weight = Node(std::ptr::NonNull::from(weight));
-    let product = draft.mul_mat(weight, input);
-    draft.set_params(product, params);
+    let product = draft.mul_mat_like(weight, input, params);
     let logits = tail.iter().fold(product, |last, op| draft.like(last, op.op, op.params, op.operand.map(Node)));
     let [n_vocab, n_rows, ..] = logits.ne();
     // No number becomes 0 here: where none is the largest, some device's place of it is outside of the row.

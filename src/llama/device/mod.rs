@@ -14,6 +14,7 @@ mod tests;
 mod totals;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
@@ -174,17 +175,17 @@ impl DeviceSums {
     }
 
     fn place(&mut self, device: Device) -> Option<&mut Place> {
-        let key = device.as_ptr() as usize;
-        if !self.places.contains_key(&key) {
-            let bench = Bench::new(device)?;
-            if device.is_cpu() {
-                bench.set_threads(1);
+        match self.places.entry(device.as_ptr() as usize) {
+            Entry::Occupied(place) => Some(place.into_mut()),
+            Entry::Vacant(none) => {
+                let bench = Bench::new(device)?;
+                if device.is_cpu() {
+                    bench.set_threads(1);
+                }
+                let health = Health::default();
+                Some(none.insert(Place { bench, verdicts: BTreeMap::new(), identities: BTreeMap::new(), health }))
             }
-            let place =
-                Place { bench, verdicts: BTreeMap::new(), identities: BTreeMap::new(), health: Health::default() };
-            self.places.insert(key, place);
         }
-        self.places.get_mut(&key)
     }
 }
 
@@ -298,15 +299,17 @@ impl Place {
     }
 
     fn identity(&mut self, n: i64) -> Option<Node> {
-        if !self.identities.contains_key(&n) {
-            let memory = Resident::new(self.bench.device(), &[[n, n]]).ok()?;
-            let size = n as usize;
-            let mut ones = vec![0.0_f32; size * size];
-            ones.iter_mut().step_by(size + 1).for_each(|one| *one = 1.0);
-            write(memory.get(0), &ones);
-            self.identities.insert(n, memory);
+        match self.identities.entry(n) {
+            Entry::Occupied(memory) => Some(memory.get().get(0)),
+            Entry::Vacant(none) => {
+                let memory = Resident::new(self.bench.device(), &[[n, n]]).ok()?;
+                let size = n as usize;
+                let mut ones = vec![0.0_f32; size * size];
+                ones.iter_mut().step_by(size + 1).for_each(|one| *one = 1.0);
+                write(memory.get(0), &ones);
+                Some(none.insert(memory).get(0))
+            }
         }
-        self.identities.get(&n).map(|memory| memory.get(0))
     }
 }
 

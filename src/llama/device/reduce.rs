@@ -125,7 +125,7 @@ pub(super) fn routed(
     let sums = match products {
         Products::Plain => draft.mul_mat(x, by_row),
         Products::Split => {
-            let upper = |of| draft.cast(draft.cast(of, sys::GGML_TYPE_BF16 as u32), sys::GGML_TYPE_F32 as u32);
+            let upper = |of| draft.cast(draft.cast(of, sys::GGML_TYPE_BF16), sys::GGML_TYPE_F32);
             let high = upper(x);
             let rest = draft.sub(x, high);
             let middle = upper(rest);

@@ -43,7 +43,7 @@ impl Resident {
             // SAFETY: ours, used nowhere else.
             unsafe { sys::ggml_free(ctx.as_ptr()) };
             let bytes = shapes.iter().map(|[n0, n1]| n0 * n1 * 4).sum::<i64>();
-            return Err(format!("there is no room on it for {:.1} MiB: {reason}", bytes as f64 / (1 << 20) as f64));
+            return Err(format!("there is no room on it for {:.1} MiB: {reason}", bytes as f64 / f64::from(1 << 20)));
         };
         let resident = Self { ctx, buffer, nodes };
         resident.clear();

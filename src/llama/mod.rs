@@ -16,6 +16,7 @@
 
 mod backend;
 mod batch;
+mod breakdown;
 mod callback;
 mod context;
 mod control_vector;
@@ -44,6 +45,7 @@ mod vocab;
 
 pub use backend::{Backend, Numa};
 pub use batch::{Batch, Token};
+pub use breakdown::DeviceMemory;
 pub use callback::{Observer, ObserverError};
 pub use context::{Context, ContextOptions, FlashAttention, Timings};
 pub use control_vector::{ControlVector, ControlVectorError};

@@ -3,12 +3,14 @@
 # seconds a chunk, on standard output as a table. Linux: the bytes are the kernel's count of the loopback interface, so let
 # nothing else talk over it meanwhile.
 #
-#   scripts/bench-rpc.sh [--pairs N] [--chunks SHORT,LONG] [--threads N] [MODEL...]
+#   scripts/bench-rpc.sh [--pairs N] [--chunks SHORT,LONG] [--threads N] [--cpu] [MODEL...]
 #
 #   MODEL             a name that scripts/make-model knows, or a GGUF file; dense-0.6b and moe if none is given
 #   --pairs N         how often each is run, in turn (3)
 #   --chunks 2,6      the two lengths whose difference counts
 #   --threads N       threads of the worker (2)
+#   --cpu             CPU time of program and worker in place of the wall clock's: for a machine that others use. With
+#                     --threads 1, since threads that wait for each other spin
 #
 # Each program has the worker of its own build, since the two llama.cpp speak different versions of the protocol: ours is
 # `llama-imatrix worker`, upstream's `ggml-rpc-server`, and both are ggml's RPC server over the CPU. OURS names another program
@@ -22,7 +24,7 @@ die() {
     exit 2
 }
 
-usage() { sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 flags=() names=()
 while [ $# -gt 0 ]; do
@@ -32,6 +34,7 @@ while [ $# -gt 0 ]; do
         flags+=("$1" "$2")
         shift
         ;;
+    --cpu) flags+=("$1") ;;
     -h | --help)
         usage
         exit 0

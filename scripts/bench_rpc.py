@@ -2,6 +2,7 @@
 """The part of bench-rpc.sh that runs the programs, counts bytes and prints the table. Needs nothing but Python 3.8."""
 
 import argparse
+import os
 import re
 import socket
 import statistics
@@ -43,6 +44,11 @@ class Worker:
         self.process.wait()
 
 
+def cpu_seconds(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Bench:
     def __init__(self, args):
         self.args = args
@@ -54,13 +60,18 @@ class Bench:
     def run(self, who, model, chunks, flags):
         command = [getattr(self.args, who), "-m", model, "-f", "text.txt", "-c", 512, "-b", 512, "-ub", 512, "-t", 1,
                    "--rpc", f"127.0.0.1:{self.workers[who].port}", "-ngl", 99, "--chunks", chunks, "-o", f"{who}.gguf", *flags]
-        bytes_before, begin = loopback_bytes(), time.monotonic()
+        worker = self.workers[who].process.pid
+        bytes_before, begin, worker_before = loopback_bytes(), time.monotonic(), cpu_seconds(worker)
         with open(self.work / "log", "w+b") as log:
-            result = subprocess.run([str(part) for part in command], stdout=log, stderr=log, cwd=self.work)
-            if result.returncode != 0:
+            child = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, cwd=self.work)
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = status  # reaped here, not by subprocess
+            if status != 0:
                 log.seek(0)
                 sys.exit(f"bench-rpc: {who} failed:\n{log.read().decode(errors='replace')[-2000:]}")
         seconds, sent = time.monotonic() - begin, loopback_bytes() - bytes_before
+        if self.args.cpu:
+            seconds = usage.ru_utime + usage.ru_stime + cpu_seconds(worker) - worker_before
         print(f"{Path(model).stem:12} {who:9} {chunks:3} chunks {' '.join(flags):9} {seconds:8.2f} s {sent / 1e6:10.1f} MB",
               file=sys.stderr, flush=True)
         return seconds, sent
@@ -117,6 +128,7 @@ def main():
         parser.add_argument(name, required=True)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--chunks", type=lengths, default=(2, 6))
     parser.add_argument("models", nargs="+", type=lambda text: text.split("=", 1))
     bench = Bench(parser.parse_args())

@@ -91,7 +91,7 @@ fn cache_folder() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-#[cfg_attr(not(feature = "llama"), expect(dead_code, reason = "without llama.cpp there is no worker"))]
+#[cfg_attr(not(any(test, feature = "llama")), expect(dead_code, reason = "without llama.cpp there is no worker"))]
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

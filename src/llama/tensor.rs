@@ -34,7 +34,7 @@ impl<'a> TensorRef<'a> {
         NonNull::new(ptr).map(|ptr| Self { ptr, graph: PhantomData })
     }
 
-    fn raw(self) -> &'a sys::ggml_tensor {
+    pub(super) fn raw(self) -> &'a sys::ggml_tensor {
         // SAFETY: new()'s contract: valid and unwritten during 'a.
         unsafe { self.ptr.as_ref() }
     }
@@ -113,6 +113,20 @@ impl<'a> TensorRef<'a> {
     pub fn n_bytes(self) -> usize {
         // SAFETY: reads shape and type of a valid tensor.
         unsafe { sys::ggml_nbytes(self.ptr.as_ptr()) }
+    }
+
+    /// The buffer it lies in; null where it has none yet.
+    pub(super) fn buffer(self) -> sys::ggml_backend_buffer_t {
+        // SAFETY: a view's source lives as long as the view.
+        unsafe { self.raw().view_src.as_ref() }.unwrap_or(self.raw()).buffer
+    }
+
+    /// Whether it lies in memory that this process can read.
+    #[must_use]
+    pub fn is_on_host(self) -> bool {
+        let buffer = self.buffer();
+        // SAFETY: the buffer, where there is one, lives as long as the graph.
+        !buffer.is_null() && unsafe { sys::ggml_backend_buffer_is_host(buffer) }
     }
 
     /// The elements where they lie, if that is memory this process can read.

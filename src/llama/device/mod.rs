@@ -260,12 +260,10 @@ impl Place {
         for channel in channels..whole.len() {
             let sum: f64 = by_expert.iter().skip(channel).step_by(whole.len()).map(|&x| f64::from(x)).sum();
             let expected = f64::from(whole[channel]) * times as f64;
-            if sum != expected {
-                error += ((sum - expected) / expected.abs().max(f64::from(f32::MIN_POSITIVE))).powi(2);
-            }
+            error += ((sum - expected) / expected.abs().max(f64::from(f32::MIN_POSITIVE))).powi(2);
         }
         // Input that is not finite says nothing about the device.
-        !(error / channels as f64 > TOLERANCE * TOLERANCE)
+        error.is_nan() || error / channels as f64 <= TOLERANCE * TOLERANCE
     }
 
     /// # Safety

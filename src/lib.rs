@@ -35,5 +35,12 @@ pub mod perplexity;
 pub mod report;
 #[cfg(feature = "llama")]
 pub mod run;
+#[cfg(feature = "llama")]
+pub mod session;
 pub mod state;
 pub mod stats;
+
+pub use collect::{Collector, CollectorOptions};
+pub use imatrix::Imatrix;
+#[cfg(feature = "llama")]
+pub use session::{Cancel, Collected, Progress, Session, SessionOptions};

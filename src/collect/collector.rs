@@ -139,6 +139,19 @@ impl Collector {
         self.shared.lock().snapshot_now()
     }
 
+    /// The matrix of all that was collected, for when every decode has ended. Collecting may go on after it.
+    ///
+    /// Its [`datasets`](Imatrix::datasets) are empty: what the rows were is known to the caller alone.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] where a lane has failed: its sums are not to be used.
+    pub fn finish(&self) -> Result<Imatrix, Error> {
+        if self.shared.lock().is_stopped() {
+            return Err(Error::Stopped);
+        }
+        Ok(Imatrix { chunk_size: self.shared.options.chunk_size, ..self.snapshot().to_imatrix() })
+    }
+
     /// Releases lanes that wait for their turn: they fail. For when a lane will not come to its batch's end.
     pub fn stop(&self) {
         self.shared.stop();
@@ -194,6 +207,14 @@ impl Snapshot {
     pub fn get(&self, weight: &str) -> Option<Cow<'_, Entry>> {
         let place = self.entries.binary_search_by(|(name, _)| name.as_str().cmp(weight)).ok()?;
         Some(self.entries[place].1.entry())
+    }
+
+    /// The matrix of these sums, exact ones rounded. It says how many chunks they are; how large those are, and of what,
+    /// is the caller's to add.
+    #[must_use]
+    pub fn to_imatrix(&self) -> Imatrix {
+        let entries = self.entries().map(|(name, entry)| (name.to_owned(), entry.into_owned())).collect();
+        Imatrix { entries, chunk_count: self.chunks, ..Imatrix::default() }
     }
 
     /// The sums in full precision, for a state file.

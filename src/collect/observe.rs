@@ -26,6 +26,10 @@ impl Observer for Lane {
         self.fetched = fetched;
         Ok(result?)
     }
+
+    fn end_decode(&mut self) {
+        self.end_evaluation();
+    }
 }
 
 fn product(node: TensorRef<'_>) -> Option<Product<'_>> {

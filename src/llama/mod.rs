@@ -9,11 +9,13 @@
 //! | [`Device`], [`BufferType`] | what computes, and the memory it computes in |
 //! | [`Batch`] | tokens for one decode |
 //! | [`TensorRef`] | a tensor, valid during one call of the observer |
+//! | [`Attachment`] | an observer in a context of your own, by a function pointer and user data |
 //!
 //! Raw pointers stay inside this module. Each type owns what it allocates and frees it on drop; what is borrowed
 //! carries the lifetime of its owner.
 #![allow(unsafe_code)] // The one module that is allowed to; every block states the invariant it relies on.
 
+mod attachment;
 mod backend;
 mod batch;
 mod callback;
@@ -21,6 +23,7 @@ mod context;
 mod control_vector;
 mod cpu;
 mod create;
+mod data;
 mod devices;
 mod error;
 mod log;
@@ -38,12 +41,14 @@ mod threads;
 mod tuning;
 mod vocab;
 
+pub use attachment::{Attachment, EvalCallback};
 pub use backend::{Backend, Numa};
 pub use batch::{Batch, Token};
 pub use callback::{Observer, ObserverError};
 pub use context::{Context, ContextOptions, FlashAttention, Timings};
 pub use control_vector::{ControlVector, ControlVectorError};
 pub use cpu::unused_vector_features;
+pub use data::DataError;
 pub use devices::{BufferType, Device, serve_rpc};
 pub use error::Error;
 pub use log::{Level, set_log};

@@ -34,7 +34,7 @@ impl<'a> TensorRef<'a> {
         NonNull::new(ptr).map(|ptr| Self { ptr, graph: PhantomData })
     }
 
-    fn raw(self) -> &'a sys::ggml_tensor {
+    pub(super) fn raw(self) -> &'a sys::ggml_tensor {
         // SAFETY: new()'s contract: valid and unwritten during 'a.
         unsafe { self.ptr.as_ref() }
     }
@@ -140,11 +140,15 @@ impl<'a> TensorRef<'a> {
         self.is_i32() && self.copy(into)
     }
 
-    fn copy<T: Copy + Default>(self, into: &mut Vec<T>) -> bool {
+    /// The buffer that holds it; a view's is that of its source. Null where there is none.
+    pub(super) fn buffer(self) -> *mut sys::ggml_backend_buffer {
         let raw = self.raw();
         // SAFETY: a view's source lives as long as the view.
-        let view_buffer = unsafe { raw.view_src.as_ref() }.map_or(std::ptr::null_mut(), |src| src.buffer);
-        if raw.data.is_null() || (raw.buffer.is_null() && view_buffer.is_null()) {
+        unsafe { raw.view_src.as_ref() }.map_or(raw.buffer, |src| src.buffer)
+    }
+
+    pub(super) fn copy<T: Copy + Default>(self, into: &mut Vec<T>) -> bool {
+        if self.raw().data.is_null() || self.buffer().is_null() {
             return false; // ggml_backend_tensor_get would abort the process
         }
         let n = self.n_bytes() / size_of::<T>();

@@ -125,7 +125,6 @@ impl<'a> Pass<'a> {
             self.fill_batch(chunks, &positions);
             let targets = if perplexity { self.targets(chunks, &positions) } else { vec![None; self.batch.len()] };
             let failed = |source| self::failed(source, chunks, &positions, self.chunks.size());
-            self.context.observer_mut().begin_decode();
             let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
             if let Some(nextn) = &mut self.nextn {
                 nextn.follow(&mut self.context, &self.batch).map_err(failed)?;

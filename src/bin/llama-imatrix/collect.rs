@@ -16,13 +16,14 @@ mod with_llama {
 
     use anyhow::ensure;
 
+    use llama_imatrix::SessionOptions;
     use llama_imatrix::calibration::{ChunkOptions, Chunks};
-    use llama_imatrix::collect::{Collector, CollectorOptions, Earlier, Rule};
+    use llama_imatrix::collect::{Collector, Earlier, Rule};
     use llama_imatrix::gguf;
     use llama_imatrix::imatrix::Imatrix;
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
-    use llama_imatrix::run::{Lanes, Outcome, RunOptions, Start, run, sequences_per_batch};
+    use llama_imatrix::run::{Lanes, Outcome, RunOptions, Start, sequences_per_batch};
     use llama_imatrix::state::Digest;
 
     use crate::config::Collect;
@@ -63,17 +64,6 @@ mod with_llama {
         }
         let mut state_file = StateFile::new(task, &digest, n_tokens, &chunks, &base)?;
         let start = begin(task, state_file.as_mut(), earlier)?;
-        let collector = Collector::new(&CollectorOptions {
-            rule: Rule {
-                min_rows: task.flags.min_rows.into(),
-                process_output: task.flags.process_output,
-                nextn: task.nextn,
-            },
-            chunk_size: task.flags.ctx_size,
-            output_every: if task.shard.is_whole() { task.flags.output_frequency } else { 0 },
-            copy_every: if task.shard.is_whole() { task.flags.save_frequency } else { 0 },
-            accumulate: task.accumulate,
-        });
         log::info(format_args!(
             "computing over {} chunks, n_ctx={}, batch_size={}, n_seq={}",
             chunks.len(),
@@ -82,13 +72,25 @@ mod with_llama {
             sequences_per_batch(task.n_batch, chunks.size())
         ));
         let signals = Signals::register()?;
-        let options = run_options(task, tuning, &chunks, &signals);
+        let options = SessionOptions {
+            rule: Rule {
+                min_rows: task.flags.min_rows.into(),
+                process_output: task.flags.process_output,
+                nextn: task.nextn,
+            },
+            output_every: if task.shard.is_whole() { task.flags.output_frequency } else { 0 },
+            copy_every: if task.shard.is_whole() { task.flags.save_frequency } else { 0 },
+            accumulate: task.accumulate,
+            run: run_options(task, tuning, &chunks, &signals),
+            ..SessionOptions::default()
+        };
+        let evaluation = llama_imatrix::Session::new(&model, options).with_nextn(nextn);
         let mut session = Session::new(task, base, state_file, signals);
         progress::start_chunks(chunks.len());
-        let result = run(&model, nextn.as_ref(), &chunks, &collector, start, &options, &mut session);
+        let result = evaluation.run(&chunks, start, &mut session);
         progress::finish();
         session.print_held();
-        let outcome = result.map_err(|error| session.explain(error))?;
+        let (collector, outcome) = result.map_err(|error| session.explain(error))?;
         if outcome.stopped {
             return session.stopped(&collector, &outcome);
         }

@@ -8,7 +8,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::callback::{Fault, Latch};
 use super::outputs::Head;
-use super::{Observer, ObserverError, TensorRef};
+use super::{Error, Observer, TensorRef};
 
 /// What goes into `llama_context_params`, or into `ggml_backend_sched_set_eval_callback`.
 #[derive(Debug, Clone, Copy)]
@@ -112,17 +112,18 @@ impl<O: Observer + Send> Attachment<O> {
     /// results are used.
     ///
     /// # Errors
-    /// What [`Observer::sees`] returned.
+    /// [`Error::Observer`] with what [`Observer::sees`] returned.
     ///
     /// # Panics
     /// Goes on with a panic of the observer.
-    pub fn finish_decode(&self) -> Result<(), ObserverError> {
+    pub fn finish_decode(&self) -> Result<(), Error> {
         let fault = {
             let mut latch = self.shared.lock();
             latch.observer.end_decode();
             latch.take_fault()
         };
-        fault.map_or(Ok(()), Fault::raise) // with the lock given back: a panic may go on
+        // With the lock given back: a panic may go on.
+        fault.map_or(Ok(()), Fault::raise).map_err(Error::Observer)
     }
 
     /// Whether the observer has failed since the last [`finish_decode`](Self::finish_decode).

@@ -16,6 +16,14 @@ pub enum DataError {
         /// The tensor.
         name: String,
     },
+    /// A weight that a kernel has laid out for itself as the model was loaded.
+    #[error("tensor '{name}' is in {buffer}, which cannot be read: load the model with no_repack")]
+    Repacked {
+        /// The tensor.
+        name: String,
+        /// Where it lies.
+        buffer: String,
+    },
     /// ggml has no conversion to f32: the type is one that products use inside.
     #[error("tensor '{name}': ggml does not convert {type_name} to f32")]
     NoConversion {
@@ -72,9 +80,16 @@ impl TensorRef<'_> {
     /// from wherever they are, waiting for the device.
     ///
     /// # Errors
-    /// [`DataError::NotAllocated`].
+    /// [`DataError::NotAllocated`]; [`DataError::Repacked`].
     pub fn to_bytes(self, into: &mut Vec<u8>) -> Result<(), DataError> {
-        if self.copy(into) { Ok(()) } else { Err(DataError::NotAllocated { name: self.name().to_owned() }) }
+        if self.copy(into) {
+            return Ok(());
+        }
+        let name = self.name().to_owned();
+        Err(match self.buffer_name() {
+            Some(buffer) if !self.raw().data.is_null() => DataError::Repacked { name, buffer },
+            _ => DataError::NotAllocated { name },
+        })
     }
 
     /// Converts all elements to f32, the first dimension fastest and without gaps: [`n_elements`](Self::n_elements) of
@@ -82,7 +97,7 @@ impl TensorRef<'_> {
     /// integers and f64 are rounded to the nearest f32.
     ///
     /// # Errors
-    /// [`DataError::NotAllocated`]; [`DataError::NoConversion`] of `q8_1` and `q8_K`.
+    /// [`DataError::NotAllocated`]; [`DataError::Repacked`]; [`DataError::NoConversion`] of `q8_1` and `q8_K`.
     pub fn to_f32(self, into: &mut Vec<f32>) -> Result<(), DataError> {
         let raw = self.raw();
         let no_conversion = || DataError::NoConversion { name: self.name().to_owned(), type_name: self.type_name() };

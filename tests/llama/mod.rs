@@ -1,7 +1,10 @@
 //! The layer over llama.cpp, on a real model.
 
+mod attachment;
 mod nextn;
 mod pieces;
+mod session;
+mod tensors;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

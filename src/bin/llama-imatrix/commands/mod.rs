@@ -1,6 +1,7 @@
 //! Commands: a word in first place, where llama.cpp's tool takes only flags. They load no model and start no backend.
 
 mod compare;
+pub(crate) mod describe;
 mod load;
 mod merge;
 mod report;

@@ -1,8 +1,18 @@
-//! Importance matrices for llama.cpp models: collect, read, write and inspect them.
+// The README is written for a checkout: the first definition of a link counts, and here it leads to the packed files.
+#![doc = "[LICENSE]: https://docs.rs/crate/llama-imatrix/latest/source/LICENSE"]
+#![doc = "[assets/quickstart/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/assets/quickstart/README.md"]
+#![doc = "[docs/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/README.md"]
+#![doc = "[docs/building.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/building.md"]
+#![doc = "[docs/differences.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/differences.md"]
+#![doc = "[docs/flags.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/flags.md"]
+#![doc = "[docs/performance.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/performance.md"]
+#![doc = "[vendor/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/vendor/README.md"]
+#![doc = ""]
+// Its example evaluates a model.
+#![cfg_attr(feature = "llama", doc = include_str!("../README.md"))]
+#![cfg_attr(not(feature = "llama"), doc = "Importance matrices for llama.cpp models, without llama.cpp.")]
 //!
-//! `llama-quantize` reads an importance matrix to decide where precision matters. It holds, for every weight of a
-//! model, what the weight's inputs looked like over a calibration text: per channel the sum and the sum of squares,
-//! and how many rows there were.
+//! # Modules
 //!
 //! | module | what it does | needs llama.cpp |
 //! |---|---|---|
@@ -16,11 +26,7 @@
 //! | [`nextn`] | finds a model's `NextN` layers and checks a draft against its trunk | for loaded models |
 //! | [`calibration`], [`perplexity`] | chunks of tokens; likelihoods | no |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
-#![cfg_attr(feature = "llama", doc = "| [`run`] | a model over chunks, collected | yes |")]
-
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+#![cfg_attr(feature = "llama", doc = "| [`session`], [`run`] | a model over a text, collected | yes |")]
 
 pub mod calibration;
 pub mod collect;

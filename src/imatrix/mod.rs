@@ -84,7 +84,7 @@ impl<V: Values> Entry<V> {
 /// An importance matrix: entries by weight name, and where they came from.
 ///
 /// `Imatrix` owns its entries. An `Imatrix<Numbers>` has them elsewhere: in files
-/// ([`File`](super::imatrix::File)), or in whatever holds them during a run. It writes the same
+/// ([`File`]), or in whatever holds them during a run. It writes the same
 /// bytes and has the same statistics.
 ///
 /// ```

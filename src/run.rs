@@ -339,8 +339,10 @@ pub fn run(
     }
     let prompt_eval_ms = started.elapsed().as_secs_f64() * 1e3;
     let prompt_tokens = i32::try_from(position.tokens - tokens_before).unwrap_or(i32::MAX);
+    // A shard may have no chunk, and all chunks may be discarded.
+    let (_, _, tokens_scored) = position.likelihoods.running.to_parts();
     Ok(Outcome {
-        perplexity: perplexity.then(|| position.likelihoods.running.estimate()),
+        perplexity: (perplexity && tokens_scored > 0).then(|| position.likelihoods.running.estimate()),
         timings: Timings { load_ms, prompt_eval_ms, prompt_tokens },
         position,
         stopped,

@@ -18,5 +18,6 @@ fuzz_target!(|data: &[u8]| {
     again.write(&mut twice).expect("and written again");
     assert!(bytes == twice, "the same state gives the same bytes");
     assert!(state.fingerprint.compare(&again.fingerprint).is_ok());
+    assert!(state.output.compare(&again.output).is_ok());
     let _ = state.to_imatrix().write(std::io::sink(), Format::Gguf);
 });

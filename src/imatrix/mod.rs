@@ -5,6 +5,7 @@ mod dat;
 mod early_sync;
 mod error;
 mod gguf;
+mod leftovers;
 mod load;
 mod merge;
 mod numbers;
@@ -18,10 +19,11 @@ use std::path::Path;
 use save::Target;
 
 pub use error::Error;
+pub use leftovers::remove_leftovers;
 pub use load::{File, Loaded};
 pub use merge::{ChunkSizes, Warning, rows_to_chunks};
 pub use numbers::{Numbers, Ready, Slice, Sum, Values};
-pub use save::{check_writable, save_atomic};
+pub use save::{check_writable, follow_links, save_atomic};
 pub use weighted::merge_weighted;
 
 /// What was collected for one weight.

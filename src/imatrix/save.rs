@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::early_sync::EarlySync;
+use super::leftovers;
 
 /// Symbolic links followed before giving up, as Linux does (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
@@ -44,14 +45,14 @@ pub(super) fn save_with<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(Target<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let target = resolve(path)?;
+    let target = follow_links(path)?;
     let existing = existing(&target)?;
     if existing.as_ref().is_some_and(|m| !m.is_file()) {
         return write_directly(&target, write);
     }
     let folder = folder_of(&target);
     let stop = TestStop::next();
-    let temporary = temporary_in(folder)?;
+    let temporary = temporary_for(&target)?;
     let mut buffered = BufWriter::with_capacity(BUFFER, EarlySync::new(own_handle(&temporary)?));
     write(Target::File(&mut buffered))?;
     stop.at("write");
@@ -102,9 +103,9 @@ impl TestStop {
 /// What `save_atomic` would report for a folder that is missing or cannot be written to, or a file
 /// that must not be written.
 pub fn check_writable(path: &Path) -> io::Result<()> {
-    let target = resolve(path)?;
+    let target = follow_links(path)?;
     if existing(&target)?.is_none_or(|m| m.is_file()) {
-        temporary_in(folder_of(&target))?; // removed at once
+        temporary_for(&target)?; // removed at once
     }
     Ok(())
 }
@@ -126,7 +127,7 @@ fn existing(target: &Path) -> io::Result<Option<fs::Metadata>> {
     Ok(Some(metadata))
 }
 
-fn folder_of(target: &Path) -> &Path {
+pub(super) fn folder_of(target: &Path) -> &Path {
     match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -138,8 +139,11 @@ fn step(what: &'static str) -> impl Fn(io::Error) -> io::Error {
     move |e| io::Error::new(e.kind(), format!("cannot {what}: {e}"))
 }
 
-/// Where a path leads once its last component is no symbolic link (the target may not exist yet).
-fn resolve(path: &Path) -> io::Result<PathBuf> {
+/// Where a path leads once its last component is no symbolic link (the target may not exist yet): what a save replaces.
+///
+/// # Errors
+/// Links that lead in a circle.
+pub fn follow_links(path: &Path) -> io::Result<PathBuf> {
     let mut target = path.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::read_link(&target) {
@@ -158,9 +162,10 @@ fn write_directly<E: From<io::Error>>(target: &Path, write: impl FnOnce(Target<'
     Ok(())
 }
 
-fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
+fn temporary_for(target: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let (folder, prefix) = (folder_of(target), leftovers::prefix(target));
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".llama-imatrix-").suffix(".tmp");
+    builder.prefix(&prefix).rand_bytes(leftovers::RANDOM).suffix(leftovers::SUFFIX);
     // tempfile's own default is 0600; the mode given here goes to open(2), so the umask applies.
     #[cfg(unix)]
     builder.permissions(<Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666));

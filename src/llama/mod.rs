@@ -33,6 +33,7 @@ mod model_options;
 mod nextn;
 mod outputs;
 mod pieces;
+mod process;
 mod sampler;
 mod scorer;
 mod tail;
@@ -57,6 +58,8 @@ pub use model_options::{GpuLayers, LazyMode, LoadMode, ModelOptions, OverrideVal
 pub use nextn::{NextnContext, nextn_available};
 pub use outputs::Outputs;
 pub use pieces::Pieces;
+#[cfg(unix)]
+pub use process::is_ignored;
 pub use tensor::{Op, TensorRef};
 pub use threads::{PoolOptions, Priority, ThreadOptions};
 pub use tuning::{CacheType, Rope, RopeScaling, Tuning};

@@ -23,6 +23,14 @@ pub enum Error {
     /// The asked-for weight is in none of the matrices.
     #[error("no matrix has data of a weight called '{0}'")]
     NoTensor(String),
+    /// The folder is not there and cannot be made.
+    #[error("cannot make the folder '{path}'")]
+    Folder {
+        /// The folder.
+        path: String,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
     /// Drawing or writing failed.
     #[error("cannot draw '{path}': {reason}")]
     Draw {
@@ -33,13 +41,17 @@ pub enum Error {
     },
 }
 
-/// Writes every picture there is something to draw in, and says which.
+/// Writes every picture there is something to draw in to `folder`, which is made if need be, and says which.
 ///
 /// `tensor` is the weight whose channels are drawn; the first one otherwise.
 ///
 /// # Errors
 /// A weight that no matrix has; what the operating system refuses.
 pub fn write_all(folder: &Path, sources: &[Source], tensor: Option<&str>) -> Result<Vec<PathBuf>, Error> {
+    if let Some(name) = tensor.filter(|&name| sources.iter().all(|source| !source.imatrix.entries.contains_key(name))) {
+        return Err(Error::NoTensor(name.to_owned()));
+    }
+    std::fs::create_dir_all(folder).map_err(|source| Error::Folder { path: folder.display().to_string(), source })?;
     let mut out = Pictures { folder, written: Vec::new() };
     let summaries: Vec<Summary> = sources.iter().map(|s| Summary::new(&s.imatrix)).collect();
     out.layers(sources, &summaries)?;
@@ -63,7 +75,7 @@ struct Pictures<'a> {
 
 impl Pictures<'_> {
     fn curves(&mut self, name: &str, picture: &Curves) -> Result<(), Error> {
-        if picture.curves.iter().all(|c| c.points.iter().all(|p| !p.1.is_finite())) {
+        if picture.lines.iter().all(|c| c.points.iter().all(|p| !p.1.is_finite())) {
             return Ok(());
         }
         self.write(name, |path| curves(path, picture))
@@ -90,7 +102,7 @@ impl Pictures<'_> {
                 points: summary.layers.iter().map(|l| (f64::from(l.block), get(l))).collect(),
                 band: Vec::new(),
             });
-            let picture = Curves { title: title.into(), x: "layer", log_x: false, log_y, curves: curves.collect() };
+            let picture = Curves { title: title.into(), x: "layer", log_x: false, log_y, lines: curves.collect() };
             self.curves(name, &picture)?;
         }
         Ok(())
@@ -99,18 +111,18 @@ impl Pictures<'_> {
     fn channels(&mut self, sources: &[Source], summaries: &[Summary], tensor: Option<&str>) -> Result<(), Error> {
         let first = || summaries.iter().flat_map(|s| &s.tensors).map(|t| t.stats.tensor.as_str()).next();
         let Some(name) = tensor.or_else(first) else { return Ok(()) };
-        let mut curves = Vec::new();
+        let mut lines = Vec::new();
         for source in sources {
             let Some(entry) = source.imatrix.entries.get(name) else { continue };
             let s = Spectrum::new(entry, POINTS);
             let points = s.ranks.iter().map(|&r| r as f64).zip(s.relative).collect();
-            curves.push(Curve { label: source.name.clone(), points, band: Vec::new() });
+            lines.push(Curve { label: source.name.clone(), points, band: Vec::new() });
         }
-        if curves.is_empty() {
+        if lines.is_empty() {
             return Err(Error::NoTensor(name.to_owned()));
         }
         let title = format!("Energy of {name}, over the mean channel's");
-        self.curves("channels", &Curves { title, x: "rank of the channel", log_x: true, log_y: true, curves })
+        self.curves("channels", &Curves { title, x: "rank of the channel", log_x: true, log_y: true, lines })
     }
 
     fn heatmaps(&mut self, prefix: &str, source: &Source, summary: &Summary) -> Result<(), Error> {
@@ -176,11 +188,11 @@ impl Pictures<'_> {
 fn lens_curves(lens: &Lens) -> Curves {
     let of = |get: fn(&Spread) -> f64| lens.layers.iter().map(move |l| (f64::from(l.layer), get(&l.point.kl)));
     let band = lens.layers.iter().map(|l| (f64::from(l.layer), l.point.kl.p25, l.point.kl.p75)).collect();
-    let curves = vec![
+    let lines = vec![
         Curve { label: "median, and half of the positions".into(), points: of(|s| s.p50).collect(), band },
         Curve { label: "mean".into(), points: of(|s| s.mean).collect(), band: Vec::new() },
     ];
-    Curves { title: "KL(final ‖ layer), nats".into(), x: "layer", log_x: false, log_y: false, curves }
+    Curves { title: "KL(final ‖ layer), nats".into(), x: "layer", log_x: false, log_y: false, lines }
 }
 
 fn prism_curves(prism: &Prism) -> Curves {
@@ -200,13 +212,13 @@ fn prism_curves(prism: &Prism) -> Curves {
             .collect(),
         band: Vec::new(),
     };
-    let curves = parts.into_iter().map(curve).filter(|c| !c.points.is_empty()).collect();
+    let lines = parts.into_iter().map(curve).filter(|c| !c.points.is_empty()).collect();
     Curves {
         title: "Added to the logit, less the vocabulary's mean".into(),
         x: "layer",
         log_x: false,
         log_y: false,
-        curves,
+        lines,
     }
 }
 
@@ -216,13 +228,13 @@ fn similarity_curves(similarity: &Similarity) -> Curves {
         layers.iter().enumerate().filter_map(|(i, l)| Some((f64::from(l.layer), get(i)?.mean))).collect()
     };
     let band = layers.iter().map(|l| (f64::from(l.layer), l.whole.p25, l.whole.p75)).collect();
-    let curves = vec![
+    let lines = vec![
         Curve { label: "layer, and half of the tokens".into(), points: points(&|i| Some(layers[i].whole)), band },
         Curve { label: "attention".into(), points: points(&|i| layers[i].attention), band: Vec::new() },
         Curve { label: "feed-forward".into(), points: points(&|i| layers[i].feed_forward), band: Vec::new() },
     ];
     let title = "Cosine of the residual stream before and after".into();
-    Curves { title, x: "layer", log_x: false, log_y: false, curves }
+    Curves { title, x: "layer", log_x: false, log_y: false, lines }
 }
 
 #[cfg(test)]

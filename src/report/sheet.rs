@@ -108,11 +108,11 @@ mod tests {
             headings: vec![Heading::new("x", "X", 0)],
             rows: [f64::NAN, 1.0, 3.0, 2.0].map(|x| vec![Cell::Number(x)]).to_vec(),
         };
-        let order = |s: &Sheet| s.rows.iter().map(|r| format!("{:?}", r[0])).collect::<String>();
+        let order = |s: &Sheet| format!("{:?}", s.rows.iter().map(|r| &r[0]).collect::<Vec<_>>());
         assert!(sheet.sort("x", false));
-        assert_eq!(order(&sheet), "Number(3.0)Number(2.0)Number(1.0)Number(NaN)");
+        assert_eq!(order(&sheet), "[Number(3.0), Number(2.0), Number(1.0), Number(NaN)]");
         assert!(sheet.sort("x", true));
-        assert_eq!(order(&sheet), "Number(1.0)Number(2.0)Number(3.0)Number(NaN)");
+        assert_eq!(order(&sheet), "[Number(1.0), Number(2.0), Number(3.0), Number(NaN)]");
         assert!(!sheet.sort("y", true));
         assert_eq!(shortest(0.8).to_bits(), 0.8_f64.to_bits());
     }

@@ -143,10 +143,12 @@ impl<'a> Pass<'a> {
     }
 
     /// Tokens of each of `n_seq` chunks in one decode: as many as llama.cpp computes at once, so that there is room for
-    /// the results of no more than that. The computation is the same as with all of them in one decode.
+    /// the results of no more than that. The computation is the same as with all of them in one decode, but for a NextN
+    /// layer, which follows decode by decode, a token behind: its micro-batches would be others.
     fn step(&self, n_seq: usize) -> usize {
         let size = self.chunks.size();
         match self.n_ubatch / n_seq {
+            _ if self.nextn.is_some() => self.n_batch.min(size),
             0 => size,
             _ if !self.context.has_memory() => size,
             at_once => at_once.min(self.n_batch).min(size),

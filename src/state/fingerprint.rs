@@ -214,7 +214,7 @@ impl Fingerprint {
             };
             differ(&format!("--{name}"), &value(&self.flags), &value(&current.flags));
         }
-        differ("the version of llama.cpp", &self.llama_cpp, &current.llama_cpp);
+        differ("the build of llama.cpp", &self.llama_cpp, &current.llama_cpp);
         if differences.is_empty() { Ok(()) } else { Err(Mismatch { differences }) }
     }
 }

@@ -37,6 +37,7 @@ mod fingerprint;
 mod likelihoods;
 mod merge;
 mod model;
+mod output;
 mod read;
 mod seal;
 mod shard;
@@ -50,7 +51,8 @@ pub use error::{Error, MergeError};
 pub use fingerprint::{Accumulate, Difference, Digest, Fingerprint, Mismatch};
 pub use likelihoods::Likelihoods;
 pub use merge::{Merger, merge};
-pub use model::{FingerprintError, ModelFingerprint};
+pub use model::{FingerprintError, ModelFingerprint, model_files};
+pub use output::Output;
 pub use seal::reseal;
 pub use shard::{Shard, ShardError};
 pub use sums::{Group, Sums};
@@ -105,19 +107,6 @@ impl Default for Progress {
             chunk_count: 0,
         }
     }
-}
-
-/// What goes into the matrix besides its entries.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Output {
-    /// Names of the calibration files, the run's own last.
-    pub datasets: Vec<String>,
-    /// Tokens a chunk, as it will be written: of the files merged at the start, or else of the run.
-    pub chunk_size: i32,
-    /// How many of the top layers are `NextN` layers.
-    pub n_layer_nextn: i32,
-    /// A digest of the files merged at the start, if any were: see [`Digest::of_files`].
-    pub base: Option<Digest>,
 }
 
 impl State<'_> {

@@ -58,18 +58,10 @@ impl ModelFingerprint {
         let first = path.as_ref();
         let mut out = Self::default();
         let (mut layout, mut sample) = (Sha256::new(), Sha256::new());
-        let mut count = 1;
-        let mut number = 1;
-        while number <= count {
-            let path = if number == 1 { first.to_owned() } else { split_name(first, number, count)? };
-            let failed = |source| FingerprintError::File { path: path.clone(), source };
-            let file = gguf::File::open(&path).map_err(failed)?;
-            if number == 1 {
+        for (i, path) in model_files(first)?.into_iter().enumerate() {
+            let file = open(&path)?;
+            if i == 0 {
                 text(file.get("general.architecture")).clone_into(&mut out.architecture);
-                count = file.get("split.count").and_then(Value::as_u64).unwrap_or(1).max(1);
-                if count > MAX_FILES {
-                    return Err(FingerprintError::SplitName { path, count });
-                }
             }
             out.n_bytes += file.n_bytes();
             for tensor in file.tensors() {
@@ -77,12 +69,29 @@ impl ModelFingerprint {
                 hash_layout(&mut layout, &tensor);
                 hash_sample(&mut sample, tensor.data);
             }
-            number += 1;
         }
         out.layout = Digest(layout.finalize().into());
         out.sample = Digest(sample.finalize().into());
         Ok(out)
     }
+}
+
+/// The files of a model, given the first: one, or as many as it was split into.
+///
+/// # Errors
+/// See [`FingerprintError`]. Only the first file has been looked at.
+pub fn model_files(first: impl AsRef<Path>) -> Result<Vec<PathBuf>, FingerprintError> {
+    let first = first.as_ref();
+    let count = open(first)?.get("split.count").and_then(Value::as_u64).unwrap_or(1).max(1);
+    if count > MAX_FILES {
+        return Err(FingerprintError::SplitName { path: first.to_owned(), count });
+    }
+    let others = (2..=count).map(|number| split_name(first, number, count));
+    std::iter::once(Ok(first.to_owned())).chain(others).collect()
+}
+
+fn open(path: &Path) -> Result<gguf::File<'static>, FingerprintError> {
+    gguf::File::open(path).map_err(|source| FingerprintError::File { path: path.to_owned(), source })
 }
 
 fn text(value: Option<&Value>) -> &str {

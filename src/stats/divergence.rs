@@ -191,7 +191,7 @@ fn jensen_shannon(x: &[f32], y: &[f32], x_sum: f64, y_sum: f64) -> f64 {
         .zip(y)
         .map(|(&p, &q)| {
             let (p, q) = (f64::from(p) / x_sum, f64::from(q) / y_sum);
-            let m = (p + q) / 2.0;
+            let m = 0.5 * (p + q);
             term(p, m) + term(q, m)
         })
         .sum();
@@ -269,7 +269,7 @@ mod tests {
         assert!((d.energy_ratio - 0.5).abs() < 1e-12 && d.spearman.is_nan());
         // H(5/8, 3/8) - (H(3/4, 1/4) + H(1/2, 1/2)) / 2
         let h = |p: f64| -p * p.log2() - (1.0 - p) * (1.0 - p).log2();
-        assert!((d.jsd - (h(0.625) - (h(0.75) + 1.0) / 2.0)).abs() < 1e-12);
+        assert!((d.jsd - (h(0.625) - 0.5 * (h(0.75) + 1.0))).abs() < 1e-12);
         assert!((m.layers[0].divergence.cosine - d.cosine).abs() < 1e-12);
         assert_eq!((m.tensors[0].first.unwrap().rows, m.tensors[0].second.unwrap().rows), (2, 4));
     }

@@ -7,7 +7,7 @@ pub(super) fn spearman(a: &[f32], b: &[f32]) -> f64 {
     if n < 2 || b.len() != n || n > u32::MAX as usize {
         return f64::NAN;
     }
-    let mean = (n as f64 + 1.0) / 2.0;
+    let mean = 0.5 * (n as f64 + 1.0);
     let (mut product, mut left, mut right) = (0.0, 0.0, 0.0);
     for (x, y) in ranks(a).into_iter().zip(ranks(b)) {
         let (x, y) = (f64::from(x) / 2.0 - mean, f64::from(y) / 2.0 - mean);

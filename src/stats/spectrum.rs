@@ -20,7 +20,8 @@ impl Spectrum {
     /// At most `points` points; none where no column has energy.
     #[must_use]
     pub fn new(entry: &Entry, points: usize) -> Self {
-        let mut energies: Vec<f32> = columns(entry).filter(|c| c.is_finite()).map(|c| c.energy as f32).collect();
+        let mut energies: Vec<f32> =
+            columns(entry).filter(super::columns::Averages::is_finite).map(|c| c.energy as f32).collect();
         energies.sort_unstable_by(|a, b| b.total_cmp(a));
         let total: f64 = energies.iter().map(|&e| f64::from(e)).sum();
         let n = energies.len();

@@ -46,6 +46,52 @@ fn a_scheduler_says_which_shard_it_is() {
     }
 }
 
+/// The commands of the manifests in `examples/cluster/kubernetes`, as they are. Of a text of two batches, two of four
+/// shards have nothing to do.
+#[cfg(unix)]
+#[test]
+fn the_kubernetes_jobs_are_one_run() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/cluster/kubernetes");
+    let manifest = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let value = |manifest: &str, key: &str| {
+        let line = manifest.lines().map(str::trim).find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim_matches([' ', '"']).to_owned()
+    };
+    let command = |manifest: &str| {
+        let list = value(manifest, "command: [");
+        list.trim_end_matches(']').split(", ").map(str::to_owned).collect::<Vec<_>>()
+    };
+    let collect = manifest("collect.yaml");
+    let completions = value(&collect, "completions:");
+    assert_eq!(value(&collect, "value:"), completions, "JOB_COMPLETIONS");
+
+    let bench = Bench::new(&[]);
+    bench.write("model.gguf", &support::build("llama"));
+    bench.ok("-m model.gguf -f calibration.txt --accumulate f64 -o whole.gguf");
+    let path = format!("{}:{}", program().parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let start = |words: &[String], index: u32| {
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).current_dir(bench.path("")).env("PATH", &path);
+        command.env("JOB_COMPLETION_INDEX", index.to_string()).env("JOB_COMPLETIONS", &completions);
+        super::run(&mut command)
+    };
+    let mut idle = 0;
+    for index in 0..completions.parse().unwrap() {
+        for _ in 0..2 {
+            let ran = start(&command(&collect), index); // the second time there is nothing left to do
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            if ran.stderr.contains("has no chunk: there are more shards than batches") {
+                assert_eq!(ran.stdout.trim(), "", "no perplexity of nothing");
+                idle += 1;
+            }
+        }
+    }
+    assert_eq!(idle, 4, "two shards, twice");
+    let ran = start(&command(&manifest("merge.yaml")), 0);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(bench.read("imatrix.gguf") == bench.read("whole.gguf"));
+}
+
 #[test]
 fn shards_that_are_not_a_whole_are_refused() {
     let bench = Bench::new(&["llama"]);

@@ -74,11 +74,83 @@ fn a_run_that_was_killed_inside_a_save_has_the_last_one() {
             .output()
             .unwrap();
         assert!(ran.status.signal().is_some(), "{stage}: {ran:?}");
+        let unfinished = |name: &String| name.starts_with('.');
+        assert_eq!(bench.new_files(&[]).iter().any(unfinished), stage != "end", "{stage}");
         let ran = bench.ok(&format!("{run} --resume"));
         assert!(ran.stderr.contains(&format!("chunks {done} are done")), "{stage}\n{}", ran.stderr);
         assert!(bench.read("imatrix.gguf") == bytes, "{stage}");
         assert_eq!(estimate(&ran), estimate_line);
+        let left = bench.new_files(&["llama.gguf", "whole.gguf"]);
+        assert_eq!(left, ["imatrix.gguf"], "{stage}: what the kill has left is gone");
     }
+}
+
+#[test]
+fn a_second_run_keeps_away_from_the_first_ones_files() {
+    let bench = Bench::new(&["llama"]);
+    bench.write("calibration.txt", support::text(8000, 3).as_bytes());
+    let (bytes, _) = never_stopped(&bench, RUN);
+    let mut first = start(&bench, &format!("{RUN} --state-frequency 1")).expect("a run that takes a while");
+    let signal = |name: &str| {
+        let status = Command::new("kill").args([&format!("-{name}"), &first.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    };
+    signal("STOP");
+    for flags in ["", "--resume", "--state-interval 0"] {
+        let says = "another run is writing 'imatrix.gguf' (it holds 'imatrix.gguf.lock')";
+        bench.fails(&format!("{RUN} {flags}"), &[says]);
+    }
+    bench.ok(&format!("{RUN} --chunks 2 -o other.gguf"));
+    signal("CONT");
+    let mut stdout = String::new();
+    std::io::Read::read_to_string(&mut first.stdout.take().unwrap(), &mut stdout).unwrap();
+    assert!(first.wait().unwrap().success());
+    assert!(bench.read("imatrix.gguf") == bytes);
+    assert_eq!(bench.new_files(&["llama.gguf"]), ["imatrix.gguf", "other.gguf", "whole.gguf"]);
+}
+
+/// The limit is between the sizes of the two files: the state can be saved and the matrix cannot.
+#[test]
+fn a_matrix_that_cannot_be_saved_at_the_end_is_in_the_state() {
+    let bench = Bench::new(&["llama"]);
+    let (bytes, line) = never_stopped(&bench, &format!("{RUN} --chunks 8"));
+    let script = "trap '' XFSZ; ulimit -f 31; exec \"$0\" \"$@\"";
+    let ran = run_in_shell(&bench, script, &format!("{RUN} --chunks 8"));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let says = "the run is complete in 'imatrix.gguf.state', --resume writes the matrix again";
+    assert!(ran.stderr.contains(says), "{}", ran.stderr);
+    assert_eq!(bench.new_files(&["llama.gguf", "whole.gguf"]), ["imatrix.gguf.state"]);
+    let ran = bench.ok(&format!("{RUN} --chunks 8 --resume"));
+    assert_eq!((bench.read("imatrix.gguf") == bytes, estimate(&ran)), (true, line.as_str()));
+    assert!(!bench.path("imatrix.gguf.state").exists());
+}
+
+#[test]
+fn a_state_knows_what_its_run_started_from() {
+    let bench = Bench::new(&["llama"]);
+    for (name, chunks) in [("a", 2), ("b", 3)] {
+        bench.ok(&format!("{RUN} --chunks {chunks} --no-ppl -o {name}.gguf"));
+    }
+    let stopped = |flags: &str| {
+        let mut command = bench.command(&format!("{RUN} --state-frequency 3 {flags}"));
+        assert_eq!(run(command.env("LLAMA_IMATRIX_TEST_STOP_SAVE", "end:1")).code, None);
+    };
+    stopped("--in-file a.gguf");
+    let says = "what --in-file names (sha256) is ";
+    bench.fails(&format!("{RUN} --in-file b.gguf --resume"), &["cannot resume from", "another run", says, " before, "]);
+    bench.fails(&format!("{RUN} --resume"), &[" before, none now"]);
+    bench
+        .fails(&format!("{RUN} --in-file a.gguf --no-repack --resume"), &["--no-repack is 'false' before, 'true' now"]);
+    std::fs::rename(bench.path("a.gguf"), bench.path("c.gguf")).unwrap();
+    bench.ok(&format!("{RUN} --in-file c.gguf --resume"));
+}
+
+/// A device has no folder of its own to keep a state in.
+#[test]
+fn no_state_is_kept_beside_a_device() {
+    let bench = Bench::new(&["llama"]);
+    bench.ok(&format!("{RUN} --chunks 3 --state-interval 1 -o /dev/null"));
+    assert!(!Path::new("/dev/null.state").exists() && !Path::new("/dev/null.lock").exists());
 }
 
 #[test]

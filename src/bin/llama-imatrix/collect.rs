@@ -20,13 +20,14 @@ mod with_llama {
     use llama_imatrix::calibration::{ChunkOptions, Chunks};
     use llama_imatrix::collect::{Collector, Earlier, Rule};
     use llama_imatrix::gguf;
-    use llama_imatrix::imatrix::Imatrix;
+    use llama_imatrix::imatrix::{Imatrix, remove_leftovers};
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
     use llama_imatrix::run::{Lanes, Outcome, RunOptions, Start, sequences_per_batch};
     use llama_imatrix::state::Digest;
 
     use crate::config::Collect;
+    use crate::lock::Lock;
     use crate::output::{print, print_estimate, print_saved, warn_of_discarded, warn_of_gaps};
     use crate::session::Session;
     use crate::signals::Signals;
@@ -37,7 +38,9 @@ mod with_llama {
         let mut base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
         check_sizes(&base, &task.model)?;
         check_files(&task.model, task.draft_model.as_deref())?;
-        disk::check_room(task)?;
+        disk::check_room(task, None)?;
+        Lock::check(task.merge.output.path())?;
+        let signals = Signals::register()?;
         let backend = settings::start_backend(&task.flags)?;
         settings::warn_of_backend(&task.flags, backend);
         settings::set_priority(task);
@@ -47,6 +50,7 @@ mod with_llama {
         let nextn = crate::nextn::locate(task, &model, draft.as_ref())?;
         let tuning = settings::tuning(task, &model)?;
         let (chunks, digest, n_tokens) = tokenize(task, &model)?;
+        disk::check_room(task, Some(&chunks))?;
         warn_of_length(task, &model);
         log::info(format_args!(
             "system_info: n_threads = {} (n_threads_batch = {}) | {}",
@@ -62,7 +66,8 @@ mod with_llama {
         if nextn.is_some() {
             base.n_layer_nextn = 1;
         }
-        let mut state_file = StateFile::new(task, &digest, n_tokens, &chunks, &base)?;
+        let _lock = lock_output(task)?;
+        let mut state_file = StateFile::new(task, backend, &digest, n_tokens, &chunks, &base)?;
         let start = begin(task, state_file.as_mut(), earlier)?;
         log::info(format_args!(
             "computing over {} chunks, n_ctx={}, batch_size={}, n_seq={}",
@@ -71,7 +76,11 @@ mod with_llama {
             task.n_batch,
             sequences_per_batch(task.n_batch, chunks.size())
         ));
-        let signals = Signals::register()?;
+        signals.register_ending()?;
+        let run = run_options(task, tuning, &chunks, &signals);
+        if run.part.as_ref().is_some_and(std::ops::Range::is_empty) {
+            log::warn(format_args!("shard {} has no chunk: there are more shards than batches", task.shard));
+        }
         let options = SessionOptions {
             rule: Rule {
                 min_rows: task.flags.min_rows.into(),
@@ -81,7 +90,7 @@ mod with_llama {
             output_every: if task.shard.is_whole() { task.flags.output_frequency } else { 0 },
             copy_every: if task.shard.is_whole() { task.flags.save_frequency } else { 0 },
             accumulate: task.accumulate,
-            run: run_options(task, tuning, &chunks, &signals),
+            run,
             ..SessionOptions::default()
         };
         let evaluation = llama_imatrix::Session::new(&model, options).with_nextn(nextn);
@@ -97,6 +106,25 @@ mod with_llama {
         print(format_args!("\n"));
         finish(task, &collector, &outcome, &mut session)?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Keeps other runs from the output, and clears away what killed ones have left of their saves.
+    fn lock_output(task: &Collect) -> anyhow::Result<Option<Lock>> {
+        let output = &task.merge.output;
+        if !output.is_file() {
+            return Ok(None);
+        }
+        let lock = Lock::take(output.path())?;
+        if lock.is_some() {
+            for path in [output.path(), &task.state_path] {
+                match remove_leftovers(path) {
+                    Ok(0) => {}
+                    Ok(n) => log::debug(format_args!("removed {n} unfinished saves of '{}'", path.display())),
+                    Err(error) => log::debug(format_args!("unfinished saves of '{}' stay: {error}", path.display())),
+                }
+            }
+        }
+        Ok(lock)
     }
 
     /// Where the run begins: at its start, or where an earlier one was stopped.
@@ -137,7 +165,9 @@ mod with_llama {
             let entries: Vec<_> = snapshot.entries().collect();
             let imatrix = session.imatrix(snapshot.chunks, &entries);
             warn_of_gaps(&imatrix);
-            task.merge.output.save_final(&imatrix)?;
+            if let Err(error) = task.merge.output.save_final(&imatrix) {
+                return Err(session.keep_state(error, &snapshot, &outcome.position));
+            }
             session.remove_state();
         } else {
             session.save_shard(&snapshot, &outcome.position)?;
@@ -186,7 +216,7 @@ mod with_llama {
         let max_bad_chunks = match task.flags.max_bad_chunks {
             _ if task.flags.nan_aborts => 0,
             Some(chunks) => chunks,
-            None => (chunks.len() / 100).max(1),
+            None => ((part.end - part.start) as usize / 100).max(1),
         };
         RunOptions {
             part: Some(part.start as usize..part.end as usize),

@@ -13,6 +13,8 @@ mod download;
 mod files;
 mod flags;
 mod info;
+#[cfg(feature = "llama")]
+mod lock;
 mod log;
 #[cfg(feature = "llama")]
 mod nextn;

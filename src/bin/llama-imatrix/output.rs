@@ -43,6 +43,11 @@ impl Output {
         &self.path
     }
 
+    /// Whether it is, or will be, a file; a device or a pipe has nothing beside it.
+    pub(crate) fn is_file(&self) -> bool {
+        self.path.metadata().map_or(true, |metadata| metadata.is_file())
+    }
+
     /// Replaces the file, or writes a copy named after `chunks`.
     pub(crate) fn save(&self, imatrix: &Imatrix<impl Values>, copy: Option<i32>) -> anyhow::Result<()> {
         let mut name = self.path.clone().into_os_string();

@@ -24,6 +24,8 @@ pub(crate) struct Session<'a> {
     /// Perplexities that wait for the bar to go: on one terminal, the bar would be drawn over them.
     held: Option<String>,
     perplexity: Option<f64>,
+    /// A signal has asked for a save, which has not come yet.
+    save_asked: bool,
     saved_chunks: Option<i32>,
 }
 
@@ -31,7 +33,7 @@ impl<'a> Session<'a> {
     pub(crate) fn new(task: &'a Collect, base: Imatrix, state: Option<StateFile>, signals: Signals) -> Self {
         let one_terminal = progress::visible() && std::io::stdout().is_terminal();
         let held = one_terminal.then(String::new);
-        Self { task, base, state, signals, held, perplexity: None, saved_chunks: None }
+        Self { task, base, state, signals, held, perplexity: None, save_asked: false, saved_chunks: None }
     }
 
     /// The matrix of these sums, which stay where they are.
@@ -78,27 +80,51 @@ impl<'a> Session<'a> {
         let signal = self.signals.ended_by().unwrap_or(2);
         let code = ExitCode::from((128 + signal) as u8);
         print(format_args!("\n"));
-        let snapshot = collector.snapshot();
         if outcome.position.done.is_empty() {
             log::warn(format_args!("stopped by signal {signal} before the first chunk was through"));
             return Ok(code);
         }
+        let snapshot = collector.snapshot();
+        // What the run can go on from comes first, and neither waits for the other to succeed.
+        let resume = match &mut self.state {
+            None => Ok("no state was kept (--state-interval 0)".to_owned()),
+            Some(state) => state.save(&Checkpoint { snapshot: &snapshot, position: &outcome.position }).map(|()| {
+                format!("the state is in '{}': the same command with --resume goes on", state.path().display())
+            }),
+        };
         if self.task.shard.is_whole() {
             let entries: Vec<_> = snapshot.entries().collect();
             let imatrix = self.imatrix(snapshot.chunks, &entries);
             warn_of_gaps(&imatrix);
-            self.task.merge.output.save_final(&imatrix)?;
-        }
-        let checkpoint = Checkpoint { snapshot: &snapshot, position: &outcome.position };
-        let resume = match &mut self.state {
-            None => String::from("no state was kept (--state-interval 0)"),
-            Some(state) => {
-                state.save(&checkpoint)?;
-                format!("the state is in '{}': the same command with --resume goes on", state.path().display())
+            if let Err(error) = self.task.merge.output.save_final(&imatrix) {
+                match &resume {
+                    Ok(resume) => anyhow::bail!("{error:#}; {resume}"),
+                    Err(second) => anyhow::bail!("{error:#}; {second:#}"),
+                }
             }
-        };
-        log::warn(format_args!("stopped by signal {signal} after chunks {}; {resume}", outcome.position.done));
+        }
+        let resume = resume?;
+        let done = &outcome.position.done;
+        let chunks = if done.len() == 1 { "chunk" } else { "chunks" };
+        log::warn(format_args!("stopped by signal {signal} after {chunks} {done}; {resume}"));
         Ok(code)
+    }
+
+    /// The matrix could not be saved at the end: an error that tells whether the state, which has all of it too, was.
+    pub(crate) fn keep_state(
+        &mut self,
+        error: anyhow::Error,
+        snapshot: &Snapshot,
+        position: &Position,
+    ) -> anyhow::Error {
+        let Some(state) = &mut self.state else { return error };
+        match state.save(&Checkpoint { snapshot, position }) {
+            Ok(()) => {
+                let shown = state.path().display();
+                anyhow::anyhow!("{error:#}; the run is complete in '{shown}', --resume writes the matrix again")
+            }
+            Err(second) => anyhow::anyhow!("{error:#}; {second:#}"),
+        }
     }
 
     /// The result of a shard.
@@ -181,15 +207,17 @@ impl Listener for Session<'_> {
     }
 
     fn wants_checkpoint(&mut self, position: &Position) -> bool {
-        let asked = self.signals.take_report();
-        if asked {
+        if self.signals.take_report() {
             let perplexity = self.perplexity.map(|value| format!(", PPL {value:.4}")).unwrap_or_default();
             log::info(format_args!("{} chunks are done{perplexity}", position.done.len()));
+            self.save_asked = true;
         }
-        self.state.as_ref().is_some_and(|state| asked || state.is_due(position))
+        // Where an output is due at the same time there is none yet, and it is asked for again.
+        self.state.as_ref().is_some_and(|state| self.save_asked || state.is_due(position))
     }
 
     fn checkpoint(&mut self, checkpoint: &Checkpoint<'_>) {
+        self.save_asked = false;
         self.save_state(checkpoint);
     }
 

@@ -15,18 +15,29 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Takes over SIGINT and SIGTERM, and where there are such, SIGHUP and SIGUSR1.
+    /// Takes over SIGUSR1, where there is such a signal, for as long as there is nothing to save: it is to end no program
+    /// that still loads its model.
     pub(crate) fn register() -> std::io::Result<Self> {
         let signals = Self::default();
-        for signal in ENDING {
-            // In this order: the second signal finds the flag that the first has set.
-            signal_hook::flag::register_conditional_shutdown(*signal, 128 + signal, Arc::clone(&signals.stop))?;
-            signal_hook::flag::register_usize(*signal, Arc::clone(&signals.number), *signal as usize)?;
-            signal_hook::flag::register(*signal, Arc::clone(&signals.stop))?;
-        }
         #[cfg(unix)]
         signal_hook::flag::register(signal_hook::consts::SIGUSR1, Arc::clone(&signals.report))?;
         Ok(signals)
+    }
+
+    /// Takes over those that end a program, from where there is something to save.
+    pub(crate) fn register_ending(&self) -> std::io::Result<()> {
+        for &signal in ENDING {
+            // Under nohup the end of the terminal is none of the run's business.
+            #[cfg(unix)]
+            if signal == signal_hook::consts::SIGHUP && llama_imatrix::llama::is_ignored(signal) {
+                continue;
+            }
+            // In this order: the second signal finds the flag that the first has set.
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&self.stop))?;
+            signal_hook::flag::register_usize(signal, Arc::clone(&self.number), signal as usize)?;
+            signal_hook::flag::register(signal, Arc::clone(&self.stop))?;
+        }
+        Ok(())
     }
 
     /// The signal that ended the run, if one did.

@@ -35,15 +35,15 @@ impl StateFile {
     /// `None` where no state is kept.
     pub(crate) fn new(
         task: &Collect,
+        backend: &Backend,
         tokens: &Digest,
         n_tokens: usize,
         chunks: &Chunks,
         base: &Imatrix,
     ) -> anyhow::Result<Option<Self>> {
         let flags = &task.flags;
-        let wanted =
-            flags.state_frequency.is_some() || flags.state_interval > 0 || !task.shard.is_whole() || flags.resume;
-        if !wanted {
+        let by_default = flags.state_interval > 0 && task.merge.output.is_file();
+        if !(by_default || flags.state_frequency.is_some() || flags.resume || !task.shard.is_whole()) {
             return Ok(None);
         }
         let model = match ModelFingerprint::of_file(&task.model) {
@@ -70,8 +70,8 @@ impl StateFile {
                 n_batch: task.n_batch as u32,
                 n_ubatch: task.n_ubatch as u32,
                 accumulate: task.accumulate,
-                llama_cpp: Backend::version().to_owned(),
-                flags: deciding_flags(task),
+                llama_cpp: build(backend),
+                flags: deciding_flags(task)?,
             },
             output: Output {
                 datasets: base.datasets.clone(),
@@ -123,12 +123,7 @@ impl StateFile {
             self.shard.index(),
             self.shard.count()
         );
-        ensure!(
-            state.output == self.output,
-            "cannot resume from '{shown}': its run started from other files or is of another text ({}), not ({})",
-            state.output.datasets.join(", "),
-            self.output.datasets.join(", ")
-        );
+        state.output.compare(&self.output).with_context(|| format!("cannot resume from '{shown}': another run"))?;
         self.ours = true;
         self.last_chunks = found.done.len();
         let State { progress, likelihoods, sums, .. } = state;
@@ -215,8 +210,15 @@ impl StateFile {
     }
 }
 
+/// llama.cpp's version and what it was compiled for: kernels for other instructions add up in another order.
+fn build(backend: &Backend) -> String {
+    let features = backend.system_info().replace(" = 1", "").replace([':', '|'], "");
+    let features: Vec<&str> = features.split_whitespace().collect();
+    format!("{} for {}", Backend::version(), features.join(" "))
+}
+
 /// What changes results besides what the fingerprint names.
-fn deciding_flags(task: &Collect) -> BTreeMap<String, String> {
+fn deciding_flags(task: &Collect) -> anyhow::Result<BTreeMap<String, String>> {
     let flags = &task.flags;
     let mut named = BTreeMap::new();
     let mut add = |name: &str, value: String| named.insert(name.to_owned(), value);
@@ -231,10 +233,28 @@ fn deciding_flags(task: &Collect) -> BTreeMap<String, String> {
     add("cache-type-v", format!("{:?}", flags.cache_type_v));
     add("swa-full", flags.swa_full.to_string());
     add("override-kv", format!("{:?}", flags.override_kv));
-    add("lora", format!("{:?}", flags.lora));
-    add("control-vector", format!("{:?} {:?}", flags.control_vectors, flags.control_vector_layers));
+    add("lora", adapters(&flags.lora)?);
+    add("control-vector", format!("{} {:?}", adapters(&flags.control_vectors)?, flags.control_vector_layers));
     let rope = (flags.rope_freq_base, flags.rope_freq_scale, flags.yarn_ext_factor, flags.yarn_attn_factor);
     let yarn = (flags.yarn_orig_ctx, flags.yarn_beta_fast, flags.yarn_beta_slow);
     add("rope", format!("{:?} {rope:?} {yarn:?}", flags.rope_scaling));
-    named
+    // Where it is computed: each kind of device, and the CPU's repacked weights, round in their own ways.
+    add("n-gpu-layers", format!("{:?}", flags.gpu_layers));
+    add("device", format!("{:?}", flags.devices));
+    add("split-mode", format!("{} {:?} {}", flags.split_mode, flags.tensor_split, flags.main_gpu));
+    add("override-tensor", format!("{:?}", flags.override_tensor));
+    add("rpc", format!("{} servers", flags.rpc.len()));
+    add("no-repack", flags.no_repack.to_string());
+    add("no-kv-offload", flags.no_kv_offload.to_string());
+    add("no-op-offload", flags.no_op_offload.to_string());
+    Ok(named)
+}
+
+/// Adapters by what is in them, and their scales.
+fn adapters(files: &[(PathBuf, f32)]) -> anyhow::Result<String> {
+    let known_by = |(path, scale): &(PathBuf, f32)| {
+        let digest = Digest::of_files([path]).with_context(|| format!("cannot read '{}'", path.display()))?;
+        anyhow::Ok(format!("{scale} of {digest}"))
+    };
+    Ok(format!("[{}]", files.iter().map(known_by).collect::<anyhow::Result<Vec<_>>>()?.join(", ")))
 }

@@ -20,13 +20,13 @@ const MAX_NOTES: usize = 20;
 #[derive(Serialize)]
 pub(super) struct Data<'a> {
     generator: &'static str,
-    statistics: Vec<About>,
+    statistics: Vec<Statistic>,
     files: Vec<File<'a>>,
     comparisons: Vec<Comparison>,
 }
 
 #[derive(Serialize)]
-struct About {
+struct Statistic {
     key: &'static str,
     title: &'static str,
     about: &'static str,
@@ -41,8 +41,8 @@ struct File<'a> {
     chunk_size: i32,
     notes: Vec<String>,
     /// A row a weight: layer, name, kind, then the statistics.
-    tensors: Rows,
-    layers: Rows,
+    tensors: Table,
+    layers: Table,
     experts: Vec<ExpertMap<'a>>,
     spectra: Spectra,
     lens: Option<&'a LensFile>,
@@ -50,13 +50,13 @@ struct File<'a> {
 
 /// A sheet with its keys said once.
 #[derive(Serialize)]
-struct Rows {
+struct Table {
     keys: Vec<&'static str>,
     titles: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
 }
 
-/// Rows an expert for weights that see the same tokens, layer by layer.
+/// Table an expert for weights that see the same tokens, layer by layer.
 #[derive(Serialize)]
 struct ExpertMap<'a> {
     kinds: String,
@@ -88,8 +88,8 @@ struct Curve {
 struct Comparison {
     first: usize,
     second: usize,
-    tensors: Rows,
-    layers: Rows,
+    tensors: Table,
+    layers: Table,
 }
 
 impl<'a> Data<'a> {
@@ -102,15 +102,15 @@ impl<'a> Data<'a> {
             Comparison {
                 first: 0,
                 second,
-                tensors: Rows::new(tensors),
-                layers: Rows::new(difference::layers(&m.layers, Metric::Jsd)),
+                tensors: Table::new(tensors),
+                layers: Table::new(difference::layers(&m.layers, Metric::Jsd)),
             }
         };
         Self {
             generator: concat!("llama-imatrix ", env!("CARGO_PKG_VERSION")),
             statistics: STATISTICS
                 .iter()
-                .map(|s| About { key: s.heading.key, title: s.heading.title, about: s.about })
+                .map(|s| Statistic { key: s.heading.key, title: s.heading.title, about: s.about })
                 .collect(),
             files: sources.iter().map(File::new).collect(),
             comparisons: sources.iter().enumerate().skip(1).map(comparison).collect(),
@@ -139,8 +139,8 @@ impl<'a> File<'a> {
             chunks: source.imatrix.chunk_count,
             chunk_size: source.imatrix.chunk_size,
             notes,
-            tensors: Rows::new(tensors),
-            layers: Rows::new(statistics::layers(&summary.layers)),
+            tensors: Table::new(tensors),
+            layers: Table::new(statistics::layers(&summary.layers)),
             experts: expert_maps(source, &summary),
             spectra: Spectra::new(source, &summary),
             lens: source.lens.as_ref(),
@@ -158,7 +158,7 @@ fn add_kinds<'k>(sheet: &mut Sheet, kind: impl Fn(&str) -> &'k str) {
     }
 }
 
-impl Rows {
+impl Table {
     fn new(sheet: Sheet) -> Self {
         let mut rows = sheet.rows;
         for cell in rows.iter_mut().flatten() {
@@ -179,9 +179,12 @@ fn rounded(x: f64, digits: usize) -> f64 {
     format!("{x:.*e}", digits - 1).parse().unwrap_or(f64::NAN)
 }
 
+/// Rows of each layer's experts.
+type Layers<'s, 'a> = Vec<(&'s str, &'a [i64])>;
+
 fn expert_maps<'a>(source: &'a Source, summary: &Summary) -> Vec<ExpertMap<'a>> {
     let counts = |name: &str| source.imatrix.entries.get(name).map(|e| e.counts.as_slice());
-    let mut by_kind: Vec<(String, Vec<(&str, &'a [i64])>)> = Vec::new();
+    let mut by_kind: Vec<(String, Layers<'_, 'a>)> = Vec::new();
     for kind in summary.kinds() {
         let of_kind = summary.tensors.iter().filter(|t| t.kind == kind && t.experts.is_some());
         let rows: Vec<_> = of_kind.filter_map(|t| Some((t.layer.as_str(), counts(&t.stats.tensor)?))).collect();

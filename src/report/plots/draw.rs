@@ -33,7 +33,7 @@ pub(super) struct Curves {
     pub(super) x: &'static str,
     pub(super) log_x: bool,
     pub(super) log_y: bool,
-    pub(super) curves: Vec<Curve>,
+    pub(super) lines: Vec<Curve>,
 }
 
 /// A picture of coloured cells, row by row; NaN is no value.
@@ -88,8 +88,8 @@ pub(super) fn curves(path: &Path, picture: &Curves) -> Result<(), String> {
     use_font();
     let point = |(x, y): (f64, f64)| (place(x, picture.log_x), place(y, picture.log_y));
     let lines: Vec<Vec<(f64, f64)>> =
-        picture.curves.iter().map(|c| c.points.iter().map(|&p| point(p)).collect()).collect();
-    let bands: Vec<Vec<(f64, f64)>> = picture.curves.iter().map(|c| outline(&c.band, point)).collect();
+        picture.lines.iter().map(|c| c.points.iter().map(|&p| point(p)).collect()).collect();
+    let bands: Vec<Vec<(f64, f64)>> = picture.lines.iter().map(|c| outline(&c.band, point)).collect();
     let every = || lines.iter().chain(&bands).flatten();
     let (left, right) = ends(every().map(|p| p.0));
     let (bottom, top) = ends(every().map(|p| p.1));
@@ -118,7 +118,7 @@ pub(super) fn curves(path: &Path, picture: &Curves) -> Result<(), String> {
     for (band, color) in bands.into_iter().zip(COLORS.iter().cycle()).filter(|(band, _)| band.len() > 3) {
         chart.draw_series([Polygon::new(band, color.mix(0.15))]).map_err(failed)?;
     }
-    for ((curve, line), &color) in picture.curves.iter().zip(lines).zip(COLORS.iter().cycle()) {
+    for ((curve, line), &color) in picture.lines.iter().zip(lines).zip(COLORS.iter().cycle()) {
         // A gap where a number has no meaning.
         let mut label = Some(&curve.label);
         for part in line.split(|p| !p.1.is_finite()).filter(|part| !part.is_empty()) {
@@ -134,7 +134,7 @@ pub(super) fn curves(path: &Path, picture: &Curves) -> Result<(), String> {
             }
         }
     }
-    if picture.curves.len() > 1 {
+    if picture.lines.len() > 1 {
         chart
             .configure_series_labels()
             .background_style(WHITE.mix(0.85))

@@ -31,7 +31,7 @@ pub(super) struct Compare {
     #[arg(long, value_enum, default_value_t)]
     metric: MetricName,
     /// Exit with 1 if a weight differs by more than this, or cannot be compared
-    #[arg(long, value_name = "X", value_parser = threshold)]
+    #[arg(long, value_name = "X", value_parser = threshold, allow_negative_numbers = true)]
     fail_above: Option<f64>,
     #[command(flatten)]
     selection: Selection,

@@ -50,7 +50,6 @@ pub(super) fn run(args: &Report) -> anyhow::Result<()> {
         log::info(format_args!("'{}': {} KiB", path.display(), html.len().div_ceil(1024)));
     }
     if let Some(folder) = &args.png {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder '{}'", folder.display()))?;
         let written = plots::write_all(folder, &sources, args.tensor.as_deref())?;
         log::info(format_args!("'{}': {} pictures", folder.display(), written.len()));
     }

@@ -58,5 +58,5 @@ fi
 "$interop" candle "$scratch/matrix.dat" "$scratch/matrix.gguf"
 
 if [ "$with_upstream" = yes ]; then
-    "$here/show-quantize.sh" "$scratch/matrix.gguf"
+    "$here/show-quantize.sh" # of the whole text
 fi

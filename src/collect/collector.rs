@@ -36,7 +36,33 @@ impl Default for CollectorOptions {
 ///
 /// Products are brought in by [`Lane`]s, of which there is one for each context that evaluates the model. Lanes take
 /// turns, so that every sum is that of the batches in order, whichever lane evaluated them and however far ahead of the
-/// others it was.
+/// others it was. [`finish`](Self::finish) gives the matrix.
+///
+/// ```
+/// use llama_imatrix::collect::{Kind, Product, Rows};
+/// use llama_imatrix::{Collector, CollectorOptions};
+///
+/// let collector = Collector::new(&CollectorOptions { chunk_size: 16, ..CollectorOptions::default() });
+/// let mut lane = collector.lane(); // with llama.cpp, a context's observer, which does what follows
+/// let product = Product {
+///     kind: Kind::Dense,
+///     weight: "blk.0.ffn_up.weight",
+///     weight_ne: [2, 8, 1, 1],
+///     input: 1,
+///     input_ne: [2, 16, 1, 1],
+///     input_is_f32: true,
+///     ids: 0,
+/// };
+/// lane.begin_node(1);
+/// assert!(lane.asks(&product));
+/// let data: Vec<f32> = [1.0, -2.0].repeat(16);
+/// lane.add(&product, &Rows { data: &data, ne: [2, 16, 1, 1], stride: [1, 2, 32, 32] }, None)?;
+/// let imatrix = collector.finish()?;
+/// let entry = imatrix.get("blk.0.ffn_up.weight").expect("collected");
+/// assert_eq!((&entry.sum2[..], entry.activations()), (&[16.0, 64.0][..], &[16.0, -32.0][..]));
+/// assert_eq!((&entry.counts[..], imatrix.chunk_count), (&[16][..], 1));
+/// # Ok::<(), llama_imatrix::collect::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Collector {
     pub(super) shared: Arc<Shared>,

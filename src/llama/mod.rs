@@ -11,6 +11,38 @@
 //! | [`TensorRef`] | a tensor, valid during one call of the observer |
 //! | [`Attachment`] | an observer in a context of your own, by a function pointer and user data |
 //!
+//! ```
+//! use llama_imatrix::llama::{Batch, Context, ContextOptions, FlashAttention, Model, ModelOptions, Outputs, Tuning};
+//! use llama_imatrix::{Collector, CollectorOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/quickstart/quickstart.gguf");
+//! let model = Model::load(path.as_ref(), &ModelOptions::default())?;
+//! let options = ContextOptions {
+//!     n_ctx: 64,
+//!     n_batch: 64,
+//!     n_ubatch: 64,
+//!     n_seq: 1,
+//!     n_threads: 1,
+//!     n_threads_batch: 1,
+//!     flash_attention: FlashAttention::Auto,
+//!     outputs: Outputs::Nothing, // no logits: nobody reads them here
+//!     tuning: Tuning::default(),
+//! };
+//! let collector = Collector::new(&CollectorOptions::default());
+//! let mut context = Context::new(&model, &options, collector.lane())?;
+//! let mut batch = Batch::new();
+//! let tokens = model.vocab().tokenize(b"It was a bright cold day, and the clocks were striking thirteen.", false)?;
+//! for (position, &token) in (0..).zip(&tokens) {
+//!     batch.add(token, position, 0);
+//! }
+//! context.decode(&mut batch)?;
+//! let imatrix = collector.finish()?;
+//! assert_eq!(imatrix.get("blk.0.attn_q.weight").ok_or("not collected")?.counts, [tokens.len() as i64]);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Raw pointers stay inside this module. Each type owns what it allocates and frees it on drop; what is borrowed
 //! carries the lifetime of its owner.
 #![allow(unsafe_code)] // The one module that is allowed to; every block states the invariant it relies on.

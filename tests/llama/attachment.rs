@@ -4,8 +4,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use llama_cpp_sys_2 as sys;
-use llama_imatrix::collect::Rule;
-use llama_imatrix::llama::{Attachment, Backend, Error, Observer};
+use llama_imatrix::collect::{Lane, Rule};
+use llama_imatrix::llama::{Attachment, Backend, Error, Observer, ObserverError, TensorRef};
 use llama_imatrix::{Collector, CollectorOptions, Imatrix};
 
 use super::{N_TOKENS, Watch, batch, context, with_model};
@@ -116,10 +116,69 @@ fn sums_are_right_without_word_of_where_decodes_end() {
     let collector = collector();
     let attachment = Attachment::new(collector.lane());
     let raw = Raw::new(&attachment);
-    lengths.iter().for_each(|&n| assert_eq!(raw.decode(n), 0));
+    for n in lengths {
+        assert_eq!(raw.decode(n), 0);
+    }
     attachment.finish_decode().unwrap();
     assert_eq!(collector.finish().unwrap(), own(&lengths));
     drop(raw);
+}
+
+/// Counts what a lane asks for, decode by decode.
+struct Counting {
+    lane: Lane,
+    asked: Vec<usize>,
+}
+
+impl Counting {
+    fn new() -> Self {
+        Self { lane: collector().lane(), asked: vec![0] }
+    }
+}
+
+impl Observer for Counting {
+    fn asks(&mut self, node: TensorRef<'_>) -> bool {
+        let asks = Observer::asks(&mut self.lane, node);
+        *self.asked.last_mut().unwrap() += usize::from(asks);
+        asks
+    }
+
+    fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
+        self.lane.sees(node)
+    }
+
+    fn end_decode(&mut self) {
+        self.lane.end_decode();
+        self.asked.push(0);
+    }
+}
+
+/// What is known after the first decode, that query, key and value read one input, holds in those that follow, also where
+/// their graphs are others: that is what the word of a decode's end is for.
+#[test]
+fn an_input_is_seen_once_from_the_second_decode_on() {
+    let lengths = [N_TOKENS, N_TOKENS, 1, 7, N_TOKENS];
+    let attachment = Attachment::new(Counting::new());
+    let raw = Raw::new(&attachment);
+    for n in lengths {
+        assert_eq!(raw.decode(n), 0);
+        attachment.finish_decode().unwrap();
+    }
+    let foreign = attachment.with_observer(|counting| counting.asked.clone());
+    drop(raw);
+    let own = with_model(|model| {
+        let mut context = context(model, Counting::new());
+        for n in lengths {
+            context.clear_memory();
+            let mut part = llama_imatrix::llama::Batch::new();
+            batch().tokens().take(n).for_each(|(token, position)| part.add(token, position, 0));
+            context.decode(&mut part).unwrap();
+        }
+        context.into_observer().asked
+    });
+    // Three layers of seven weights with four inputs, and the output matrix.
+    assert_eq!(foreign, [22, 13, 13, 13, 13, 0]);
+    assert_eq!(own, foreign);
 }
 
 #[test]

@@ -15,7 +15,8 @@ const CHUNK: usize = 512;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().collect();
     let [_, model, text, matrix] = args.as_slice() else { return Err("usage: attach MODEL TEXT MATRIX".into()) };
-    let text = llama_imatrix::calibration::read_text(text.as_ref())?;
+    let text = std::fs::read(text)?;
+    let text = text.strip_suffix(b"\n").unwrap_or(&text); // as llama.cpp's tools read a text
     let path = CString::new(model.as_str())?;
 
     let collector = Collector::new(&CollectorOptions { chunk_size: CHUNK as i32, ..CollectorOptions::default() });
@@ -42,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             return Err("llama.cpp cannot create a context".into());
         }
 
-        let tokens = tokenize(model, &text);
+        let tokens = tokenize(model, text);
         let bos = sys::llama_vocab_bos(sys::llama_model_get_vocab(model));
         let mut batch = sys::llama_batch_init(CHUNK as i32, 0, 1);
         for chunk in tokens.chunks_exact(CHUNK) {

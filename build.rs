@@ -1,7 +1,9 @@
-//! Compiles and binds what C alone cannot reach of llama.cpp: the shims in `vendor/nextn` and `vendor/memory`.
+//! Compiles and binds what C alone cannot reach of llama.cpp: the shims in `vendor/nextn`, `vendor/breakdown` and
+//! `vendor/memory`.
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(nextn)");
+    println!("cargo::rustc-check-cfg=cfg(breakdown)");
     println!("cargo::rustc-check-cfg=cfg(fresh_memory)");
     println!("cargo::rerun-if-changed=build.rs");
     #[cfg(feature = "dynamic-backends")]
@@ -29,12 +31,15 @@ mod shims {
     use std::{env, fs};
 
     const NEXTN: &str = "vendor/nextn";
+    const BREAKDOWN: &str = "vendor/breakdown";
     const MEMORY: &str = "vendor/memory";
 
-    /// Builds the shims and sets `cfg(nextn)` and `cfg(fresh_memory)`, if the headers of the llama.cpp that is linked can
-    /// be found: not where it was installed by somebody else. The program then says so on `--nextn`, and uses more memory.
+    /// Builds the shims and sets `cfg(nextn)`, `cfg(breakdown)` and `cfg(fresh_memory)`, if the headers of the llama.cpp
+    /// that is linked can be found: not where it was installed by somebody else. The program then says so on `--nextn` and
+    /// `--dry-run`, and uses more memory.
     pub(super) fn build() {
         println!("cargo::rerun-if-changed={NEXTN}");
+        println!("cargo::rerun-if-changed={BREAKDOWN}");
         println!("cargo::rerun-if-changed={MEMORY}");
         let Some(llama) = llama_source() else {
             println!("cargo::warning=llama.cpp's src/llama-ext.h was not found: built without NextN");
@@ -43,6 +48,8 @@ mod shims {
         compile(&llama, NEXTN, "nextn", &["include", "src", "ggml/include"]);
         bind();
         println!("cargo::rustc-cfg=nextn");
+        compile(&llama, BREAKDOWN, "breakdown", &["include", "src", "ggml/include"]);
+        println!("cargo::rustc-cfg=breakdown");
         compile(&llama, MEMORY, "memory", &["ggml/include", "ggml/src"]);
         println!("cargo::rustc-cfg=fresh_memory");
     }

@@ -242,7 +242,7 @@ def main():
     parser.add_argument("--upstream", required=True, help="the folder of upstream's tools")
     parser.add_argument("--work", required=True)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--chunks", type=two_lengths, default=(2, 8))
+    parser.add_argument("--chunks", type=two_lengths, default=(1, 9))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("files", nargs="+", type=named_file, metavar="NAME=FILE")

@@ -8,7 +8,7 @@
 #
 #   MODEL             a name that scripts/make-model knows, or a GGUF file; all four if none is given
 #   --pairs N         how often each is run, in turn (5)
-#   --chunks 2,8      the two lengths whose difference counts
+#   --chunks 1,9      the two lengths whose difference counts
 #   --threads N       (2)
 #   --cpu             CPU time in place of the wall clock's: for a machine that others use. With --threads 1, since
 #                     threads that wait for each other spin

@@ -18,11 +18,16 @@ export RUSTC_BOOTSTRAP=1
 unset RUSTFLAGS
 export CARGO_TARGET_DIR="${FUZZ_TARGET_DIR:-$PWD/fuzz/target}"
 
+# All of them first, so that the hour of runs is of one state of the tree.
+cargo fuzz build
+binaries="$CARGO_TARGET_DIR/$(rustc -vV | sed -n 's/^host: //p')/release"
+
 failed=0
 for target in "${targets[@]}"; do
-    mkdir -p "fuzz/work/$target" fuzz/artifacts
+    mkdir -p "fuzz/work/$target" "fuzz/artifacts/$target"
     log="fuzz/work/$target.log"
-    if ! cargo fuzz run "$target" "fuzz/work/$target" "fuzz/corpus/$target" -- \
+    if ! "$binaries/$target" "fuzz/work/$target" "fuzz/corpus/$target" \
+        -artifact_prefix="fuzz/artifacts/$target/" \
         -dict=fuzz/formats.dict -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 \
         -max_len=65536 -detect_leaks=1 -print_final_stats=1 >"$log" 2>&1; then
         failed=1

@@ -125,7 +125,8 @@ class Reference:
         check(found == self.files, f"files are {found}, expected {self.files}")
         running, final = perplexities(out)
         check(running == self.running, "other running perplexities")
-        check(final == self.final, f"printed {final}, expected {self.final}")
+        # A run that is killed at its end, before the matrix is saved, prints it, and so does the one that goes on.
+        check(final and set(final) == set(self.final), f"printed {final}, expected {self.final}")
 
 
 def readable(bench, args):

@@ -24,7 +24,8 @@
 //! | [`exact`] | sums that do not depend on the order of their terms | no |
 //! | [`state`] | state files: resuming a run, sharing it out over machines | no |
 //! | [`nextn`] | finds a model's `NextN` layers and checks a draft against its trunk | for loaded models |
-//! | [`calibration`], [`perplexity`] | chunks of tokens; likelihoods | no |
+//! | [`calibration`] | files, conversations, documents, chunks | for their tokens |
+//! | [`perplexity`] | likelihoods | no |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`session`], [`run`] | a model over a text, collected | yes |")]
 

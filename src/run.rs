@@ -1,6 +1,8 @@
 //! The loop: chunks through the model, with the collector watching.
 
+mod documents;
 mod lanes;
+mod layout;
 mod memory;
 mod nextn;
 mod pass;
@@ -14,12 +16,13 @@ use lanes::{Batches, Delivery};
 
 use crate::calibration::Chunks;
 use crate::collect::{Collector, Earlier, Snapshot};
-use crate::llama::{self, FlashAttention, Model, Timings, Tuning};
+use crate::llama::{self, ContextOptions, FlashAttention, Model, Outputs, Timings, Tuning};
 use crate::nextn::Layer;
 use crate::perplexity::Estimate;
 use crate::state::{ChunkSet, Likelihoods};
 
 pub use lanes::Lanes;
+pub use layout::Layout;
 
 /// How the model is run.
 #[derive(Debug, Clone)]
@@ -68,6 +71,45 @@ impl Default for RunOptions {
             keep_likelihoods: false,
             max_bad_chunks: 0,
             stop: Arc::default(),
+        }
+    }
+}
+
+impl RunOptions {
+    /// Batches that are evaluated side by side, unless there turns out to be no room for so many contexts.
+    #[must_use]
+    pub fn lanes(&self, layout: &Layout, chunks: &Chunks, nextn: bool) -> usize {
+        let part = self.part.clone().unwrap_or(0..chunks.len());
+        let n_batches = layout.batches.iter().filter(|batch| part.contains(&batch.start)).count();
+        lanes::wanted(self, layout, chunks, nextn, n_batches)
+    }
+
+    /// The context of a lane.
+    #[must_use]
+    pub fn context(&self, chunks: &Chunks, layout: &Layout, nextn: bool) -> ContextOptions {
+        let mut n_batch = self.n_batch.min(layout.n_ctx);
+        let mut tuning = self.tuning.clone();
+        if chunks.are_documents() {
+            n_batch = n_batch.min(self.n_ubatch);
+            tuning.unified_cache = true;
+        }
+        let n_ubatch = self.n_ubatch.min(n_batch);
+        ContextOptions {
+            n_ctx: layout.n_ctx as u32,
+            n_batch: n_batch as u32,
+            n_ubatch: self.n_ubatch as u32,
+            n_seq: layout.n_seq as u32,
+            n_threads: self.n_threads,
+            n_threads_batch: self.n_threads_batch,
+            flash_attention: self.flash_attention,
+            outputs: match (self.perplexity, nextn) {
+                (_, true) => Outputs::All,
+                // A micro-batch that does not hold a token of each sequence comes in an order of its own.
+                (true, false) if layout.n_seq > n_ubatch => Outputs::All,
+                (true, false) => Outputs::Scores,
+                (false, false) => Outputs::Nothing,
+            },
+            tuning,
         }
     }
 }
@@ -249,10 +291,10 @@ pub fn sequences_per_batch(n_batch: usize, chunk_size: usize) -> usize {
 
 /// Evaluates `model` over `chunks`, each from an empty memory, and brings what it sees into `collector`.
 ///
-/// The first token of a chunk is replaced by BOS where the vocabulary begins texts with one. Perplexity is taken over
-/// the second half of each whole chunk, where every token has at least half a chunk of context. A tail, if it was kept,
-/// comes last, in a batch of its own. With a NextN layer, each batch goes also through the layer that follows `model`,
-/// and is collected along with it.
+/// The first token of a chunk is replaced by BOS where the vocabulary begins texts with one, unless these are chunks of
+/// documents, which have their own. Perplexity is taken over the second half of each whole chunk, where every token has at
+/// least half a chunk of context. A tail, if it was kept, comes last, in a batch of its own. [`Layout`] says which chunks go
+/// together. With a NextN layer, each batch goes also through the layer that follows `model`, and is collected along with it.
 ///
 /// A chunk with activations that are not finite is discarded as a whole: the run goes back to the last checkpoint and
 /// comes to the same sums as without that chunk.
@@ -269,12 +311,12 @@ pub fn run(
     options: &RunOptions,
     listener: &mut dyn Listener,
 ) -> Result<Outcome, Error> {
-    let n_seq = sequences_per_batch(options.n_batch, chunks.size());
-    if nextn.is_some() && n_seq > 1 {
-        return Err(Error::NextnSequences { n_seq });
+    let layout = Layout::new(model, nextn.is_some(), chunks, options.n_batch, options.n_ubatch);
+    if nextn.is_some() && layout.n_seq > 1 {
+        return Err(Error::NextnSequences { n_seq: layout.n_seq });
     }
-    let n_batches = Batches::new(chunks, n_seq, options, &start.position, &start.position.discarded, None).len();
-    let mut passes = lanes::passes(model, nextn, chunks, collector, options, n_batches)?;
+    let n_batches = Batches::new(&layout, options, &start.position, &start.position.discarded, None).len();
+    let mut passes = lanes::passes(model, nextn, chunks, &layout, collector, options, n_batches)?;
     let perplexity = passes[0].perplexity() && chunks.n_whole() > 0;
     listener.begins(&Plan {
         lanes: passes.len(),
@@ -283,7 +325,7 @@ pub fn run(
     });
     let started = Instant::now();
     let load_ms = passes[0].timings().load_ms;
-    let mut delivery = Delivery::new(collector, listener, chunks, options, start.position.clone());
+    let mut delivery = Delivery::new(collector, listener, chunks, &layout, options, start.position.clone());
     let tokens_before = start.position.tokens;
     // A run that goes on has its state in a file.
     let fresh = start.position.done.is_empty().then(|| start.clone());
@@ -291,7 +333,7 @@ pub fn run(
     let mut end = None;
     let mut failure = None;
     let stopped = loop {
-        let batches = Batches::new(chunks, n_seq, options, &attempt.position, &delivery.discarded, end);
+        let batches = Batches::new(&layout, options, &attempt.position, &delivery.discarded, end);
         collector.start_from(attempt.earlier);
         delivery.position = attempt.position;
         let error = match lanes::evaluate(&mut passes, &batches, options, &mut delivery) {

@@ -189,8 +189,8 @@ impl<'m, O: Observer> Context<'m, O> {
     /// Evaluates a batch and returns the negative log-likelihood, in nats, of each row's target, for rows that have one,
     /// in the batch's order. `None` where the model computes no logits.
     ///
-    /// With [`Outputs::Scores`] a batch of several sequences is to have equally many tokens of each, one sequence after
-    /// the other, and no more in all than a micro-batch: only then do its rows come up in its order.
+    /// With [`Outputs::Scores`] a batch of several sequences is to have no more tokens than a micro-batch, one sequence after
+    /// the other, and equally many of each unless the cache is a unified one: only then do its rows come up in its order.
     ///
     /// # Errors
     /// As for [`decode`](Self::decode).

@@ -119,8 +119,7 @@ fn create_once<O: Observer>(
         FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
         FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
     };
-    // The tools' defaults, not the library's: they decide how tokens are grouped, and so the order of sums.
-    params.kv_unified = false;
+    // Defaults are the tools', not the library's: they decide how tokens are grouped, and so the order of sums.
     options.tuning.set(&mut params);
     params.cb_eval = Some(trampoline::<O>);
     params.cb_eval_user_data = latch.as_ptr().cast();

@@ -69,6 +69,15 @@ impl Device {
         NonNull::new(unsafe { sys::ggml_backend_dev_buffer_type(self.0.as_ptr()) }).map(BufferType)
     }
 
+    /// The device that tensors in this memory are computed on.
+    ///
+    /// # Safety
+    /// It is a buffer type of the registry's.
+    pub(super) unsafe fn of_buffer_type(buffer_type: sys::ggml_backend_buffer_type_t) -> Option<Self> {
+        // SAFETY: by contract.
+        NonNull::new(unsafe { sys::ggml_backend_buft_get_device(buffer_type) }).map(Self)
+    }
+
     pub(super) fn as_ptr(self) -> sys::ggml_backend_dev_t {
         self.0.as_ptr()
     }

@@ -50,6 +50,7 @@
 mod attachment;
 mod backend;
 mod batch;
+mod breakdown;
 mod callback;
 mod context;
 mod control_vector;
@@ -77,6 +78,7 @@ mod vocab;
 pub use attachment::{Attachment, EvalCallback};
 pub use backend::{Backend, Numa};
 pub use batch::{Batch, Token};
+pub use breakdown::DeviceMemory;
 pub use callback::{Observer, ObserverError};
 pub use context::{Context, ContextOptions, FlashAttention, Timings};
 pub use control_vector::{ControlVector, ControlVectorError};

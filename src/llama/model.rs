@@ -60,13 +60,21 @@ impl Model {
 
     /// A string of the file's key/values, if it is there and not absurdly long.
     pub(super) fn meta(&self, key: &CStr) -> Option<String> {
-        let mut value = [0_u8; 128];
-        // SAFETY: the model is alive, the key NUL-terminated, and llama.cpp writes at most the bytes there are.
-        let len = unsafe {
-            sys::llama_model_meta_val_str(self.ptr.as_ptr(), key.as_ptr(), value.as_mut_ptr().cast(), value.len())
-        };
-        let text = value.get(..usize::try_from(len).ok()?)?;
-        String::from_utf8(text.to_vec()).ok()
+        const LONGEST: usize = 1 << 20;
+        let mut value = vec![0_u8; 128];
+        loop {
+            // SAFETY: the model is alive, the key NUL-terminated, and llama.cpp writes at most the bytes there are.
+            let len = unsafe {
+                sys::llama_model_meta_val_str(self.ptr.as_ptr(), key.as_ptr(), value.as_mut_ptr().cast(), value.len())
+            };
+            // The length of the whole, and there is a NUL behind it.
+            let len = usize::try_from(len).ok().filter(|&len| len < LONGEST)?;
+            if len < value.len() {
+                value.truncate(len);
+                return String::from_utf8(value).ok();
+            }
+            value.resize(len + 1, 0);
+        }
     }
 
     /// Tokens of context the model was trained on.
@@ -102,6 +110,25 @@ impl Model {
     pub fn is_encoder_decoder(&self) -> bool {
         // SAFETY: the model is alive, for both calls.
         unsafe { sys::llama_model_has_encoder(self.ptr.as_ptr()) && sys::llama_model_has_decoder(self.ptr.as_ptr()) }
+    }
+
+    /// Whether its memory is a state that every token changes, in some layers at least: no cache of tokens.
+    #[must_use]
+    pub fn is_recurrent(&self) -> bool {
+        // SAFETY: the model is alive, for both calls.
+        unsafe { sys::llama_model_is_recurrent(self.ptr.as_ptr()) || sys::llama_model_is_hybrid(self.ptr.as_ptr()) }
+    }
+
+    /// The chat template of the file: Jinja, for Hugging Face's `apply_chat_template`.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<String> {
+        self.meta(c"tokenizer.chat_template")
+    }
+
+    /// The one that the file has for conversations with tools, if that is another.
+    #[must_use]
+    pub fn tool_use_template(&self) -> Option<String> {
+        self.meta(c"tokenizer.chat_template.tool_use")
     }
 
     /// Loads a `LoRA` adapter, which every context created from now on applies, `scale` times.

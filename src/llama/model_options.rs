@@ -114,6 +114,9 @@ pub struct ModelOptions {
     pub no_host: bool,
     /// Load its NextN layers, if it has any.
     pub nextn: bool,
+    /// Only find out what it would take: no weight is read and no memory taken. Such a model has its vocabulary, but nothing
+    /// can be computed with it.
+    pub dry: bool,
     /// Metadata to replace: key of up to 127 bytes, value.
     pub kv_overrides: Vec<(String, OverrideValue)>,
 }
@@ -189,6 +192,10 @@ impl Arrays {
             LazyMode::On => sys::LLAMA_LAZY_MODE_ON,
             LazyMode::Off => sys::LLAMA_LAZY_MODE_OFF,
         };
+        if options.dry {
+            params.no_alloc = true;
+            params.load_mode = sys::LLAMA_LOAD_MODE_NONE;
+        }
         if !self.devices.is_empty() {
             params.devices = self.devices.as_mut_ptr();
         }

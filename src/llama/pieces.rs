@@ -46,7 +46,9 @@ impl<'m> Vocab<'m> {
     /// Cuts a text where that does not change its tokens; into one piece where there is no telling.
     #[must_use]
     pub fn pieces<'t>(&self, text: &'t [u8]) -> Pieces<'m, 't> {
-        let cuts = Cuts::of(self).filter(|_| str::from_utf8(text).is_ok_and(|text| !text.contains('\0')));
+        // All of the vocabulary is looked at for the cuts, which is not to be done for each of many small texts.
+        let cuts = if text.len() < 2 * PIECE { None } else { Cuts::of(self) };
+        let cuts = cuts.filter(|_| str::from_utf8(text).is_ok_and(|text| !text.contains('\0')));
         let mut pieces = Vec::with_capacity(text.len() / PIECE + 1);
         let mut rest = text;
         while let Some((piece, after)) = cuts.as_ref().and_then(|cuts| cuts.first(rest)) {

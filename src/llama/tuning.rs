@@ -97,6 +97,9 @@ pub struct Tuning {
     pub no_op_offload: bool,
     /// A cache of full size where attention sees a window only.
     pub swa_full: bool,
+    /// One cache for all sequences, rather than one of equal size for each: sequences of unequal length then come in the
+    /// batch's order, and take no more room than they need.
+    pub unified_cache: bool,
     /// Measure no times.
     pub no_perf: bool,
     /// Rotary positions.
@@ -114,6 +117,7 @@ impl Tuning {
         params.offload_kqv = !self.no_kv_offload;
         params.op_offload = !self.no_op_offload;
         params.swa_full = self.swa_full;
+        params.kv_unified = self.unified_cache;
         params.no_perf = self.no_perf;
         if let Some(scaling) = self.rope.scaling {
             params.rope_scaling_type = match scaling {

@@ -77,6 +77,20 @@ impl<'m> Vocab<'m> {
         (add && eos >= 0).then_some(eos)
     }
 
+    /// The token for the beginning of a text, whether or not texts get one.
+    #[must_use]
+    pub fn bos(&self) -> Option<Token> {
+        // SAFETY: as in n_tokens.
+        Some(unsafe { sys::llama_vocab_bos(self.ptr) }).filter(|&token| token >= 0)
+    }
+
+    /// The token for the end of a text, whether or not texts get one.
+    #[must_use]
+    pub fn eos(&self) -> Option<Token> {
+        // SAFETY: as in n_tokens.
+        Some(unsafe { sys::llama_vocab_eos(self.ptr) }).filter(|&token| token >= 0)
+    }
+
     /// The kind of tokenizer.
     #[must_use]
     pub fn kind(&self) -> VocabKind {
@@ -152,7 +166,7 @@ impl<'m> Vocab<'m> {
     }
 
     /// As [`tokenize`](Self::tokenize), without the tokens around a text unless `around`.
-    pub(super) fn tokenize_part(&self, text: &[u8], around: bool, parse_special: bool) -> Result<Vec<Token>, Error> {
+    pub(crate) fn tokenize_part(&self, text: &[u8], around: bool, parse_special: bool) -> Result<Vec<Token>, Error> {
         let too_long = || Error::TextTooLong { found: text.len(), limit: i32::MAX as usize - 2 };
         let len = i32::try_from(text.len()).ok().filter(|&len| len <= i32::MAX - 2).ok_or_else(too_long)?;
         let mut tokens: Vec<Token> = vec![0; text.len() + 2];

@@ -13,7 +13,7 @@ use crate::state::ChunkSet;
 
 use super::memory;
 use super::pass::Pass;
-use super::{Checkpoint, Error, Listener, Position, RunOptions, sequences_per_batch};
+use super::{Checkpoint, Error, Layout, Listener, Position, RunOptions};
 
 /// How many batches are evaluated side by side, each with its share of the threads and a context of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,31 +44,24 @@ impl Lanes {
 pub(super) struct Batches(Vec<Vec<usize>>);
 
 impl Batches {
-    /// `n_seq` chunks a batch; a tail, being shorter, has one of its own. Without those that are done or discarded, and
-    /// not beyond `end`.
+    /// Those of the layout, without chunks that are done or discarded, and not beyond `end`.
     pub(super) fn new(
-        chunks: &Chunks,
-        n_seq: usize,
+        layout: &Layout,
         options: &RunOptions,
         position: &Position,
         discarded: &ChunkSet,
         end: Option<usize>,
     ) -> Self {
-        let part = options.part.clone().unwrap_or(0..chunks.len());
-        let part_end = part.end.min(chunks.len()).min(end.unwrap_or(usize::MAX));
-        let left_out = |&chunk: &usize| !position.done.contains(chunk as u64) && !discarded.contains(chunk as u64);
-        let mut batches = Vec::new();
-        let mut first = part.start;
-        while first < part_end {
-            let end = if first < chunks.n_whole() { chunks.n_whole().min(part_end) } else { part_end };
-            let last = (first + n_seq).min(end);
-            let batch: Vec<usize> = (first..last).filter(left_out).collect();
-            if !batch.is_empty() {
-                batches.push(batch);
-            }
-            first = last;
-        }
-        Self(batches)
+        let part = options.part.clone().unwrap_or(0..usize::MAX);
+        let end = end.unwrap_or(usize::MAX);
+        let is_due = |&chunk: &usize| {
+            part.contains(&chunk)
+                && chunk < end
+                && !position.done.contains(chunk as u64)
+                && !discarded.contains(chunk as u64)
+        };
+        let batches = layout.batches.iter().map(|batch| batch.clone().filter(is_due).collect::<Vec<_>>());
+        Self(batches.filter(|batch| !batch.is_empty()).collect())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -81,15 +74,13 @@ pub(super) fn passes<'a>(
     model: &'a Model,
     nextn: Option<&Layer<'a>>,
     chunks: &'a Chunks,
+    layout: &Layout,
     collector: &Collector,
     options: &RunOptions,
     n_batches: usize,
 ) -> Result<Vec<Pass<'a>>, Error> {
-    // Lanes take turns batch by batch: of a batch in several pieces the first would wait for the last of the one before.
-    let n_seq = sequences_per_batch(options.n_batch, chunks.size());
-    let in_one_piece = n_seq * chunks.size() <= options.n_ubatch.min(options.n_batch);
-    let mut lanes = if nextn.is_some() { 1 } else { options.lanes.resolve(options, n_batches, in_one_piece) };
-    let pass = || Pass::new(model, nextn, chunks, collector, options);
+    let mut lanes = wanted(options, layout, chunks, nextn.is_some(), n_batches);
+    let pass = || Pass::new(model, nextn, chunks, layout, collector, options);
     let before = memory::reserved();
     let mut passes = vec![pass()?];
     if options.lanes == Lanes::Auto && !has_room(before) {
@@ -99,6 +90,13 @@ pub(super) fn passes<'a>(
         passes.push(pass()?);
     }
     Ok(passes)
+}
+
+pub(super) fn wanted(options: &RunOptions, layout: &Layout, chunks: &Chunks, nextn: bool, n_batches: usize) -> usize {
+    // Lanes take turns batch by batch: of a batch in several pieces the first would wait for the last of the one before.
+    // And they count how often an input comes up in a batch, which documents have in common only where all are in one piece.
+    let uneven = chunks.are_documents() && !layout.in_one_piece;
+    if nextn || uneven { 1 } else { options.lanes.resolve(options, n_batches, layout.in_one_piece) }
 }
 
 /// Whether another context takes no more than half of the memory that is available, if the first took what was reserved
@@ -138,6 +136,7 @@ impl<'l> Delivery<'l> {
         collector: &'l Collector,
         listener: &'l mut dyn Listener,
         chunks: &'l Chunks,
+        layout: &Layout,
         options: &RunOptions,
         position: Position,
     ) -> Self {
@@ -145,7 +144,7 @@ impl<'l> Delivery<'l> {
             collector,
             listener,
             chunks,
-            n_seq: sequences_per_batch(options.n_batch, chunks.size()),
+            n_seq: layout.n_seq,
             keep_likelihoods: options.keep_likelihoods,
             discarded: position.discarded.clone(),
             told: position.done.clone(),
@@ -164,7 +163,8 @@ impl<'l> Delivery<'l> {
             self.listener.due(snapshot).map_err(Error::Listener)?;
         }
         if !std::mem::replace(&mut self.timed, true) {
-            self.listener.first_batch(report.seconds, self.chunks.len(), self.n_seq);
+            let n_seq = if self.chunks.are_documents() { batch.len() } else { self.n_seq };
+            self.listener.first_batch(report.seconds, self.chunks.len(), n_seq);
         }
         let mut nlls = nlls.into_iter();
         for &chunk in batch {
@@ -173,7 +173,8 @@ impl<'l> Delivery<'l> {
             self.position.tokens += self.chunks.get(chunk).len() as u64;
             let first_time = !self.told.contains(number);
             self.told.insert(number..number + 1);
-            let Some(nlls) = nlls.next() else { continue };
+            // A document of a token or two has none that counts.
+            let Some(nlls) = nlls.next().filter(|nlls| !nlls.is_empty()) else { continue };
             self.position.likelihoods.add(number, &nlls, self.keep_likelihoods);
             if first_time {
                 self.listener.perplexity(chunk + 1, self.position.likelihoods.running.value());

@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use crate::calibration::Chunks;
 use crate::collect::{self, Collector, Lane};
-use crate::llama::{self, Batch, Context, ContextOptions, Model, Outputs, Timings};
+use crate::llama::{self, Batch, Context, Model, Timings};
 use crate::nextn::Layer;
 
+use super::documents::Rows;
 use super::nextn::Follower;
-use super::{Error, RunOptions, sequences_per_batch};
+use super::{Error, Layout, RunOptions};
 
 /// What stays the same from batch to batch.
 pub(super) struct Pass<'a> {
@@ -28,37 +29,21 @@ impl<'a> Pass<'a> {
         model: &'a Model,
         nextn: Option<&Layer<'a>>,
         chunks: &'a Chunks,
+        layout: &Layout,
         collector: &Collector,
         options: &RunOptions,
     ) -> Result<Self, Error> {
         if model.is_encoder_decoder() {
             return Err(Error::EncoderDecoder);
         }
-        let n_seq = sequences_per_batch(options.n_batch, chunks.size());
-        let n_ctx = n_seq * chunks.size();
-        let mut n_batch = options.n_batch.min(n_ctx);
+        let mut context_options = options.context(chunks, layout, nextn.is_some());
+        let mut n_batch = context_options.n_batch as usize;
         let n_ubatch = options.n_ubatch.min(n_batch);
-        let mut context_options = ContextOptions {
-            n_ctx: n_ctx as u32,
-            n_batch: n_batch as u32,
-            n_ubatch: options.n_ubatch as u32,
-            n_seq: n_seq as u32,
-            n_threads: options.n_threads,
-            n_threads_batch: options.n_threads_batch,
-            flash_attention: options.flash_attention,
-            outputs: match (options.perplexity, nextn) {
-                (_, Some(_)) => Outputs::All,
-                // A micro-batch that does not hold a token of each sequence comes in an order of its own.
-                (true, None) if n_seq > n_ubatch => Outputs::All,
-                (true, None) => Outputs::Scores,
-                (false, None) => Outputs::Nothing,
-            },
-            tuning: options.tuning.clone(),
-        };
         let mut context = Context::new(model, &context_options, collector.lane())?;
-        if !context.has_memory() && n_batch < chunks.size() {
+        let seen_at_once = if chunks.are_documents() { layout.n_ctx } else { chunks.size() };
+        if !context.has_memory() && n_batch < seen_at_once {
             // The second part of a chunk would not see the first.
-            n_batch = chunks.size();
+            n_batch = seen_at_once;
             context_options.n_batch = n_batch as u32;
             context = Context::new(model, &context_options, context.into_observer())?;
         }
@@ -111,20 +96,62 @@ impl<'a> Pass<'a> {
     pub(super) fn evaluate(&mut self, index: usize, chunks: &[usize]) -> Result<Vec<Vec<f64>>, Error> {
         let (Some(&first), Some(&last)) = (chunks.first(), chunks.last()) else { return Ok(Vec::new()) };
         let in_chunks = |source| Error::Chunks { first: first + 1, last: last + 1, source };
-        let len = self.chunks.get(first).len();
-        let perplexity = self.perplexity && len == self.chunks.size();
-        let mut nlls = vec![Vec::new(); if perplexity { chunks.len() } else { 0 }];
         self.context.observer_mut().begin_batch(index);
         self.context.clear_memory();
         if let Some(nextn) = &mut self.nextn {
             nextn.clear();
         }
+        let nlls =
+            if self.chunks.are_documents() { self.decode_rows(chunks)? } else { self.decode_abreast(first, chunks)? };
+        self.context.synchronize();
+        self.context.observer_mut().end_batch().map_err(|error| in_chunks(llama::Error::Observer(error.into())))?;
+        Ok(nlls)
+    }
+
+    /// Chunks of documents, one after the other: as many rows in a decode as llama.cpp computes at once.
+    fn decode_rows(&mut self, chunks: &[usize]) -> Result<Vec<Vec<f64>>, Error> {
+        let rows = Rows::new(self.chunks, chunks);
+        let mut nlls = vec![Vec::new(); if self.perplexity { chunks.len() } else { 0 }];
+        let step = if self.context.has_memory() { self.n_ubatch } else { self.n_batch };
+        for from in (0..rows.len()).step_by(step) {
+            let part = from..(from + step).min(rows.len());
+            rows.fill(&mut self.batch, part.clone());
+            let targets = if self.perplexity { rows.targets(part.clone()) } else { vec![None; part.len()] };
+            let failed = |source| {
+                let place = |token: usize| rows.place(part.start + token);
+                failed(source, chunks, part.len(), |token| {
+                    let (_, chunk, position) = place(token);
+                    (chunk, self.chunks.start(chunk) + position)
+                })
+            };
+            let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
+            if let Some(nextn) = &mut self.nextn {
+                nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
+            }
+            if self.perplexity {
+                rows.sort(part, &scores.ok_or(Error::NoLogits)?, &mut nlls);
+            }
+        }
+        Ok(nlls)
+    }
+
+    /// Chunks of equal length, side by side.
+    fn decode_abreast(&mut self, first: usize, chunks: &[usize]) -> Result<Vec<Vec<f64>>, Error> {
+        let len = self.chunks.get(first).len();
+        let perplexity = self.perplexity && len == self.chunks.size();
+        let mut nlls = vec![Vec::new(); if perplexity { chunks.len() } else { 0 }];
         let step = self.step(chunks.len());
         for from in (0..len).step_by(step) {
             let positions = from..(from + step).min(len);
             self.fill_batch(chunks, &positions);
             let targets = if perplexity { self.targets(chunks, &positions) } else { vec![None; self.batch.len()] };
-            let failed = |source| self::failed(source, chunks, &positions, self.chunks.size());
+            let failed = |source| {
+                let each = positions.len();
+                self::failed(source, chunks, chunks.len() * each, |token| {
+                    let chunk = chunks[token / each];
+                    (chunk, self.chunks.start(chunk) + positions.start + token % each)
+                })
+            };
             let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
             if let Some(nextn) = &mut self.nextn {
                 nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
@@ -137,8 +164,6 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        self.context.synchronize();
-        self.context.observer_mut().end_batch().map_err(|error| in_chunks(llama::Error::Observer(error.into())))?;
         Ok(nlls)
     }
 
@@ -179,8 +204,9 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// What went wrong in a decode of these positions of `chunks`, whose tokens come one chunk after the other.
-fn failed(source: llama::Error, chunks: &[usize], positions: &Range<usize>, size: usize) -> Error {
+/// What went wrong in a decode of `n_tokens` of `chunks`, one chunk after the other; `place` has the chunk of each, and
+/// where in the text it is.
+fn failed(source: llama::Error, chunks: &[usize], n_tokens: usize, place: impl Fn(usize) -> (usize, usize)) -> Error {
     let token = match &source {
         llama::Error::Observer(cause) => match cause.downcast_ref() {
             Some(collect::Error::NonFinite { token, .. }) => Some(*token),
@@ -190,13 +216,14 @@ fn failed(source: llama::Error, chunks: &[usize], positions: &Range<usize>, size
     };
     match token {
         None => Error::Chunks { first: chunks[0] + 1, last: chunks[chunks.len() - 1] + 1, source },
-        Some(Some(token)) if token < chunks.len() * positions.len() => {
-            let chunk = chunks[token / positions.len()];
-            let first = chunk * size + positions.start + token % positions.len();
-            Error::BadChunks { chunks: vec![chunk], tokens: (first, chunk * size + positions.end - 1), source }
+        Some(Some(token)) if token < n_tokens => {
+            let (chunk, first) = place(token);
+            let last = (token..n_tokens).map(&place).take_while(|(of, _)| *of == chunk).last();
+            let last = last.map_or(first, |(_, last)| last);
+            Error::BadChunks { chunks: vec![chunk], tokens: (first, last), source }
         }
         Some(_) => {
-            let tokens = (chunks[0] * size + positions.start, chunks[chunks.len() - 1] * size + positions.end - 1);
+            let tokens = (place(0).1, place(n_tokens.saturating_sub(1)).1);
             Error::BadChunks { chunks: chunks.to_vec(), tokens, source }
         }
     }

@@ -34,6 +34,17 @@ impl Digest {
         Self(hash.finalize().into())
     }
 
+    /// Of tokens and where their documents end: [`of_tokens`](Self::of_tokens), with the documents' lengths behind.
+    #[must_use]
+    pub fn of_documents(tokens: &[i32], lengths: impl IntoIterator<Item = u64>) -> Self {
+        let mut hash = Sha256::new();
+        tokens.chunks(1024).for_each(|part| {
+            hash.update(part.iter().flat_map(|token| token.to_le_bytes()).collect::<Vec<u8>>());
+        });
+        lengths.into_iter().for_each(|length| hash.update(length.to_le_bytes()));
+        Self(hash.finalize().into())
+    }
+
     /// Of whole files one after the other, their lengths included.
     ///
     /// # Errors
@@ -126,7 +137,7 @@ pub struct Fingerprint {
     pub model: ModelFingerprint,
     /// The draft model whose `NextN` layers are collected, if there is one.
     pub draft: Option<ModelFingerprint>,
-    /// [`Digest::of_tokens`] of the whole text, what is skipped included.
+    /// [`Digest::of_tokens`] of the whole text, what is skipped included; of documents [`Digest::of_documents`].
     pub text: Digest,
     /// Number of those tokens.
     pub n_tokens: u64,
@@ -278,6 +289,9 @@ mod tests {
         let tokens: Vec<i32> = (0..3000).collect();
         let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
         assert_eq!(Digest::of_tokens(&tokens), Digest::of(&bytes));
+        let cut = |lengths: &[u64]| Digest::of_documents(&tokens, lengths.iter().copied());
+        assert_eq!(cut(&[]), Digest::of_tokens(&tokens));
+        assert_ne!(cut(&[1000, 2000]), cut(&[2000, 1000]));
         for bad in ["", &hello[1..], &hello.replace('2', "+"), &hello.replace("2c", "é")] {
             assert_eq!(bad.parse::<Digest>(), Err(()));
         }

@@ -14,7 +14,7 @@ use crate::perplexity::Perplexity;
 pub struct Likelihoods {
     /// The running perplexity.
     pub running: Perplexity,
-    /// By chunk, each token's negative log-likelihood, as many in every chunk. Empty where they are not kept.
+    /// By chunk, each token's negative log-likelihood: at least one. Empty where they are not kept.
     pub tokens: BTreeMap<u64, Vec<f64>>,
 }
 
@@ -22,7 +22,7 @@ impl Likelihoods {
     /// Adds a chunk's negative log-likelihoods; `keep` where the state is to be merged with others.
     pub fn add(&mut self, chunk: u64, negative_log_likelihoods: &[f64], keep: bool) {
         self.running.add(negative_log_likelihoods);
-        if keep {
+        if keep && !negative_log_likelihoods.is_empty() {
             self.tokens.insert(chunk, negative_log_likelihoods.to_vec());
         }
     }
@@ -41,12 +41,11 @@ impl Likelihoods {
     }
 
     pub(super) fn check(&self, done: &ChunkSet) -> Result<(), Error> {
-        let mut lengths = self.tokens.values().map(Vec::len);
-        let first = lengths.next();
-        if first == Some(0) || lengths.any(|length| Some(length) != first) {
-            return Err(Error::Likelihoods(
-                "likelihoods are kept for another number of tokens in one chunk than in another",
-            ));
+        if !self.tokens.is_empty() && !self.are_kept() {
+            return Err(Error::Likelihoods("likelihoods are kept of another number of tokens than perplexity is over"));
+        }
+        if self.tokens.values().any(Vec::is_empty) {
+            return Err(Error::Likelihoods("likelihoods are kept of a chunk without any"));
         }
         if !self.tokens.keys().all(|&chunk| done.contains(chunk)) {
             return Err(Error::Likelihoods("likelihoods are kept of a chunk that is not done"));

@@ -55,10 +55,9 @@ impl ModelFingerprint {
     /// # Errors
     /// See [`FingerprintError`].
     pub fn of_file(path: impl AsRef<Path>) -> Result<Self, FingerprintError> {
-        let first = path.as_ref();
         let mut out = Self::default();
         let (mut layout, mut sample) = (Sha256::new(), Sha256::new());
-        for (i, path) in model_files(first)?.into_iter().enumerate() {
+        for (i, path) in model_files(path)?.into_iter().enumerate() {
             let file = open(&path)?;
             if i == 0 {
                 text(file.get("general.architecture")).clone_into(&mut out.architecture);

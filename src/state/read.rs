@@ -286,6 +286,7 @@ fn optional<T>(
 
 fn likelihoods(file: &File<'_>, keys: &Keys<'_>) -> Result<Option<Likelihoods>, Error> {
     const CHUNKS: &str = "perplexity.chunks";
+    const LENGTHS: &str = "perplexity.lengths";
     const TOKENS: &str = "perplexity.tokens";
     if file.get("perplexity.count").is_none() {
         return Ok(None);
@@ -294,18 +295,32 @@ fn likelihoods(file: &File<'_>, keys: &Keys<'_>) -> Result<Option<Likelihoods>, 
         (keys.f64("perplexity.sum")?, keys.f64("perplexity.sum_of_squares")?, keys.u64("perplexity.count")?);
     let mut out = Likelihoods { running: Perplexity::from_parts(sum, squares, count), tokens: BTreeMap::new() };
     let Some(chunks) = optional(file, CHUNKS.to_owned(), COUNTS, flat_i64s)? else { return Ok(Some(out)) };
-    let rows = |t: Tensor<'_>| {
+    let lengths = optional(file, LENGTHS.to_owned(), COUNTS, flat_i64s)?;
+    let rows = if lengths.is_some() { 1 } else { chunks.len() as u64 };
+    let nlls = |t: Tensor<'_>| {
         let shape = t.shape;
-        let fits = t.dtype == DType::F64 && shape[0] > 0 && shape[1..] == [chunks.len() as u64, 1, 1];
+        let fits = t.dtype == DType::F64 && shape[0] > 0 && shape[1..] == [rows, 1, 1];
         fits.then(|| {
             (shape[0] as usize, t.data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect::<Vec<_>>())
         })
     };
-    let expected = format!("f64 in {} rows", chunks.len());
-    let (width, nlls) = tensor(file, TOKENS.to_owned(), &expected, rows)?;
+    let (width, nlls) = tensor(file, TOKENS.to_owned(), &format!("f64 in {rows} rows"), nlls)?;
+    let lengths = lengths.unwrap_or_else(|| vec![width as i64; chunks.len()]);
+    if lengths.len() != chunks.len() || lengths.iter().any(|&length| length < 1) {
+        return Err(Error::Likelihoods("likelihoods are kept of a chunk without any"));
+    }
+    let sum = lengths.iter().try_fold(0_i64, |sum, &length| sum.checked_add(length));
+    if sum != i64::try_from(nlls.len()).ok() {
+        return Err(Error::Likelihoods("likelihoods are kept of another number of tokens than their chunks have"));
+    }
     if !chunks.is_sorted_by(|a, b| a < b) || chunks.first().is_some_and(|&chunk| chunk < 0) {
         return Err(Error::Likelihoods("likelihoods are kept of chunks that are not in order"));
     }
-    out.tokens = chunks.into_iter().map(|chunk| chunk as u64).zip(nlls.chunks(width).map(<[f64]>::to_vec)).collect();
+    let mut rest = nlls.as_slice();
+    for (chunk, length) in chunks.into_iter().zip(lengths) {
+        let (of_chunk, others) = rest.split_at_checked(length as usize).unwrap_or((rest, &[]));
+        out.tokens.insert(chunk as u64, of_chunk.to_vec());
+        rest = others;
+    }
     Ok(Some(out))
 }

@@ -118,6 +118,14 @@ fn add_likelihoods(file: &mut Writer<'_>, state: &State<'_>) -> Result<(), Error
     let shape = [width as u64, chunks.len() as u64];
     file.i64_tensor("perplexity.chunks", &shape[1..], chunks)?;
     let bytes: Vec<u8> = likelihoods.tokens.values().flatten().flat_map(|nll| nll.to_le_bytes()).collect();
-    file.tensor("perplexity.tokens", DType::F64, &shape, bytes)?;
+    // Chunks of documents vary in length.
+    let lengths: Vec<i64> = likelihoods.tokens.values().map(|nlls| nlls.len() as i64).collect();
+    if lengths.iter().all(|&length| length == width as i64) {
+        file.tensor("perplexity.tokens", DType::F64, &shape, bytes)?;
+    } else {
+        let n_tokens = lengths.iter().sum::<i64>() as u64;
+        file.i64_tensor("perplexity.lengths", &shape[1..], lengths)?;
+        file.tensor("perplexity.tokens", DType::F64, &[n_tokens], bytes)?;
+    }
     Ok(())
 }

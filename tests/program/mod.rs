@@ -1,6 +1,7 @@
 //! The program as its users run it: real models, real files, real exit codes.
 
 mod bad_input;
+mod calibration;
 mod collecting;
 mod commands;
 mod download;

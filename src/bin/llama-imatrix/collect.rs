@@ -12,19 +12,16 @@ pub(crate) use with_llama::collect;
 mod with_llama {
     use std::path::Path;
     use std::process::ExitCode;
-    use std::time::Instant;
 
     use anyhow::ensure;
 
     use llama_imatrix::SessionOptions;
-    use llama_imatrix::calibration::{ChunkOptions, Chunks};
     use llama_imatrix::collect::{Collector, Earlier, Rule};
     use llama_imatrix::gguf;
     use llama_imatrix::imatrix::{Imatrix, remove_leftovers};
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
-    use llama_imatrix::run::{Lanes, Outcome, RunOptions, Start, sequences_per_batch};
-    use llama_imatrix::state::Digest;
+    use llama_imatrix::run::{Lanes, Layout, Outcome, RunOptions, Start};
 
     use crate::config::Collect;
     use crate::lock::Lock;
@@ -32,14 +29,17 @@ mod with_llama {
     use crate::session::Session;
     use crate::signals::Signals;
     use crate::state_file::StateFile;
-    use crate::{disk, files, log, progress, settings};
+    use crate::text::{self, Text};
+    use crate::{disk, dry_run, files, log, progress, settings};
 
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
         let mut base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
         check_sizes(&base, &task.model)?;
         check_files(&task.model, task.draft_model.as_deref())?;
-        disk::check_room(task, None)?;
-        Lock::check(task.merge.output.path())?;
+        if !task.flags.dry_run {
+            disk::check_room(task, None)?;
+            Lock::check(task.merge.output.path())?;
+        }
         let signals = Signals::register()?;
         let backend = settings::start_backend(&task.flags)?;
         settings::warn_of_backend(&task.flags, backend);
@@ -49,9 +49,10 @@ mod with_llama {
         let draft = crate::nextn::load_draft(task, &model, &model_options)?;
         let nextn = crate::nextn::locate(task, &model, draft.as_ref())?;
         let tuning = settings::tuning(task, &model)?;
-        let (chunks, digest, n_tokens) = tokenize(task, &model)?;
-        disk::check_room(task, Some(&chunks))?;
+        let text = text::tokenize(task, &model)?;
+        let Text { chunks, digest, n_tokens, n_documents } = &text;
         warn_of_length(task, &model);
+        let layout = Layout::new(&model, nextn.is_some(), chunks, task.n_batch, task.n_ubatch);
         log::info(format_args!(
             "system_info: n_threads = {} (n_threads_batch = {}) | {}",
             task.n_threads,
@@ -59,44 +60,57 @@ mod with_llama {
             backend.system_info()
         ));
 
+        let options = run_options(task, tuning, &layout, &signals);
+        if task.flags.dry_run {
+            dry_run::report(task, &model, nextn.as_ref(), &text, &layout, &options)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        disk::check_room(task, Some((chunks, &layout)))?;
         let earlier = Earlier::from_imatrix(&base, task.accumulate)?;
         base.entries.clear();
         base.settle_chunk_size(task.merge.chunk_sizes.run);
-        base.datasets.extend(task.dataset.clone());
+        base.datasets.extend(task.datasets.iter().cloned());
         if nextn.is_some() {
             base.n_layer_nextn = 1;
         }
         let _lock = lock_output(task)?;
-        let mut state_file = StateFile::new(task, backend, &digest, n_tokens, &chunks, &base)?;
+        let mut state_file = StateFile::new(task, backend, digest, *n_tokens, chunks, &base)?;
         let start = begin(task, state_file.as_mut(), earlier)?;
-        log::info(format_args!(
-            "computing over {} chunks, n_ctx={}, batch_size={}, n_seq={}",
-            chunks.len(),
-            chunks.size(),
-            task.n_batch,
-            sequences_per_batch(task.n_batch, chunks.size())
-        ));
+        if task.flags.documents {
+            log::info(format_args!(
+                "computing over {} chunks of {n_documents} documents, of up to {} tokens, in {} batches of up to {} tokens \
+                 and {} sequences",
+                chunks.len(),
+                chunks.size(),
+                layout.batches.len(),
+                layout.n_ctx,
+                layout.n_seq
+            ));
+        } else {
+            log::info(format_args!(
+                "computing over {} chunks, n_ctx={}, batch_size={}, n_seq={}",
+                chunks.len(),
+                chunks.size(),
+                task.n_batch,
+                layout.n_seq
+            ));
+        }
         signals.register_ending()?;
-        let run = run_options(task, tuning, &chunks, &signals);
-        if run.part.as_ref().is_some_and(std::ops::Range::is_empty) {
+        if options.part.as_ref().is_some_and(std::ops::Range::is_empty) {
             log::warn(format_args!("shard {} has no chunk: there are more shards than batches", task.shard));
         }
         let options = SessionOptions {
-            rule: Rule {
-                min_rows: task.flags.min_rows.into(),
-                process_output: task.flags.process_output,
-                nextn: task.nextn,
-            },
+            rule: Rule { min_rows: task.min_rows.into(), process_output: task.flags.process_output, nextn: task.nextn },
             output_every: if task.shard.is_whole() { task.flags.output_frequency } else { 0 },
             copy_every: if task.shard.is_whole() { task.flags.save_frequency } else { 0 },
             accumulate: task.accumulate,
-            run,
+            run: options,
             ..SessionOptions::default()
         };
         let evaluation = llama_imatrix::Session::new(&model, options).with_nextn(nextn);
         let mut session = Session::new(task, base, state_file, signals);
         progress::start_chunks(chunks.len());
-        let result = evaluation.run(&chunks, start, &mut session);
+        let result = evaluation.run(chunks, start, &mut session);
         progress::finish();
         session.print_held();
         let (collector, outcome) = result.map_err(|error| session.explain(error))?;
@@ -157,7 +171,7 @@ mod with_llama {
             log::warn(format_args!(
                 "{} inputs of fewer than {} rows were passed over; --min-rows 1 collects them",
                 collector.inputs_of_too_few_rows(),
-                task.flags.min_rows
+                task.min_rows
             ));
         }
         let snapshot = collector.snapshot();
@@ -210,16 +224,15 @@ mod with_llama {
         Ok(())
     }
 
-    fn run_options(task: &Collect, tuning: Tuning, chunks: &Chunks, signals: &Signals) -> RunOptions {
-        let n_seq = sequences_per_batch(task.n_batch, chunks.size());
-        let part = task.shard.range(chunks.len() as u64, n_seq as u64);
+    fn run_options(task: &Collect, tuning: Tuning, layout: &Layout, signals: &Signals) -> RunOptions {
+        let part = layout.part(task.shard);
         let max_bad_chunks = match task.flags.max_bad_chunks {
             _ if task.flags.nan_aborts => 0,
             Some(chunks) => chunks,
-            None => ((part.end - part.start) as usize / 100).max(1),
+            None => (part.len() / 100).max(1),
         };
         RunOptions {
-            part: Some(part.start as usize..part.end as usize),
+            part: Some(part),
             keep_likelihoods: !task.shard.is_whole(),
             max_bad_chunks,
             stop: std::sync::Arc::clone(&signals.stop),
@@ -232,36 +245,6 @@ mod with_llama {
             lanes: task.flags.lanes.map_or(Lanes::Auto, Lanes::Count),
             tuning,
         }
-    }
-
-    /// The text's chunks, and what its tokens are known by.
-    fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<(Chunks, Digest, usize)> {
-        let started = Instant::now();
-        log::info(format_args!("tokenizing the input .."));
-        let pieces = model.vocab().pieces(&task.text);
-        if pieces.len() > 1 {
-            progress::start_bytes("tokenizing".to_owned(), Some(task.text.len() as u64));
-        } else {
-            progress::spin(format!("tokenizing {:.1} MB", task.text.len() as f64 / 1e6));
-        }
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let tokens = pieces.tokenize(task.flags.parse_special, threads, &|done| progress::set_bytes(done as u64));
-        progress::finish();
-        let tokens = tokens?;
-        log::info(format_args!("tokenization took {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
-        let skip = usize::try_from(task.flags.chunk)?;
-        if skip > 0 {
-            let size = task.flags.ctx_size as usize;
-            log::info(format_args!("removing initial {skip} chunks ({} tokens)", skip.saturating_mul(size)));
-        }
-        let options = ChunkOptions {
-            size: task.flags.ctx_size as usize,
-            skip,
-            limit: usize::try_from(task.flags.chunks).ok(),
-            keep_tail: task.flags.keep_tail,
-        };
-        let (digest, n_tokens) = (Digest::of_tokens(&tokens), tokens.len());
-        Ok((Chunks::new(tokens, options)?, digest, n_tokens))
     }
 
     fn warn_of_length(task: &Collect, model: &Model) {

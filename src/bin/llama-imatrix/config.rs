@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use llama_imatrix::calibration;
+use llama_imatrix::calibration::{Body, Corpus, Layout};
 use llama_imatrix::imatrix::{ChunkSizes, Format};
 use llama_imatrix::state::{Accumulate, Shard};
 
@@ -49,9 +49,12 @@ pub(crate) struct Collect {
     /// Whether the NextN layer is collected too, from the draft where there is one.
     pub(crate) nextn: bool,
     pub(crate) draft_model: Option<PathBuf>,
-    pub(crate) text: Vec<u8>,
-    /// The text's name in the file, if it has one.
-    pub(crate) dataset: Option<String>,
+    pub(crate) corpus: Corpus,
+    /// The names of its files in the matrix.
+    pub(crate) datasets: Vec<String>,
+    /// The order in which documents or chunks are taken, if it is a random one.
+    pub(crate) shuffle: Option<u64>,
+    pub(crate) min_rows: u32,
     pub(crate) flags: Flags,
     pub(crate) n_batch: usize,
     pub(crate) n_ubatch: usize,
@@ -101,7 +104,9 @@ impl Config {
             flags.batch_size
         );
 
-        let (text, dataset) = read_prompt(&flags)?;
+        let (corpus, datasets) = read_corpus(&flags)?;
+        ensure!(!flags.dry_run || !corpus.is_empty(), "--dry-run needs a text (-f or -p)");
+        ensure!(flags.dry_run || flags.tokens_per_second.is_none(), "--tokens-per-second is for --dry-run");
         let format = flags.output_format.map(|format| match format {
             OutputFormat::Dat => Format::Dat,
             OutputFormat::Gguf => Format::Gguf,
@@ -110,30 +115,30 @@ impl Config {
         let output = match shard {
             Shard::WHOLE => Output::new(flags.output.clone(), format)?,
             shard => {
-                ensure!(!text.is_empty(), "--shard needs a text (-f or -p)");
+                ensure!(!corpus.is_empty(), "--shard needs a text (-f or -p)");
                 Output::new(shard_output(&flags, shard), Some(Format::Gguf))?
             }
         };
         // In a merge -c can only mean the chunks of files that do not say; in a run it is the run's, and a legacy file's
         // are most likely of llama.cpp's default size.
-        let legacy = if text.is_empty() { flags.ctx_size } else { DEFAULT_CHUNK_SIZE };
+        let legacy = if corpus.is_empty() { flags.ctx_size } else { DEFAULT_CHUNK_SIZE };
         let legacy = flags.legacy_chunk_size.unwrap_or(legacy);
         ensure!(legacy > 0, "--legacy-chunk-size must be above 0, found {legacy}");
         let chunk_sizes = ChunkSizes { run: flags.ctx_size, legacy };
         let merge = Merge { in_files, chunk_sizes, output };
-        if text.is_empty() {
+        if corpus.is_empty() {
             ensure!(
                 !merge.in_files.is_empty(),
                 "no prompt provided (-f or -p) and no precomputed matrices (--in-file) to combine"
             );
             return Ok(Self { task: Task::Merge(merge) });
         }
-        Collect::new(flags, merge, text, dataset, shard).map(|task| Self { task: Task::Collect(Box::new(task)) })
+        Collect::new(flags, merge, corpus, datasets, shard).map(|task| Self { task: Task::Collect(Box::new(task)) })
     }
 }
 
 impl Collect {
-    fn new(flags: Flags, merge: Merge, text: Vec<u8>, dataset: Option<String>, shard: Shard) -> anyhow::Result<Self> {
+    fn new(flags: Flags, merge: Merge, corpus: Corpus, datasets: Vec<String>, shard: Shard) -> anyhow::Result<Self> {
         let accumulate = match flags.accumulate {
             None if shard.is_whole() => Accumulate::F32,
             None => Accumulate::F64,
@@ -155,6 +160,16 @@ impl Collect {
                 .with_context(|| format!("{name} must be above 0, found {value}"))
         };
         ensure!(flags.chunk >= 0, "--chunk must be 0 or above, found {}", flags.chunk);
+        if let (Some(tokens), false) = (flags.tokens, flags.documents) {
+            ensure!(
+                tokens >= flags.ctx_size as u64,
+                "--tokens {tokens} is less than one chunk: there are {} tokens in each (--ctx-size), unless --documents is given",
+                flags.ctx_size
+            );
+        }
+        if flags.documents && flags.keep_tail {
+            log::warn(format_args!("--keep-tail changes nothing: with --documents no token is left out"));
+        }
         let n_threads = flags.cpu.threads.map_or_else(default_threads, at_least_one);
         let n_threads_batch = flags.cpu_batch.threads.map_or(n_threads, at_least_one);
         let threads = Threads::new(&flags.cpu, &Cpu::default());
@@ -173,8 +188,11 @@ impl Collect {
             model: model_path(&flags)?,
             nextn: flags.nextn || flags.draft_model.is_some(),
             draft_model: flags.draft_model.clone(),
-            text,
-            dataset,
+            corpus,
+            datasets,
+            shuffle: flags.shuffle.then_some(flags.seed),
+            // Of documents the last micro-batch is as short as it comes, and its rows are to count like all others.
+            min_rows: flags.min_rows.unwrap_or(if flags.documents { 1 } else { 16 }),
             n_batch,
             n_ubatch,
             threads,
@@ -252,27 +270,39 @@ impl Threads {
     }
 }
 
-/// The text and, if a file was named, that name as it was given: it goes into the matrix, as it does with llama.cpp's
-/// tool also where a prompt takes the place of the file's text.
-fn read_prompt(flags: &Flags) -> anyhow::Result<(Vec<u8>, Option<String>)> {
+/// The text and the names of its files as they were given: they go into the matrix. As with llama.cpp's tool, a file
+/// goes there by name also where a prompt takes the place of its text.
+fn read_corpus(flags: &Flags) -> anyhow::Result<(Corpus, Vec<String>)> {
     let name = |path: &PathBuf| {
         std::fs::File::open(path).with_context(|| format!("failed to open file '{}'", path.display()))?;
         let name = path.to_str().with_context(|| format!("the name of '{}' is not UTF-8", path.display()))?;
         anyhow::Ok(name.to_owned())
     };
-    let dataset = flags.dataset.as_ref().map(name).transpose()?;
-    let text = match &flags.text {
-        None => Vec::new(),
-        Some(Text::Prompt(prompt)) => prompt.as_encoded_bytes().to_vec(),
-        Some(Text::File(path)) => calibration::read_text(path)?,
-        Some(Text::Binary(path)) => {
-            let text = std::fs::read(path).with_context(|| format!("cannot read '{}'", path.display()))?;
-            log::raw(format_args!("Read {} bytes from binary file {}\n", text.len(), path.display()));
-            text
+    let (mut corpus, datasets) = match &flags.text {
+        None => return Ok((Corpus::default(), flags.dataset.iter().map(name).collect::<Result<_, _>>()?)),
+        Some(Text::Prompt(prompt)) => {
+            let datasets = flags.dataset.iter().map(name).collect::<Result<_, _>>()?;
+            (Corpus::of_text(prompt.as_encoded_bytes().to_vec()), datasets)
+        }
+        Some(Text::Files(inputs)) => {
+            let layout = if flags.documents { Layout::Apart } else { Layout::Joined };
+            let corpus = Corpus::read(inputs, layout)?;
+            for input in inputs.iter().filter(|input| input.raw) {
+                let bytes = input.path.metadata().map_or(0, |metadata| metadata.len());
+                log::raw(format_args!("Read {bytes} bytes from binary file {}\n", input.path.display()));
+            }
+            let datasets = corpus.files.clone();
+            (corpus, datasets)
         }
     };
-    let text = if flags.escape { unescape(&text).into_owned() } else { text };
-    Ok((text, dataset))
+    if flags.escape {
+        for item in corpus.items.iter_mut().filter(|item| item.line.is_none()) {
+            if let Body::Text(text) = &mut item.body {
+                *text = unescape(text).into_owned();
+            }
+        }
+    }
+    Ok((corpus, datasets))
 }
 
 /// Characters for what stands for them after a backslash; other backslashes stay.

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use llama_imatrix::calibration::Chunks;
 use llama_imatrix::gguf;
 use llama_imatrix::imatrix::follow_links;
-use llama_imatrix::run::sequences_per_batch;
+use llama_imatrix::run::Layout;
 use llama_imatrix::state::{Accumulate, model_files};
 
 use crate::config::Collect;
@@ -45,7 +45,7 @@ impl Sizes {
 
 /// Whether there is room for what the run will write: the matrix, its copies and the state, and for the save of one of
 /// them beside the one that it replaces. How many copies there will be is known once the text's `chunks` are.
-pub(crate) fn check_room(task: &Collect, chunks: Option<&Chunks>) -> anyhow::Result<()> {
+pub(crate) fn check_room(task: &Collect, chunks: Option<(&Chunks, &Layout)>) -> anyhow::Result<()> {
     let path = task.merge.output.path();
     // A pipe or a device takes what it takes, and llama.cpp says what is wrong with a model.
     if !task.merge.output.is_file() {
@@ -70,22 +70,20 @@ pub(crate) fn check_room(task: &Collect, chunks: Option<&Chunks>) -> anyhow::Res
     Ok(())
 }
 
-fn sizes(task: &Collect, weights: Weights, chunks: Option<&Chunks>) -> Sizes {
+fn sizes(task: &Collect, weights: Weights, chunks: Option<(&Chunks, &Layout)>) -> Sizes {
     let flags = &task.flags;
     let exact = task.accumulate == Accumulate::F64;
     let state = weights.bytes(if exact { EXACT_BYTES } else { OUTPUT_BYTES });
     if !task.shard.is_whole() {
-        let tokens = chunks.filter(|_| !flags.no_ppl).map_or(0, |chunks| {
-            let per_batch = sequences_per_batch(task.n_batch, chunks.size());
-            let part = task.shard.range(chunks.len() as u64, per_batch as u64);
-            (part.end - part.start) * (chunks.size() / 2) as u64
+        let tokens = chunks.filter(|_| !flags.no_ppl).map_or(0, |(chunks, layout)| {
+            layout.part(task.shard).map(|chunk| chunks.scored(chunk).len() as u64).sum::<u64>()
         });
         return Sizes { state: state.saturating_add(tokens * TOKEN_BYTES), ..Sizes::default() };
     }
     let keeps_state = flags.state_interval > 0 || flags.state_frequency.is_some() || flags.resume;
     let output = weights.bytes(OUTPUT_BYTES);
     let copies = match (u64::try_from(flags.save_frequency), chunks) {
-        (Ok(every @ 1..), Some(chunks)) => output.saturating_mul(chunks.len() as u64 / every),
+        (Ok(every @ 1..), Some((chunks, _))) => output.saturating_mul(chunks.len() as u64 / every),
         _ => 0,
     };
     Sizes { output, state: if keeps_state { state } else { 0 }, copies }

@@ -10,6 +10,8 @@ mod config;
 mod disk;
 #[cfg(feature = "download")]
 mod download;
+#[cfg(feature = "llama")]
+mod dry_run;
 mod files;
 mod flags;
 mod info;
@@ -28,6 +30,8 @@ mod settings;
 mod signals;
 #[cfg(feature = "llama")]
 mod state_file;
+#[cfg(feature = "llama")]
+mod text;
 
 use std::process::ExitCode;
 

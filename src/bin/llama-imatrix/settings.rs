@@ -112,6 +112,7 @@ pub(crate) fn model_options(task: &Collect, backend: &Backend) -> anyhow::Result
         no_repack: flags.no_repack,
         no_host: flags.no_host,
         nextn: task.nextn,
+        dry: flags.dry_run,
         kv_overrides: flags.override_kv.iter().map(|(key, value)| (key.clone(), override_value(value))).collect(),
     })
 }
@@ -151,6 +152,9 @@ fn override_value(value: &KvOverride) -> OverrideValue {
 /// The model, with its adapters.
 pub(crate) fn load_model(task: &Collect, options: &ModelOptions) -> anyhow::Result<Model> {
     let mut model = Model::load(&task.model, options)?;
+    if options.dry {
+        return Ok(model); // without weights there is nothing to adapt
+    }
     for (path, scale) in &task.flags.lora {
         model.add_adapter(path, *scale)?;
         log::debug(format_args!("LoRA adapter '{}' at scale {scale}", path.display()));
@@ -174,6 +178,7 @@ pub(crate) fn tuning(task: &Collect, model: &Model) -> anyhow::Result<Tuning> {
         no_kv_offload: flags.no_kv_offload,
         no_op_offload: flags.no_op_offload,
         swa_full: flags.swa_full,
+        unified_cache: false,
         no_perf: flags.no_perf,
         rope: rope(flags),
         pools: Some(PoolOptions { single: thread_options(&task.threads), batch: thread_options(&task.threads_batch) }),
@@ -232,7 +237,7 @@ fn control_vector(
     flags: &Flags,
     model: &Model,
 ) -> anyhow::Result<Option<(ControlVector, std::ops::RangeInclusive<i32>)>> {
-    if flags.control_vectors.is_empty() {
+    if flags.control_vectors.is_empty() || flags.dry_run {
         return Ok(None);
     }
     let vector = ControlVector::load(flags.control_vectors.iter().map(|(path, scale)| (path.as_path(), *scale)))?;

@@ -224,7 +224,13 @@ fn deciding_flags(task: &Collect) -> anyhow::Result<BTreeMap<String, String>> {
     let mut add = |name: &str, value: String| named.insert(name.to_owned(), value);
     add("ppl", (!flags.no_ppl).to_string());
     add("process-output", flags.process_output.to_string());
-    add("min-rows", flags.min_rows.to_string());
+    add("min-rows", task.min_rows.to_string());
+    if flags.documents {
+        add("documents", "true".to_owned());
+    }
+    if let Some(seed) = task.shuffle {
+        add("shuffle", format!("true, --seed {seed}"));
+    }
     add("keep-tail", flags.keep_tail.to_string());
     add("chunk", flags.chunk.to_string());
     add("nextn", task.nextn.to_string());

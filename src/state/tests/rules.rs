@@ -145,3 +145,24 @@ fn the_writer_keeps_the_rules_too() {
     assert!(matches!(broken_sums(|entry| entry.counts[0] = -1), Error::Count { found: -1, .. }));
     assert!(matches!(broken_sums(|entry| entry.sum2[5] = -1), Error::Exact { .. }));
 }
+
+/// Chunks of documents have unequal numbers of likelihoods.
+#[test]
+fn lengths_of_likelihoods_are_checked() {
+    let mut ragged = state(0..2, Shard::WHOLE);
+    let mut likelihoods = Likelihoods::default();
+    likelihoods.add(0, &[1.0; 7], true);
+    likelihoods.add(1, &[2.0; 3], true);
+    ragged.likelihoods = Some(likelihoods.clone());
+    let whole = bytes(&ragged);
+    assert_eq!(State::load_from(&whole).unwrap().likelihoods, Some(likelihoods));
+    let file = gguf::File::from_bytes(&whole[..]).unwrap();
+    let lengths = file.tensor("perplexity.lengths").unwrap().data;
+    let place = lengths.as_ptr() as usize - whole.as_ptr() as usize;
+    for bad in [[7_i64, 4], [0, 10], [-1, 11], [i64::MAX, i64::MAX], [7, i64::MIN]] {
+        let mut out = whole.clone();
+        out[place..place + 16].copy_from_slice(bad.map(i64::to_le_bytes).as_flattened());
+        reseal(&mut out);
+        assert!(matches!(State::load_from(&out), Err(Error::Likelihoods(_))), "{bad:?}");
+    }
+}

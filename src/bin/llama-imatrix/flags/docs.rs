@@ -15,7 +15,7 @@ Another test holds the table against the options of upstream's program (`tests/d
 Long flags take `_` for `-`, and `--flag=value` as well as `--flag value`. Environment variables count where a flag is
 not given; for a flag that can be negated, `LLAMA_ARG_NO_X` stands for the negation of `LLAMA_ARG_X`. Numbers must be
 numbers to their last letter, where upstream reads `12x` as 12. Of a flag given twice the last counts, with a warning,
-unless values add up (`--in-file`, `--lora`, `--override-kv`, `-ot`, `--rpc` and the like).
+unless values add up (`-f`, `--in-file`, `--lora`, `--override-kv`, `-ot`, `--rpc` and the like).
 
 Where flags differ from upstream's:
 

@@ -7,27 +7,26 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-f", "--file"],
         "FNAME",
-        "The calibration text. Of several texts the last counts",
+        "The calibration text: a file, or a folder with all files in it; repeat it for more. .gz and .zst are decompressed, \
+         .jsonl holds a conversation or document a line",
         Set::Raw(|flags, value| {
-            flags.text = Some(Text::File(value.into()));
-            flags.dataset = Some(value.into());
+            flags.add_file(value.into(), false);
             Ok(())
         }),
     ),
     Flag::new(
         &["-bf", "--binary-file"],
         "FNAME",
-        "The calibration text, to the last byte: -f drops a line end at its end",
+        "The same, as plain text to the last byte whatever the file's name: -f drops a line end at the end",
         Set::Raw(|flags, value| {
-            flags.text = Some(Text::Binary(value.into()));
-            flags.dataset = Some(value.into());
+            flags.add_file(value.into(), true);
             Ok(())
         }),
     ),
     Flag::new(
         &["-p", "--prompt"],
         "PROMPT",
-        "The calibration text itself",
+        "The calibration text itself, in place of files named before",
         Set::Raw(|flags, value| {
             flags.text = Some(Text::Prompt(value.into()));
             Ok(())
@@ -36,7 +35,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::toggle(
         &["-e", "--escape"],
         &["--no-escape"],
-        "Read \\n, \\r, \\t, \\', \\\", \\\\ and \\xHH in the text as the characters they stand for",
+        "Read \\n, \\r, \\t, \\', \\\", \\\\ and \\xHH in plain text as the characters they stand for",
         |flags, on| flags.escape = on,
     ),
     Flag::new(
@@ -106,14 +105,76 @@ pub(super) static FLAGS: &[Flag] = &[
         "Read special tokens written out in the text, such as <|im_start|>, as themselves",
         |flags| flags.parse_special = true,
     ),
+    Flag::switch(
+        &["--documents"],
+        "Evaluate each document for itself: a file, a line of a .jsonl file. None is cut but where it is longer than \
+         --ctx-size, none has another before it, and no token is left out",
+        |flags| flags.documents = true,
+    )
+    .ours(),
+    Flag::new(
+        &["--chat-template-file"],
+        "FNAME",
+        "The Jinja template that conversations are rendered with (the model's own)",
+        Set::Raw(|flags, value| {
+            flags.chat_template_file = Some(value.into());
+            Ok(())
+        }),
+    )
+    .ours(),
+    Flag::new(
+        &["--chat-date"],
+        "YYYY-MM-DD",
+        "The day that chat templates take for today (2024-07-26)",
+        Set::Text(|flags, value| {
+            flags.chat_date = value.parse()?;
+            Ok(())
+        }),
+    )
+    .ours(),
+    Flag::switch(
+        &["--shuffle"],
+        "Take chunks, or with --documents whole documents, in a random order: --seed says which",
+        |flags| flags.shuffle = true,
+    )
+    .ours(),
+    Flag::new(
+        &["--tokens"],
+        "N",
+        "Process at most N tokens; 2M are two million, 500K and 1G alike (all)",
+        Set::Text(|flags, value| {
+            flags.tokens = Some(tokens(value).filter(|&n| n > 0).ok_or("expected a number from 1 on, as in 300000 or 2M")?);
+            Ok(())
+        }),
+    )
+    .ours(),
+    Flag::switch(
+        &["--dry-run"],
+        "Say how many tokens and chunks there are, what memory each device needs and how much is to be computed, and exit",
+        |flags| flags.dry_run = true,
+    )
+    .ours(),
+    Flag::float(
+        &["--tokens-per-second"],
+        "The speed that --dry-run reckons the time with, as the log of an earlier run shows it at its end",
+        |flags, n| {
+            flags.tokens_per_second = Some(Some(n).filter(|n| n.is_finite() && *n > 0.0).ok_or(format!("{n} is not above 0"))?);
+            Ok(())
+        },
+    )
+    .ours(),
     Flag::switch(&["--keep-tail"], "Also process what is left of the text after the last whole chunk", |flags| {
         flags.keep_tail = true;
     })
     .ours(),
-    Flag::int(&["--min-rows"], "Collect inputs of at least N rows; experts' inputs always are (16)", |flags, n| {
-        flags.min_rows = u32::try_from(n).map_err(|_| format!("{n} is below 0"))?;
-        Ok(())
-    })
+    Flag::int(
+        &["--min-rows"],
+        "Collect inputs of at least N rows; experts' inputs always are (16; with --documents 1)",
+        |flags, n| {
+            flags.min_rows = Some(u32::try_from(n).map_err(|_| format!("{n} is below 0"))?);
+            Ok(())
+        },
+    )
     .ours(),
     Flag::new(
         &["--lanes"],
@@ -129,3 +190,30 @@ pub(super) static FLAGS: &[Flag] = &[
     )
     .ours(),
 ];
+
+/// A number, in thousands, millions or billions where a letter says so.
+fn tokens(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.as_bytes().last()?.to_ascii_uppercase() {
+        b'K' => (&text[..text.len() - 1], 1_000),
+        b'M' => (&text[..text.len() - 1], 1_000_000),
+        b'G' => (&text[..text.len() - 1], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let valid = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse::<u64>().ok().filter(|_| valid)?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tokens;
+
+    #[test]
+    fn tokens_are_counted_in_thousands_too() {
+        for (text, n) in [("7", Some(7)), ("2M", Some(2_000_000)), ("3k", Some(3000)), ("1G", Some(1_000_000_000))] {
+            assert_eq!(tokens(text), n, "{text}");
+        }
+        for text in ["", "M", "1.5M", "-1", "+1", "2MB", "99999999999999999999", "99999999999999999G", "é"] {
+            assert_eq!(tokens(text), None, "{text}");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use llama_imatrix::calibration::{Date, Input};
 use llama_imatrix::state::Accumulate;
 
 /// All flags that act. Those that are read and ignored leave nothing here.
@@ -11,8 +12,19 @@ use llama_imatrix::state::Accumulate;
 pub(crate) struct Flags {
     // The matrix.
     pub(crate) text: Option<Text>,
-    /// The file named last, whose name goes into the matrix.
+    /// The file named last, whose name goes into the matrix where a prompt takes the place of its text.
     pub(crate) dataset: Option<PathBuf>,
+    /// Each document is evaluated for itself.
+    pub(crate) documents: bool,
+    pub(crate) chat_template_file: Option<PathBuf>,
+    pub(crate) chat_date: Date,
+    pub(crate) shuffle: bool,
+    pub(crate) seed: u64,
+    /// Tokens taken at most.
+    pub(crate) tokens: Option<u64>,
+    pub(crate) dry_run: bool,
+    /// What `--dry-run` reckons with.
+    pub(crate) tokens_per_second: Option<f32>,
     pub(crate) escape: bool,
     pub(crate) output: PathBuf,
     pub(crate) output_format: Option<OutputFormat>,
@@ -29,7 +41,8 @@ pub(crate) struct Flags {
     pub(crate) nextn: bool,
     pub(crate) draft_model: Option<PathBuf>,
     pub(crate) keep_tail: bool,
-    pub(crate) min_rows: u32,
+    /// `None`: 16 as llama.cpp has it, 1 for documents.
+    pub(crate) min_rows: Option<u32>,
     /// `None`: as many as are worth it.
     pub(crate) lanes: Option<usize>,
 
@@ -119,12 +132,24 @@ impl Remote {
     }
 }
 
-/// The calibration text: the last one given.
+/// The calibration text: files add up, and a prompt takes the place of what was given before, as it gives way to what
+/// comes after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Text {
     Prompt(OsString),
-    File(PathBuf),
-    Binary(PathBuf),
+    Files(Vec<Input>),
+}
+
+impl Flags {
+    /// One more file of the calibration text.
+    pub(super) fn add_file(&mut self, path: PathBuf, raw: bool) {
+        self.dataset = Some(path.clone());
+        let input = Input { path, raw };
+        match &mut self.text {
+            Some(Text::Files(files)) => files.push(input),
+            _ => self.text = Some(Text::Files(vec![input])),
+        }
+    }
 }
 
 /// `--output-format`.
@@ -187,6 +212,8 @@ impl Default for LogOptions {
 
 /// Flags of which each adds to those before.
 pub(super) const ADD_UP: &[&str] = &[
+    "--file",
+    "--binary-file",
     "--in-file",
     "--lora",
     "--lora-scaled",
@@ -209,6 +236,14 @@ impl Default for Flags {
         Self {
             text: None,
             dataset: None,
+            documents: false,
+            chat_template_file: None,
+            chat_date: Date::default(),
+            shuffle: false,
+            seed: 0,
+            tokens: None,
+            dry_run: false,
+            tokens_per_second: None,
             escape: false,
             output: "imatrix.gguf".into(),
             output_format: None,
@@ -225,7 +260,7 @@ impl Default for Flags {
             nextn: false,
             draft_model: None,
             keep_tail: false,
-            min_rows: 16,
+            min_rows: None,
             lanes: None,
             resume: false,
             state_frequency: None,

@@ -4,7 +4,7 @@
 //! the completions and `docs/flags.md`. [`Flags`] holds what was given; `config` makes it ready.
 //!
 //! The parser is our own: llama.cpp's flags have several letters after one dash, take the next word as their value
-//! whatever it looks like, and the last of `-f`, `-bf` and `-p` is the text.
+//! whatever it looks like, and of `-f`, `-bf` and `-p` it depends on the order which are the text.
 
 mod common;
 mod complete;

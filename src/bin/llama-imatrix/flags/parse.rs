@@ -21,7 +21,10 @@ pub(super) fn parse(
     let mut parsed = Parsed { flags: Flags::default(), special: None, warnings: Vec::new() };
     let from_files = config_file::apply(config_files, &mut parsed);
     let from_env = flags().try_for_each(|flag| apply_env(flag, env, &mut parsed.flags));
+    // Texts on the command line add to each other, and not to those of a file.
+    let text_before = parsed.flags.text.take();
     parse_args(args, env, &mut parsed)?;
+    parsed.flags.text = parsed.flags.text.take().or(text_before);
     if parsed.special.is_none() {
         from_files.and(from_env)?;
     }
@@ -275,11 +278,27 @@ mod tests {
     }
 
     #[test]
-    fn the_last_text_counts() {
+    fn files_add_up_and_a_prompt_takes_their_place() {
+        let files = |words: &str| match parsed(words).text {
+            Some(Text::Files(files)) => files.into_iter().map(|file| (file.path, file.raw)).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
         assert_eq!(parsed("-f a -p b").text, Some(Text::Prompt("b".into())));
-        assert_eq!(parsed("-p b -f a").text, Some(Text::File("a".into())));
-        assert_eq!(parsed("-p b -bf a").text, Some(Text::Binary("a".into())));
+        assert_eq!(files("-p b -f a"), [("a".into(), false)]);
+        assert_eq!(files("-p b -bf a"), [("a".into(), true)]);
+        assert_eq!(files("-f a -bf b --file c"), [("a".into(), false), ("b".into(), true), ("c".into(), false)]);
+        assert_eq!(files("-f a -p b -f c"), [("c".into(), false)]);
         assert_eq!(parsed("-f a -p b").dataset.unwrap(), OsStr::new("a"));
+        assert!(parse_with("-f a -f b", &[]).unwrap().warnings.is_empty());
+        // A file of options has a text for those who name none.
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.ini");
+        std::fs::write(&config, "file = old\n").unwrap();
+        let with_config = |words: &str| {
+            parse(words.split_whitespace().map(OsString::from), &|_| None, &[config.clone()]).unwrap().flags.text
+        };
+        assert_eq!(with_config("-f a"), parsed("-f a").text);
+        assert_eq!(with_config(""), parsed("-f old").text);
     }
 
     #[test]

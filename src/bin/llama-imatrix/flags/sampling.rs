@@ -7,7 +7,17 @@ const WHY: &str = "no token is sampled";
 pub(super) static FLAGS: &[Flag] = &[
     text(&["--samplers"], "NAME;..", "Samplers, in order"),
     text(&["--sampler-seq", "--sampling-seq"], "LETTERS", "The same in short"),
-    text(&["-s", "--seed"], "SEED", "Where random numbers begin"),
+    Flag::new(
+        &["-s", "--seed"],
+        "SEED",
+        "Which of the random orders --shuffle takes; nothing else is random (0)",
+        Set::Text(|flags, value| {
+            // Upstream's -1 is the largest number.
+            let number = value.trim().parse::<i64>().map_err(|_| format!("'{value}' is not a whole number"))?;
+            flags.seed = number as u64;
+            Ok(())
+        }),
+    ),
     Flag::switch(&["--ignore-eos"], "Go on after the end", |_| ()).ignored(WHY),
     float(&["--temp", "--temperature"], "Temperature").env("LLAMA_ARG_TEMPERATURE"),
     int(&["--top-k"], "Keep the N likeliest tokens").env("LLAMA_ARG_TOP_K"),

@@ -1,0 +1,272 @@
+//! Tokens cut into what a run evaluates.
+
+use std::ops::Range;
+
+use super::documents::Documents;
+use super::error::Error;
+use super::shuffle::shuffle;
+
+/// Which chunks of a text are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChunkOptions {
+    /// Tokens a chunk, at least 1.
+    pub size: usize,
+    /// Chunks left out at the beginning.
+    pub skip: usize,
+    /// Chunks taken at most.
+    pub limit: Option<usize>,
+    /// Whether what is left at the end, less than a chunk, is taken too. The text may then be shorter than a chunk.
+    pub keep_tail: bool,
+    /// Take chunks in the random order of this seed, the tail last; what is left out counts in this order.
+    pub shuffle: Option<u64>,
+}
+
+/// Tokens cut into chunks: of equal size, but for the last where the tail is kept, or as long as documents are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunks {
+    tokens: Vec<i32>,
+    size: usize,
+    /// Where each chunk is in the tokens.
+    spans: Vec<Range<usize>>,
+    /// Those of `size` tokens, which are the first.
+    whole: usize,
+    documents: bool,
+}
+
+impl Chunks {
+    /// Cuts `tokens`, which are one text, into chunks.
+    ///
+    /// # Errors
+    /// [`Error::TooShort`] below two chunks of tokens (with the tail kept: below one token), and
+    /// [`Error::TooShortAfterSkip`] where no more are left after the chunks skipped.
+    ///
+    /// # Panics
+    /// If the size is 0.
+    pub fn new(tokens: Vec<i32>, options: ChunkOptions) -> Result<Self, Error> {
+        let ChunkOptions { size, skip, limit, keep_tail, shuffle: seed } = options;
+        assert!(size > 0, "a chunk has at least one token");
+        let least = if keep_tail { 0 } else { 2 };
+        let found = tokens.len();
+        if skip > 0 {
+            let needed = skip.saturating_add(least).saturating_mul(size);
+            if needed >= found {
+                return Err(Error::TooShortAfterSkip { skipped: skip, found, needed });
+            }
+        }
+        let needed = size.saturating_mul(least).max(1);
+        if found < needed {
+            return Err(Error::TooShort { needed, found, chunk_size: size });
+        }
+        let whole = found / size;
+        let mut spans: Vec<Range<usize>> = (0..whole).map(|i| i * size..(i + 1) * size).collect();
+        if let Some(seed) = seed {
+            shuffle(&mut spans, seed);
+        }
+        if keep_tail && whole * size < found {
+            spans.push(whole * size..found);
+        }
+        spans.drain(..skip.min(spans.len()));
+        spans.truncate(limit.unwrap_or(usize::MAX));
+        let whole = whole.saturating_sub(skip).min(spans.len());
+        Ok(Self { tokens, size, spans, whole, documents: false })
+    }
+
+    /// Cuts each document for itself, into chunks of `size` tokens and one of what is left. Nothing is dropped, whether
+    /// or not the tail is to be kept, and the order is that of the documents.
+    ///
+    /// # Errors
+    /// [`Error::NoTokens`]; [`Error::NoneLeft`].
+    ///
+    /// # Panics
+    /// If the size is 0.
+    pub fn of_documents(documents: Documents, options: ChunkOptions) -> Result<Self, Error> {
+        let ChunkOptions { size, skip, limit, .. } = options;
+        assert!(size > 0, "a chunk has at least one token");
+        let cut = |Range { start, end }: Range<usize>| {
+            (start..end).step_by(size).map(move |from| from..from.saturating_add(size).min(end))
+        };
+        let mut spans: Vec<Range<usize>> = documents.spans().flat_map(cut).collect();
+        if spans.is_empty() {
+            return Err(Error::NoTokens);
+        }
+        if skip >= spans.len() {
+            return Err(Error::NoneLeft { found: spans.len(), skipped: skip });
+        }
+        spans.drain(..skip);
+        spans.truncate(limit.unwrap_or(usize::MAX));
+        let whole = spans.len();
+        Ok(Self { tokens: documents.into_tokens(), size, spans, whole, documents: true })
+    }
+
+    /// Number of chunks.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether there are none, as with a limit of 0.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Tokens a chunk; of documents, at most.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Number of whole chunks: all but the tail. Chunks of documents are all whole.
+    #[must_use]
+    pub fn n_whole(&self) -> usize {
+        self.whole
+    }
+
+    /// Whether these are chunks of documents, which begin with what the documents begin with, and vary in length. The
+    /// first token of all others gives way to BOS, where the vocabulary has texts begin so.
+    #[must_use]
+    pub fn are_documents(&self) -> bool {
+        self.documents
+    }
+
+    /// The tokens of chunk `i`.
+    ///
+    /// # Panics
+    /// If there is no such chunk.
+    #[must_use]
+    pub fn get(&self, i: usize) -> &[i32] {
+        &self.tokens[self.spans[i].clone()]
+    }
+
+    /// Where chunk `i` begins in the text: tokens before it.
+    ///
+    /// # Panics
+    /// If there is no such chunk.
+    #[must_use]
+    pub fn start(&self, i: usize) -> usize {
+        self.spans[i].start
+    }
+
+    /// Tokens of all chunks.
+    #[must_use]
+    pub fn n_tokens(&self) -> u64 {
+        self.spans.iter().map(|span| span.len() as u64).sum()
+    }
+
+    /// The positions of chunk `i` whose next token counts for perplexity: the second half, where each has at least half
+    /// of the chunk before it. None in a tail.
+    ///
+    /// # Panics
+    /// If there is no such chunk.
+    #[must_use]
+    pub fn scored(&self, i: usize) -> Range<usize> {
+        let len = self.spans[i].len();
+        if i < self.whole { len / 2..len.saturating_sub(1).max(len / 2) } else { 0..0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OPTIONS: ChunkOptions = ChunkOptions { size: 8, skip: 0, limit: None, keep_tail: false, shuffle: None };
+
+    fn cut(n: i32, options: ChunkOptions) -> Result<Vec<Vec<i32>>, Error> {
+        Chunks::new((0..n).collect(), options).map(|chunks| all(&chunks))
+    }
+
+    fn all(chunks: &Chunks) -> Vec<Vec<i32>> {
+        (0..chunks.len()).map(|i| chunks.get(i).to_vec()).collect()
+    }
+
+    #[test]
+    fn the_tail_is_dropped_and_the_first_chunks_skipped() {
+        let chunks = cut(35, OPTIONS).unwrap();
+        assert_eq!((chunks.len(), &chunks[3]), (4, &(24..32).collect()));
+        let chunks = cut(35, ChunkOptions { skip: 1, limit: Some(2), ..OPTIONS }).unwrap();
+        assert_eq!((chunks.len(), chunks[0][0]), (2, 8));
+    }
+
+    #[test]
+    fn the_tail_is_kept_on_request() {
+        let options = ChunkOptions { keep_tail: true, ..OPTIONS };
+        let lens = |n, options| cut(n, options).unwrap().iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lens(19, options), [8, 8, 3]);
+        assert_eq!(lens(16, options), [8, 8]);
+        assert_eq!(lens(3, options), [3]);
+        assert_eq!(lens(19, ChunkOptions { limit: Some(2), ..options }), [8, 8]);
+        assert_eq!(lens(19, ChunkOptions { skip: 2, ..options }), [3]);
+        assert!(cut(0, options).is_err());
+        assert!(cut(16, ChunkOptions { skip: 2, ..options }).is_err());
+        assert_eq!(Chunks::new(vec![0; 19], options).unwrap().n_whole(), 2);
+    }
+
+    #[test]
+    fn two_chunks_are_the_least_and_more_than_two_after_skipping() {
+        assert!(cut(16, OPTIONS).is_ok());
+        let Err(Error::TooShort { needed: 16, found: 15, .. }) = cut(15, OPTIONS) else { panic!() };
+        assert!(cut(25, ChunkOptions { skip: 1, ..OPTIONS }).is_ok());
+        let Err(Error::TooShortAfterSkip { needed: 24, found: 24, .. }) = cut(24, ChunkOptions { skip: 1, ..OPTIONS })
+        else {
+            panic!()
+        };
+        assert!(cut(64, ChunkOptions { skip: usize::MAX, ..OPTIONS }).is_err());
+    }
+
+    #[test]
+    fn shuffled_chunks_are_the_same_ones_and_the_tail_stays_last() {
+        let plain = cut(67, ChunkOptions { keep_tail: true, ..OPTIONS }).unwrap();
+        let options = ChunkOptions { keep_tail: true, shuffle: Some(5), ..OPTIONS };
+        let shuffled = cut(67, options).unwrap();
+        assert_ne!(shuffled, plain);
+        assert_eq!(shuffled.last(), plain.last());
+        let mut sorted = shuffled.clone();
+        sorted.sort();
+        assert_eq!(sorted, plain);
+        // Two samples, one behind the other, have nothing in common.
+        let first = cut(67, ChunkOptions { limit: Some(3), ..options }).unwrap();
+        let second = cut(67, ChunkOptions { skip: 3, limit: Some(3), ..options }).unwrap();
+        assert_eq!([first, second].concat(), shuffled[..6]);
+    }
+
+    #[test]
+    fn documents_are_cut_each_for_itself() {
+        let mut documents = Documents::default();
+        documents.push(&(0..11).collect::<Vec<_>>());
+        documents.push(&[20]);
+        documents.push(&(30..38).collect::<Vec<_>>());
+        let chunks = Chunks::of_documents(documents.clone(), OPTIONS).unwrap();
+        assert_eq!(all(&chunks), [(0..8).collect(), vec![8, 9, 10], vec![20], (30..38).collect()]);
+        assert_eq!((0..4).map(|i| chunks.scored(i)).collect::<Vec<_>>(), [4..7, 1..2, 0..0, 4..7]);
+        assert_eq!((chunks.start(2), chunks.n_tokens()), (11, 20));
+        let some = ChunkOptions { skip: 1, limit: Some(2), ..OPTIONS };
+        assert_eq!(all(&Chunks::of_documents(documents.clone(), some).unwrap()), [vec![8, 9, 10], vec![20]]);
+        assert!(Chunks::of_documents(documents, ChunkOptions { skip: 4, ..OPTIONS }).is_err());
+        assert!(Chunks::of_documents(Documents::default(), OPTIONS).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_of_a_document_is_lost_and_none_crosses(
+            lens in prop::collection::vec(0_usize..40, 1..20),
+            size in 1_usize..20,
+        ) {
+            let mut documents = Documents::default();
+            for (i, &len) in lens.iter().enumerate() {
+                documents.push(&vec![i as i32; len]);
+            }
+            let tokens: Vec<i32> = documents.tokens().to_vec();
+            match Chunks::of_documents(documents, ChunkOptions { size, ..OPTIONS }) {
+                Err(_) => prop_assert!(tokens.is_empty()),
+                Ok(chunks) => {
+                    let chunks = all(&chunks);
+                    prop_assert!(chunks.iter().all(|chunk| (1..=size).contains(&chunk.len())));
+                    prop_assert!(chunks.iter().all(|chunk| chunk.iter().all(|token| *token == chunk[0])));
+                    prop_assert_eq!(chunks.concat(), tokens);
+                }
+            }
+        }
+    }
+}

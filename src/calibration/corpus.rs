@@ -1,0 +1,352 @@
+//! The files of a calibration text: which ones, and what is in them.
+
+use std::io::{BufRead, Read};
+use std::path::{Path, PathBuf};
+
+use super::error::Error;
+use super::jsonl::{self, Conversation, Record};
+use super::read::{Compression, explain, open};
+
+/// A file or folder to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Take the file as plain text, to the last byte and whatever its name: no folder, nothing decompressed, no line end
+    /// dropped.
+    pub raw: bool,
+}
+
+/// What becomes of plain texts that follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// They are one text, as `cat` would make it.
+    Joined,
+    /// Each is a document.
+    Apart,
+}
+
+/// Texts and conversations, in the order of the files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Corpus {
+    /// The files, for the matrix: inputs by the name they were given, those in folders by their path.
+    pub files: Vec<String>,
+    /// What is in them.
+    pub items: Vec<Item>,
+}
+
+/// A text or a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Its file, by number.
+    pub file: usize,
+    /// Its line in a JSONL file, from 1; `None` for a file's whole text.
+    pub line: Option<usize>,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What an [`Item`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Text, of any encoding.
+    Text(Vec<u8>),
+    /// Messages, to be rendered through a chat template.
+    Conversation(Conversation),
+}
+
+impl Corpus {
+    /// A text without a file.
+    #[must_use]
+    pub fn of_text(text: Vec<u8>) -> Self {
+        let items =
+            if text.is_empty() { Vec::new() } else { vec![Item { file: 0, line: None, body: Body::Text(text) }] };
+        Self { files: Vec::new(), items }
+    }
+
+    /// Reads files, and the files of folders: by name, those of folders in them too, hidden ones left out.
+    ///
+    /// `.gz` and `.zst` are decompressed. `.jsonl` holds a conversation or document a line: an object with `messages`
+    /// (`role`, `content`), `conversations` (also `from`, `value`) or `text`. All else is plain text.
+    ///
+    /// # Errors
+    /// See [`Error`]: each names the file, and the line where there is one.
+    pub fn read(inputs: &[Input], layout: Layout) -> Result<Self, Error> {
+        let mut corpus = Self::default();
+        // The last plain text, and whether it may lack the line end that is between it and the next.
+        let mut open_text: Option<bool> = None;
+        for Input { path, raw } in inputs {
+            let files = if *raw { vec![path.clone()] } else { files_of(path)? };
+            for path in files {
+                let name = path.to_str().ok_or_else(|| Error::Name { path: path.clone() })?;
+                corpus.files.push(name.to_owned());
+                let (compression, inner) = if *raw { (Compression::None, "") } else { Compression::of(name) };
+                if is_jsonl(inner) {
+                    corpus.close(&mut open_text);
+                    corpus.read_lines(&path, compression)?;
+                    continue;
+                }
+                let text = read_all(&path, compression)?;
+                if open_text.is_none() || layout == Layout::Apart {
+                    corpus.close(&mut open_text);
+                    let file = corpus.files.len() - 1;
+                    corpus.items.push(Item { file, line: None, body: Body::Text(text) });
+                } else if let Some(Item { body: Body::Text(all), .. }) = corpus.items.last_mut() {
+                    if open_text == Some(true) && !all.is_empty() && !all.ends_with(b"\n") {
+                        all.push(b'\n');
+                    }
+                    all.extend_from_slice(&text);
+                }
+                open_text = Some(!raw);
+            }
+        }
+        corpus.close(&mut open_text);
+        Ok(corpus)
+    }
+
+    /// The last plain text is complete: its line end is dropped, and all of it if nothing is left.
+    fn close(&mut self, open_text: &mut Option<bool>) {
+        let Some(drops_line_end) = open_text.take() else { return };
+        let Some(Item { body: Body::Text(text), .. }) = self.items.last_mut() else { return };
+        if drops_line_end && text.ends_with(b"\n") {
+            text.pop();
+        }
+        if text.is_empty() {
+            self.items.pop();
+        }
+    }
+
+    fn read_lines(&mut self, path: &Path, compression: Compression) -> Result<(), Error> {
+        let file = self.files.len() - 1;
+        let mut reader = open(path, compression)?;
+        let mut buffer = Vec::new();
+        for line in 1.. {
+            buffer.clear();
+            let n = reader.read_until(b'\n', &mut buffer).map_err(|error| explain(path, compression, error))?;
+            if n == 0 {
+                break;
+            }
+            let failed = |problem| Error::Line { path: path.to_owned(), line, problem };
+            let text = str::from_utf8(&buffer).map_err(|error| failed(format!("not UTF-8 ({error})")))?;
+            let text = if line == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text }.trim();
+            if text.is_empty() {
+                continue;
+            }
+            let body = match jsonl::parse(text).map_err(failed)? {
+                Record::Text(text) if text.is_empty() => continue,
+                Record::Text(text) => Body::Text(text.into_bytes()),
+                Record::Conversation(conversation) => Body::Conversation(conversation),
+            };
+            self.items.push(Item { file, line: Some(line), body });
+        }
+        Ok(())
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Where an item is from, for people.
+    #[must_use]
+    pub fn origin(&self, item: &Item) -> String {
+        let file = self.files.get(item.file).map_or("the prompt", String::as_str);
+        item.line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"))
+    }
+
+    /// Bytes of all items.
+    #[must_use]
+    pub fn n_bytes(&self) -> u64 {
+        self.items.iter().map(|item| item.body.n_bytes() as u64).sum()
+    }
+}
+
+impl Body {
+    /// Bytes that it takes.
+    #[must_use]
+    pub fn n_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Conversation(conversation) => conversation.json().len(),
+        }
+    }
+}
+
+fn is_jsonl(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("jsonl"))
+}
+
+fn read_all(path: &Path, compression: Compression) -> Result<Vec<u8>, Error> {
+    if compression == Compression::None {
+        return std::fs::read(path).map_err(|source| Error::read(path, source));
+    }
+    let mut text = Vec::new();
+    open(path, compression)?.read_to_end(&mut text).map_err(|error| explain(path, compression, error))?;
+    Ok(text)
+}
+
+/// The file itself, or those in the folder.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    walk(path, &mut Vec::new(), &mut files).map_err(|(path, source)| Error::Read { path, source })?;
+    if files.is_empty() {
+        return Err(Error::EmptyFolder { path: path.to_owned() });
+    }
+    Ok(files)
+}
+
+/// Folders in `above` are not entered again: a link may lead back to one.
+fn walk(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), (PathBuf, std::io::Error)> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| (path, source)
+    };
+    let real = folder.canonicalize().map_err(at(folder))?;
+    if above.contains(&real) {
+        return Ok(());
+    }
+    above.push(real);
+    let mut entries = std::fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>())
+        .map_err(at(folder))?;
+    entries.retain(|name| !name.as_encoded_bytes().starts_with(b"."));
+    entries.sort_unstable();
+    for name in entries {
+        let path = folder.join(name);
+        let metadata = path.metadata().map_err(at(&path))?;
+        if metadata.is_dir() {
+            walk(&path, above, files)?;
+        } else if metadata.is_file() {
+            files.push(path);
+        }
+    }
+    above.pop();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let folder = Self(tempfile::tempdir().unwrap());
+            for (name, text) in files {
+                let path = folder.0.path().join(name);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, text).unwrap();
+            }
+            folder
+        }
+
+        fn read(&self, names: &[&str], layout: Layout) -> Result<Corpus, Error> {
+            let input = |name: &&str| Input {
+                path: self.0.path().join(name.trim_start_matches('!')),
+                raw: name.starts_with('!'),
+            };
+            Corpus::read(&names.iter().map(input).collect::<Vec<_>>(), layout)
+        }
+
+        fn texts(&self, names: &[&str], layout: Layout) -> Vec<String> {
+            let text = |item: &Item| match &item.body {
+                Body::Text(text) => String::from_utf8(text.clone()).unwrap(),
+                Body::Conversation(_) => "<conversation>".to_owned(),
+            };
+            self.read(names, layout).unwrap().items.iter().map(text).collect()
+        }
+    }
+
+    #[test]
+    fn joined_texts_are_what_cat_makes_of_them_less_the_last_line_end() {
+        let folder = Folder::new(&[("a", "a\n"), ("b", "b"), ("empty", ""), ("line", "\n"), ("c", "c\n\n")]);
+        for (names, text) in [
+            (&["a"][..], "a"),
+            (&["b"], "b"),
+            (&["c"], "c\n"),
+            (&["a", "b"], "a\nb"),
+            (&["b", "a"], "b\na"),
+            (&["a", "empty", "b"], "a\nb"),
+            (&["a", "line", "b"], "a\n\nb"),
+            (&["empty", "b"], "b"),
+            (&["c", "a"], "c\n\na"),
+            // To the last byte, and nothing put between.
+            (&["!a"], "a\n"),
+            (&["!b", "a"], "ba"),
+            (&["b", "!b"], "b\nb"),
+        ] {
+            assert_eq!(folder.texts(names, Layout::Joined), [text], "{names:?}");
+        }
+        assert_eq!(folder.texts(&["empty", "line"], Layout::Joined), [""; 0]);
+        assert_eq!(folder.texts(&["a", "empty", "b", "c"], Layout::Apart), ["a", "b", "c\n"]);
+    }
+
+    #[test]
+    fn json_lines_are_items_and_part_the_texts_around_them() {
+        let lines = "\u{feff}{\"text\":\"one\"}\r\n\n  {\"text\":\"two\"}\n{\"text\":\"\"}\n\
+                     {\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}";
+        let folder = Folder::new(&[("a", "a\n"), ("d.jsonl", lines), ("bad.jsonl", "{\"text\":\"x\"}\n{\"txt\":1}\n")]);
+        let texts = folder.texts(&["a", "a", "d.jsonl", "a"], Layout::Joined);
+        assert_eq!(texts, ["a\na", "one", "two", "<conversation>", "a"]);
+        let corpus = folder.read(&["a", "d.jsonl"], Layout::Joined).unwrap();
+        assert_eq!(corpus.items.iter().map(|item| item.line).collect::<Vec<_>>(), [None, Some(1), Some(3), Some(5)]);
+        assert!(corpus.origin(&corpus.items[2]).ends_with("d.jsonl:3"));
+        let error = folder.read(&["bad.jsonl"], Layout::Joined).unwrap_err().to_string();
+        assert!(error.contains("bad.jsonl:2: found 'txt', expected"), "{error}");
+        assert_eq!(folder.texts(&["!bad.jsonl"], Layout::Joined).len(), 1);
+    }
+
+    #[test]
+    fn folders_are_read_in_name_order_without_hidden_files() {
+        let files = [
+            ("f/b.txt", "b"),
+            ("f/a/z.txt", "z"),
+            ("f/a.txt", "a"),
+            ("f/.hidden", "x"),
+            ("f/.git/c", "x"),
+            ("e/.x", ""),
+        ];
+        let folder = Folder::new(&files);
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(folder.0.path().join("f"), folder.0.path().join("f/a/loop")).unwrap();
+        assert_eq!(folder.texts(&["f"], Layout::Apart), ["z", "a", "b"]);
+        let names = folder.read(&["f"], Layout::Apart).unwrap().files;
+        assert!(names[0].ends_with("/f/a/z.txt") && names.len() == 3, "{names:?}");
+        let empty = folder.read(&["e"], Layout::Apart).unwrap_err().to_string();
+        assert!(empty.contains("holds no files"), "{empty}");
+        assert!(folder.read(&["none"], Layout::Apart).unwrap_err().to_string().contains("none"));
+    }
+
+    #[cfg(feature = "compression")]
+    #[test]
+    fn compressed_files_are_what_is_in_them() {
+        use std::io::Write;
+        let folder = Folder::new(&[("no.gz", "plain"), ("no.zst", "plain")]);
+        let gzip = |text: &str| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(text.as_bytes()).unwrap();
+            encoder.finish().unwrap()
+        };
+        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.0.path().join(name), bytes).unwrap();
+        write("a.txt.gz", &[gzip("a\n"), gzip("b\n")].concat());
+        write("d.jsonl.gz", &gzip("{\"text\":\"one\"}\n{\"text\":\"two\"}\n"));
+        write("bomb.gz", &gzip(&"0".repeat(80 << 20)));
+        write("cut.gz", &gzip("some text")[..12]);
+        let zst = ruzstd::encoding::compress_to_vec(&b"z\n"[..], ruzstd::encoding::CompressionLevel::Fastest);
+        write("z.zst", &zst);
+        assert_eq!(folder.texts(&["a.txt.gz", "d.jsonl.gz", "z.zst"], Layout::Joined), ["a\nb", "one", "two", "z"]);
+        for name in ["no.gz", "no.zst", "cut.gz"] {
+            let error = folder.read(&[name], Layout::Joined).unwrap_err().to_string();
+            assert!(error.starts_with("cannot decompress '") && error.contains(name), "{error}");
+        }
+        let Err(error) = folder.read(&["bomb.gz"], Layout::Joined) else { panic!("a bomb was taken") };
+        assert!(error.to_string().contains("decompresses to more than 64 MiB"), "{error}");
+        // As it is, on request.
+        assert_eq!(folder.read(&["!z.zst"], Layout::Joined).unwrap().items[0].body.n_bytes(), zst.len());
+    }
+}

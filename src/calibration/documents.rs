@@ -1,0 +1,87 @@
+use std::ops::Range;
+
+/// The tokens of documents, one after the other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Documents {
+    tokens: Vec<i32>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+impl Documents {
+    /// Appends a document, unless it has no tokens.
+    pub fn push(&mut self, tokens: &[i32]) {
+        if !tokens.is_empty() {
+            self.tokens.extend_from_slice(tokens);
+            self.ends.push(self.tokens.len());
+        }
+    }
+
+    /// Number of documents.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// All tokens.
+    #[must_use]
+    pub fn tokens(&self) -> &[i32] {
+        &self.tokens
+    }
+
+    /// All tokens, as one text.
+    #[must_use]
+    pub fn into_tokens(self) -> Vec<i32> {
+        self.tokens
+    }
+
+    /// Where in the tokens each document is.
+    pub fn spans(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| start..end)
+    }
+
+    /// The number of tokens of each document.
+    pub fn lengths(&self) -> impl Iterator<Item = u64> + '_ {
+        self.spans().map(|span| span.len() as u64)
+    }
+
+    /// Keeps the first `n` tokens: the document that they end in is cut there.
+    pub fn truncate(&mut self, n: usize) {
+        if n >= self.tokens.len() {
+            return;
+        }
+        self.tokens.truncate(n);
+        let whole = self.ends.iter().take_while(|&&end| end <= n).count();
+        self.ends.truncate(whole);
+        if self.ends.last().copied().unwrap_or(0) < n {
+            self.ends.push(n);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_cuts_the_document_that_it_ends_in() {
+        let mut documents = Documents::default();
+        for document in [&[1, 2, 3][..], &[], &[4], &[5, 6]] {
+            documents.push(document);
+        }
+        assert_eq!(documents.spans().collect::<Vec<_>>(), [0..3, 3..4, 4..6]);
+        for (n, lengths) in [(9, &[3, 1, 2][..]), (6, &[3, 1, 2]), (5, &[3, 1, 1]), (4, &[3, 1]), (2, &[2]), (0, &[])] {
+            let mut documents = documents.clone();
+            documents.truncate(n);
+            assert_eq!(documents.lengths().collect::<Vec<_>>(), lengths, "{n}");
+            assert_eq!(documents.tokens().len(), n.min(6));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Files as readers of what is in them, decompressed.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+
+use super::error::Error;
+
+/// How a file is compressed, by its suffix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Compression {
+    /// And the name without that suffix.
+    pub(super) fn of(name: &str) -> (Self, &str) {
+        let without = |suffix: &str| {
+            let at = name.len().checked_sub(suffix.len())?;
+            name.get(at..)?.eq_ignore_ascii_case(suffix).then(|| &name[..at])
+        };
+        match (without(".gz"), without(".zst")) {
+            (Some(name), _) => (Self::Gzip, name),
+            (_, Some(name)) => (Self::Zstd, name),
+            _ => (Self::None, name),
+        }
+    }
+}
+
+/// Text is compressed some five times, and whatever repeats itself 256 times over is no calibration text: past that, or
+/// past the second number in all, a file is taken for a bomb. Small files may hold a little more.
+const MOST_TIMES: u64 = 256;
+const MOST: u64 = 16 << 30;
+const LITTLE: u64 = 64 << 20;
+
+/// A file's text, read as it is needed.
+pub(super) fn open(path: &Path, compression: Compression) -> Result<Box<dyn BufRead>, Error> {
+    let file = File::open(path).map_err(|source| Error::read(path, source))?;
+    let size = file.metadata().map_err(|source| Error::read(path, source))?.len();
+    let file = BufReader::with_capacity(1 << 16, file);
+    let Some(decoder) = decoder(file, compression) else {
+        let reason = "this was built without the feature 'compression'".to_owned();
+        return Err(Error::Compressed { path: path.to_owned(), reason });
+    };
+    if compression == Compression::None {
+        return Ok(Box::new(BufReader::with_capacity(1 << 16, decoder)));
+    }
+    let limit = size.saturating_mul(MOST_TIMES).clamp(LITTLE, MOST);
+    Ok(Box::new(BufReader::with_capacity(1 << 16, Bounded { decoder, left: limit, limit })))
+}
+
+/// What is in the file, if this build can tell.
+#[cfg_attr(feature = "compression", allow(clippy::unnecessary_wraps, reason = "not all builds can"))]
+fn decoder(file: BufReader<File>, compression: Compression) -> Option<Box<dyn Read>> {
+    match compression {
+        Compression::None => Some(Box::new(file.into_inner())),
+        #[cfg(feature = "compression")]
+        Compression::Gzip => Some(Box::new(flate2::bufread::MultiGzDecoder::new(file))),
+        #[cfg(feature = "compression")]
+        Compression::Zstd => Some(Box::new(super::zstd::Frames::new(file))),
+        #[cfg(not(feature = "compression"))]
+        Compression::Gzip | Compression::Zstd => None,
+    }
+}
+
+/// What went wrong while reading `path`, in terms of the file.
+pub(super) fn explain(path: &Path, compression: Compression, error: io::Error) -> Error {
+    if let Some(TooMuch { limit }) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        return Error::Bomb { path: path.to_owned(), limit: limit >> 20 };
+    }
+    match compression {
+        Compression::None => Error::read(path, error),
+        _ => Error::Compressed { path: path.to_owned(), reason: error.to_string() },
+    }
+}
+
+/// A decoder that gives no more than it may.
+struct Bounded<R> {
+    decoder: R,
+    left: u64,
+    limit: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("more than {limit} bytes")]
+struct TooMuch {
+    limit: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.decoder.read(buffer)?;
+        self.left = self.left.checked_sub(n as u64).ok_or_else(|| io::Error::other(TooMuch { limit: self.limit }))?;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suffixes_say_how_a_file_is_compressed() {
+        for (name, compression, inner) in [
+            ("a.txt", Compression::None, "a.txt"),
+            ("a.jsonl.gz", Compression::Gzip, "a.jsonl"),
+            ("A.TXT.GZ", Compression::Gzip, "A.TXT"),
+            ("é.zst", Compression::Zstd, "é"),
+            (".gz", Compression::Gzip, ""),
+            ("zst", Compression::None, "zst"),
+            ("éé", Compression::None, "éé"),
+        ] {
+            assert_eq!(Compression::of(name), (compression, inner), "{name}");
+        }
+    }
+
+    #[test]
+    fn more_than_the_limit_is_an_error_of_its_own() {
+        let mut text = Vec::new();
+        let mut reader = Bounded { decoder: &b"12345"[..], left: 5, limit: 5 };
+        assert_eq!(reader.read_to_end(&mut text).unwrap(), 5);
+        let mut reader = Bounded { decoder: &b"12345"[..], left: 4, limit: 4 };
+        let error = reader.read_to_end(&mut text).unwrap_err();
+        let explained = explain(Path::new("x.gz"), Compression::Gzip, error);
+        assert!(matches!(explained, Error::Bomb { limit: 0, .. }), "{explained}");
+    }
+}

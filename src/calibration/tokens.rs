@@ -1,0 +1,177 @@
+//! From a corpus to tokens.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::corpus::{Body, Corpus, Item};
+use super::documents::Documents;
+use super::error::Error;
+use super::shuffle::shuffle;
+use crate::llama::{Token, Vocab};
+
+/// How a corpus becomes tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TokenOptions {
+    /// Read special tokens written out in plain texts as themselves. Those that a chat template writes always are.
+    pub parse_special: bool,
+    /// Take items in the random order of this seed.
+    pub shuffle: Option<u64>,
+    /// Take no more tokens than this: items in order, the last cut where it is reached.
+    pub budget: Option<u64>,
+    /// Threads to use, at least 1.
+    pub threads: usize,
+}
+
+/// Texts of more bytes are tokenized one at a time, on all threads, instead of beside others.
+const LONG: usize = 1 << 17;
+/// Items that are tokenized before the budget is looked at again.
+const AT_ONCE: usize = 1024;
+
+impl Corpus {
+    /// Tokenizes the items, each for itself: with the tokens that the vocabulary puts around a text. What a chat template
+    /// has put there already is not doubled. `progress` hears how many bytes are through.
+    ///
+    /// # Errors
+    /// [`Error::NoTemplate`]: `template` says why there is none. [`Error::Line`] where a conversation does not fit it.
+    /// [`Error::Tokenize`].
+    pub fn tokenize(
+        &self,
+        vocab: &Vocab<'_>,
+        template: Template<'_>,
+        options: &TokenOptions,
+        progress: &(impl Fn(u64) + Sync),
+    ) -> Result<Documents, Error> {
+        let mut order: Vec<&Item> = self.items.iter().collect();
+        if let Some(seed) = options.shuffle {
+            shuffle(&mut order, seed);
+        }
+        let budget = options.budget.map_or(usize::MAX, |budget| usize::try_from(budget).unwrap_or(usize::MAX));
+        let done = AtomicU64::new(0);
+        let told = |bytes: usize| progress(done.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64);
+        let mut documents = Documents::default();
+        let mut rest = order.as_slice();
+        while !rest.is_empty() && documents.tokens().len() < budget {
+            let long = |item: &&Item| item.body.n_bytes() > LONG;
+            let n = rest.iter().take(AT_ONCE).position(long).unwrap_or(rest.len().min(AT_ONCE)).max(1);
+            let (now, later) = rest.split_at(n);
+            rest = later;
+            if let [item] = now {
+                let before = done.load(Ordering::Relaxed);
+                let tokens =
+                    self.tokens_of(item, vocab, template, options.parse_special, options.threads, &|bytes| {
+                        progress(before + bytes as u64);
+                    })?;
+                documents.push(&tokens);
+                told(item.body.n_bytes());
+                continue;
+            }
+            for tokens in self.side_by_side(now, vocab, template, options, &told)? {
+                documents.push(&tokens);
+            }
+        }
+        documents.truncate(budget);
+        Ok(documents)
+    }
+
+    fn side_by_side(
+        &self,
+        items: &[&Item],
+        vocab: &Vocab<'_>,
+        template: Template<'_>,
+        options: &TokenOptions,
+        told: &(impl Fn(usize) + Sync),
+    ) -> Result<Vec<Vec<Token>>, Error> {
+        let next = AtomicUsize::new(0);
+        let take_turns = || {
+            let mut all = Vec::new();
+            loop {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                let Some(item) = items.get(i) else { return all };
+                all.push((i, self.tokens_of(item, vocab, template, options.parse_special, 1, &|_| ())));
+                told(item.body.n_bytes());
+            }
+        };
+        let mut all = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..options.threads.min(items.len())).map(|_| scope.spawn(take_turns)).collect();
+            let mut all = take_turns();
+            for other in others {
+                all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            all
+        });
+        // Whichever thread came to it first, the error is that of the first item that has one.
+        all.sort_unstable_by_key(|(i, _)| *i);
+        all.into_iter().map(|(_, tokens)| tokens).collect()
+    }
+
+    fn tokens_of(
+        &self,
+        item: &Item,
+        vocab: &Vocab<'_>,
+        template: Template<'_>,
+        parse_special: bool,
+        threads: usize,
+        progress: &(impl Fn(usize) + Sync),
+    ) -> Result<Vec<Token>, Error> {
+        let failed =
+            |error: crate::llama::Error| Error::Tokenize { origin: self.origin(item), reason: error.to_string() };
+        match &item.body {
+            Body::Text(text) => vocab.pieces(text).tokenize(parse_special, threads, progress).map_err(failed),
+            Body::Conversation(conversation) => {
+                let text = self.render(item, conversation, template)?;
+                let tokens = vocab.tokenize_part(text.as_bytes(), false, true).map_err(failed)?;
+                Ok(with_ends(tokens, vocab.leading_bos(), vocab.trailing_eos()))
+            }
+        }
+    }
+
+    #[cfg(feature = "chat")]
+    fn render(&self, item: &Item, conversation: &super::Conversation, template: Template<'_>) -> Result<String, Error> {
+        let (path, line) = self.place(item);
+        let template =
+            template.map_err(|reason| Error::NoTemplate { path: path.clone(), line, reason: reason.to_owned() })?;
+        template.render(conversation).map_err(|error| Error::Line { path, line, problem: error.to_string() })
+    }
+
+    #[cfg(not(feature = "chat"))]
+    fn render(&self, item: &Item, _: &super::Conversation, _: Template<'_>) -> Result<String, Error> {
+        let (path, line) = self.place(item);
+        let reason = "this was built without the feature 'chat'".to_owned();
+        Err(Error::NoTemplate { path, line, reason })
+    }
+
+    fn place(&self, item: &Item) -> (std::path::PathBuf, usize) {
+        (self.files.get(item.file).map(Into::into).unwrap_or_default(), item.line.unwrap_or(1))
+    }
+}
+
+/// What renders conversations, or why nothing does.
+#[cfg(feature = "chat")]
+pub type Template<'a> = Result<&'a super::ChatTemplate, &'a str>;
+/// Nothing renders conversations in this build.
+#[cfg(not(feature = "chat"))]
+pub type Template<'a> = Result<&'a std::convert::Infallible, &'a str>;
+
+/// A text's tokens with the vocabulary's BOS and EOS, unless the text has its own.
+fn with_ends(mut tokens: Vec<Token>, bos: Option<Token>, eos: Option<Token>) -> Vec<Token> {
+    if let Some(bos) = bos.filter(|bos| tokens.first() != Some(bos)) {
+        tokens.insert(0, bos);
+    }
+    if let Some(eos) = eos.filter(|eos| tokens.last() != Some(eos)) {
+        tokens.push(eos);
+    }
+    tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_ends;
+
+    #[test]
+    fn what_a_template_has_written_is_not_put_there_again() {
+        let (bos, eos) = (Some(1), Some(2));
+        assert_eq!(with_ends(vec![1, 5, 2], bos, eos), [1, 5, 2]);
+        assert_eq!(with_ends(vec![5], bos, eos), [1, 5, 2]);
+        assert_eq!(with_ends(vec![1, 5], None, None), [1, 5]);
+        assert_eq!(with_ends(vec![], bos, eos), [1, 2]);
+    }
+}

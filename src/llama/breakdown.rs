@@ -1,0 +1,108 @@
+//! What memory a model and its context take, by device: see `vendor/breakdown`.
+
+use llama_cpp_sys_2 as sys;
+
+use super::{Context, ContextOptions, Device, Error, Model, Observer, Outputs, TensorRef};
+
+/// Bytes that a model and a context take on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// The device; `None` for host memory, whoever it is set up for.
+    pub device: Option<Device>,
+    /// Weights.
+    pub weights: usize,
+    /// The cache of keys and values, or the state.
+    pub cache: usize,
+    /// What a graph computes with, logits included.
+    pub compute: usize,
+}
+
+/// Sees nothing.
+struct Nobody;
+
+impl Observer for Nobody {
+    fn asks(&mut self, _: TensorRef<'_>) -> bool {
+        false
+    }
+
+    fn sees(&mut self, _: TensorRef<'_>) -> Result<(), super::ObserverError> {
+        Ok(())
+    }
+}
+
+#[cfg(breakdown)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Entry {
+    buffer_type: sys::ggml_backend_buffer_type_t,
+    model: usize,
+    context: usize,
+    compute: usize,
+}
+
+#[cfg(breakdown)]
+unsafe extern "C" {
+    fn imatrix_get_breakdown(
+        context: *const sys::llama_context,
+        entries: *mut Entry,
+        capacity: usize,
+        n: *mut usize,
+    ) -> i32;
+}
+
+impl Model {
+    /// What memory this model takes, and a context of it: host memory first. Of a model that was loaded
+    /// [`dry`](super::ModelOptions::dry) nothing is taken to find out. `None` where this build cannot tell.
+    ///
+    /// # Errors
+    /// [`Error::ContextInit`].
+    pub fn memory_needed(&self, options: &ContextOptions) -> Result<Option<Vec<DeviceMemory>>, Error> {
+        // Scores are computed by a graph of our own, which takes a look at the model's first; what llama.cpp has room for
+        // is the same as where no logits are wanted.
+        let outputs = if options.outputs == Outputs::Scores { Outputs::Nothing } else { options.outputs };
+        let mut options = ContextOptions { outputs, ..options.clone() };
+        let mut context = Context::new(self, &options, Nobody)?;
+        if !context.has_memory() && options.n_batch < options.n_ctx {
+            // Such a model sees all at once.
+            options.n_batch = options.n_ctx;
+            drop(context);
+            context = Context::new(self, &options, Nobody)?;
+        }
+        Ok(breakdown(&context))
+    }
+}
+
+#[cfg(not(breakdown))]
+fn breakdown(_: &Context<'_, Nobody>) -> Option<Vec<DeviceMemory>> {
+    None
+}
+
+#[cfg(breakdown)]
+fn breakdown(context: &Context<'_, Nobody>) -> Option<Vec<DeviceMemory>> {
+    const EMPTY: Entry = Entry { buffer_type: std::ptr::null_mut(), model: 0, context: 0, compute: 0 };
+    let mut entries = [EMPTY; 64];
+    let mut n = 0;
+    // SAFETY: the context is alive, and at most as many entries are written as there are.
+    let status = unsafe { imatrix_get_breakdown(context.as_ptr(), entries.as_mut_ptr(), entries.len(), &raw mut n) };
+    if status != 0 {
+        return None;
+    }
+    let mut all = vec![DeviceMemory { device: None, weights: 0, cache: 0, compute: 0 }];
+    for entry in &entries[..n] {
+        // SAFETY: llama.cpp's buffer types belong to devices, which live as long as the process.
+        let device = unsafe {
+            let on_host = sys::ggml_backend_buft_is_host(entry.buffer_type);
+            let device = if on_host { None } else { Device::of_buffer_type(entry.buffer_type) };
+            device.filter(|device| !device.is_cpu())
+        };
+        let place = all.iter().position(|memory| memory.device == device).unwrap_or_else(|| {
+            all.push(DeviceMemory { device, weights: 0, cache: 0, compute: 0 });
+            all.len() - 1
+        });
+        let memory = &mut all[place];
+        memory.weights += entry.model;
+        memory.cache += entry.context;
+        memory.compute += entry.compute;
+    }
+    Some(all)
+}

@@ -1,0 +1,33 @@
+// What memory a context takes, by kind of memory, from llama.cpp's C++ staging header src/llama-ext.h, in C: compiled by
+// build.rs, used by src/llama/breakdown.rs alone.
+//
+// Nothing is thrown across: 0 is success, and only then is anything to be read.
+#pragma once
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct llama_context;
+struct ggml_backend_buffer_type;
+
+// Bytes in one kind of memory.
+struct imatrix_breakdown {
+    struct ggml_backend_buffer_type * type;
+    size_t model;   // weights
+    size_t context; // cache or state
+    size_t compute; // tensors of a graph
+};
+
+// Writes at most `capacity` entries and their number.
+int imatrix_get_breakdown(
+        const struct llama_context     * ctx,
+              struct imatrix_breakdown * entries,
+                     size_t              capacity,
+                     size_t            * n);
+
+#ifdef __cplusplus
+}
+#endif

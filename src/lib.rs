@@ -3,6 +3,8 @@
 #![doc = "[assets/quickstart/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/assets/quickstart/README.md"]
 #![doc = "[docs/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/README.md"]
 #![doc = "[docs/building.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/building.md"]
+#![doc = "[docs/calibration.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/calibration.md"]
+#![doc = "[docs/cluster.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/cluster.md"]
 #![doc = "[docs/differences.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/differences.md"]
 #![doc = "[docs/flags.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/flags.md"]
 #![doc = "[docs/performance.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/performance.md"]
@@ -51,3 +53,19 @@ pub use collect::{Collector, CollectorOptions};
 pub use imatrix::Imatrix;
 #[cfg(feature = "llama")]
 pub use session::{Cancel, Collected, Progress, Session, SessionOptions};
+
+#[cfg(test)]
+mod tests {
+    /// Links that work in a checkout and on docs.rs: by reference, with a definition above that comes first.
+    #[test]
+    fn the_readmes_links_lead_to_packed_files() {
+        let (readme, here) = (include_str!("../README.md"), include_str!("lib.rs"));
+        for folder in ["docs/", "vendor/", "assets/", "examples/", "scripts/"] {
+            assert!(!readme.contains(&format!("]({folder}")), "a link to {folder} in the README is not by reference");
+        }
+        for (label, target) in readme.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: ")) {
+            let definition = format!("[{label}]: https://docs.rs/crate/llama-imatrix/latest/source/{target}");
+            assert!(here.contains(&definition), "src/lib.rs has no '{definition}'");
+        }
+    }
+}

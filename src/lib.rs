@@ -7,6 +7,7 @@
 #![doc = "[docs/cluster.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/cluster.md"]
 #![doc = "[docs/differences.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/differences.md"]
 #![doc = "[docs/flags.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/flags.md"]
+#![doc = "[docs/lens.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/lens.md"]
 #![doc = "[docs/performance.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/performance.md"]
 #![doc = "[vendor/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/vendor/README.md"]
 #![doc = ""]
@@ -21,7 +22,7 @@
 //! | [`gguf`] | reads and writes GGUF files, validated | no |
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
-//! | [`lens`] | what single layers do to the predictions: the file of results | no |
+//! | [`lens`] | what single layers do to the predictions | to measure it |
 //! | [`collect`] | sums the inputs of products, as they come | no |
 //! | [`exact`] | sums that do not depend on the order of their terms | no |
 //! | [`state`] | state files: resuming a run, sharing it out over machines | no |

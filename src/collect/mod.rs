@@ -11,6 +11,7 @@ mod accumulate;
 mod chunks;
 mod collector;
 mod error;
+mod experts;
 mod kernel;
 mod lane;
 #[cfg(feature = "llama")]
@@ -27,6 +28,7 @@ mod undo;
 pub use chunks::Due;
 pub use collector::{Collector, CollectorOptions, Earlier, Snapshot};
 pub use error::Error;
+pub use experts::Experts;
 pub use lane::Lane;
 pub use product::{Ids, Kind, Product, Rows};
 pub use rule::{Rule, Verdict, weight_name};

@@ -264,6 +264,11 @@ impl Sharing {
             .collect()
     }
 
+    /// Weights with the rows that each of their matrices has seen, but for those that a lane is adding to.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&str, &[i64])> {
+        self.weights.iter().filter_map(|weight| Some((weight.name.as_str(), self.entry(weight.capture)?.counts())))
+    }
+
     /// The snapshot is taken.
     pub(super) fn forget_kept(&mut self) {
         for capture in &mut self.captures {

@@ -9,6 +9,7 @@
 //! | [`Device`], [`BufferType`] | what computes, and the memory it computes in |
 //! | [`Batch`] | tokens for one decode |
 //! | [`TensorRef`] | a tensor, valid during one call of the observer |
+//! | [`Graph`], [`Readout`] | what was computed from what; a stream's rows through the model's output |
 //! | [`Attachment`] | an observer in a context of your own, by a function pointer and user data |
 //!
 //! ```
@@ -59,6 +60,7 @@ mod create;
 mod data;
 mod devices;
 mod error;
+mod graph;
 mod log;
 mod memory;
 mod model;
@@ -67,6 +69,8 @@ mod nextn;
 mod outputs;
 mod pieces;
 mod process;
+mod readout;
+mod rows;
 mod sampler;
 mod scorer;
 mod tail;
@@ -86,6 +90,7 @@ pub use cpu::unused_vector_features;
 pub use data::DataError;
 pub use devices::{BufferType, Device, serve_rpc};
 pub use error::Error;
+pub use graph::{Graph, Leaf, Node, NodeOp, Source};
 pub use log::{Level, set_log};
 pub use model::Model;
 pub use model_options::{GpuLayers, LazyMode, LoadMode, ModelOptions, OverrideValue, SplitMode};
@@ -94,6 +99,8 @@ pub use outputs::Outputs;
 pub use pieces::Pieces;
 #[cfg(unix)]
 pub use process::is_ignored;
+pub use readout::{Entry, Exit, ROWS_AT_ONCE, Readout};
+pub use rows::{OutputRows, RowsError};
 pub use tensor::{Op, TensorRef};
 pub use threads::{PoolOptions, Priority, ThreadOptions};
 pub use tuning::{CacheType, Rope, RopeScaling, Tuning};

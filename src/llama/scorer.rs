@@ -73,17 +73,7 @@ impl Scorer {
 
     pub(super) fn set_threads(&mut self, n_threads: usize) {
         self.n_threads = n_threads.max(1);
-        // SAFETY: the function that ggml registers under this name has this type; the backend is ours.
-        unsafe {
-            let device = sys::ggml_backend_get_device(self.backend.as_ptr());
-            let registry = sys::ggml_backend_dev_backend_reg(device);
-            let function = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_set_n_threads".as_ptr());
-            if let Some(function) = NonNull::new(function) {
-                let set_n_threads: unsafe extern "C" fn(sys::ggml_backend_t, i32) =
-                    std::mem::transmute(function.as_ptr());
-                set_n_threads(self.backend.as_ptr(), self.n_threads as i32);
-            }
-        }
+        set_threads(self.backend, self.n_threads);
     }
 
     /// A decode begins whose rows have these targets.
@@ -196,6 +186,20 @@ impl Scorer {
             let graph = sys::ggml_new_graph_custom(ctx, Self::graph_size(&self.tail), false);
             sys::ggml_build_forward_expand(graph, scores);
             graph
+        }
+    }
+}
+
+/// Has a CPU backend of ours compute on so many threads.
+pub(super) fn set_threads(backend: NonNull<sys::ggml_backend>, n_threads: usize) {
+    // SAFETY: the function that ggml registers under this name has this type; the backend is ours.
+    unsafe {
+        let device = sys::ggml_backend_get_device(backend.as_ptr());
+        let registry = sys::ggml_backend_dev_backend_reg(device);
+        let function = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_set_n_threads".as_ptr());
+        if let Some(function) = NonNull::new(function) {
+            let set_n_threads: unsafe extern "C" fn(sys::ggml_backend_t, i32) = std::mem::transmute(function.as_ptr());
+            set_n_threads(backend.as_ptr(), n_threads as i32);
         }
     }
 }

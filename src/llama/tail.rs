@@ -22,6 +22,8 @@ pub(super) type Tail = Vec<TailOp>;
 /// Watches one evaluation for the tail.
 #[derive(Debug, Default)]
 pub(super) struct TailProbe {
+    /// Whatever memory the output matrix and its input are in; else the host's.
+    anywhere: bool,
     last: Option<NonNull<sys::ggml_tensor>>,
     tail: Tail,
     /// The result once it is known.
@@ -29,6 +31,11 @@ pub(super) struct TailProbe {
 }
 
 impl TailProbe {
+    /// For an output in whatever memory.
+    pub(super) fn anywhere() -> Self {
+        Self { anywhere: true, ..Self::default() }
+    }
+
     /// # Safety
     /// `node` is a node of a graph that is about to be computed.
     pub(super) unsafe fn watch(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorRef<'_>) {
@@ -40,9 +47,9 @@ impl TailProbe {
         let found = match self.last {
             None if !is_output_matrix(tensor) => return,
             // SAFETY: as above.
-            None => unsafe { check_head(raw) },
+            None => unsafe { check_head(raw, self.anywhere) },
             // SAFETY: as above.
-            Some(last) => unsafe { tail_op(raw, last) }.map(|op| self.tail.push(op)),
+            Some(last) => unsafe { tail_op(raw, last, self.anywhere) }.map(|op| self.tail.push(op)),
         };
         self.last = Some(node);
         if found.is_err() || raw.flags & sys::GGML_TENSOR_FLAG_OUTPUT as i32 != 0 {
@@ -58,11 +65,14 @@ impl TailProbe {
 
 /// # Safety
 /// `node` is a product of a graph.
-unsafe fn check_head(node: &sys::ggml_tensor) -> Result<(), &'static str> {
+unsafe fn check_head(node: &sys::ggml_tensor, anywhere: bool) -> Result<(), &'static str> {
     // SAFETY: a product has two sources, which live as long as it does.
     let (weight, input) = unsafe { (&*node.src[0], &*node.src[1]) };
     let row = (input.ne[0] as usize) * size_of::<f32>();
-    if weight.op != sys::GGML_OP_NONE || !is_on_host(weight) || !is_on_host(input) {
+    if weight.op != sys::GGML_OP_NONE {
+        return Err("the output matrix is itself computed");
+    }
+    if !anywhere && (!is_on_host(weight) || !is_on_host(input)) {
         return Err("the output matrix or its input is not in host memory");
     }
     if input.type_ != sys::GGML_TYPE_F32 || input.nb[0] != size_of::<f32>() || input.nb[1] != row {
@@ -74,7 +84,8 @@ unsafe fn check_head(node: &sys::ggml_tensor) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn is_on_host(tensor: &sys::ggml_tensor) -> bool {
+/// Whether the CPU's backend reads it where it lies.
+pub(super) fn is_on_host(tensor: &sys::ggml_tensor) -> bool {
     // SAFETY: a view's source lives as long as the view.
     let owner = unsafe { tensor.view_src.as_ref() }.unwrap_or(tensor);
     // SAFETY: the buffer lives as long as the tensor. Weights in a CPU buffer of another layout are no plain host
@@ -90,7 +101,11 @@ fn is_on_host(tensor: &sys::ggml_tensor) -> bool {
 
 /// # Safety
 /// `node` is a node of the graph that `last` is of.
-unsafe fn tail_op(node: &sys::ggml_tensor, last: NonNull<sys::ggml_tensor>) -> Result<TailOp, &'static str> {
+unsafe fn tail_op(
+    node: &sys::ggml_tensor,
+    last: NonNull<sys::ggml_tensor>,
+    anywhere: bool,
+) -> Result<TailOp, &'static str> {
     const UNKNOWN: &str = "what follows the output matrix is not a scale, a soft cap or a bias";
     // SAFETY: `last` is alive: it is a source, or is not looked at.
     let continues = node.src[0] == last.as_ptr() && node.ne == unsafe { last.as_ref() }.ne;
@@ -102,7 +117,7 @@ unsafe fn tail_op(node: &sys::ggml_tensor, last: NonNull<sys::ggml_tensor>) -> R
     // SAFETY: a node's sources live as long as the node.
     let fixed = operand.is_none_or(|operand| unsafe {
         let operand = operand.as_ref();
-        operand.op == sys::GGML_OP_NONE && operand.ne[1..] == [1, 1, 1] && is_on_host(operand)
+        operand.op == sys::GGML_OP_NONE && operand.ne[1..] == [1, 1, 1] && (anywhere || is_on_host(operand))
     });
     if fixed { Ok(TailOp { op: node.op, params: node.op_params, operand }) } else { Err(UNKNOWN) }
 }

@@ -45,6 +45,10 @@ impl<'a> TensorRef<'a> {
         self.ptr.as_ptr() as usize
     }
 
+    pub(super) fn as_ptr(self) -> NonNull<sys::ggml_tensor> {
+        self.ptr
+    }
+
     /// The tensor's name, such as `blk.0.attn_q.weight`; cut at the first byte that is not UTF-8.
     #[must_use]
     pub fn name(self) -> &'a str {
@@ -138,6 +142,43 @@ impl<'a> TensorRef<'a> {
     #[must_use]
     pub fn copy_i32(self, into: &mut Vec<i32>) -> bool {
         self.is_i32() && self.copy(into)
+    }
+
+    /// Appends these rows of a tensor without gaps, `ne[0]` values each, from wherever they lie. `false`, and nothing
+    /// appended, where it is not f32, has gaps, is not computed, or has no such row.
+    #[must_use]
+    pub fn append_rows(self, rows: &[usize], into: &mut Vec<f32>) -> bool {
+        let raw = self.raw();
+        // SAFETY: reads shape and type of a valid tensor.
+        let contiguous = unsafe { sys::ggml_is_contiguous(self.ptr.as_ptr()) };
+        let [width, n1, n2, n3] = raw.ne.map(|n| usize::try_from(n).unwrap_or(0));
+        if !self.is_f32() || !contiguous || rows.iter().any(|&row| row >= n1 * n2 * n3) {
+            return false;
+        }
+        if let Some(data) = self.as_f32() {
+            for &row in rows {
+                into.extend_from_slice(&data[row * width..][..width]);
+            }
+            return true;
+        }
+        if !self.is_readable() {
+            return false;
+        }
+        for &row in rows {
+            let at = into.len();
+            into.resize(at + width, 0.0);
+            let (offset, bytes) = (row * width * size_of::<f32>(), width * size_of::<f32>());
+            // SAFETY: the tensor is allocated and has the row (checked), and `into` has room for its values.
+            unsafe {
+                sys::ggml_backend_tensor_get(
+                    self.ptr.as_ptr(),
+                    into[at..].as_mut_ptr().cast::<c_void>(),
+                    offset,
+                    bytes,
+                );
+            };
+        }
+        true
     }
 
     /// The buffer that holds it; a view's is that of its source. Null where there is none.

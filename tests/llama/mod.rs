@@ -1,6 +1,7 @@
 //! The layer over llama.cpp, on a real model.
 
 mod attachment;
+mod lens;
 mod nextn;
 mod pieces;
 mod session;

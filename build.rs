@@ -6,8 +6,23 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(breakdown)");
     println!("cargo::rustc-check-cfg=cfg(fresh_memory)");
     println!("cargo::rerun-if-changed=build.rs");
+    #[cfg(feature = "dynamic-backends")]
+    find_libraries_beside_program();
     #[cfg(feature = "llama")]
     shims::build();
+}
+
+/// llama.cpp is a library of its own then, which a release has beside the program, a distribution in `lib`.
+#[cfg(feature = "dynamic-backends")]
+fn find_libraries_beside_program() {
+    let places: &[&str] = match std::env::var("CARGO_CFG_TARGET_OS").as_deref() {
+        Ok("linux") => &["$ORIGIN", "$ORIGIN/../lib/llama-imatrix"],
+        Ok("macos") => &["@loader_path", "@loader_path/../lib/llama-imatrix"],
+        _ => &[],
+    };
+    for place in places {
+        println!("cargo::rustc-link-arg-bins=-Wl,-rpath,{place}");
+    }
 }
 
 #[cfg(feature = "llama")]

@@ -1,8 +1,21 @@
-//! Importance matrices for llama.cpp models: collect, read, write and inspect them.
+// The README is written for a checkout: the first definition of a link counts, and here it leads to the packed files.
+#![doc = "[LICENSE]: https://docs.rs/crate/llama-imatrix/latest/source/LICENSE"]
+#![doc = "[assets/quickstart/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/assets/quickstart/README.md"]
+#![doc = "[docs/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/README.md"]
+#![doc = "[docs/building.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/building.md"]
+#![doc = "[docs/calibration.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/calibration.md"]
+#![doc = "[docs/cluster.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/cluster.md"]
+#![doc = "[docs/differences.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/differences.md"]
+#![doc = "[docs/flags.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/flags.md"]
+#![doc = "[docs/lens.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/lens.md"]
+#![doc = "[docs/performance.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/performance.md"]
+#![doc = "[vendor/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/vendor/README.md"]
+#![doc = ""]
+// Its example evaluates a model.
+#![cfg_attr(feature = "llama", doc = include_str!("../README.md"))]
+#![cfg_attr(not(feature = "llama"), doc = "Importance matrices for llama.cpp models, without llama.cpp.")]
 //!
-//! `llama-quantize` reads an importance matrix to decide where precision matters. It holds, for every weight of a
-//! model, what the weight's inputs looked like over a calibration text: per channel the sum and the sum of squares,
-//! and how many rows there were.
+//! # Modules
 //!
 //! | module | what it does | needs llama.cpp |
 //! |---|---|---|
@@ -17,11 +30,7 @@
 //! | [`calibration`] | files, conversations, documents, chunks | for their tokens |
 //! | [`perplexity`] | likelihoods | no |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
-#![cfg_attr(feature = "llama", doc = "| [`run`] | a model over chunks, collected | yes |")]
-
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+#![cfg_attr(feature = "llama", doc = "| [`session`], [`run`] | a model over a text, collected | yes |")]
 
 pub mod calibration;
 pub mod collect;
@@ -36,5 +45,28 @@ pub mod perplexity;
 pub mod report;
 #[cfg(feature = "llama")]
 pub mod run;
+#[cfg(feature = "llama")]
+pub mod session;
 pub mod state;
 pub mod stats;
+
+pub use collect::{Collector, CollectorOptions};
+pub use imatrix::Imatrix;
+#[cfg(feature = "llama")]
+pub use session::{Cancel, Collected, Progress, Session, SessionOptions};
+
+#[cfg(test)]
+mod tests {
+    /// Links that work in a checkout and on docs.rs: by reference, with a definition above that comes first.
+    #[test]
+    fn the_readmes_links_lead_to_packed_files() {
+        let (readme, here) = (include_str!("../README.md"), include_str!("lib.rs"));
+        for folder in ["docs/", "vendor/", "assets/", "examples/", "scripts/"] {
+            assert!(!readme.contains(&format!("]({folder}")), "a link to {folder} in the README is not by reference");
+        }
+        for (label, target) in readme.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: ")) {
+            let definition = format!("[{label}]: https://docs.rs/crate/llama-imatrix/latest/source/{target}");
+            assert!(here.contains(&definition), "src/lib.rs has no '{definition}'");
+        }
+    }
+}

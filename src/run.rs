@@ -60,6 +60,29 @@ pub struct RunOptions {
     pub stop: Arc<AtomicBool>,
 }
 
+/// llama.cpp's defaults, on all CPUs, without perplexity; the first chunk that is not finite is an error.
+impl Default for RunOptions {
+    fn default() -> Self {
+        let n_threads = std::thread::available_parallelism().map_or(1, |n| i32::try_from(n.get()).unwrap_or(i32::MAX));
+        Self {
+            n_batch: 2048,
+            n_ubatch: 512,
+            n_threads,
+            n_threads_batch: n_threads,
+            flash_attention: FlashAttention::Auto,
+            tuning: Tuning::default(),
+            perplexity: false,
+            lanes: Lanes::Auto,
+            part: None,
+            keep_likelihoods: false,
+            max_bad_chunks: 0,
+            lens: None,
+            stop_when_covered: None,
+            stop: Arc::default(),
+        }
+    }
+}
+
 impl RunOptions {
     /// Batches that are evaluated side by side, unless there turns out to be no room for so many contexts.
     #[must_use]

@@ -47,7 +47,33 @@ impl Default for CollectorOptions {
 ///
 /// Products are brought in by [`Lane`]s, of which there is one for each context that evaluates the model. Lanes take
 /// turns, so that every sum is that of the batches in order, whichever lane evaluated them and however far ahead of the
-/// others it was.
+/// others it was. [`finish`](Self::finish) gives the matrix.
+///
+/// ```
+/// use llama_imatrix::collect::{Kind, Product, Rows};
+/// use llama_imatrix::{Collector, CollectorOptions};
+///
+/// let collector = Collector::new(&CollectorOptions { chunk_size: 16, ..CollectorOptions::default() });
+/// let mut lane = collector.lane(); // with llama.cpp, a context's observer, which does what follows
+/// let product = Product {
+///     kind: Kind::Dense,
+///     weight: "blk.0.ffn_up.weight",
+///     weight_ne: [2, 8, 1, 1],
+///     input: 1,
+///     input_ne: [2, 16, 1, 1],
+///     input_is_f32: true,
+///     ids: 0,
+/// };
+/// lane.begin_node(1);
+/// assert!(lane.asks(&product));
+/// let data: Vec<f32> = [1.0, -2.0].repeat(16);
+/// lane.add(&product, &Rows { data: &data, ne: [2, 16, 1, 1], stride: [1, 2, 32, 32] }, None)?;
+/// let imatrix = collector.finish()?;
+/// let entry = imatrix.get("blk.0.ffn_up.weight").expect("collected");
+/// assert_eq!((&entry.sum2[..], entry.activations()), (&[16.0, 64.0][..], &[16.0, -32.0][..]));
+/// assert_eq!((&entry.counts[..], imatrix.chunk_count), (&[16][..], 1));
+/// # Ok::<(), llama_imatrix::collect::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Collector {
     pub(super) shared: Arc<Shared>,
@@ -150,6 +176,19 @@ impl Collector {
         self.shared.lock().snapshot_now()
     }
 
+    /// The matrix of all that was collected, for when every decode has ended. Collecting may go on after it.
+    ///
+    /// Its [`datasets`](Imatrix::datasets) are empty: what the rows were is known to the caller alone.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] where a lane has failed: its sums are not to be used.
+    pub fn finish(&self) -> Result<Imatrix, Error> {
+        if self.shared.lock().is_stopped() {
+            return Err(Error::Stopped);
+        }
+        Ok(Imatrix { chunk_size: self.shared.options.chunk_size, ..self.snapshot().to_imatrix() })
+    }
+
     /// Releases lanes that wait for their turn: they fail. For when a lane will not come to its batch's end.
     pub fn stop(&self) {
         self.shared.stop();
@@ -212,6 +251,14 @@ impl Snapshot {
     pub fn get(&self, weight: &str) -> Option<Cow<'_, Entry>> {
         let place = self.entries.binary_search_by(|(name, _)| name.as_str().cmp(weight)).ok()?;
         Some(self.entries[place].1.entry())
+    }
+
+    /// The matrix of these sums, exact ones rounded. It says how many chunks they are; how large those are, and of what,
+    /// is the caller's to add.
+    #[must_use]
+    pub fn to_imatrix(&self) -> Imatrix {
+        let entries = self.entries().map(|(name, entry)| (name.to_owned(), entry.into_owned())).collect();
+        Imatrix { entries, chunk_count: self.chunks, ..Imatrix::default() }
     }
 
     /// The sums in full precision, for a state file.

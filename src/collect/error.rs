@@ -96,7 +96,7 @@ pub enum Error {
         /// The weight.
         weight: String,
     },
-    /// Another lane has failed.
+    /// A lane has failed, and with it all others: the sums are not to be used.
     #[error("another lane has failed")]
     Stopped,
     /// A sum is no longer a number: the activations hold NaN or infinity, or their squares overflow.

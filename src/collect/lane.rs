@@ -301,7 +301,7 @@ impl Lane {
         self.shared.lock().sharing.n_captures()
     }
 
-    fn end_evaluation(&mut self) {
+    pub(super) fn end_evaluation(&mut self) {
         if self.first_node.take().is_none() {
             return;
         }

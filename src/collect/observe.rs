@@ -30,6 +30,10 @@ impl Observer for Lane {
         self.fetched = fetched;
         Ok(result?)
     }
+
+    fn end_decode(&mut self) {
+        self.end_evaluation();
+    }
 }
 
 impl Lane {

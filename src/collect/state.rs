@@ -86,6 +86,10 @@ pub(super) struct State {
 }
 
 impl State {
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
     fn new(options: &CollectorOptions) -> Self {
         Self {
             sharing: Sharing::new(options.accumulate),

@@ -1,5 +1,6 @@
 //! The importance matrix: what it holds, how files are read, merged and written.
 
+mod access;
 mod dat;
 mod early_sync;
 mod error;

@@ -23,6 +23,41 @@ pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
 /// For each node in order of computation [`asks`](Self::asks) is called before the node is computed and, where it
 /// returned `true`, [`sees`](Self::sees) right after. A node that is asked for ends a run of nodes that are computed
 /// together, so ask for few. Neither is called again in a decode once `sees` has failed or either has panicked.
+///
+/// ```
+/// use llama_imatrix::llama::{Observer, ObserverError, TensorRef};
+///
+/// /// Prints the mean of what leaves each layer.
+/// struct Means(Vec<f32>);
+///
+/// impl Observer for Means {
+///     fn asks(&mut self, node: TensorRef<'_>) -> bool {
+///         node.name().starts_with("l_out-")
+///     }
+///
+///     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
+///         node.to_f32(&mut self.0)?; // whatever its type, and wherever it lies
+///         let mean = self.0.iter().sum::<f32>() / self.0.len() as f32;
+///         println!("{} {} {:?} {mean}", node.name(), node.type_name(), node.ne());
+///         Ok(())
+///     }
+/// }
+/// ```
+///
+/// What is seen is borrowed for the call, and cannot be kept:
+///
+/// ```compile_fail
+/// # use llama_imatrix::llama::{Observer, ObserverError, TensorRef};
+/// struct Keeps<'a>(Option<TensorRef<'a>>);
+///
+/// impl<'a> Observer for Keeps<'a> {
+///     fn asks(&mut self, node: TensorRef<'_>) -> bool {
+///         self.0 = Some(node);
+///         false
+///     }
+/// #   fn sees(&mut self, _: TensorRef<'_>) -> Result<(), ObserverError> { Ok(()) }
+/// }
+/// ```
 pub trait Observer {
     /// Whether [`sees`](Self::sees) shall be called once `node` is computed. Its shape, name and sources can be read,
     /// its data cannot. Where not [all logits](super::Outputs) are computed, neither can those of the product with the
@@ -34,6 +69,9 @@ pub trait Observer {
     /// # Errors
     /// Whatever it returns ends the decode and comes out of [`Context::decode`](super::Context::decode).
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError>;
+
+    /// A decode has ended, well or not. It evaluated one graph, or several in turn, one for each of its micro-batches.
+    fn end_decode(&mut self) {}
 }
 
 /// Watches nothing.
@@ -47,9 +85,19 @@ impl Observer for () {
     }
 }
 
-enum Fault {
+pub(super) enum Fault {
     Error(ObserverError),
     Panic(Box<dyn Any + Send>),
+}
+
+impl Fault {
+    /// An error is returned, a panic goes on.
+    pub(super) fn raise(self) -> Result<(), ObserverError> {
+        match self {
+            Self::Error(error) => Err(error),
+            Self::Panic(payload) => resume_unwind(payload),
+        }
+    }
 }
 
 /// An observer and the first thing that went wrong with it.
@@ -66,21 +114,28 @@ impl<O: Observer> Latch<O> {
         Self { observer, fault: None, head, links: Links::default() }
     }
 
-    /// Raises what was latched since the last call: errors are returned, panics go on.
+    /// Ends a decode and raises what was latched in it: errors are returned, panics go on.
     ///
     /// # Safety
     /// The decode is over, and the context that it was of is alive.
     pub(super) unsafe fn release(&mut self) -> Result<(), ObserverError> {
         // SAFETY: our own contract. Before the head, whose product may be among them.
         unsafe { self.links.restore() };
+        self.observer.end_decode();
         if let Head::Cut(head) = &mut self.head {
             head.restore(); // for when the computation failed before it was computed
         }
-        match self.fault.take() {
-            None => Ok(()),
-            Some(Fault::Error(error)) => Err(error),
-            Some(Fault::Panic(payload)) => resume_unwind(payload),
-        }
+        self.take_fault().map_or(Ok(()), Fault::raise)
+    }
+
+    /// What was latched since the last call.
+    pub(super) fn take_fault(&mut self) -> Option<Fault> {
+        self.fault.take()
+    }
+
+    /// Whether something was latched that [`release`](Self::release) would raise.
+    pub(super) fn has_fault(&self) -> bool {
+        self.fault.is_some()
     }
 
     /// Whether `node` is dealt with here, and the answer then: the product with the output matrix where it is cut, and
@@ -127,7 +182,7 @@ impl<O: Observer> Latch<O> {
     }
 
     /// The answer for the scheduler. Once latched: ask for the next node, then refuse it, which leaves the split at once.
-    fn on_node(&mut self, node: TensorRef<'_>, ask: bool) -> bool {
+    pub(super) fn on_node(&mut self, node: TensorRef<'_>, ask: bool) -> bool {
         if self.fault.is_some() {
             return ask;
         }

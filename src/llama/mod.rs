@@ -10,11 +10,45 @@
 //! | [`Batch`] | tokens for one decode |
 //! | [`TensorRef`] | a tensor, valid during one call of the observer |
 //! | [`Graph`], [`Readout`] | what was computed from what; a stream's rows through the model's output |
+//! | [`Attachment`] | an observer in a context of your own, by a function pointer and user data |
+//!
+//! ```
+//! use llama_imatrix::llama::{Batch, Context, ContextOptions, FlashAttention, Model, ModelOptions, Outputs, Tuning};
+//! use llama_imatrix::{Collector, CollectorOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/quickstart/quickstart.gguf");
+//! let model = Model::load(path.as_ref(), &ModelOptions::default())?;
+//! let options = ContextOptions {
+//!     n_ctx: 64,
+//!     n_batch: 64,
+//!     n_ubatch: 64,
+//!     n_seq: 1,
+//!     n_threads: 1,
+//!     n_threads_batch: 1,
+//!     flash_attention: FlashAttention::Auto,
+//!     outputs: Outputs::Nothing, // no logits: nobody reads them here
+//!     tuning: Tuning::default(),
+//! };
+//! let collector = Collector::new(&CollectorOptions::default());
+//! let mut context = Context::new(&model, &options, collector.lane())?;
+//! let mut batch = Batch::new();
+//! let tokens = model.vocab().tokenize(b"It was a bright cold day, and the clocks were striking thirteen.", false)?;
+//! for (position, &token) in (0..).zip(&tokens) {
+//!     batch.add(token, position, 0);
+//! }
+//! context.decode(&mut batch)?;
+//! let imatrix = collector.finish()?;
+//! assert_eq!(imatrix.get("blk.0.attn_q.weight").ok_or("not collected")?.counts, [tokens.len() as i64]);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! Raw pointers stay inside this module. Each type owns what it allocates and frees it on drop; what is borrowed
 //! carries the lifetime of its owner.
 #![allow(unsafe_code)] // The one module that is allowed to; every block states the invariant it relies on.
 
+mod attachment;
 mod backend;
 mod batch;
 mod breakdown;
@@ -23,6 +57,7 @@ mod context;
 mod control_vector;
 mod cpu;
 mod create;
+mod data;
 mod device;
 mod devices;
 mod error;
@@ -47,6 +82,7 @@ mod threads;
 mod tuning;
 mod vocab;
 
+pub use attachment::{Attachment, EvalCallback};
 pub use backend::{Backend, Numa};
 pub use batch::{Batch, Token};
 pub use breakdown::DeviceMemory;
@@ -54,6 +90,7 @@ pub use callback::{Observer, ObserverError};
 pub use context::{Context, ContextOptions, FlashAttention, Timings};
 pub use control_vector::{ControlVector, ControlVectorError};
 pub use cpu::unused_vector_features;
+pub use data::DataError;
 pub(crate) use device::DeviceSums;
 pub use devices::{BufferType, Device};
 pub use error::Error;

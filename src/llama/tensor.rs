@@ -175,7 +175,7 @@ impl<'a> TensorRef<'a> {
             }
             return true;
         }
-        if !self.is_allocated() {
+        if !self.is_readable() {
             return false;
         }
         for &row in rows {
@@ -195,17 +195,24 @@ impl<'a> TensorRef<'a> {
         true
     }
 
-    /// Whether there is memory behind it; ggml's own calls abort the process where there is none.
-    fn is_allocated(self) -> bool {
-        let raw = self.raw();
-        // SAFETY: a view's source lives as long as the view.
-        let view_buffer = unsafe { raw.view_src.as_ref() }.map_or(std::ptr::null_mut(), |src| src.buffer);
-        !(raw.data.is_null() || raw.buffer.is_null() && view_buffer.is_null())
+    /// Whether there is memory, and bytes can be had from it. Of weights that a CPU kernel has laid out anew (`CPU_REPACK`
+    /// and its like) they cannot: ggml has no way back.
+    pub(super) fn is_readable(self) -> bool {
+        let buffer = self.buffer();
+        if self.raw().data.is_null() || buffer.is_null() {
+            return false;
+        }
+        // SAFETY: the buffer of a live tensor; the others belong to it and to ggml's registry.
+        unsafe {
+            let device = sys::ggml_backend_buft_get_device(sys::ggml_backend_buffer_get_type(buffer));
+            sys::ggml_backend_buffer_is_host(buffer)
+                || (!device.is_null() && sys::ggml_backend_dev_type(device) != sys::GGML_BACKEND_DEVICE_TYPE_CPU)
+        }
     }
 
-    fn copy<T: Copy + Default>(self, into: &mut Vec<T>) -> bool {
-        if !self.is_allocated() {
-            return false;
+    pub(super) fn copy<T: Copy + Default>(self, into: &mut Vec<T>) -> bool {
+        if !self.is_readable() {
+            return false; // ggml_backend_tensor_get would abort the process
         }
         let n = self.n_bytes() / size_of::<T>();
         into.clear();

@@ -111,6 +111,37 @@ impl<'m> Vocab<'m> {
         (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) })
     }
 
+    /// The bytes that a token stands for in a text; those of a character may be spread over several tokens. Control tokens
+    /// and numbers outside the vocabulary stand for none.
+    #[must_use]
+    pub fn piece(&self, token: Token) -> Vec<u8> {
+        if self.text(token).is_none() {
+            return Vec::new(); // llama.cpp throws
+        }
+        let mut bytes = vec![0_u8; 32];
+        loop {
+            let len = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
+            // SAFETY: the token exists, and llama.cpp writes at most `len` bytes.
+            let n = unsafe { sys::llama_token_to_piece(self.ptr, token, bytes.as_mut_ptr().cast(), len, 0, false) };
+            match usize::try_from(n) {
+                Ok(n) => {
+                    bytes.truncate(n);
+                    return bytes;
+                }
+                // The count came back negated.
+                Err(_) if n.unsigned_abs() as usize > bytes.len() => bytes.resize(n.unsigned_abs() as usize, 0),
+                Err(_) => return Vec::new(),
+            }
+        }
+    }
+
+    /// Whether a model says by this token that it has said all: the end of a text, or of a turn.
+    #[must_use]
+    pub fn is_end(&self, token: Token) -> bool {
+        // SAFETY: as in n_tokens; the call looks the token up in a set.
+        unsafe { sys::llama_vocab_is_eog(self.ptr, token) }
+    }
+
     /// Whether the token is looked for in a text before anything else is done with it: control and user-defined
     /// tokens, and the unknown one.
     pub(super) fn is_special(&self, token: Token) -> bool {

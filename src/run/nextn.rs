@@ -52,7 +52,6 @@ impl<'m> Follower<'m> {
         }
 
         std::mem::swap(trunk.observer_mut(), self.context.observer_mut());
-        self.context.observer_mut().lane.begin_decode();
         let result = self.context.decode();
         std::mem::swap(trunk.observer_mut(), self.context.observer_mut());
         result

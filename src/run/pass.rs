@@ -154,7 +154,6 @@ impl<'a> Pass<'a> {
                     (chunk, self.chunks.start(chunk) + position)
                 })
             };
-            self.context.observer_mut().lane.begin_decode();
             let shape = rows_shape(part.len());
             let sights = |row| rows.place(part.start + row);
             self.aim(shape, part.len(), &drawn, sights);
@@ -193,7 +192,6 @@ impl<'a> Pass<'a> {
                     (chunk, self.chunks.start(chunk) + positions.start + token % each)
                 })
             };
-            self.context.observer_mut().lane.begin_decode();
             let shape = (positions.len(), chunks.len());
             let each = positions.len();
             self.aim(shape, each * chunks.len(), &drawn, |row| {

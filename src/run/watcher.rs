@@ -32,4 +32,8 @@ impl Observer for Watcher {
         }
         if lane { self.lane.sees(node) } else { Ok(()) }
     }
+
+    fn end_decode(&mut self) {
+        self.lane.end_decode();
+    }
 }

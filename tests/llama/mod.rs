@@ -1,8 +1,11 @@
 //! The layer over llama.cpp, on a real model.
 
+mod attachment;
 mod lens;
 mod nextn;
 mod pieces;
+mod session;
+mod tensors;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -166,6 +169,11 @@ fn text_becomes_tokens_with_a_bos_in_front() {
         assert_eq!(Some(tokens[0]), vocab.leading_bos());
         assert!(tokens.len() > 1 && tokens.iter().all(|&token| (token as usize) < vocab.n_tokens()));
         assert_eq!(vocab.tokenize(b"", false).unwrap(), [tokens[0]]);
+        let pieces: Vec<u8> = tokens.iter().flat_map(|&token| vocab.piece(token)).collect();
+        assert_eq!(pieces.trim_ascii_start(), b"the sea", "and back, the control token for nothing");
+        assert!(vocab.piece(-1).is_empty() && vocab.piece(vocab.n_tokens() as i32).is_empty());
+        let ends = (0..vocab.n_tokens() as i32).filter(|&token| vocab.is_end(token)).count();
+        assert!((1..10).contains(&ends) && !vocab.is_end(tokens[1]) && !vocab.is_end(-1));
         // Bytes that are no UTF-8 are text too.
         assert!(vocab.tokenize(&[0xff, 0xfe, b'a'], false).unwrap().len() > 1);
     });

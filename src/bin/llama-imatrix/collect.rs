@@ -15,13 +15,14 @@ mod with_llama {
 
     use anyhow::ensure;
 
-    use llama_imatrix::collect::{Collector, CollectorOptions, Earlier, Rule};
+    use llama_imatrix::SessionOptions;
+    use llama_imatrix::collect::{Collector, Earlier, Rule};
     use llama_imatrix::gguf;
     use llama_imatrix::imatrix::{Imatrix, remove_leftovers};
     use llama_imatrix::lens::LensOptions;
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
-    use llama_imatrix::run::{Lanes, Layout, Outcome, RunOptions, Start, run};
+    use llama_imatrix::run::{Lanes, Layout, Outcome, RunOptions, Start};
 
     use crate::config::Collect;
     use crate::lock::Lock;
@@ -77,14 +78,6 @@ mod with_llama {
         let _lock = lock_output(task)?;
         let mut state_file = StateFile::new(task, backend, digest, *n_tokens, chunks, &base)?;
         let start = begin(task, state_file.as_mut(), earlier)?;
-        let collector = Collector::new(&CollectorOptions {
-            rule: Rule { min_rows: task.min_rows.into(), process_output: task.flags.process_output, nextn: task.nextn },
-            chunk_size: task.flags.ctx_size,
-            output_every: if task.shard.is_whole() { task.flags.output_frequency } else { 0 },
-            copy_every: if task.shard.is_whole() { task.flags.save_frequency } else { 0 },
-            accumulate: task.accumulate,
-            sum_on: settings::sum_on(&task.flags),
-        });
         if task.flags.documents {
             log::info(format_args!(
                 "computing over {} chunks of {n_documents} documents, of up to {} tokens, in {} batches of up to {} tokens \
@@ -108,12 +101,22 @@ mod with_llama {
         if options.part.as_ref().is_some_and(std::ops::Range::is_empty) {
             log::warn(format_args!("shard {} has no chunk: there are more shards than batches", task.shard));
         }
+        let session_options = SessionOptions {
+            rule: Rule { min_rows: task.min_rows.into(), process_output: task.flags.process_output, nextn: task.nextn },
+            output_every: if task.shard.is_whole() { task.flags.output_frequency } else { 0 },
+            copy_every: if task.shard.is_whole() { task.flags.save_frequency } else { 0 },
+            accumulate: task.accumulate,
+            sum_on: settings::sum_on(&task.flags),
+            run: options.clone(),
+            ..SessionOptions::default()
+        };
+        let evaluation = llama_imatrix::Session::new(&model, session_options).with_nextn(nextn);
         let mut session = Session::new(task, base, state_file, signals);
         progress::start_chunks(chunks.len());
-        let result = run(&model, nextn.as_ref(), chunks, &collector, start, &options, &mut session);
+        let result = evaluation.run(chunks, start, &mut session);
         progress::finish();
         session.print_held();
-        let outcome = result.map_err(|error| session.explain(error))?;
+        let (collector, outcome) = result.map_err(|error| session.explain(error))?;
         let look = lens::Look::new(task, &model, chunks, &options, &outcome);
         if outcome.stopped {
             lens::save(look.as_ref())?;

@@ -76,7 +76,8 @@ fn main() -> ExitCode {
 fn instead_of_a_run(special: Special, flags: &Flags) -> anyhow::Result<()> {
     match special {
         Special::Help => output::print_document(&flags::help()),
-        Special::Completion => output::print_document(&flags::completions()),
+        Special::Completion(shell) => output::print_document(&flags::completions(shell)),
+        Special::Man => output::print_document(&flags::man()),
         Special::Version => output::print_document(&info::version()),
         Special::CacheList => output::print_document(&info::cached_models()),
         Special::ListDevices => output::print_document(&info::devices(flags)?),

@@ -2,6 +2,7 @@
 //! start no backend.
 
 mod compare;
+pub(crate) mod describe;
 mod load;
 mod merge;
 mod report;

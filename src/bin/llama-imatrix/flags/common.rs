@@ -1,6 +1,6 @@
 //! What is asked for instead of a run.
 
-use super::table::{Flag, Set, Special};
+use super::table::{Flag, Set, Shell, Special};
 
 pub(super) static FLAGS: &[Flag] = &[
     Flag::new(&["-h", "--help", "--usage"], "", "Show this", Set::Special(Special::Help)),
@@ -20,8 +20,24 @@ pub(super) static FLAGS: &[Flag] = &[
         &["--completion-bash"],
         "",
         "Print completions for bash: source <(llama-imatrix --completion-bash)",
-        Set::Special(Special::Completion),
+        Set::Special(Special::Completion(Shell::Bash)),
     ),
+    Flag::new(
+        &["--completion-zsh"],
+        "",
+        "Print completions for zsh, for a file _llama-imatrix in a folder of $fpath",
+        Set::Special(Special::Completion(Shell::Zsh)),
+    )
+    .ours(),
+    Flag::new(
+        &["--completion-fish"],
+        "",
+        "Print completions for fish: llama-imatrix --completion-fish | source",
+        Set::Special(Special::Completion(Shell::Fish)),
+    )
+    .ours(),
+    Flag::new(&["--man"], "", "Print the manual page: llama-imatrix --man | man -l -", Set::Special(Special::Man))
+        .ours(),
     Flag::new(
         &["--list-devices"],
         "",

@@ -1,34 +1,22 @@
-//! Completions for bash, from the table.
+//! Completions for shells, from the table and from the commands' own options.
 
-use std::fmt::Write as _;
+mod bash;
+mod fish;
+mod zsh;
 
-use super::table::{Flag, flags};
+pub(super) use bash::script as bash;
+pub(super) use fish::script as fish;
+pub(super) use zsh::script as zsh;
 
-pub(super) fn bash() -> String {
-    let all: Vec<_> = flags().flat_map(Flag::spellings).collect();
-    let files: Vec<_> = flags().filter(|flag| flag.takes_file()).flat_map(Flag::spellings).collect();
-    let mut cases = String::new();
-    for flag in flags().filter(|flag| !flag.choices().is_empty()) {
-        let names = flag.spellings().collect::<Vec<_>>().join("|");
-        let _ = writeln!(
-            cases,
-            "        {names}) COMPREPLY=($(compgen -W \"{}\" -- \"$cur\"));;",
-            flag.choices().join(" ").trim()
-        );
+/// The files in `assets/completions/` are what the program prints: for packages, which cannot run it.
+#[cfg(test)]
+mod tests {
+    use super::super::docs::assert_current;
+
+    #[test]
+    fn completions_are_current() {
+        assert_current("assets/completions/llama-imatrix.bash", &super::bash());
+        assert_current("assets/completions/_llama-imatrix", &super::zsh());
+        assert_current("assets/completions/llama-imatrix.fish", &super::fish());
     }
-    format!(
-        r#"_llama_imatrix() {{
-    local cur prev
-    cur="${{COMP_WORDS[COMP_CWORD]}}"
-    prev="${{COMP_WORDS[COMP_CWORD-1]}}"
-    case "$prev" in
-        {files}) COMPREPLY=($(compgen -f -- "$cur"));;
-{cases}        *) COMPREPLY=($(compgen -W "{all}" -- "$cur"));;
-    esac
-}}
-complete -o filenames -F _llama_imatrix llama-imatrix
-"#,
-        files = files.join("|"),
-        all = all.join(" ")
-    )
 }

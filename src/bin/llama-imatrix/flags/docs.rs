@@ -8,7 +8,8 @@ const INTRO: &str = "\
 # Flags
 
 All flags of llama.cpp 0.6.0's `llama-imatrix`, under all their names, and our own. Made from the program's table:
-`UPDATE_FLAGS_MD=1 cargo test --release flags_md` writes this file again after a change, and a test compares the two.
+`UPDATE_FLAGS_MD=1 cargo test --release current` writes this file, the manual page and the completions (`assets/`) again
+after a change, and tests compare them.
 Another test holds the table against the options of upstream's program (`tests/data/flags/upstream-options.txt`).
 
 Long flags take `_` for `-`, and `--flag=value` as well as `--flag value`. Environment variables count where a flag is
@@ -74,10 +75,16 @@ fn row(flag: &Flag) -> String {
 
 #[test]
 fn flags_md_is_current() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/flags.md");
+    assert_current("docs/flags.md", &markdown());
+}
+
+/// Fails where a file that is made from the table is not what it would be now; with `UPDATE_FLAGS_MD` set, writes it.
+pub(super) fn assert_current(path: &str, text: &str) {
+    let full = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("UPDATE_FLAGS_MD").is_some() {
-        std::fs::write(&path, markdown()).unwrap();
+        std::fs::create_dir_all(full.parent().unwrap()).unwrap();
+        std::fs::write(&full, text).unwrap();
     }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == markdown(), "docs/flags.md is not current: run this test with UPDATE_FLAGS_MD=1");
+    let committed = std::fs::read_to_string(&full).unwrap_or_default();
+    assert!(committed == text, "{path} is not current: UPDATE_FLAGS_MD=1 cargo test --release current");
 }

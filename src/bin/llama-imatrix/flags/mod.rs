@@ -18,6 +18,7 @@ mod imatrix;
 mod lens;
 mod log;
 mod lowargs;
+mod man;
 mod model;
 mod parse;
 mod safety;
@@ -32,7 +33,7 @@ pub(crate) use lowargs::Remote;
 pub(crate) use lowargs::{Cpu, Flags, LogOptions, OutputFormat, Text, Tristate};
 #[cfg(feature = "llama")]
 pub(crate) use lowargs::{GpuLayers, KvOverride};
-pub(crate) use table::Special;
+pub(crate) use table::{Shell, Special};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -58,7 +59,16 @@ pub(crate) fn help() -> String {
     help::full()
 }
 
-/// The script for bash.
-pub(crate) fn completions() -> String {
-    complete::bash()
+/// The script for a shell.
+pub(crate) fn completions(shell: Shell) -> String {
+    match shell {
+        Shell::Bash => complete::bash(),
+        Shell::Zsh => complete::zsh(),
+        Shell::Fish => complete::fish(),
+    }
+}
+
+/// The manual page, in roff.
+pub(crate) fn man() -> String {
+    man::page()
 }

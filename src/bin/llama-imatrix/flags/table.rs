@@ -90,9 +90,18 @@ pub(super) enum Set {
 pub(crate) enum Special {
     Help,
     Version,
-    Completion,
+    Completion(Shell),
+    Man,
     CacheList,
     ListDevices,
+}
+
+/// Shells there are completions for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 type Names = &'static [&'static str];

@@ -70,6 +70,11 @@ async function use(page, colorScheme) {
   const mean = await title.textContent();
   await page.locator("#prism").getByLabel("Show").selectOption("share");
   assert.notEqual(await title.textContent(), mean);
+  for (const part of ["lens", "prism", "similarity"]) {
+    const section = page.locator(`#${part}`);
+    await section.getByLabel("File").selectOption("all");
+    assert.match(await section.locator(".u-legend").first().textContent(), /first\.gguf.*second\.gguf/);
+  }
   await page.getByLabel("sort by count").check();
 
   // Every chart says in words what it shows; every table has a name.

@@ -37,5 +37,6 @@ data=tests/data/collect
 cp "$data/qwen3moe.gguf" "$out/first.gguf"
 cp "$data/llama.gguf" "$out/second.gguf"
 cp tests/data/report/first.lens.json "$out/first.lens.json"
+cp tests/data/report/first.lens.json "$out/second.lens.json"
 "$CARGO_TARGET_DIR/release/llama-imatrix" report "$out/first.gguf" "$out/second.gguf" -o "$out/report.html"
 PLAYWRIGHT="$playwright/" CHROMIUM="$chromium" node "$here/check-report.mjs" "$out/report.html" "$out"

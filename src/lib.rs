@@ -9,7 +9,7 @@
 //! | [`gguf`] | reads and writes GGUF files, validated | no |
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
-//! | [`lens`] | what single layers do to the predictions: the file of results | no |
+//! | [`lens`] | what single layers do to the predictions | to measure it |
 //! | [`collect`] | sums the inputs of products, as they come | no |
 //! | [`exact`] | sums that do not depend on the order of their terms | no |
 //! | [`state`] | state files: resuming a run, sharing it out over machines | no |

@@ -39,6 +39,13 @@ pub(crate) fn negative_log_likelihood(logits: &[f32], target: i32) -> f64 {
     -(f64::from(logit - max) - exp::sum(logits, max).ln())
 }
 
+/// `ln Σ exp(logit)`; NaN where a logit is.
+#[cfg(feature = "llama")]
+pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    f64::from(max) + exp::sum(logits, max).ln()
+}
+
 /// Running perplexity: `exp` of the mean negative log-likelihood.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Perplexity {

@@ -6,6 +6,7 @@ mod layout;
 mod memory;
 mod nextn;
 mod pass;
+mod watcher;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use std::time::Instant;
 use lanes::{Batches, Delivery};
 
 use crate::calibration::Chunks;
-use crate::collect::{Collector, Earlier, Snapshot};
+use crate::collect::{Collector, Earlier, Experts, Snapshot};
+use crate::lens::{Findings, LensOptions};
 use crate::llama::{self, ContextOptions, FlashAttention, Model, Outputs, Timings, Tuning};
 use crate::nextn::Layer;
 use crate::perplexity::Estimate;
@@ -50,6 +52,10 @@ pub struct RunOptions {
     /// Chunks that may be discarded, since activations in them are not finite, before the run ends with an error; with 0
     /// the first such chunk is the error.
     pub max_bad_chunks: usize,
+    /// What to find out about the layers on the way.
+    pub lens: Option<LensOptions>,
+    /// End once every expert has so many tokens, those of earlier sums included. Batches are then evaluated one by one.
+    pub stop_when_covered: Option<u64>,
     /// Once set, the run ends as soon as the batches that have begun are through.
     pub stop: Arc<AtomicBool>,
 }
@@ -189,6 +195,19 @@ pub enum Error {
     /// A model of two parts, such as T5: the decoder cannot run without the encoder's output for another text.
     #[error("encoder-decoder models are not supported: a calibration text has no second half to translate to")]
     EncoderDecoder,
+    /// Layers are looked into, and what llama.cpp computes at once is not what it is given: rows come in an unknown order.
+    #[error(
+        "micro-batches of {n_ubatch} tokens are too small to look into the layers: they need {needs} (--ubatch-size)"
+    )]
+    LensBatches {
+        /// Tokens computed at once.
+        n_ubatch: usize,
+        /// What has to fit.
+        needs: String,
+    },
+    /// The layers could not be looked into.
+    #[error("looking into the layers: {0}")]
+    Lens(String),
     /// Whoever listens to the run ended it.
     #[error(transparent)]
     Listener(Box<dyn std::error::Error + Send + Sync>),
@@ -216,6 +235,9 @@ pub trait Listener {
 
     /// The perplexity up to and with chunk `chunk`, from 1.
     fn perplexity(&mut self, chunk: usize, value: f64);
+
+    /// How the tokens so far have spread over the experts, before [`progress`](Self::progress) and if there are any.
+    fn experts(&mut self, _: &Experts) {}
 
     /// `done` chunks of `n_chunks` are through.
     fn progress(&mut self, done: usize, n_chunks: usize);
@@ -250,7 +272,7 @@ pub struct Plan {
 }
 
 /// What a run leaves besides its sums.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Outcome {
     /// Perplexity of the text, if it was asked for and there was a chunk.
     pub perplexity: Option<Estimate>,
@@ -260,12 +282,30 @@ pub struct Outcome {
     pub position: Position,
     /// Whether [`RunOptions::stop`] ended it before the end.
     pub stopped: bool,
+    /// Whether it ended since all experts had [their tokens](RunOptions::stop_when_covered).
+    pub covered: bool,
+    /// What was found out about the layers in the chunks that this run evaluated.
+    pub findings: Option<Findings>,
 }
 
 /// Chunks that share a batch: as many as fit, at least one.
 #[must_use]
 pub fn sequences_per_batch(n_batch: usize, chunk_size: usize) -> usize {
     (n_batch / chunk_size.max(1)).max(1)
+}
+
+/// A decode has to be one evaluation of a graph, or it is not known which row is whose.
+fn check_lens(nextn: bool, chunks: &Chunks, layout: &Layout, options: &RunOptions) -> Result<(), Error> {
+    let n_ubatch = options.n_ubatch;
+    let refuse = |needs: String| Err(Error::LensBatches { n_ubatch, needs });
+    if nextn && options.n_batch.min(layout.n_ctx) > n_ubatch {
+        // A NextN layer follows decode by decode.
+        return refuse(format!("a whole batch of {}, with a NextN layer", options.n_batch.min(layout.n_ctx)));
+    }
+    if !chunks.are_documents() && layout.n_seq > n_ubatch {
+        return refuse(format!("a token of each of a batch's {} chunks", layout.n_seq));
+    }
+    Ok(())
 }
 
 /// Evaluates `model` over `chunks`, each from an empty memory, and brings what it sees into `collector`.
@@ -293,6 +333,9 @@ pub fn run(
     let layout = Layout::new(model, nextn.is_some(), chunks, options.n_batch, options.n_ubatch);
     if nextn.is_some() && layout.n_seq > 1 {
         return Err(Error::NextnSequences { n_seq: layout.n_seq });
+    }
+    if options.lens.is_some() {
+        check_lens(nextn.is_some(), chunks, &layout, options)?;
     }
     let n_batches = Batches::new(&layout, options, &start.position, &start.position.discarded, None).len();
     let mut passes = lanes::passes(model, nextn, chunks, &layout, collector, options, n_batches)?;
@@ -323,6 +366,7 @@ pub fn run(
         let mut discarded = delivery.discarded.clone();
         for &chunk in bad {
             discarded.insert(chunk as u64..chunk as u64 + 1);
+            delivery.findings.remove(chunk);
         }
         let first_bad = bad[0];
         if discarded.len() > options.max_bad_chunks as u64 {
@@ -367,5 +411,7 @@ pub fn run(
         timings: Timings { load_ms, prompt_eval_ms, prompt_tokens },
         position,
         stopped,
+        covered: delivery.covered,
+        findings: options.lens.is_some().then_some(delivery.findings),
     })
 }

@@ -14,8 +14,13 @@ pub use date::Date;
 
 use super::jsonl::{Conversation, Shape, role_of};
 
-/// What a template may do for one conversation: a bound on time and, at 64 bytes a unit, on memory.
-const FUEL: u64 = 10_000_000;
+/// What a template may do for one conversation: a bound on time and, at 64 bytes a unit, on memory. A thousand messages
+/// take a fifth of it.
+const FUEL: u64 = 500_000;
+
+/// The stack of the thread that renders. Values that a template nests are printed, compared and freed by recursion, at
+/// some 400 bytes a level, and it has fuel for no more than `FUEL` levels. Pages are taken when they are used.
+const STACK: usize = 1024 * FUEL as usize;
 
 const DEFAULT: &str = "chat_template";
 const TOOL_USE: &str = "tool_use";
@@ -97,6 +102,15 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatError::Render`].
     pub fn render(&self, conversation: &Conversation) -> Result<String, ChatError> {
+        std::thread::scope(|scope| {
+            let renderer = std::thread::Builder::new().stack_size(STACK);
+            let thread = renderer.spawn_scoped(scope, || self.render_here(conversation));
+            let thread = thread.map_err(|error| ChatError::Render(format!("no thread to render in: {error}")))?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn render_here(&self, conversation: &Conversation) -> Result<String, ChatError> {
         let failed = |error: Error| ChatError::Render(describe(&error));
         let line: Value =
             serde_json::from_str(conversation.json()).map_err(|error| ChatError::Render(error.to_string()))?;
@@ -279,6 +293,15 @@ mod tests {
         assert!(
             render("{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}", HELLO).is_err()
         );
+        for what in ["", "{{ ns.x }}", "{{ ns.x == ns.y }}", "{{ ns.x | sort }}"] {
+            let nest = "{% set ns.x = [[[[[[[[[[ns.x]]]]]]]]]] %}{% set ns.y = [[[[[[[[[[ns.y]]]]]]]]]] %}";
+            for times in [100, 1000, 10_000, 100_000] {
+                let source = format!(
+                    "{{% set ns = namespace(x=1, y=1) %}}{{% for i in range({times}) %}}{nest}{{% endfor %}}{what}done"
+                );
+                assert!(render(&source, HELLO).is_err() || times < 100_000);
+            }
+        }
         let deep = "{% set ns = namespace(x=[]) %}{% for i in range(2000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}";
         assert!(render(deep, HELLO).unwrap_err().to_string().contains("nested"));
     }

@@ -6,6 +6,7 @@ use crate::state::{self, Accumulate};
 
 use super::chunks::Due;
 use super::error::Error;
+use super::experts::Experts;
 use super::lane::Lane;
 use super::pending::SumOn;
 use super::rule::Rule;
@@ -172,6 +173,13 @@ impl Collector {
     #[must_use]
     pub fn chunks(&self) -> i32 {
         self.shared.lock().clock.chunks
+    }
+
+    /// How the tokens so far have spread over the experts. `None` where there are none. A lane that is in the midst of
+    /// adding to a layer's experts leaves them out.
+    #[must_use]
+    pub fn experts(&self) -> Option<Experts> {
+        Experts::new(self.shared.lock().sharing.counts())
     }
 
     /// Inputs that were not collected for want of rows: see [`Rule::min_rows`].

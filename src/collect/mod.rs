@@ -11,6 +11,7 @@ mod accumulate;
 mod chunks;
 mod collector;
 mod error;
+mod experts;
 mod kernel;
 mod lane;
 #[cfg(feature = "llama")]
@@ -28,6 +29,7 @@ mod undo;
 pub use chunks::Due;
 pub use collector::{Collector, CollectorOptions, Earlier, Snapshot};
 pub use error::Error;
+pub use experts::Experts;
 pub use lane::Lane;
 pub use pending::SumOn;
 #[cfg(any(test, feature = "llama"))]

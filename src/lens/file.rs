@@ -34,7 +34,7 @@ pub struct LensFile {
     pub version: u32,
     /// The model that was looked into.
     pub model: Model,
-    /// Name of the calibration file.
+    /// Names of the calibration files.
     pub dataset: String,
     /// Where in the text it was looked at.
     pub positions: Positions,
@@ -65,6 +65,9 @@ pub struct Model {
 pub struct Positions {
     /// Chunks that were looked into.
     pub chunks: u64,
+    /// Chunks of the run: more where it was resumed, or where a file of logits holds fewer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_chunks: Option<u64>,
     /// Tokens a chunk.
     pub chunk_size: u32,
     /// Positions sampled a chunk, at most.
@@ -191,6 +194,8 @@ pub enum Part {
     NormBias,
     /// The output matrix's bias.
     OutputBias,
+    /// What the output matrix's product adds by rounding its input, as it does where the matrix is quantized.
+    Rounding,
 }
 
 impl Part {

@@ -96,6 +96,11 @@ impl<O: Observer> Latch<O> {
                 unsafe { probe.watch(node, tensor) };
                 Some(false)
             }
+            Head::Recorded(recorder) => {
+                // SAFETY: as above.
+                unsafe { recorder.watch(node, tensor) };
+                Some(false)
+            }
             Head::Cut(_) if self.fault.is_some() => None,
             Head::Cut(_) if ask => is_output_matrix(tensor).then(|| {
                 let observed = self.on_node(tensor, true);

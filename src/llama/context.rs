@@ -6,6 +6,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::callback::Latch;
 use super::create::{Created, create};
+use super::graph::Graph;
 use super::log::with_reason;
 use super::outputs::{Head, HeadCut, Targets};
 use super::sampler::NoSampler;
@@ -267,6 +268,23 @@ impl<'m, O: Observer> Context<'m, O> {
     pub fn has_memory(&self) -> bool {
         // SAFETY: the context is ours.
         !unsafe { sys::llama_get_memory(self.ptr.as_ptr()) }.is_null()
+    }
+
+    /// Evaluates a batch that the observer does not see, from an empty memory, and returns the graph that this took. The
+    /// memory is empty afterwards.
+    ///
+    /// # Errors
+    /// As for [`decode`](Self::decode).
+    pub fn record(&mut self, batch: &mut Batch) -> Result<Graph, Error> {
+        self.clear_memory();
+        let head = std::mem::replace(&mut self.latch_mut().head, Head::Recorded(Box::default()));
+        let decoded = self.decode(batch);
+        let recorded = std::mem::replace(&mut self.latch_mut().head, head);
+        self.synchronize();
+        self.clear_memory();
+        decoded?;
+        let Head::Recorded(recorder) = recorded else { return Ok(Graph::default()) };
+        Ok(recorder.finish())
     }
 
     /// Waits until all that was started is computed.

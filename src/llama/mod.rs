@@ -9,6 +9,7 @@
 //! | [`Device`], [`BufferType`] | what computes, and the memory it computes in |
 //! | [`Batch`] | tokens for one decode |
 //! | [`TensorRef`] | a tensor, valid during one call of the observer |
+//! | [`Graph`], [`Readout`] | what was computed from what; a stream's rows through the model's output |
 //!
 //! Raw pointers stay inside this module. Each type owns what it allocates and frees it on drop; what is borrowed
 //! carries the lifetime of its owner.
@@ -25,6 +26,7 @@ mod create;
 mod device;
 mod devices;
 mod error;
+mod graph;
 mod links;
 mod log;
 mod memory;
@@ -34,6 +36,8 @@ mod nextn;
 mod outputs;
 mod pieces;
 mod process;
+mod readout;
+mod rows;
 mod rpc;
 mod sampler;
 mod scorer;
@@ -53,6 +57,7 @@ pub use cpu::unused_vector_features;
 pub(crate) use device::DeviceSums;
 pub use devices::{BufferType, Device};
 pub use error::Error;
+pub use graph::{Graph, Leaf, Node, NodeOp, Source};
 pub use log::{Level, set_log};
 pub use model::Model;
 pub use model_options::{GpuLayers, LazyMode, LoadMode, ModelOptions, OverrideValue, SplitMode};
@@ -61,6 +66,8 @@ pub use outputs::Outputs;
 pub use pieces::Pieces;
 #[cfg(unix)]
 pub use process::is_ignored;
+pub use readout::{Entry, Exit, ROWS_AT_ONCE, Readout};
+pub use rows::{OutputRows, RowsError};
 pub use rpc::{on_lost_server, serve_rpc};
 pub use tensor::{Op, TensorRef};
 pub use threads::{PoolOptions, Priority, ThreadOptions};

@@ -1,5 +1,5 @@
 use std::ffi::{CStr, CString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
@@ -12,6 +12,8 @@ use super::{Backend, Error, Vocab};
 #[derive(Debug)]
 pub struct Model {
     ptr: NonNull<sys::llama_model>,
+    /// The file it came from, or the first of several.
+    path: PathBuf,
     /// Adapters and their scales. They belong to the model and are freed with it.
     adapters: Vec<(NonNull<sys::llama_adapter_lora>, f32)>,
     /// Whether something the file says about its tokenizer was overridden: [`Model::meta`] has the file's word.
@@ -43,7 +45,7 @@ impl Model {
         let (ptr, reason) = with_reason(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
         let tokenizer_overridden = options.kv_overrides.iter().any(|(key, _)| key.starts_with("tokenizer."));
         NonNull::new(ptr)
-            .map(|ptr| Self { ptr, adapters: Vec::new(), tokenizer_overridden })
+            .map(|ptr| Self { ptr, path: path.to_owned(), adapters: Vec::new(), tokenizer_overridden })
             .ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason: with_advice(reason) })
     }
 
@@ -56,6 +58,25 @@ impl Model {
 
     pub(super) fn tokenizer_overridden(&self) -> bool {
         self.tokenizer_overridden
+    }
+
+    /// The file it was loaded from, the first where there are several.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `general.architecture`.
+    #[must_use]
+    pub fn architecture(&self) -> String {
+        self.meta(c"general.architecture").unwrap_or_default()
+    }
+
+    /// `general.name`, or the file's name where there is none.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let file = || self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        self.meta(c"general.name").filter(|name| !name.is_empty()).unwrap_or_else(file)
     }
 
     /// A string of the file's key/values, if it is there and not absurdly long.

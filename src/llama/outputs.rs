@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use super::graph::Recorder;
 use super::scorer::Scorer;
 use super::tail::TailProbe;
 use super::{Op, TensorRef, Token};
@@ -34,6 +35,8 @@ pub(super) enum Head {
     Probed(TailProbe),
     /// One row is computed.
     Cut(HeadCut),
+    /// Nobody observes: the graph is taken down.
+    Recorded(Box<Recorder>),
 }
 
 /// The name that tells an output matrix, or the token embedding where it is tied to it.

@@ -40,6 +40,8 @@ pub(super) struct Finding {
 /// Watches one evaluation for the tail.
 #[derive(Debug, Default)]
 pub(super) struct TailProbe {
+    /// Whatever memory the output matrix and its input are in; else the host's.
+    anywhere: bool,
     last: Option<NonNull<sys::ggml_tensor>>,
     head: Option<(Place, NonNull<sys::ggml_tensor>)>,
     tail: Tail,
@@ -48,6 +50,11 @@ pub(super) struct TailProbe {
 }
 
 impl TailProbe {
+    /// For an output in whatever memory.
+    pub(super) fn anywhere() -> Self {
+        Self { anywhere: true, ..Self::default() }
+    }
+
     /// # Safety
     /// `node` is a node of a graph that is about to be computed.
     pub(super) unsafe fn watch(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorRef<'_>) {
@@ -59,9 +66,13 @@ impl TailProbe {
         let found = match self.last {
             None if !is_output_matrix(tensor) => return,
             // SAFETY: as above.
-            None => unsafe { check_head(raw) }.map(|head| self.head = Some(head)),
+            None => unsafe { check_head(raw, self.anywhere) }.map(|head| self.head = Some(head)),
             // SAFETY: as above.
-            Some(last) => unsafe { tail_op(raw, last, self.head.map(|(place, _)| place)) }.map(|op| self.tail.push(op)),
+            Some(last) => {
+                let place = self.head.map(|(place, _)| place).filter(|_| !self.anywhere);
+                // SAFETY: as above.
+                unsafe { tail_op(raw, last, place) }.map(|op| self.tail.push(op))
+            }
         };
         self.last = Some(node);
         if found.is_err() || raw.flags & sys::GGML_TENSOR_FLAG_OUTPUT as i32 != 0 {
@@ -80,11 +91,17 @@ impl TailProbe {
 
 /// # Safety
 /// `node` is a product of a graph.
-unsafe fn check_head(node: &sys::ggml_tensor) -> Result<(Place, NonNull<sys::ggml_tensor>), &'static str> {
+unsafe fn check_head(
+    node: &sys::ggml_tensor,
+    anywhere: bool,
+) -> Result<(Place, NonNull<sys::ggml_tensor>), &'static str> {
     // SAFETY: a product has two sources, which live as long as it does.
     let (weight, input) = unsafe { (&*node.src[0], &*node.src[1]) };
     let row = (input.ne[0] as usize) * size_of::<f32>();
-    let place = place_of(weight).filter(|&place| weight.op == sys::GGML_OP_NONE && place_of(input) == Some(place));
+    if weight.op != sys::GGML_OP_NONE {
+        return Err("the output matrix is itself computed");
+    }
+    let place = place_of(weight).filter(|&place| anywhere || place_of(input) == Some(place));
     let Some(place) = place else { return Err("the output matrix and its input are not in one place") };
     if input.type_ != sys::GGML_TYPE_F32 || input.nb[0] != size_of::<f32>() || input.nb[1] != row {
         return Err("the output matrix's input has gaps or is not f32");
@@ -93,6 +110,11 @@ unsafe fn check_head(node: &sys::ggml_tensor) -> Result<(Place, NonNull<sys::ggm
         return Err("the logits are not rows of f32");
     }
     Ok((place, NonNull::from(weight)))
+}
+
+/// Whether the CPU's backend reads it where it lies.
+pub(super) fn is_on_host(tensor: &sys::ggml_tensor) -> bool {
+    place_of(tensor) == Some(Place::Host)
 }
 
 fn place_of(tensor: &sys::ggml_tensor) -> Option<Place> {
@@ -132,7 +154,9 @@ unsafe fn tail_op(
     // SAFETY: a node's sources live as long as the node.
     let fixed = operand.is_none_or(|operand| unsafe {
         let operand = operand.as_ref();
-        operand.op == sys::GGML_OP_NONE && operand.ne[1..] == [1, 1, 1] && place_of(operand) == place
+        operand.op == sys::GGML_OP_NONE
+            && operand.ne[1..] == [1, 1, 1]
+            && (place.is_none() || place_of(operand) == place)
     });
     if fixed { Ok(TailOp { op: node.op, params: node.op_params, operand }) } else { Err(UNKNOWN) }
 }

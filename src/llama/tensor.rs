@@ -45,6 +45,10 @@ impl<'a> TensorRef<'a> {
         self.ptr.as_ptr() as usize
     }
 
+    pub(super) fn as_ptr(self) -> NonNull<sys::ggml_tensor> {
+        self.ptr
+    }
+
     /// The tensor's name, such as `blk.0.attn_q.weight`; cut at the first byte that is not UTF-8.
     #[must_use]
     pub fn name(self) -> &'a str {
@@ -154,12 +158,54 @@ impl<'a> TensorRef<'a> {
         self.is_i32() && self.copy(into)
     }
 
-    fn copy<T: Copy + Default>(self, into: &mut Vec<T>) -> bool {
+    /// Appends these rows of a tensor without gaps, `ne[0]` values each, from wherever they lie. `false`, and nothing
+    /// appended, where it is not f32, has gaps, is not computed, or has no such row.
+    #[must_use]
+    pub fn append_rows(self, rows: &[usize], into: &mut Vec<f32>) -> bool {
+        let raw = self.raw();
+        // SAFETY: reads shape and type of a valid tensor.
+        let contiguous = unsafe { sys::ggml_is_contiguous(self.ptr.as_ptr()) };
+        let [width, n1, n2, n3] = raw.ne.map(|n| usize::try_from(n).unwrap_or(0));
+        if !self.is_f32() || !contiguous || rows.iter().any(|&row| row >= n1 * n2 * n3) {
+            return false;
+        }
+        if let Some(data) = self.as_f32() {
+            for &row in rows {
+                into.extend_from_slice(&data[row * width..][..width]);
+            }
+            return true;
+        }
+        if !self.is_allocated() {
+            return false;
+        }
+        for &row in rows {
+            let at = into.len();
+            into.resize(at + width, 0.0);
+            let (offset, bytes) = (row * width * size_of::<f32>(), width * size_of::<f32>());
+            // SAFETY: the tensor is allocated and has the row (checked), and `into` has room for its values.
+            unsafe {
+                sys::ggml_backend_tensor_get(
+                    self.ptr.as_ptr(),
+                    into[at..].as_mut_ptr().cast::<c_void>(),
+                    offset,
+                    bytes,
+                );
+            };
+        }
+        true
+    }
+
+    /// Whether there is memory behind it; ggml's own calls abort the process where there is none.
+    fn is_allocated(self) -> bool {
         let raw = self.raw();
         // SAFETY: a view's source lives as long as the view.
         let view_buffer = unsafe { raw.view_src.as_ref() }.map_or(std::ptr::null_mut(), |src| src.buffer);
-        if raw.data.is_null() || (raw.buffer.is_null() && view_buffer.is_null()) {
-            return false; // ggml_backend_tensor_get would abort the process
+        !(raw.data.is_null() || raw.buffer.is_null() && view_buffer.is_null())
+    }
+
+    fn copy<T: Copy + Default>(self, into: &mut Vec<T>) -> bool {
+        if !self.is_allocated() {
+            return false;
         }
         let n = self.n_bytes() / size_of::<T>();
         into.clear();

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`statistics`], [`difference`] | sheets of a matrix, and of one against another |
 //! | [`text`], [`json`] | sheets as aligned text, CSV, Markdown and JSON |
+//! | [`lens`] | sheets of a lens file |
 //! | [`page`] | the page to look at |
 #![cfg_attr(feature = "plots", doc = "| [`plots`] | pictures for papers and issues |")]
 //!
@@ -11,6 +12,7 @@
 
 pub mod difference;
 pub mod json;
+pub mod lens;
 pub mod page;
 #[cfg(feature = "plots")]
 pub mod plots;

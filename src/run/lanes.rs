@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use crate::calibration::Chunks;
 use crate::collect::{self, Collector};
+use crate::lens::Findings;
 use crate::llama::{self, Model};
 use crate::nextn::Layer;
 use crate::state::ChunkSet;
 
 use super::memory;
-use super::pass::Pass;
+use super::pass::{Evaluated, Pass};
 use super::{Checkpoint, Error, Layout, Listener, Position, RunOptions};
 
 /// How many batches are evaluated side by side, each with its share of the threads and a context of its own.
@@ -98,7 +99,9 @@ pub(super) fn wanted(options: &RunOptions, layout: &Layout, chunks: &Chunks, nex
     // Lanes take turns batch by batch: of a batch in several pieces the first would wait for the last of the one before.
     // And they count how often an input comes up in a batch, which documents have in common only where all are in one piece.
     let uneven = chunks.are_documents() && !layout.in_one_piece;
-    if nextn || uneven { 1 } else { options.lanes.resolve(options, n_batches, layout.in_one_piece) }
+    // A lane that is ahead would leave sums of a batch that is not to be in there.
+    let alone = nextn || uneven || options.stop_when_covered.is_some();
+    if alone { 1 } else { options.lanes.resolve(options, n_batches, layout.in_one_piece) }
 }
 
 /// Whether another context takes no more than half of the memory that is available, if the first took what was reserved
@@ -113,7 +116,7 @@ fn has_room(before: Option<u64>) -> bool {
 /// What came of a batch.
 struct Report {
     index: usize,
-    nlls: Result<Vec<Vec<f64>>, Error>,
+    evaluated: Result<Evaluated, Error>,
     seconds: f32,
 }
 
@@ -131,6 +134,11 @@ pub(super) struct Delivery<'l> {
     /// Chunks that the listener has heard of: those it hears of once.
     told: ChunkSet,
     timed: bool,
+    stop_when_covered: Option<u64>,
+    /// Whether all experts have their tokens.
+    pub(super) covered: bool,
+    /// What was found out about the layers.
+    pub(super) findings: Findings,
 }
 
 impl<'l> Delivery<'l> {
@@ -151,12 +159,18 @@ impl<'l> Delivery<'l> {
             discarded: position.discarded.clone(),
             told: position.done.clone(),
             timed: false,
+            stop_when_covered: options.stop_when_covered,
+            covered: false,
+            findings: Findings::default(),
             position,
         }
     }
 
     fn deliver(&mut self, batches: &Batches, report: Report) -> Result<(), Error> {
-        let nlls = report.nlls?;
+        let Evaluated { nlls, findings } = report.evaluated?;
+        for (chunk, findings) in findings {
+            self.findings.insert(chunk, findings);
+        }
         let batch = &batches.0[report.index];
         let snapshots = self.collector.take_due(report.index);
         // After a step back, what was saved stays.
@@ -186,6 +200,10 @@ impl<'l> Delivery<'l> {
         let behind = self.discarded.intersection(&before(batch[batch.len() - 1]));
         self.position.done.insert_all(&behind);
         self.position.discarded = behind;
+        if let Some(experts) = self.collector.experts() {
+            self.covered = self.stop_when_covered.is_some_and(|tokens| experts.least >= tokens);
+            self.listener.experts(&experts);
+        }
         self.listener.progress(batch[batch.len() - 1] + 1, self.chunks.len());
         for snapshot in snapshots.iter().filter(|snapshot| snapshot.due.is_empty()) {
             self.listener.checkpoint(&Checkpoint { snapshot, position: &self.position });
@@ -227,6 +245,9 @@ pub(super) fn evaluate(
         }
         let report = evaluate_one(&mut passes[0], batches, index);
         delivery.deliver(batches, report)?;
+        if delivery.covered {
+            return Ok(false);
+        }
     }
     if alone < batches.len() {
         delivery.collector.overlap();
@@ -238,8 +259,8 @@ pub(super) fn evaluate(
 
 fn evaluate_one(pass: &mut Pass<'_>, batches: &Batches, index: usize) -> Report {
     let started = Instant::now();
-    let nlls = pass.evaluate(index, &batches.0[index]);
-    Report { index, nlls, seconds: started.elapsed().as_secs_f32() }
+    let evaluated = pass.evaluate(index, &batches.0[index]);
+    Report { index, evaluated, seconds: started.elapsed().as_secs_f32() }
 }
 
 fn share_threads(passes: &mut [Pass<'_>], options: &RunOptions) {
@@ -273,7 +294,7 @@ fn side_by_side(
             waiting.insert(report.index, report);
             while let Some(report) = waiting.remove(&due) {
                 due += 1;
-                let told = if result.is_ok() { delivery.deliver(batches, report) } else { report.nlls.map(drop) };
+                let told = if result.is_ok() { delivery.deliver(batches, report) } else { report.evaluated.map(drop) };
                 result = first_cause(result, told);
             }
             if result.is_err() {
@@ -283,7 +304,7 @@ fn side_by_side(
         }
         // Of batches after one that is missing, only what went wrong matters.
         for report in waiting.into_values() {
-            result = first_cause(result, report.nlls.map(drop));
+            result = first_cause(result, report.evaluated.map(drop));
         }
         result.map(|()| due < batches.len())
     })
@@ -318,7 +339,7 @@ fn run_lane(
             break;
         }
         let report = evaluate_one(pass, batches, index);
-        let failed = report.nlls.is_err();
+        let failed = report.evaluated.is_err();
         if failed {
             collector.stop();
         }

@@ -1,14 +1,16 @@
 //! A NextN layer along with its trunk.
 
-use crate::collect::{Collector, CollectorOptions, Lane};
+use crate::collect::{Collector, CollectorOptions};
 use crate::llama::{self, Batch, Context, ContextOptions, NextnContext};
 use crate::nextn::Layer;
+
+use super::watcher::Watcher;
 
 /// Evaluates a NextN layer on what the trunk leaves: each token with the hidden state of the token before it.
 ///
 /// One lane sees both: it watches here while a batch is evaluated here, and the trunk otherwise.
 pub(super) struct Follower<'m> {
-    context: NextnContext<'m, Lane>,
+    context: NextnContext<'m, Watcher>,
     /// The hidden state of the last token so far: the token that goes with it comes in the chunk's next batch.
     last_state: Vec<f32>,
 }
@@ -18,9 +20,9 @@ impl<'m> Follower<'m> {
     pub(super) fn new(
         layer: &Layer<'m>,
         options: &ContextOptions,
-        trunk: &mut Context<'_, Lane>,
+        trunk: &mut Context<'_, Watcher>,
     ) -> Result<Self, llama::Error> {
-        let stand_in = Collector::new(&CollectorOptions::default()).lane();
+        let stand_in = Watcher::new(Collector::new(&CollectorOptions::default()).lane());
         let context = NextnContext::new(layer.model, options, stand_in, layer.own_head)?;
         trunk.keep_nextn_states()?;
         Ok(Self { context, last_state: Vec::new() })
@@ -33,7 +35,7 @@ impl<'m> Follower<'m> {
     }
 
     /// Evaluates the layer on the batch that `trunk` has just evaluated, of one sequence.
-    pub(super) fn follow(&mut self, trunk: &mut Context<'_, Lane>, batch: &Batch) -> Result<(), llama::Error> {
+    pub(super) fn follow(&mut self, trunk: &mut Context<'_, Watcher>, batch: &Batch) -> Result<(), llama::Error> {
         let mut tokens = batch.tokens();
         let Some((token, position)) = tokens.next() else { return Ok(()) };
         if !self.last_state.is_empty() {
@@ -50,7 +52,7 @@ impl<'m> Follower<'m> {
         }
 
         std::mem::swap(trunk.observer_mut(), self.context.observer_mut());
-        self.context.observer_mut().begin_decode();
+        self.context.observer_mut().lane.begin_decode();
         let result = self.context.decode();
         std::mem::swap(trunk.observer_mut(), self.context.observer_mut());
         result

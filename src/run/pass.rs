@@ -1,19 +1,22 @@
 //! One lane's part: batches of chunks through a context of its own.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::calibration::Chunks;
-use crate::collect::{self, Collector, Lane};
+use crate::collect::{self, Collector};
+use crate::lens::{ChunkFindings, Glass, Sight, positions};
 use crate::llama::{self, Batch, Context, Model, Timings};
 use crate::nextn::Layer;
 
 use super::documents::Rows;
 use super::nextn::Follower;
+use super::watcher::Watcher;
 use super::{Error, Layout, RunOptions};
 
 /// What stays the same from batch to batch.
 pub(super) struct Pass<'a> {
-    context: Context<'a, Lane>,
+    context: Context<'a, Watcher>,
     nextn: Option<Follower<'a>>,
     chunks: &'a Chunks,
     batch: Batch,
@@ -22,6 +25,16 @@ pub(super) struct Pass<'a> {
     n_ubatch: usize,
     bos: Option<i32>,
     perplexity: bool,
+    glass: Option<Glass<'a>>,
+}
+
+/// What comes of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Evaluated {
+    /// Each chunk's negative log-likelihoods, if perplexity is wanted.
+    pub(super) nlls: Vec<Vec<f64>>,
+    /// What was seen of the layers, by chunk.
+    pub(super) findings: BTreeMap<usize, ChunkFindings>,
 }
 
 impl<'a> Pass<'a> {
@@ -39,7 +52,7 @@ impl<'a> Pass<'a> {
         let mut context_options = options.context(chunks, layout, nextn.is_some());
         let mut n_batch = context_options.n_batch as usize;
         let n_ubatch = options.n_ubatch.min(n_batch);
-        let mut context = Context::new(model, &context_options, collector.lane())?;
+        let mut context = Context::new(model, &context_options, Watcher::new(collector.lane()))?;
         let seen_at_once = if chunks.are_documents() { layout.n_ctx } else { chunks.size() };
         if !context.has_memory() && n_batch < seen_at_once {
             // The second part of a chunk would not see the first.
@@ -62,6 +75,7 @@ impl<'a> Pass<'a> {
             n_ubatch,
             bos: model.vocab().leading_bos(),
             perplexity: options.perplexity && has_logits,
+            glass: options.lens.clone().map(|lens| Glass::new(model, lens)),
         })
     }
 
@@ -75,7 +89,7 @@ impl<'a> Pass<'a> {
     }
 
     pub(super) fn collector(&self) -> Collector {
-        self.context.observer().collector()
+        self.context.observer().lane.collector()
     }
 
     pub(super) fn timings(&self) -> Timings {
@@ -84,39 +98,51 @@ impl<'a> Pass<'a> {
 
     pub(super) fn set_threads(&mut self, n_threads: usize) {
         self.context.set_threads(n_threads);
+        if let Some(glass) = &mut self.glass {
+            glass.set_threads(n_threads);
+        }
     }
 
     /// Brings what follows into `collector`, from its first batch on.
     pub(super) fn enter(&mut self, collector: &Collector) {
-        *self.context.observer_mut() = collector.lane();
+        *self.context.observer_mut() = Watcher::new(collector.lane());
     }
 
-    /// Evaluates batch `index`, of `chunks` side by side, and returns each one's negative log-likelihoods, if perplexity
-    /// is wanted. All of it is computed when this returns.
-    pub(super) fn evaluate(&mut self, index: usize, chunks: &[usize]) -> Result<Vec<Vec<f64>>, Error> {
-        let (Some(&first), Some(&last)) = (chunks.first(), chunks.last()) else { return Ok(Vec::new()) };
-        self.context.observer_mut().begin_batch(index);
+    /// Evaluates batch `index`, of `chunks` side by side. All of it is computed when this returns.
+    pub(super) fn evaluate(&mut self, index: usize, chunks: &[usize]) -> Result<Evaluated, Error> {
+        let (Some(&first), Some(&last)) = (chunks.first(), chunks.last()) else { return Ok(Evaluated::default()) };
+        self.learn(first, chunks)?;
+        self.context.observer_mut().lane.begin_batch(index);
         self.context.clear_memory();
         if let Some(nextn) = &mut self.nextn {
             nextn.clear();
         }
-        let nlls =
-            if self.chunks.are_documents() { self.decode_rows(chunks)? } else { self.decode_abreast(first, chunks)? };
+        let mut findings = BTreeMap::new();
+        let nlls = if self.chunks.are_documents() {
+            self.decode_rows(chunks, &mut findings)?
+        } else {
+            self.decode_abreast(first, chunks, &mut findings)?
+        };
         self.context.synchronize();
-        self.context.observer_mut().end_batch().map_err(|error| {
+        self.context.observer_mut().lane.end_batch().map_err(|error| {
             // Which of the batch's chunks it was cannot be told any more.
             let ends = [self.chunks.start(first), self.chunks.start(last) + self.chunks.get(last).len() - 1];
             let place = |token| if token == 0 { (first, ends[0]) } else { (last, ends[1]) };
             failed(llama::Error::Observer(error.into()), chunks, 2, place)
         })?;
-        Ok(nlls)
+        Ok(Evaluated { nlls, findings })
     }
 
     /// Chunks of documents, one after the other: as many rows in a decode as llama.cpp computes at once.
-    fn decode_rows(&mut self, chunks: &[usize]) -> Result<Vec<Vec<f64>>, Error> {
+    fn decode_rows(
+        &mut self,
+        chunks: &[usize],
+        findings: &mut BTreeMap<usize, ChunkFindings>,
+    ) -> Result<Vec<Vec<f64>>, Error> {
         let rows = Rows::new(self.chunks, chunks);
         let mut nlls = vec![Vec::new(); if self.perplexity { chunks.len() } else { 0 }];
-        let step = if self.context.has_memory() { self.n_ubatch } else { self.n_batch };
+        let step = self.step_of_rows();
+        let drawn = self.draw(chunks);
         for from in (0..rows.len()).step_by(step) {
             let part = from..(from + step).min(rows.len());
             rows.fill(&mut self.batch, part.clone());
@@ -128,8 +154,12 @@ impl<'a> Pass<'a> {
                     (chunk, self.chunks.start(chunk) + position)
                 })
             };
-            self.context.observer_mut().begin_decode();
+            self.context.observer_mut().lane.begin_decode();
+            let shape = rows_shape(part.len());
+            let sights = |row| rows.place(part.start + row);
+            self.aim(shape, part.len(), &drawn, sights);
             let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
+            self.look(shape, findings)?;
             if let Some(nextn) = &mut self.nextn {
                 nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
             }
@@ -141,11 +171,17 @@ impl<'a> Pass<'a> {
     }
 
     /// Chunks of equal length, side by side.
-    fn decode_abreast(&mut self, first: usize, chunks: &[usize]) -> Result<Vec<Vec<f64>>, Error> {
+    fn decode_abreast(
+        &mut self,
+        first: usize,
+        chunks: &[usize],
+        findings: &mut BTreeMap<usize, ChunkFindings>,
+    ) -> Result<Vec<Vec<f64>>, Error> {
         let len = self.chunks.get(first).len();
         let perplexity = self.perplexity && len == self.chunks.size();
         let mut nlls = vec![Vec::new(); if perplexity { chunks.len() } else { 0 }];
         let step = self.step(chunks.len());
+        let drawn = self.draw(chunks);
         for from in (0..len).step_by(step) {
             let positions = from..(from + step).min(len);
             self.fill_batch(chunks, &positions);
@@ -157,8 +193,14 @@ impl<'a> Pass<'a> {
                     (chunk, self.chunks.start(chunk) + positions.start + token % each)
                 })
             };
-            self.context.observer_mut().begin_decode();
+            self.context.observer_mut().lane.begin_decode();
+            let shape = (positions.len(), chunks.len());
+            let each = positions.len();
+            self.aim(shape, each * chunks.len(), &drawn, |row| {
+                (row / each, chunks[row / each], positions.start + row % each)
+            });
             let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
+            self.look(shape, findings)?;
             if let Some(nextn) = &mut self.nextn {
                 nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
             }
@@ -171,6 +213,81 @@ impl<'a> Pass<'a> {
             }
         }
         Ok(nlls)
+    }
+
+    /// The positions of each chunk to look into: those that the next token is known of.
+    fn draw(&self, chunks: &[usize]) -> Vec<Vec<usize>> {
+        let Some(glass) = &self.glass else { return Vec::new() };
+        let options = glass.options();
+        let draw = |&chunk: &usize| {
+            let among = match &options.base {
+                None => 0..self.chunks.get(chunk).len().saturating_sub(1),
+                Some(base) if chunk < base.n_chunks => base.file.positions(),
+                Some(_) => 0..0,
+            };
+            positions(options.seed, chunk as u64, among, options.per_chunk)
+        };
+        chunks.iter().map(draw).collect()
+    }
+
+    /// Shows the glass the graphs that decodes of these chunks will take, where it has not seen them.
+    fn learn(&mut self, first: usize, chunks: &[usize]) -> Result<(), Error> {
+        let Some(mut glass) = self.glass.take() else { return Ok(()) };
+        let whole = |source| Error::Chunks { first: first + 1, last: chunks[chunks.len() - 1] + 1, source };
+        if self.chunks.are_documents() {
+            let rows = Rows::new(self.chunks, chunks);
+            let step = self.step_of_rows();
+            for n in [step.min(rows.len()), rows.len() % step] {
+                if n > 0 && glass.needs(rows_shape(n)) {
+                    rows.fill(&mut self.batch, 0..n);
+                    let graph = self.context.record(&mut self.batch).map_err(whole)?;
+                    glass.learn(rows_shape(n), n, &graph);
+                }
+            }
+        } else {
+            let (len, step) = (self.chunks.get(first).len(), self.step(chunks.len()));
+            for n in [step.min(len), len % step] {
+                let shape = (n, chunks.len());
+                if n > 0 && glass.needs(shape) {
+                    self.fill_batch(chunks, &(0..n));
+                    let graph = self.context.record(&mut self.batch).map_err(whole)?;
+                    glass.learn(shape, n * chunks.len(), &graph);
+                }
+            }
+        }
+        self.glass = Some(glass);
+        Ok(())
+    }
+
+    /// Has the glass look at what was drawn of each sequence in the decode that follows; `place` has the sequence, chunk
+    /// and position of each of its rows.
+    fn aim(
+        &mut self,
+        shape: (usize, usize),
+        n_rows: usize,
+        drawn: &[Vec<usize>],
+        place: impl Fn(usize) -> (usize, usize, usize),
+    ) {
+        let Some(glass) = &mut self.glass else { return };
+        let sight = |row| {
+            let (sequence, chunk, position) = place(row);
+            let target = *self.chunks.get(chunk).get(position + 1)?;
+            drawn[sequence].binary_search(&position).ok()?;
+            Some(Sight { chunk, position, target, row })
+        };
+        let sights = (0..n_rows).filter_map(sight).collect();
+        glass.aim(&mut self.context.observer_mut().lens, shape, sights);
+    }
+
+    /// Measures what was seen.
+    fn look(&mut self, shape: (usize, usize), findings: &mut BTreeMap<usize, ChunkFindings>) -> Result<(), Error> {
+        let Some(glass) = &mut self.glass else { return Ok(()) };
+        glass.measure(&mut self.context.observer_mut().lens, shape, findings).map_err(Error::Lens)
+    }
+
+    /// Rows of documents in one decode.
+    fn step_of_rows(&self) -> usize {
+        if self.context.has_memory() { self.n_ubatch } else { self.n_batch }
     }
 
     /// Tokens of each of `n_seq` chunks in one decode: as many as llama.cpp computes at once, so that there is room for
@@ -208,6 +325,12 @@ impl<'a> Pass<'a> {
             .map(|(chunk, position)| target(self.chunks.get(chunk), position))
             .collect()
     }
+}
+
+/// What the glass knows the graphs of documents by: they are as long as the documents happen to be, which changes no more
+/// than whether there is one token or several.
+fn rows_shape(n: usize) -> (usize, usize) {
+    (n.min(2), 0)
 }
 
 /// What went wrong in a decode of `n_tokens` of `chunks`, one chunk after the other; `place` has the chunk of each, and

@@ -58,6 +58,8 @@ fn collect(model: &str) -> (Imatrix, f64) {
         part: None,
         keep_likelihoods: false,
         max_bad_chunks: 0,
+        lens: None,
+        stop_when_covered: None,
         stop: Arc::default(),
     };
     let start = Start::new(Earlier::nothing());

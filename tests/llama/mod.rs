@@ -1,5 +1,6 @@
 //! The layer over llama.cpp, on a real model.
 
+mod lens;
 mod nextn;
 mod pieces;
 

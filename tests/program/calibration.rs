@@ -149,10 +149,13 @@ fn conversations_go_through_the_models_own_template() {
 
     bench.write("mine.jinja", b"{{ messages[1].content }}");
     bench.write("answer.txt", answer.as_bytes());
-    assert!(run("-f chat.jsonl --chat-template-file mine.jinja") == run("-f answer.txt"));
+    assert!(run("-f chat.jsonl --chat-template-file mine.jinja") == run("-f answer.txt --parse-special"));
     bench.write("date.jinja", b"{{ strftime_now('%Y-%m-%d') }}, {{ messages[1].content }}");
     bench.write("date.txt", format!("2025-03-01, {answer}").as_bytes());
-    assert!(run("-f chat.jsonl --chat-template-file date.jinja --chat-date 2025-03-01") == run("-f date.txt"));
+    assert!(
+        run("-f chat.jsonl --chat-template-file date.jinja --chat-date 2025-03-01")
+            == run("-f date.txt --parse-special")
+    );
 }
 
 #[test]
@@ -173,7 +176,7 @@ fn a_template_that_writes_bos_has_it_once() {
         load(&bench, "out.gguf").entries
     };
     let none = run("-f chat.jsonl --chat-template-file none.jinja");
-    let text = run("-f text.txt");
+    let text = run("-f text.txt --parse-special");
     // A vocabulary of this kind puts a space before a text, but not behind a special token.
     let bos = run("-f chat.jsonl --chat-template-file bos.jinja");
     assert!(none == text);

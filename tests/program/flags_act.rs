@@ -260,29 +260,9 @@ fn threads_run_where_and_how_they_are_told() {
     assert!(ran.stderr.contains("Not enough set bits in CPU mask (1) to satisfy requested thread count: 2"));
 }
 
-/// A server in this process lends the CPU: the only other device there is everywhere.
 #[test]
 fn layers_go_to_a_server() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let server = format!("127.0.0.1:{port}");
-    let endpoint = server.clone();
-    let (send, stopped) = std::sync::mpsc::channel();
-    let devices = llama_imatrix::llama::Backend::init().devices();
-    let cpu: Vec<_> = devices.into_iter().filter(|device| device.is_cpu()).collect();
-    std::thread::spawn(move || {
-        send.send(llama_imatrix::llama::serve_rpc(&endpoint, &cpu, 1, None).unwrap_err().to_string())
-    });
-    for _ in 0..100 {
-        if let Ok(reason) = stopped.try_recv() {
-            assert!(reason.contains("not supported in this build"), "{reason}");
-            eprintln!("skipped: {reason}");
-            return;
-        }
-        if std::net::TcpStream::connect(&server).is_ok() {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    let Some(server) = rpc_server() else { return };
     let bench = Bench::new(&["qwen3moe"]);
     let devices = bench.ok(&format!("--rpc {server} --list-devices")).stdout;
     assert!(devices.contains("RPC0"), "{devices}");

@@ -9,6 +9,7 @@ mod files;
 mod flags;
 mod flags_act;
 mod flags_log;
+mod lens;
 mod merge;
 mod nan;
 mod nextn;
@@ -130,6 +131,29 @@ fn run(command: &mut Command) -> Ran {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// A server in this process lends the CPU: the only other device there is everywhere. `None` in builds without RPC.
+fn rpc_server() -> Option<String> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = format!("127.0.0.1:{port}");
+    let endpoint = server.clone();
+    let (send, stopped) = std::sync::mpsc::channel();
+    let devices = llama_imatrix::llama::Backend::init().devices();
+    let cpu: Vec<_> = devices.into_iter().filter(|device| device.is_cpu()).collect();
+    let serve = move || llama_imatrix::llama::serve_rpc(&endpoint, &cpu, 1, None);
+    std::thread::spawn(move || send.send(serve().unwrap_err().to_string()));
+    for _ in 0..100 {
+        if let Ok(reason) = stopped.try_recv() {
+            assert!(reason.contains("not supported in this build"), "{reason}");
+            return None;
+        }
+        if std::net::TcpStream::connect(&server).is_ok() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    Some(server)
 }
 
 /// Runs `script` under sh with the program as `$0` and `args` as the rest.

@@ -121,3 +121,12 @@ fn what_is_ignored_stays_so() {
     assert!(!ran.stderr.contains("stopped by signal"), "{}", ran.stderr);
     assert!(ran.stdout.contains("Final estimate"));
 }
+
+#[test]
+fn progress_says_how_many_experts_are_unseen() {
+    let bench = Bench::new(&["qwen3moe"]);
+    let ran = end(start(&bench, &RUN.replace("llama", "qwen3moe")), &["USR1"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let line = ran.stderr.lines().find(|line| line.contains(" chunks are done, PPL ")).unwrap();
+    assert!(line.contains(", 1 of ") && line.ends_with(" experts unseen"), "{line}");
+}

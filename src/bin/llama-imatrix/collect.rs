@@ -18,6 +18,7 @@ mod with_llama {
     use llama_imatrix::collect::{Collector, CollectorOptions, Earlier, Rule};
     use llama_imatrix::gguf;
     use llama_imatrix::imatrix::{Imatrix, remove_leftovers};
+    use llama_imatrix::lens::LensOptions;
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
     use llama_imatrix::run::{Lanes, Layout, Outcome, RunOptions, Start, run};
@@ -29,7 +30,7 @@ mod with_llama {
     use crate::signals::Signals;
     use crate::state_file::StateFile;
     use crate::text::{self, Text};
-    use crate::{disk, dry_run, files, log, progress, settings};
+    use crate::{disk, dry_run, files, lens, log, progress, settings};
 
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
         let mut base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
@@ -59,7 +60,8 @@ mod with_llama {
             backend.system_info()
         ));
 
-        let options = run_options(task, tuning, &layout, &signals);
+        let looking = lens::options(task, &model, chunks)?;
+        let options = run_options(task, tuning, &layout, &signals, looking);
         if task.flags.dry_run {
             dry_run::report(task, &model, nextn.as_ref(), &text, &layout, &options)?;
             return Ok(ExitCode::SUCCESS);
@@ -112,11 +114,13 @@ mod with_llama {
         progress::finish();
         session.print_held();
         let outcome = result.map_err(|error| session.explain(error))?;
+        let look = lens::Look::new(task, &model, chunks, &options, &outcome);
         if outcome.stopped {
+            lens::save(look.as_ref())?;
             return session.stopped(&collector, &outcome);
         }
         print(format_args!("\n"));
-        finish(task, &collector, &outcome, &mut session)?;
+        finish(task, &collector, &outcome, &mut session, look.as_ref())?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -160,10 +164,15 @@ mod with_llama {
         collector: &Collector,
         outcome: &Outcome,
         session: &mut Session<'_>,
+        look: Option<&lens::Look>,
     ) -> anyhow::Result<()> {
         if let Some(estimate) = outcome.perplexity {
             print_estimate(&estimate);
         }
+        if let Some(look) = look {
+            look.print();
+        }
+        tell_of_coverage(task, collector, outcome);
         warn_of_discarded(&outcome.position.discarded);
         if collector.inputs_of_too_few_rows() > 0 {
             log::warn(format_args!(
@@ -184,6 +193,7 @@ mod with_llama {
         } else {
             session.save_shard(&snapshot, &outcome.position)?;
         }
+        lens::save(look)?;
         print_saved();
         print(format_args!("\n"));
         if task.flags.no_perf {
@@ -198,6 +208,21 @@ mod with_llama {
             1e3 * f64::from(timings.prompt_tokens) / timings.prompt_eval_ms
         ));
         Ok(())
+    }
+
+    /// Whether every expert has the tokens it was to have.
+    fn tell_of_coverage(task: &Collect, collector: &Collector, outcome: &Outcome) {
+        let Some(tokens) = task.flags.stop_when_covered else { return };
+        match collector.experts() {
+            None => log::warn(format_args!("--stop-when-covered: the model has no experts")),
+            Some(_) if outcome.covered => {
+                log::info(format_args!("every expert has {tokens} tokens after chunks {}", outcome.position.done));
+            }
+            Some(experts) => log::warn(format_args!(
+                "the text ended before every expert had {tokens} tokens: the fewest are {}, {} of {} experts are unseen",
+                experts.least, experts.unseen, experts.total
+            )),
+        }
     }
 
     /// Finds matrices of another model now, not in the first batch. What the model's file does not hold (another shard
@@ -222,7 +247,13 @@ mod with_llama {
         Ok(())
     }
 
-    fn run_options(task: &Collect, tuning: Tuning, layout: &Layout, signals: &Signals) -> RunOptions {
+    fn run_options(
+        task: &Collect,
+        tuning: Tuning,
+        layout: &Layout,
+        signals: &Signals,
+        lens: Option<LensOptions>,
+    ) -> RunOptions {
         let part = layout.part(task.shard);
         let max_bad_chunks = match task.flags.max_bad_chunks {
             _ if task.flags.nan_aborts => 0,
@@ -233,6 +264,8 @@ mod with_llama {
             part: Some(part),
             keep_likelihoods: !task.shard.is_whole(),
             max_bad_chunks,
+            lens,
+            stop_when_covered: task.flags.stop_when_covered,
             stop: std::sync::Arc::clone(&signals.stop),
             n_batch: task.n_batch,
             n_ubatch: task.n_ubatch,

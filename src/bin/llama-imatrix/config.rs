@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::calibration::{Body, Corpus, Layout};
-use llama_imatrix::imatrix::{ChunkSizes, Format};
+use llama_imatrix::imatrix::{ChunkSizes, Format, check_writable};
+use llama_imatrix::lens::base::LogitsFile;
+use llama_imatrix::lens::file::LensFile;
 use llama_imatrix::state::{Accumulate, Shard};
 
 use crate::flags::{Cpu, Flags, OutputFormat, Text};
@@ -66,6 +69,16 @@ pub(crate) struct Collect {
     pub(crate) shard: Shard,
     /// Where the run's state goes.
     pub(crate) state_path: PathBuf,
+    pub(crate) lens: Option<Lens>,
+}
+
+/// What is to be said about the layers.
+#[derive(Debug)]
+pub(crate) struct Lens {
+    /// Where it goes.
+    pub(crate) path: PathBuf,
+    /// The predictions to hold them against, if not the model's own.
+    pub(crate) base: Option<Arc<LogitsFile>>,
 }
 
 /// How threads run; how many is told apart.
@@ -185,6 +198,8 @@ impl Collect {
         if flags.defrag_thold {
             log::warn(format_args!("DEPRECATED: --defrag-thold is deprecated and no longer necessary to specify"));
         }
+        check_coverage(&flags, shard)?;
+        let lens = lens(&flags, merge.output.path())?;
         let n_batch = positive("--batch-size", flags.batch_size)?;
         let n_ubatch = positive("--ubatch-size", flags.ubatch_size)?;
         Ok(Self {
@@ -206,10 +221,44 @@ impl Collect {
             accumulate,
             shard,
             state_path: state_path(&merge.output, shard),
+            lens,
             merge,
             flags,
         })
     }
+}
+
+/// What the lens flags ask for. Files that cannot be read or written are told of now.
+fn lens(flags: &Flags, output: &Path) -> anyhow::Result<Option<Lens>> {
+    ensure!(
+        flags.kl_divergence_base.is_none() || flags.logit_lens,
+        "--kl-divergence-base is what --logit-lens holds the layers against: give that too"
+    );
+    ensure!(
+        flags.kl_divergence_base.is_none() || !(flags.documents || flags.shuffle),
+        "--kl-divergence-base is of the text's chunks in order: leave out --documents and --shuffle"
+    );
+    if !flags.logit_lens && !flags.logit_prism && !flags.layer_similarity {
+        return Ok(None);
+    }
+    let path = LensFile::beside(output);
+    check_writable(&path).with_context(|| format!("cannot write '{}'", path.display()))?;
+    let base = flags.kl_divergence_base.as_deref().map(LogitsFile::open).transpose()?.map(Arc::new);
+    Ok(Some(Lens { path, base }))
+}
+
+fn check_coverage(flags: &Flags, shard: Shard) -> anyhow::Result<()> {
+    if flags.stop_when_covered.is_none() {
+        return Ok(());
+    }
+    ensure!(
+        shard.is_whole(),
+        "--stop-when-covered needs the whole run: a shard does not know what the others have seen"
+    );
+    if flags.lanes.is_some_and(|lanes| lanes > 1) {
+        log::warn(format_args!("--stop-when-covered evaluates batches one by one: --lanes is ignored"));
+    }
+    Ok(())
 }
 
 /// The part of the run that is to be taken.

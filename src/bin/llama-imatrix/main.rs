@@ -16,6 +16,8 @@ mod files;
 mod flags;
 mod info;
 #[cfg(feature = "llama")]
+mod lens;
+#[cfg(feature = "llama")]
 mod lock;
 mod log;
 #[cfg(feature = "llama")]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use llama_imatrix::collect::{Collector, Due, Snapshot};
+use llama_imatrix::collect::{Collector, Due, Experts, Snapshot};
 use llama_imatrix::imatrix::{Entry, Imatrix, Numbers};
 use llama_imatrix::run::{Checkpoint, Error, Listener, Outcome, Plan, Position, Start};
 
@@ -24,6 +24,7 @@ pub(crate) struct Session<'a> {
     /// Perplexities that wait for the bar to go: on one terminal, the bar would be drawn over them.
     held: Option<String>,
     perplexity: Option<f64>,
+    experts: Option<Experts>,
     /// A signal has asked for a save, which has not come yet.
     save_asked: bool,
     saved_chunks: Option<i32>,
@@ -33,7 +34,17 @@ impl<'a> Session<'a> {
     pub(crate) fn new(task: &'a Collect, base: Imatrix, state: Option<StateFile>, signals: Signals) -> Self {
         let one_terminal = progress::visible() && std::io::stdout().is_terminal();
         let held = one_terminal.then(String::new);
-        Self { task, base, state, signals, held, perplexity: None, save_asked: false, saved_chunks: None }
+        Self {
+            task,
+            base,
+            state,
+            signals,
+            held,
+            perplexity: None,
+            experts: None,
+            save_asked: false,
+            saved_chunks: None,
+        }
     }
 
     /// The matrix of these sums, which stay where they are.
@@ -57,6 +68,13 @@ impl<'a> Session<'a> {
             Some(held) => held.push_str(text),
             None => print(format_args!("{text}")),
         }
+    }
+
+    /// Perplexity and the experts that no token has come to.
+    fn so_far(&self) -> Vec<String> {
+        let perplexity = self.perplexity.map(|value| format!("PPL {value:.4}"));
+        let unseen = |experts: &Experts| format!("{} of {} experts unseen", experts.unseen, experts.total);
+        perplexity.into_iter().chain(self.experts.as_ref().map(unseen)).collect()
     }
 
     /// An error with what is left of the run.
@@ -205,14 +223,18 @@ impl Listener for Session<'_> {
         self.print_or_hold(&format!("[{chunk}]{value:.4},"));
     }
 
+    fn experts(&mut self, experts: &Experts) {
+        self.experts = Some(*experts);
+    }
+
     fn progress(&mut self, done: usize, _: usize) {
-        progress::set_chunks(done, self.perplexity.map(|value| format!("PPL {value:.4}")).unwrap_or_default());
+        progress::set_chunks(done, self.so_far().join(", "));
     }
 
     fn wants_checkpoint(&mut self, position: &Position) -> bool {
         if self.signals.take_report() {
-            let perplexity = self.perplexity.map(|value| format!(", PPL {value:.4}")).unwrap_or_default();
-            log::info(format_args!("{} chunks are done{perplexity}", position.done.len()));
+            let so_far = [format!("{} chunks are done", position.done.len())].into_iter().chain(self.so_far());
+            log::info(format_args!("{}", so_far.collect::<Vec<_>>().join(", ")));
             self.save_asked = true;
         }
         // Where an output is due at the same time there is none yet, and it is asked for again.

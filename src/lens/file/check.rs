@@ -70,7 +70,7 @@ fn check_prism(prism: &Prism, n_layer: u32) -> Result<(), Error> {
     let mut seen = BTreeSet::new();
     for p in &prism.parts {
         let fits = match p.part {
-            Part::Embedding | Part::NormBias | Part::OutputBias => p.layer.is_none(),
+            Part::Embedding | Part::NormBias | Part::OutputBias | Part::Rounding => p.layer.is_none(),
             Part::Attention | Part::FeedForward | Part::SharedExperts | Part::RoutedExperts => p.layer.is_some(),
             Part::Other => true,
         };

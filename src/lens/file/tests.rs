@@ -16,7 +16,7 @@ fn file() -> LensFile {
         version: VERSION,
         model: Model { name: "m".into(), architecture: "llama".into(), n_layer: 2 },
         dataset: "text".into(),
-        positions: Positions { chunks: 1, chunk_size: 512, per_chunk: 32, sampled: 32, seed: 7 },
+        positions: Positions { chunks: 1, run_chunks: None, chunk_size: 512, per_chunk: 32, sampled: 32, seed: 7 },
         lens: Some(Section::Measured(Lens {
             base: "model".into(),
             embedding: Some(point(3.0)),

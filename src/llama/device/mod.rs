@@ -29,7 +29,7 @@ use reduce::{Layout, Products, Reduced};
 use resident::Resident;
 use totals::Totals;
 
-pub(super) use bench::Bench;
+pub(super) use bench::{Bench, set_threads};
 pub(super) use logits::DeviceScorer;
 
 /// How far sums of squares by expert may be off, as a root mean square of relative errors: f32 comes to 1e-7, TF32 to
@@ -160,7 +160,7 @@ impl DeviceSums {
         if !own.is_like(other) {
             return false;
         }
-        let pairs = [Some((own.sums(), other.sums())), own.counts().zip(other.counts())];
+        let pairs = [Some((own.sums(), other.sums())), own.expert_rows().zip(other.expert_rows())];
         let Some(place) = self.place(own.device()) else { return false };
         let difference = place.bench.compute(
             |draft| {
@@ -260,12 +260,10 @@ impl Place {
         for channel in channels..whole.len() {
             let sum: f64 = by_expert.iter().skip(channel).step_by(whole.len()).map(|&x| f64::from(x)).sum();
             let expected = f64::from(whole[channel]) * times as f64;
-            if sum != expected {
-                error += ((sum - expected) / expected.abs().max(f64::from(f32::MIN_POSITIVE))).powi(2);
-            }
+            error += ((sum - expected) / expected.abs().max(f64::from(f32::MIN_POSITIVE))).powi(2);
         }
         // Input that is not finite says nothing about the device.
-        !(error / channels as f64 > TOLERANCE * TOLERANCE)
+        error.is_nan() || error / channels as f64 <= TOLERANCE * TOLERANCE
     }
 
     /// # Safety
@@ -288,7 +286,7 @@ impl Place {
             |draft| unsafe {
                 let reduced = reduce(draft, node, layout, identity, products);
                 draft.want(draft.add_to(totals.sums(), reduced.sums));
-                if let (Some(counts), Some(more)) = (totals.counts(), reduced.counts) {
+                if let (Some(counts), Some(more)) = (totals.expert_rows(), reduced.counts) {
                     draft.want(draft.add_to(counts, more));
                 }
                 draft.want(draft.add_to(draft.view_1d(page, 1, offset), draft.sum(reduced.sums)));

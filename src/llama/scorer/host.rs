@@ -8,6 +8,7 @@ use std::ptr::{NonNull, null_mut};
 use llama_cpp_sys_2 as sys;
 
 use crate::llama::Token;
+use crate::llama::device::set_threads;
 use crate::llama::tail::Tail;
 use crate::perplexity::negative_log_likelihood;
 
@@ -48,17 +49,7 @@ impl HostScorer {
 
     pub(super) fn set_threads(&mut self, n_threads: usize) {
         self.n_threads = n_threads.max(1);
-        // SAFETY: the function that ggml registers under this name has this type; the backend is ours.
-        unsafe {
-            let device = sys::ggml_backend_get_device(self.backend.as_ptr());
-            let registry = sys::ggml_backend_dev_backend_reg(device);
-            let function = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_set_n_threads".as_ptr());
-            if let Some(function) = NonNull::new(function) {
-                let set_n_threads: unsafe extern "C" fn(sys::ggml_backend_t, i32) =
-                    std::mem::transmute(function.as_ptr());
-                set_n_threads(self.backend.as_ptr(), self.n_threads as i32);
-            }
-        }
+        set_threads(self.backend, self.n_threads);
     }
 
     /// The scores of `rows` of the input of `node`, the product with the output matrix, for these targets.

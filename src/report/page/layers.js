@@ -10,7 +10,7 @@ function layersSection() {
     return labels.map((l) => rows.get(l) ?? null);
   };
   const figure = (key, title, text, logY = false) => {
-    const series = files.map((f) => ({ label: f.name, values: column(f, key) }));
+    const series = files.map((f, i) => ({ label: f.name, values: column(f, key), color: i }));
     return series.some((s) => s.values.some(isNumber)) ? chart({ title, about: text, x: labels, series, logY }) : null;
   };
   const out = section("layers", "Over the layers", "What the weights of a layer add up to, and how their inputs compare with those of the layer before.");
@@ -39,22 +39,37 @@ function unsupported(part, file) {
 
 function sampled(file) {
   const p = file.lens.positions;
-  return `${plural(p.sampled, "position")} of ${plural(p.chunks, "chunk")} of ${p.chunk_size} tokens (seed ${p.seed}), ${file.lens.model.name || file.lens.model.architecture}`;
+  const chunks = p.run_chunks > p.chunks ? `${p.chunks} of ${plural(p.run_chunks, "chunk")}` : plural(p.chunks, "chunk");
+  return `${plural(p.sampled, "position")} of ${chunks} of ${p.chunk_size} tokens (seed ${p.seed}), ${file.lens.model.name || file.lens.model.architecture}`;
 }
 
-/** A section of a part of lens files: a menu of files, and the figures that `make` makes of the chosen one. */
-function lensSection(id, part, title, intro, make, controls = () => []) {
+/** A curve of each file, over the layers of all of them: `get` takes a number from what a layer of it says. */
+function together(files, title, about, layersOf, get, options = {}) {
+  const of = files.map((f) => new Map(layersOf(f).map((l) => [String(l.layer), get(l)])));
+  const x = [...new Set(of.flatMap((layers) => [...layers.keys()]))].sort((a, b) => (a === "emb" ? -1 : b === "emb" ? 1 : a - b));
+  const series = files.map((f, i) => ({ label: f.name, values: of[i].size ? x.map((l) => of[i].get(l) ?? null) : [], color: i }));
+  return chart({ title, about, x, series, ...options });
+}
+
+/** A section of a part of lens files: a menu of files, and the figures that `make` makes of the chosen one, or `all` of
+ * all that have it measured. */
+function lensSection(id, part, title, intro, make, all, controls = () => []) {
   const files = withLens(part);
   if (!files.length) return null;
+  const several = files.filter((f) => !f.lens[part].unsupported);
   let file = files[0];
   const out = section(id, title, intro);
   const from = el("p", { class: "dim" });
   const place = figures(() => {
-    from.textContent = sampled(file);
+    from.textContent = file ? sampled(file) : several.map((f) => `${f.name}: ${sampled(f)}`).join("; ");
+    if (!file) return all(several);
     const reason = unsupported(part, file);
     return reason ? [reason] : make(file.lens[part], file);
   });
-  out.controls(fileMenu("File", files, (i) => { file = data.files[i]; place.update(); }), ...controls(() => place.update()));
+  const names = files.map((f) => [data.files.indexOf(f), f.name]);
+  if (several.length > 1) names.push(["all", "all together"]);
+  const choose = (i) => { file = data.files[i] ?? null; place.update(); };
+  out.controls(names.length > 1 ? menu("File", names, choose) : null, ...controls(() => place.update()));
   out.append(place, from);
   from.style.margin = ".8rem 0 0";
   return out;
@@ -65,11 +80,14 @@ const spreadBands = (spreads) => [
   { lower: spreads.map((s) => s?.p25), upper: spreads.map((s) => s?.p75), names: ["25 %", "75 %"] },
 ];
 
+const lensPoints = (lens) => [...(lens.embedding ? [{ layer: "emb", ...lens.embedding }] : []), ...lens.layers];
+
 function lensFigures(lens) {
-  const points = [...(lens.embedding ? [{ layer: "emb", ...lens.embedding }] : []), ...lens.layers];
+  const points = lensPoints(lens);
+  const final = lens.base === "model" ? "" : ` Final is what ${lens.base} says.`;
   const x = points.map((p) => String(p.layer));
   return [
-    chart({ title: "Divergence from the final prediction", about: "KL(final ‖ layer), nats: mean, median, and where half and nine tenths of the positions lie.",
+    chart({ title: "Divergence from the final prediction", about: "KL(final ‖ layer), nats: mean, median, and where half and nine tenths of the positions lie." + final,
       x, yLabel: "nats", series: [
         { label: "median", values: points.map((p) => p.kl.p50), bands: spreadBands(points.map((p) => p.kl)) },
         { label: "mean", values: points.map((p) => p.kl.mean), dash: [5, 4] }] }),
@@ -81,7 +99,17 @@ function lensFigures(lens) {
       series: [{ label: "NLL", values: points.map((p) => p.target_nll), color: 3 }] }),
   ];
 }
-const lensCurves = () => lensSection("lens", "lens", "Logit lens", "The stream of each layer read by the model's own output, as if the layers above were not there.", lensFigures);
+
+function lensTogether(files) {
+  const points = (f) => lensPoints(f.lens.lens);
+  return [
+    together(files, "Divergence from the final prediction", "Mean KL(final ‖ layer), nats.", points, (p) => p.kl.mean, { yLabel: "nats" }),
+    together(files, "What each layer takes off it", "Mean KL before the layer less after it, nats.", points, (p) => p.kl_reduction, { yLabel: "nats" }),
+    together(files, "Agreement on the likeliest token", "Share of positions where layer and final prediction name the same.", points, (p) => p.top1_agreement, { percent: true }),
+    together(files, "Surprise at the token that follows", "Mean of -ln p of it, nats.", points, (p) => p.target_nll, { yLabel: "nats" }),
+  ];
+}
+const lensCurves = () => lensSection("lens", "lens", "Logit lens", "The stream of each layer read by the model's own output, as if the layers above were not there.", lensFigures, lensTogether);
 
 const PARTS = { attention: "attention", feed_forward: "feed-forward", shared_experts: "shared experts", routed_experts: "routed experts", other: "other" };
 const MEASURES = { mean: "Mean", mean_abs: "Mean of absolute values", share: "Share" };
@@ -106,7 +134,10 @@ function prismSection() {
         dataTable(sheet, { caption: "Parts outside the layers" })),
     ];
   };
-  return lensSection("prism", "prism", "Logit prism", "With the final norm's scale held, the logit of the token that follows is a sum: this is what each part adds to it.", make, (update) => [
+  const all = (files) => ["attention", "feed_forward"].map((part) => together(files,
+    `${MEASURES[measure]} of what ${PARTS[part]} adds`, kind === "raw" ? "To the logit." : "To the logit less the vocabulary's mean.",
+    (f) => f.lens.prism.parts.filter((p) => p.part === part), (p) => p[kind][measure], { percent: measure === "share" }));
+  return lensSection("prism", "prism", "Logit prism", "With the final norm's scale held, the logit of the token that follows is a sum: this is what each part adds to it.", make, all, (update) => [
     menu("Of", [["relative", "logit less the vocabulary's mean"], ["raw", "logit"]], (x) => { kind = x; update(); }),
     menu("Show", Object.entries(MEASURES), (x) => { measure = x; update(); }),
   ]);
@@ -123,4 +154,10 @@ function similarityFigures(similarity) {
       series: [{ ...part("attention", "attention"), color: 1 }, { ...part("feed_forward", "feed-forward"), color: 2 }] }),
   ];
 }
-const similaritySection = () => lensSection("similarity", "similarity", "Layer similarity", "Cosine of the residual stream before and after. 1 less the layer's mean is its block influence (ShortGPT).", similarityFigures);
+
+function similarityTogether(files) {
+  const layers = (f) => f.lens.similarity.layers;
+  return [["whole", "Whole layers"], ["attention", "Attention"], ["feed_forward", "Feed-forward"]].map(([part, title]) =>
+    together(files, title, "Mean cosine.", layers, (l) => l[part]?.mean ?? null));
+}
+const similaritySection = () => lensSection("similarity", "similarity", "Layer similarity", "Cosine of the residual stream before and after. 1 less the layer's mean is its block influence (ShortGPT).", similarityFigures, similarityTogether);

@@ -46,6 +46,14 @@ pub(crate) struct Flags {
     /// `None`: as many as are worth it.
     pub(crate) lanes: Option<usize>,
 
+    // What it says about the layers.
+    pub(crate) logit_lens: bool,
+    pub(crate) logit_prism: bool,
+    pub(crate) layer_similarity: bool,
+    pub(crate) lens_tokens: usize,
+    pub(crate) lens_seed: u64,
+    pub(crate) kl_divergence_base: Option<PathBuf>,
+
     // What becomes of a run that is cut short, shared out, or goes wrong.
     pub(crate) resume: bool,
     pub(crate) state_frequency: Option<u32>,
@@ -56,6 +64,7 @@ pub(crate) struct Flags {
     pub(crate) shard: Option<String>,
     pub(crate) nan_aborts: bool,
     pub(crate) max_bad_chunks: Option<usize>,
+    pub(crate) stop_when_covered: Option<u64>,
 
     // The model and its devices.
     pub(crate) model: Option<PathBuf>,
@@ -263,6 +272,12 @@ impl Default for Flags {
             keep_tail: false,
             min_rows: None,
             lanes: None,
+            logit_lens: false,
+            logit_prism: false,
+            layer_similarity: false,
+            lens_tokens: 32,
+            lens_seed: 0,
+            kl_divergence_base: None,
             resume: false,
             state_frequency: None,
             state_interval: 60,
@@ -271,6 +286,7 @@ impl Default for Flags {
             shard: None,
             nan_aborts: false,
             max_bad_chunks: None,
+            stop_when_covered: None,
             model: None,
             remote: Remote::default(),
             gpu_layers: GpuLayers::Auto,

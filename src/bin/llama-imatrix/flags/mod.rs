@@ -15,6 +15,7 @@ mod cpu;
 mod docs;
 mod help;
 mod imatrix;
+mod lens;
 mod log;
 mod lowargs;
 mod model;

@@ -295,7 +295,10 @@ mod tests {
         let config = dir.path().join("config.ini");
         std::fs::write(&config, "file = old\n").unwrap();
         let with_config = |words: &str| {
-            parse(words.split_whitespace().map(OsString::from), &|_| None, &[config.clone()]).unwrap().flags.text
+            parse(words.split_whitespace().map(OsString::from), &|_| None, std::slice::from_ref(&config))
+                .unwrap()
+                .flags
+                .text
         };
         assert_eq!(with_config("-f a"), parsed("-f a").text);
         assert_eq!(with_config(""), parsed("-f old").text);

@@ -55,4 +55,9 @@ pub(super) static FLAGS: &[Flag] = &[
         Ok(())
     })
     .ours(),
+    Flag::int(&["--stop-when-covered"], "End once every expert has seen N tokens", |flags, n| {
+        flags.stop_when_covered = Some(u64::try_from(n).ok().filter(|&n| n > 0).ok_or(format!("{n} is below 1"))?);
+        Ok(())
+    })
+    .ours(),
 ];

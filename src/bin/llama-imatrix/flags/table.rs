@@ -17,6 +17,7 @@ pub(super) struct Group {
 pub(super) static GROUPS: &[Group] = &[
     Group { title: "General", flags: super::common::FLAGS },
     Group { title: "The matrix", flags: super::imatrix::FLAGS },
+    Group { title: "Looking into the model", flags: super::lens::FLAGS },
     Group { title: "Long runs", flags: super::safety::FLAGS },
     Group { title: "The model and its devices", flags: super::model::FLAGS },
     Group { title: "Context and evaluation", flags: super::context::FLAGS },

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Holds logit lens, logit prism and layer similarity of the bundled model against a forward pass in numpy.
+#
+#   scripts/check-lens.sh [--with-upstream]
+#
+# With --with-upstream also quantizes the model and holds the last layer's KL against llama-perplexity --kl-divergence.
+# Needs python3 with venv; numpy, gguf and tokenizers go into the cache. Without python3 it says so and is
+# content.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=scripts/env.sh
+. "$here/env.sh"
+cd "$here/.."
+with_upstream=false
+case "${1:-}" in
+"") ;;
+--with-upstream) with_upstream=true ;;
+*)
+    sed -n '2,8p' "$0" >&2
+    exit 1
+    ;;
+esac
+if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+    echo "python3 with venv is not installed: skipped"
+    exit 0
+fi
+venv="$LLAMA_IMATRIX_CACHE/check-lens"
+if [ ! -e "$venv/ready" ]; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check numpy gguf tokenizers
+    touch "$venv/ready"
+fi
+
+cargo build --release --quiet
+folder=$(mktemp -d)
+trap 'rm -r "$folder"' EXIT
+quickstart=assets/quickstart
+"$CARGO_TARGET_DIR/release/llama-imatrix" -m $quickstart/quickstart.gguf -f $quickstart/calibration.txt -c 512 --chunks 3 \
+    --no-ppl --logit-lens --logit-prism --layer-similarity --lens-tokens 512 -o "$folder/imatrix.gguf" -lv 1
+"$venv/bin/python" scripts/check_lens.py $quickstart/quickstart.gguf $quickstart/calibration.txt "$folder/imatrix.lens.json"
+
+$with_upstream || exit 0
+bin=$(scripts/upstream.sh | tail -n 1)
+text=$quickstart/held-out.txt
+"$bin/llama-quantize" $quickstart/quickstart.gguf "$folder/q4_0.gguf" Q4_0 >"$folder/log" 2>&1
+"$bin/llama-perplexity" -m $quickstart/quickstart.gguf -f $text -c 512 --chunks 8 --save-all-logits "$folder/base" \
+    >"$folder/log" 2>&1
+# The tool ends without waiting for its log, so that at times the last lines are missing.
+theirs=""
+for _ in 1 2 3 4 5 6 7 8; do
+    [ -z "$theirs" ] || break
+    theirs=$("$bin/llama-perplexity" -m "$folder/q4_0.gguf" -f $text -c 512 --kl-divergence \
+        --kl-divergence-base "$folder/base" 2>&1 | awk '/Mean +KLD:/ { print $3 }')
+done
+"$CARGO_TARGET_DIR/release/llama-imatrix" -m "$folder/q4_0.gguf" -f $text -c 512 --chunks 8 --no-ppl --logit-lens \
+    --lens-tokens 512 --kl-divergence-base "$folder/base" -o "$folder/q4_0.imatrix.gguf" -lv 1 >"$folder/log"
+ours=$(awk '/^Mean KL of the last layer:/ { print $NF }' "$folder/log")
+echo "KL of Q4_0 from the original: llama-perplexity $theirs, the last layer's $ours"
+python3 -c 'import sys; a, b = map(float, sys.argv[1:]); sys.exit(abs(a - b) > 1e-4)' "$theirs" "$ours"

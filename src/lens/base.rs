@@ -1,0 +1,352 @@
+//! A file of `llama-perplexity --save-all-logits`: what a model says after each token of the second half of each chunk.
+//!
+//! All numbers little-endian: `_logits_`, the tokens a chunk (u32), the vocabulary's size and the number of chunks (i32),
+//! the chunks' tokens (i32). Then for each chunk and each position from half of it to the last but one: a scale and a least
+//! log-probability (f32), and for each token of the vocabulary a u16, in all an even number of them; the log-probability is
+//! the least one plus the scale times that number. What is less likely than e^-16 of the likeliest is cut off there.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use crate::calibration::Chunks;
+
+const MAGIC: &[u8; 8] = b"_logits_";
+const HEADER: u64 = 20;
+
+/// Why a file of logits cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BaseError {
+    /// The operating system refused.
+    #[error("cannot read the logits '{}': {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is something else.
+    #[error("'{}' is no file of llama-perplexity --save-all-logits: it begins with {found:?}, expected \"_logits_\"", path.display())]
+    Magic {
+        /// The file.
+        path: PathBuf,
+        /// Its first bytes, as text.
+        found: String,
+    },
+    /// A number of its head cannot be.
+    #[error("the logits '{}' have {found} {what}, expected 1 to {limit}", path.display())]
+    Head {
+        /// The file.
+        path: PathBuf,
+        /// Which number.
+        what: &'static str,
+        /// The number.
+        found: i32,
+        /// What it may be.
+        limit: i32,
+    },
+    /// Its size is not what its head says.
+    #[error("the logits '{}' are {found} bytes, expected {expected} for {n_chunk} chunks of {n_ctx} tokens and a vocabulary of {n_vocab}", path.display())]
+    Size {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        found: u64,
+        /// What it should be.
+        expected: u64,
+        /// Its chunks.
+        n_chunk: usize,
+        /// Its tokens a chunk.
+        n_ctx: usize,
+        /// Its vocabulary.
+        n_vocab: usize,
+    },
+    /// It is of another model or run.
+    #[error("the logits '{}' have {found} {what}, this run {expected}{hint}", path.display())]
+    Differs {
+        /// The file.
+        path: PathBuf,
+        /// Which number.
+        what: &'static str,
+        /// The file's.
+        found: usize,
+        /// The run's.
+        expected: usize,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// It is of another text.
+    #[error("the logits '{}' are of another text: token {token} of chunk {chunk} is {found}, in this run's text {expected}", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// The chunk, from 1, as the file counts.
+        chunk: usize,
+        /// The token, from 1.
+        token: usize,
+        /// The file's.
+        found: i32,
+        /// The run's.
+        expected: i32,
+    },
+    /// A row has a scale that cannot be.
+    #[error("the logits '{}' are damaged: position {position} of chunk {chunk} has scale {scale} and least log-probability {least}", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The chunk, from 1.
+        chunk: usize,
+        /// The position, from 1.
+        position: usize,
+        /// The scale.
+        scale: f32,
+        /// The least log-probability.
+        least: f32,
+    },
+}
+
+/// An opened file of logits.
+#[derive(Debug)]
+pub struct LogitsFile {
+    path: PathBuf,
+    file: Mutex<File>,
+    n_ctx: usize,
+    n_vocab: usize,
+    n_chunk: usize,
+    tokens: Vec<i32>,
+}
+
+impl LogitsFile {
+    /// Opens and checks a file.
+    ///
+    /// # Errors
+    /// See [`BaseError`].
+    pub fn open(path: &Path) -> Result<Self, BaseError> {
+        let io = |source| BaseError::Io { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(io)?;
+        let size = file.metadata().map_err(io)?.len();
+        let mut head = Vec::new();
+        file.by_ref().take(HEADER).read_to_end(&mut head).map_err(io)?;
+        if !head.starts_with(MAGIC) {
+            let found = String::from_utf8_lossy(&head[..head.len().min(MAGIC.len())]).into_owned();
+            return Err(BaseError::Magic { path: path.to_owned(), found });
+        }
+        let number = |at: usize, what: &'static str, limit: i32| {
+            let bytes = head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; 4]);
+            let found = i32::from_le_bytes(bytes);
+            if (1..=limit).contains(&found) {
+                Ok(found as usize)
+            } else {
+                Err(BaseError::Head { path: path.to_owned(), what, found, limit })
+            }
+        };
+        let n_ctx = number(8, "tokens a chunk", 1 << 24)?;
+        let n_vocab = number(12, "tokens in the vocabulary", 1 << 24)?;
+        let n_chunk = number(16, "chunks", i32::MAX)?;
+        let mut logits =
+            Self { path: path.to_owned(), file: Mutex::new(file), n_ctx, n_vocab, n_chunk, tokens: Vec::new() };
+        let expected = logits.offset(n_chunk, 0);
+        if size != expected {
+            return Err(BaseError::Size { path: path.to_owned(), found: size, expected, n_chunk, n_ctx, n_vocab });
+        }
+        let mut bytes = vec![0; n_chunk * n_ctx * 4];
+        logits.read(HEADER, &mut bytes)?;
+        logits.tokens = bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        Ok(logits)
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Checks that it is of this vocabulary and of this text, of which the first `skip` chunks have been left out, and
+    /// returns how many of the chunks it holds.
+    ///
+    /// # Errors
+    /// [`BaseError::Differs`], [`BaseError::Text`].
+    pub fn check(&self, n_vocab: usize, chunks: &Chunks, skip: usize) -> Result<usize, BaseError> {
+        let differs =
+            |what, found, expected, hint| BaseError::Differs { path: self.path.clone(), what, found, expected, hint };
+        if self.n_vocab != n_vocab {
+            return Err(differs("tokens in the vocabulary", self.n_vocab, n_vocab, ": another model's"));
+        }
+        if self.n_ctx != chunks.size() {
+            return Err(differs("tokens a chunk", self.n_ctx, chunks.size(), " (--ctx-size)"));
+        }
+        if self.n_chunk <= skip {
+            return Err(differs("chunks", self.n_chunk, skip + 1, " at least, since it begins after --chunk"));
+        }
+        let held = (self.n_chunk - skip).min(chunks.n_whole());
+        for chunk in 0..held {
+            let ours = chunks.get(chunk);
+            let theirs = &self.tokens[(chunk + skip) * self.n_ctx..][..self.n_ctx];
+            if let Some(token) = (0..self.n_ctx).find(|&token| ours[token] != theirs[token]) {
+                return Err(BaseError::Text {
+                    path: self.path.clone(),
+                    chunk: chunk + skip + 1,
+                    token: token + 1,
+                    found: theirs[token],
+                    expected: ours[token],
+                });
+            }
+        }
+        Ok(held)
+    }
+
+    /// The positions of each chunk that it holds.
+    #[must_use]
+    pub fn positions(&self) -> Range<usize> {
+        self.n_ctx / 2..self.n_ctx - 1
+    }
+
+    /// The log-probabilities after `position` of the file's chunk `chunk`, both from 0, are appended to `into`.
+    ///
+    /// # Errors
+    /// [`BaseError::Io`]; [`BaseError::Row`] for numbers that are not finite.
+    ///
+    /// # Panics
+    /// For a chunk or position that it does not hold.
+    pub fn append_row(&self, chunk: usize, position: usize, into: &mut Vec<f32>) -> Result<(), BaseError> {
+        assert!(chunk < self.n_chunk && self.positions().contains(&position), "chunk {chunk}, position {position}");
+        let mut bytes = vec![0; self.row_bytes() as usize];
+        self.read(self.offset(chunk, position - self.positions().start), &mut bytes)?;
+        let float = |at: usize| f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let (scale, least) = (float(0), float(4));
+        if !scale.is_finite() || !least.is_finite() || scale < 0.0 {
+            return Err(BaseError::Row {
+                path: self.path.clone(),
+                chunk: chunk + 1,
+                position: position + 1,
+                scale,
+                least,
+            });
+        }
+        let values = bytes[8..].chunks_exact(2).take(self.n_vocab);
+        into.extend(values.map(|b| scale * f32::from(u16::from_le_bytes([b[0], b[1]])) + least));
+        Ok(())
+    }
+
+    fn row_bytes(&self) -> u64 {
+        2 * (2 * (self.n_vocab as u64).div_ceil(2) + 4)
+    }
+
+    /// Where a row of a chunk begins.
+    fn offset(&self, chunk: usize, row: usize) -> u64 {
+        let rows = chunk as u64 * self.positions().len() as u64 + row as u64;
+        let tokens = 4 * self.n_chunk as u64 * self.n_ctx as u64;
+        // The head's limits allow for more than a file can have.
+        rows.saturating_mul(self.row_bytes()).saturating_add(HEADER + tokens)
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), BaseError> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(into));
+        read.map_err(|source| BaseError::Io { path: self.path.clone(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calibration::ChunkOptions;
+
+    const N_CTX: usize = 8;
+    const N_VOCAB: usize = 5;
+
+    fn bytes(n_ctx: i32, n_vocab: i32, tokens: &[i32], rows: usize) -> Vec<u8> {
+        let mut out = MAGIC.to_vec();
+        for n in [n_ctx, n_vocab, tokens.len() as i32 / n_ctx] {
+            out.extend(n.to_le_bytes());
+        }
+        for token in tokens {
+            out.extend(token.to_le_bytes());
+        }
+        for row in 0..rows {
+            out.extend(0.5_f32.to_le_bytes());
+            out.extend((-8.0_f32).to_le_bytes());
+            for i in 0..6_u16 {
+                out.extend((i + row as u16).to_le_bytes());
+            }
+        }
+        out
+    }
+
+    fn open(bytes: &[u8]) -> Result<LogitsFile, BaseError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("logits");
+        std::fs::write(&path, bytes).unwrap();
+        LogitsFile::open(&path)
+    }
+
+    fn tokens() -> Vec<i32> {
+        (0..16).collect()
+    }
+
+    fn chunks(tokens: Vec<i32>, size: usize) -> Chunks {
+        Chunks::new(tokens, ChunkOptions { size, ..ChunkOptions::default() }).unwrap()
+    }
+
+    #[test]
+    fn rows_are_decompressed() {
+        let file = open(&bytes(8, 5, &tokens(), 2 * 3)).unwrap();
+        assert_eq!(file.positions(), 4..7);
+        let mut row = Vec::new();
+        file.append_row(1, 5, &mut row).unwrap(); // the fifth row
+        assert_eq!(format!("{row:?}"), "[-6.0, -5.5, -5.0, -4.5, -4.0]");
+        assert_eq!(file.check(N_VOCAB, &chunks(tokens(), N_CTX), 0).unwrap(), 2);
+    }
+
+    #[test]
+    fn each_rule_has_its_error() {
+        let good = bytes(8, 5, &tokens(), 6);
+        let error = |result: Result<LogitsFile, BaseError>| result.unwrap_err().to_string();
+        for (found, says) in [
+            (error(open(b"GGUF....")), "begins with \"GGUF....\", expected \"_logits_\""),
+            (error(open(b"")), "begins with \"\""),
+            (error(open(&good[..12])), "have 0 tokens in the vocabulary"),
+            (error(open(&bytes(-1, 5, &[], 0))), "have -1 tokens a chunk"),
+            (error(open(&good[..good.len() - 1])), "bytes, expected 204 for 2 chunks of 8 tokens"),
+        ] {
+            assert!(found.contains(says), "{found}");
+        }
+        let mut huge = good.clone();
+        huge[16..20].copy_from_slice(&i32::MAX.to_le_bytes());
+        assert!(error(open(&huge)).contains("2147483647 chunks"));
+
+        let file = open(&good).unwrap();
+        let error = |result: Result<usize, BaseError>| result.unwrap_err().to_string();
+        let mut other = tokens();
+        other[9] = 77;
+        for (found, says) in [
+            (error(file.check(6, &chunks(tokens(), 8), 0)), "have 5 tokens in the vocabulary, this run 6"),
+            (error(file.check(5, &chunks(tokens(), 4), 0)), "have 8 tokens a chunk, this run 4 (--ctx-size)"),
+            (error(file.check(5, &chunks(tokens(), 8), 2)), "have 2 chunks, this run 3 at least"),
+            (error(file.check(5, &chunks(other, 8), 0)), "token 2 of chunk 2 is 9, in this run's text 77"),
+        ] {
+            assert!(found.contains(says), "{found}");
+        }
+
+        let mut bad = good;
+        let rows = bad.len() - 6 * 20;
+        bad[rows..rows + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+        let found = open(&bad).unwrap().append_row(0, 4, &mut Vec::new()).unwrap_err().to_string();
+        assert!(found.contains("position 5 of chunk 1 has scale NaN"), "{found}");
+    }
+
+    #[test]
+    fn a_file_may_hold_fewer_chunks_than_the_run_or_more() {
+        let file = open(&bytes(8, 5, &tokens(), 6)).unwrap();
+        let longer = (0..40).collect();
+        assert_eq!(file.check(5, &chunks(longer, 8), 0).unwrap(), 2);
+        let later = Chunks::new(
+            (0..40).collect(),
+            ChunkOptions { size: 8, skip: 1, limit: Some(1), ..ChunkOptions::default() },
+        );
+        assert_eq!(file.check(5, &later.unwrap(), 1).unwrap(), 1);
+    }
+}

@@ -1,0 +1,343 @@
+//! What was measured, position by position, until it is summed up.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::base::LogitsFile;
+use super::file::{
+    self, Addition, FORMAT, Lens, LensFile, LensLayer, LensPoint, Model, Part, Positions, Prism, PrismPart, Similarity,
+    SimilarityLayer, Spread, SumCheck, VERSION,
+};
+
+/// What is to be found out about a model's layers.
+#[derive(Debug, Clone)]
+pub struct LensOptions {
+    /// What the stream after each layer says: the logit lens.
+    pub lens: bool,
+    /// What each part adds to the logits: the logit prism.
+    pub prism: bool,
+    /// How much each layer turns the stream.
+    pub similarity: bool,
+    /// Positions a chunk, at most.
+    pub per_chunk: usize,
+    /// What positions are drawn with.
+    pub seed: u64,
+    /// The final distributions of the lens, where they are not to be the model's own.
+    pub base: Option<Base>,
+}
+
+/// A file of logits, checked against the run's text.
+#[derive(Debug, Clone)]
+pub struct Base {
+    /// The file.
+    pub file: Arc<LogitsFile>,
+    /// Its chunk that is the run's first.
+    pub first_chunk: usize,
+    /// The run's chunks that it holds.
+    pub n_chunks: usize,
+}
+
+/// What there is of something, if it was asked for, or why there is none.
+pub(super) type Wanted<T> = Option<Result<Vec<T>, String>>;
+
+/// What comes of each position, in order. What the architecture does not allow has a reason instead.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Columns {
+    /// Divergence, agreement and likelihood for each state: the layer it is after.
+    pub(super) lens: Wanted<Option<u32>>,
+    /// Raw and relative addition for each part; then the error of their sum.
+    pub(super) prism: Wanted<(Part, Option<u32>)>,
+    /// Three cosines for each layer; whether it has attention and a feed-forward network.
+    pub(super) similarity: Wanted<(u32, bool, bool)>,
+}
+
+impl Columns {
+    /// None, for one reason.
+    #[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "what a run alone uses"))]
+    pub(super) fn unsupported(options: &LensOptions, reason: &str) -> Self {
+        Self {
+            lens: options.lens.then(|| Err(reason.to_owned())),
+            prism: options.prism.then(|| Err(reason.to_owned())),
+            similarity: options.similarity.then(|| Err(reason.to_owned())),
+        }
+    }
+}
+
+/// How a position's numbers are laid out.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Layout {
+    pub(super) columns: Columns,
+}
+
+/// A part of a lens file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Section {
+    Lens,
+    Prism,
+    Similarity,
+}
+
+#[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "what a run alone uses"))]
+impl Layout {
+    fn len(&self, section: Section) -> usize {
+        let n = |n: Option<usize>, each: usize, more: usize| n.map_or(0, |n| n * each + more);
+        match section {
+            Section::Lens => n(self.columns.lens.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 3, 0),
+            Section::Prism => n(self.columns.prism.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 2, 1),
+            Section::Similarity => n(self.columns.similarity.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 3, 0),
+        }
+    }
+
+    /// Whether there is anything to measure for it.
+    pub(super) fn measured(&self, section: Section) -> bool {
+        self.len(section) > 0
+    }
+
+    /// Where a section's numbers begin.
+    pub(super) fn start(&self, section: Section) -> usize {
+        match section {
+            Section::Lens => 0,
+            Section::Prism => self.len(Section::Lens),
+            Section::Similarity => self.len(Section::Lens) + self.len(Section::Prism),
+        }
+    }
+
+    /// Numbers a position.
+    pub(super) fn width(&self) -> usize {
+        self.start(Section::Similarity) + self.len(Section::Similarity)
+    }
+}
+
+/// What was measured in one chunk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChunkFindings {
+    pub(super) layout: Arc<Layout>,
+    /// A row a position, ascending.
+    pub(super) rows: Vec<Vec<f64>>,
+}
+
+/// What was measured in all chunks of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    chunks: BTreeMap<usize, ChunkFindings>,
+}
+
+impl Findings {
+    /// Takes a chunk, in place of what was known of it.
+    pub fn insert(&mut self, chunk: usize, findings: ChunkFindings) {
+        self.chunks.insert(chunk, findings);
+    }
+
+    /// Forgets a chunk: it was discarded.
+    pub fn remove(&mut self, chunk: usize) {
+        self.chunks.remove(&chunk);
+    }
+
+    /// Whether no chunk was looked into.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// Chunks that were looked into.
+    #[must_use]
+    pub fn n_chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Sums up. Chunks come in order, so that the numbers do not depend on who evaluated which when.
+    #[must_use]
+    pub fn file(
+        &self,
+        model: Model,
+        dataset: String,
+        chunk_size: u32,
+        run_chunks: u64,
+        options: &LensOptions,
+    ) -> LensFile {
+        let layout = self.chunks.values().next().map(|chunk| Arc::clone(&chunk.layout)).unwrap_or_default();
+        let rows: Vec<&[f64]> = self.chunks.values().flat_map(|chunk| chunk.rows.iter().map(Vec::as_slice)).collect();
+        let table = |section| Table { rows: &rows, start: layout.start(section) };
+        let architecture = model.architecture.clone();
+        let unsupported = |reason: &str| format!("{architecture}: {reason}");
+        let base = options.base.as_ref().map_or_else(
+            || String::from("model"),
+            |base| base.file.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        );
+        LensFile {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            dataset,
+            positions: Positions {
+                chunks: self.chunks.len() as u64,
+                run_chunks: Some(run_chunks),
+                chunk_size,
+                per_chunk: u32::try_from(options.per_chunk).unwrap_or(u32::MAX),
+                sampled: rows.len() as u64,
+                seed: options.seed,
+            },
+            lens: section(layout.columns.lens.as_ref(), &unsupported, |c| lens(c, table(Section::Lens), base)),
+            prism: section(layout.columns.prism.as_ref(), &unsupported, |c| prism(c, table(Section::Prism))),
+            similarity: section(layout.columns.similarity.as_ref(), &unsupported, |c| {
+                similarity(c, table(Section::Similarity))
+            }),
+            model,
+        }
+    }
+}
+
+fn section<C, T>(
+    columns: Option<&Result<Vec<C>, String>>,
+    unsupported: &impl Fn(&str) -> String,
+    make: impl FnOnce(&[C]) -> T,
+) -> Option<file::Section<T>> {
+    Some(match columns? {
+        Ok(columns) => file::Section::Measured(make(columns)),
+        Err(reason) => file::Section::Unsupported { unsupported: unsupported(reason) },
+    })
+}
+
+/// A section's numbers of all positions.
+#[derive(Clone, Copy)]
+struct Table<'r> {
+    rows: &'r [&'r [f64]],
+    start: usize,
+}
+
+impl Table<'_> {
+    fn column(&self, at: usize) -> impl Iterator<Item = f64> {
+        self.rows.iter().map(move |row| row[self.start + at])
+    }
+
+    fn mean(&self, at: usize) -> f64 {
+        mean(self.column(at), self.rows.len())
+    }
+
+    fn spread(&self, at: usize) -> Spread {
+        spread(self.column(at).collect())
+    }
+}
+
+fn mean(values: impl Iterator<Item = f64>, n: usize) -> f64 {
+    values.sum::<f64>() / n as f64
+}
+
+/// Quantiles by linear interpolation between the values around them (Hyndman and Fan's type 7, as in numpy and R).
+fn spread(mut values: Vec<f64>) -> Spread {
+    let n = values.len();
+    let mean = mean(values.iter().copied(), n);
+    if n == 0 || mean.is_nan() {
+        return Spread { mean, p5: f64::NAN, p25: f64::NAN, p50: f64::NAN, p75: f64::NAN, p95: f64::NAN };
+    }
+    values.sort_by(f64::total_cmp);
+    let quantile = |q: f64| {
+        let at = q * (n - 1) as f64;
+        let (low, part) = (at.floor() as usize, at.fract());
+        let high = (low + 1).min(n - 1);
+        // This way round the quantiles ascend also where the values are equal.
+        if part == 0.0 { values[low] } else { values[low] + part * (values[high] - values[low]) }
+    };
+    Spread {
+        mean,
+        p5: quantile(0.05),
+        p25: quantile(0.25),
+        p50: quantile(0.5),
+        p75: quantile(0.75),
+        p95: quantile(0.95),
+    }
+}
+
+fn lens(states: &[Option<u32>], table: Table<'_>, base: String) -> Lens {
+    let mut before = f64::NAN;
+    let mut lens = Lens { base, embedding: None, layers: Vec::new() };
+    for (at, &layer) in states.iter().enumerate() {
+        let kl = table.spread(3 * at);
+        let kl_reduction = before - kl.mean;
+        before = kl.mean;
+        let point =
+            LensPoint { kl, kl_reduction, top1_agreement: table.mean(3 * at + 1), target_nll: table.mean(3 * at + 2) };
+        match layer {
+            None => lens.embedding = Some(point),
+            Some(layer) => lens.layers.push(LensLayer { layer, point }),
+        }
+    }
+    lens
+}
+
+fn prism(parts: &[(Part, Option<u32>)], table: Table<'_>) -> Prism {
+    let n = table.rows.len();
+    let mean_abs = |at: usize| mean(table.column(at).map(f64::abs), n);
+    let counted = || parts.iter().enumerate().filter(|(_, (part, _))| !part.is_detail()).map(|(at, _)| at);
+    let totals = [0, 1].map(|kind| counted().map(|at| mean_abs(2 * at + kind)).sum::<f64>());
+    let addition = |at: usize, kind: usize| {
+        let mean_abs = mean_abs(2 * at + kind);
+        Addition { mean: table.mean(2 * at + kind), mean_abs, share: mean_abs / totals[kind] }
+    };
+    let largest = |a: f64, b: f64| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) };
+    let error = table.column(2 * parts.len()).fold(if n == 0 { f64::NAN } else { 0.0 }, largest);
+    let always = |part: Part| !matches!(part, Part::NormBias | Part::OutputBias | Part::Rounding);
+    Prism {
+        parts: (parts.iter().enumerate())
+            .map(|(at, &(part, layer))| PrismPart { part, layer, raw: addition(at, 0), relative: addition(at, 1) })
+            .filter(|part| always(part.part) || part.raw.mean_abs != 0.0)
+            .collect(),
+        sum_check: SumCheck { max_relative_error: error },
+    }
+}
+
+fn similarity(layers: &[(u32, bool, bool)], table: Table<'_>) -> Similarity {
+    let layer = |(at, &(layer, attention, feed_forward)): (usize, &(u32, bool, bool))| SimilarityLayer {
+        layer,
+        whole: table.spread(3 * at),
+        attention: attention.then(|| table.spread(3 * at + 1)),
+        feed_forward: feed_forward.then(|| table.spread(3 * at + 2)),
+    };
+    Similarity { layers: layers.iter().enumerate().map(layer).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_numpys() {
+        // numpy.quantile([1, 2, 4, 8, 16], [.05, .25, .5, .75, .95])
+        let s = spread(vec![16.0, 1.0, 8.0, 2.0, 4.0]);
+        assert_eq!((s.p5, s.p25, s.p50, s.p75), (1.2, 2.0, 4.0, 8.0));
+        assert!((s.p95 - 14.4).abs() < 1e-12 && (s.mean - 6.2).abs() < 1e-12);
+        assert!(spread(vec![]).mean.is_nan() && spread(vec![1.0, f64::NAN]).p50.is_nan());
+        assert!((spread(vec![3.0]).p95 - 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn chunks_are_summed_up_in_order_and_may_be_taken_back() {
+        let columns = Columns {
+            lens: Some(Ok(vec![None, Some(0)])),
+            prism: Some(Err("no sum".to_owned())),
+            similarity: Some(Ok(vec![(0, true, false)])),
+        };
+        let layout = Arc::new(Layout { columns });
+        assert_eq!((layout.width(), layout.start(Section::Similarity)), (9, 6));
+        let chunk = |kl: f64| ChunkFindings {
+            layout: Arc::clone(&layout),
+            rows: vec![vec![kl, 0.0, 5.0, 0.0, 1.0, 3.0, 0.5, 0.9, f64::NAN]],
+        };
+        let mut findings = Findings::default();
+        findings.insert(1, chunk(3.0));
+        findings.insert(0, chunk(1.0));
+        findings.insert(2, chunk(f64::NAN));
+        findings.remove(2);
+        let options = LensOptions { lens: true, prism: true, similarity: true, per_chunk: 1, seed: 0, base: None };
+        let model = Model { name: "m".into(), architecture: "arch".into(), n_layer: 1 };
+        let file = findings.file(model, "text".into(), 8, 2, &options);
+        file.check().unwrap();
+        let Some(file::Section::Measured(lens)) = &file.lens else { panic!() };
+        assert_eq!((lens.embedding.as_ref().unwrap().kl.mean, lens.layers[0].point.kl_reduction), (2.0, 2.0));
+        let Some(file::Section::Unsupported { unsupported }) = &file.prism else { panic!() };
+        assert_eq!(unsupported, "arch: no sum");
+        let Some(file::Section::Measured(similarity)) = &file.similarity else { panic!() };
+        assert!(similarity.layers[0].feed_forward.is_none());
+        assert!((similarity.layers[0].attention.unwrap().p50 - 0.9).abs() < 1e-12);
+        assert_eq!((file.positions.chunks, file.positions.sampled), (2, 2));
+    }
+}

@@ -1,0 +1,349 @@
+//! The numbers of a position: divergences, additions, cosines.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use crate::llama::{Entry, Exit, OutputRows, ROWS_AT_ONCE, Readout, Token};
+use crate::perplexity::log_sum_exp;
+
+use super::file::Part;
+use super::findings::LensOptions;
+use super::glass::View;
+use super::plan::LinearTail;
+use super::structure::{AfterOp, Factor, Structure, TermValue};
+
+/// What the model says in the end, at some positions.
+pub(super) struct Distributions {
+    /// Logits, or log-probabilities.
+    logits: Vec<f32>,
+    n_vocab: usize,
+    rows: Vec<Distribution>,
+}
+
+/// One position's.
+struct Distribution {
+    log_sum_exp: f64,
+    likeliest: usize,
+    probabilities: Vec<f32>,
+}
+
+impl Distributions {
+    /// The model's own, from the input of its output matrix, or those of a file.
+    pub(super) fn last(
+        view: &View<'_>,
+        readout: &mut Readout,
+        sights: Range<usize>,
+        options: &LensOptions,
+    ) -> Result<Self, String> {
+        let mut logits = Vec::new();
+        if let Some(base) = &options.base {
+            for sight in &view.sights[sights] {
+                base.file
+                    .append_row(base.first_chunk + sight.chunk, sight.position, &mut logits)
+                    .map_err(|error| error.to_string())?;
+            }
+        } else {
+            let (width, normed) = (readout.n_embd(), view.node(view.plan.structure.normed));
+            let normed = &normed[sights.start * width..sights.end * width];
+            readout.compute(normed, Entry::Normed, Exit::Logits, &mut logits)?;
+        }
+        let n_vocab = readout.n_vocab();
+        let rows = logits.chunks_exact(n_vocab).map(Distribution::new).collect();
+        Ok(Self { logits, n_vocab, rows })
+    }
+
+    fn logits(&self, row: usize) -> &[f32] {
+        &self.logits[row * self.n_vocab..][..self.n_vocab]
+    }
+}
+
+impl Distribution {
+    fn new(logits: &[f32]) -> Self {
+        let log_sum_exp = log_sum_exp(logits);
+        let probabilities = logits.iter().map(|&z| (f64::from(z) - log_sum_exp) as f32).map(f32::exp).collect();
+        Self { log_sum_exp, likeliest: likeliest(logits), probabilities }
+    }
+}
+
+fn likeliest(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (at, &logit) in logits.iter().enumerate() {
+        if logit > logits[best] {
+            best = at;
+        }
+    }
+    best
+}
+
+/// KL(last ‖ state), whether both have the same likeliest token, and -ln p of the target in the state: for each state of
+/// the plan, into each row from its beginning.
+pub(super) fn divergences(
+    view: &View<'_>,
+    readout: &mut Readout,
+    last: &Distributions,
+    sights: Range<usize>,
+    n_threads: usize,
+    rows: &mut [Vec<f64>],
+) -> Result<(), String> {
+    let width = readout.n_embd();
+    let mut logits = Vec::new();
+    for (at, (_, node)) in view.plan.structure.states.iter().enumerate() {
+        let stream = &view.node(*node)[sights.start * width..sights.end * width];
+        readout.compute(stream, Entry::Stream, Exit::Logits, &mut logits)?;
+        let n_vocab = readout.n_vocab();
+        let one = |row: usize| {
+            let target = view.sights[sights.start + row].target;
+            divergence(last.logits(row), &last.rows[row], &logits[row * n_vocab..][..n_vocab], target)
+        };
+        let found = over_threads(sights.len(), n_threads, &one);
+        for (row, found) in rows[sights.clone()].iter_mut().zip(found) {
+            row[3 * at..3 * at + 3].copy_from_slice(&found);
+        }
+    }
+    Ok(())
+}
+
+fn divergence(last: &[f32], known: &Distribution, state: &[f32], target: Token) -> [f64; 3] {
+    let log_sum_exp = log_sum_exp(state);
+    let log_p = |z: f32| f64::from(z) - known.log_sum_exp;
+    let log_q = |z: f32| f64::from(z) - log_sum_exp;
+    let terms = last.iter().zip(state).zip(&known.probabilities);
+    let kl = terms.map(|((&zp, &zq), &p)| if p == 0.0 { 0.0 } else { f64::from(p) * (log_p(zp) - log_q(zq)) }).sum();
+    let agrees = f64::from(u8::from(likeliest(state) == known.likeliest));
+    let nll = usize::try_from(target).ok().and_then(|target| state.get(target)).map_or(f64::NAN, |&z| -log_q(z));
+    [kl, agrees, nll]
+}
+
+/// `one` of 0 to `n`, in order. Each is computed alone, so results do not depend on the threads.
+fn over_threads<T: Send>(n: usize, n_threads: usize, one: &(impl Fn(usize) -> T + Sync)) -> Vec<T> {
+    let each = n.div_ceil(n_threads.max(1)).max(1);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..n)
+            .step_by(each)
+            .map(|from| scope.spawn(move || (from..(from + each).min(n)).map(one).collect::<Vec<T>>()))
+            .collect();
+        parts
+            .into_iter()
+            .flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+/// What turns a part of the stream into a part of a logit, but for the final norm's scale.
+pub(super) struct PrismScale {
+    rows: OutputRows,
+    tail: LinearTail,
+    /// The final norm's factor for each channel.
+    gain: Vec<f64>,
+    /// What is added to the output matrix's input whatever the stream is.
+    bias: Vec<f64>,
+    norm: Option<(f64, bool)>,
+    mean_row: Vec<f64>,
+    /// Rows of tokens that have come up.
+    known: HashMap<Token, Vec<f64>>,
+}
+
+/// Rows of the output matrix that are kept.
+const MAX_KNOWN: usize = 1 << 12;
+
+impl PrismScale {
+    pub(super) fn new(structure: &Structure, rows: OutputRows, tail: LinearTail) -> Self {
+        let mean_row = rows.mean();
+        let n = mean_row.len();
+        let (mut gain, mut bias, mut norm) = (vec![1.0; n], vec![0.0; n], None);
+        for op in &structure.after {
+            match op {
+                AfterOp::Norm { eps, centered } => norm = Some((f64::from(*eps), *centered)),
+                AfterOp::Mul(by) => (0..n).for_each(|i| {
+                    let by = f64::from(by[i % by.len()]);
+                    gain[i] *= by;
+                    bias[i] *= by;
+                }),
+                AfterOp::Add(what) => (0..n).for_each(|i| bias[i] += f64::from(what[i % what.len()])),
+                AfterOp::Scale { factor, bias: more } => (0..n).for_each(|i| {
+                    gain[i] *= f64::from(*factor);
+                    bias[i] = bias[i] * f64::from(*factor) + f64::from(*more);
+                }),
+            }
+        }
+        Self { rows, tail, gain, bias, norm, mean_row, known: HashMap::new() }
+    }
+
+    /// For each part its raw and relative addition to the target's logit; then the error of their sum.
+    pub(super) fn measure(
+        &mut self,
+        view: &View<'_>,
+        readout: &mut Readout,
+        start: usize,
+        parts: &[(Part, Option<u32>)],
+        rows: &mut [Vec<f64>],
+    ) -> Result<(), String> {
+        let structure = &view.plan.structure;
+        let n_vocab = readout.n_vocab();
+        let place: BTreeMap<_, usize> = parts.iter().enumerate().map(|(at, part)| (*part, start + 2 * at)).collect();
+        let mut logits = Vec::new();
+        for (sight, row) in rows.iter_mut().enumerate() {
+            let at = sight % ROWS_AT_ONCE;
+            if at == 0 {
+                let width = readout.n_embd();
+                let end = (sight + ROWS_AT_ONCE).min(view.sights.len());
+                let normed = &view.node(structure.normed)[sight * width..end * width];
+                readout.compute(normed, Entry::Normed, Exit::Product, &mut logits)?;
+            }
+            row[start..start + 2 * parts.len()].fill(0.0);
+            let target = view.sights[sight].target;
+            let token = usize::try_from(target).map_err(|_| format!("token {target} is not in the vocabulary"))?;
+            self.know(target)?;
+            let of_target = &self.known[&target];
+            let last = view.row(structure.last, sight);
+            let scale = self.scale(last);
+            let centered = self.norm.is_some_and(|(_, centered)| centered);
+            let mut add = |part: (Part, Option<u32>), [raw, relative]: [f64; 2]| {
+                if let Some(&at) = place.get(&part) {
+                    row[at] += raw;
+                    row[at + 1] += relative;
+                }
+            };
+            for term in structure.terms.iter().flatten() {
+                let value = match &term.value {
+                    TermValue::Node(at) => view.row(*at, sight),
+                    TermValue::Constant(values) => values,
+                };
+                let addition = self.addition(value, &term.factor, scale, centered, of_target);
+                add((term.class.part(), term.layer), addition);
+                if let Some(detail) = term.class.detail() {
+                    add((detail, term.layer), addition);
+                }
+            }
+            add((Part::NormBias, None), self.product(&self.bias, of_target));
+            let bias = self.tail.bias(token);
+            add((Part::OutputBias, None), [bias, bias - self.tail.mean_bias()]);
+            let normed = view.row(structure.normed, sight);
+            if readout.is_on_cpu() {
+                let rounded = self.rows.rounded(normed);
+                let error: Vec<f64> = rounded.iter().zip(normed).map(|(&a, &b)| f64::from(a) - f64::from(b)).collect();
+                add((Part::Rounding, None), self.product(&error, of_target));
+            }
+
+            let own = f64::from(logits[at * n_vocab + token]) * self.tail.factor + bias;
+            let counted = parts.iter().enumerate().filter(|(_, (part, _))| !part.is_detail());
+            let sum: f64 = counted.map(|(at, _)| row[start + 2 * at]).sum();
+            row[start + 2 * parts.len()] = (sum - own).abs() / own.abs().max(1.0);
+        }
+        Ok(())
+    }
+
+    /// Reads the row of a token, if it has not come up before.
+    fn know(&mut self, token: Token) -> Result<(), String> {
+        if self.known.contains_key(&token) {
+            return Ok(());
+        }
+        if self.known.len() >= MAX_KNOWN {
+            self.known.clear();
+        }
+        let row = self.rows.row(token).ok_or_else(|| format!("'{}' has no row {token}", self.rows.name()))?;
+        self.known.insert(token, row.iter().map(|&x| f64::from(x)).collect());
+        Ok(())
+    }
+
+    /// One over the final norm's denominator.
+    fn scale(&self, last: &[f32]) -> f64 {
+        let Some((eps, centered)) = self.norm else { return 1.0 };
+        let n = last.len() as f64;
+        let mean = if centered { last.iter().map(|&x| f64::from(x)).sum::<f64>() / n } else { 0.0 };
+        let square = last.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+        1.0 / (square + eps).sqrt()
+    }
+
+    /// What a term of the stream adds: to the target's logit, and to that less the vocabulary's mean.
+    fn addition(&self, value: &[f32], factor: &Factor, scale: f64, centered: bool, of_target: &[f64]) -> [f64; 2] {
+        let at = |i: usize| f64::from(value[i]) * factor.at(i);
+        let n = value.len();
+        let mean = if centered { (0..n).map(at).sum::<f64>() / n as f64 } else { 0.0 };
+        let (mut raw, mut of_mean) = (0.0, 0.0);
+        for (i, (w, w_mean)) in of_target.iter().zip(&self.mean_row).enumerate() {
+            let x = (at(i) - mean) * scale * self.gain[i];
+            raw += x * w;
+            of_mean += x * w_mean;
+        }
+        [raw * self.tail.factor, (raw - of_mean) * self.tail.factor]
+    }
+
+    /// What a part of the output matrix's input adds.
+    fn product(&self, input: &[f64], of_target: &[f64]) -> [f64; 2] {
+        let dot = |row: &[f64]| input.iter().zip(row).map(|(x, w)| x * w).sum::<f64>();
+        let raw = dot(of_target);
+        [raw * self.tail.factor, (raw - dot(&self.mean_row)) * self.tail.factor]
+    }
+}
+
+/// For each layer of the plan three cosines: around all of it, its attention, its feed-forward network.
+pub(super) fn cosine_steps(view: &View<'_>, start: usize, rows: &mut [Vec<f64>]) {
+    for (at, step) in view.plan.structure.steps.iter().flatten().enumerate() {
+        for (sight, row) in rows.iter_mut().enumerate() {
+            let input = scaled(view.row(step.input.0, sight), &step.input.1);
+            let sum = |parts: &[(usize, Factor)]| {
+                let mut sum = vec![0.0; input.len()];
+                for (node, factor) in parts {
+                    let value = scaled(view.row(*node, sight), factor);
+                    sum.iter_mut().zip(value).for_each(|(sum, x)| *sum += x);
+                }
+                sum
+            };
+            let (attention, feed_forward) = (sum(&step.attention), sum(&step.feed_forward));
+            let around = |part: &[f64], other: &[f64], reads_other: bool| {
+                let before: Vec<f64> =
+                    input.iter().zip(other).map(|(x, other)| if reads_other { x + other } else { *x }).collect();
+                let after: Vec<f64> = before.iter().zip(part).map(|(x, part)| x + part).collect();
+                cosine(&before, &after)
+            };
+            let whole = cosine(
+                &scaled(view.row(step.input.0, sight), &Factor::one()),
+                &scaled(view.row(step.output, sight), &Factor::one()),
+            );
+            row[start + 3 * at] = whole;
+            row[start + 3 * at + 1] = around(&attention, &feed_forward, step.attention_reads_feed_forward);
+            row[start + 3 * at + 2] = around(&feed_forward, &attention, step.feed_forward_reads_attention);
+        }
+    }
+}
+
+fn scaled(row: &[f32], factor: &Factor) -> Vec<f64> {
+    row.iter().enumerate().map(|(i, &x)| f64::from(x) * factor.at(i)).collect()
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).clamp(-1.0, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_divergence_is_that_of_the_formula() {
+        let (p, q) = ([0.5_f32, 0.25, 0.25], [0.25_f32, 0.25, 0.5]);
+        let [p_logits, q_logits] = [p, q].map(|p| p.map(|x| x.ln() + 3.0));
+        let [kl, agrees, nll] = divergence(&p_logits, &Distribution::new(&p_logits), &q_logits, 2);
+        let expected: f64 = p.iter().zip(q).map(|(&p, q)| f64::from(p) * f64::from(p / q).ln()).sum();
+        assert!((kl - expected).abs() < 1e-6 && agrees == 0.0 && (nll - 2.0_f64.ln()).abs() < 1e-6);
+        let [kl, agrees, nll] = divergence(&p_logits, &Distribution::new(&p_logits), &p_logits, 9);
+        assert!(kl.abs() < 1e-12 && agrees > 0.5 && nll.is_nan());
+        // What cannot be said is no number.
+        assert!(divergence(&p_logits, &Distribution::new(&p_logits), &[f32::NAN; 3], 0)[0].is_nan());
+    }
+
+    #[test]
+    fn cosines_are_of_directions() {
+        assert!((cosine(&[1.0, 0.0], &[1.0, 1.0]) - 0.5_f64.sqrt()).abs() < 1e-12);
+        assert!(cosine(&[0.0, 0.0], &[1.0, 1.0]).is_nan());
+    }
+
+    #[test]
+    fn results_come_in_order_on_any_number_of_threads() {
+        for n_threads in [0, 1, 3, 8] {
+            assert_eq!(over_threads(7, n_threads, &|i| i * i), [0, 1, 4, 9, 16, 25, 36]);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Which positions of a chunk are looked at.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+/// `n` positions of `among`, or all where there are no more, ascending. The same for the same seed and chunk, whatever
+/// else the run does.
+#[must_use]
+pub fn positions(seed: u64, chunk: u64, among: Range<usize>, n: usize) -> Vec<usize> {
+    if among.len() <= n {
+        return among.collect();
+    }
+    let mut random = SplitMix64(seed ^ chunk.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    // Floyd's sample: every set of `n` is as likely.
+    let mut drawn = BTreeSet::new();
+    for last in among.len() - n..among.len() {
+        let position = random.below(last as u64 + 1) as usize;
+        if !drawn.insert(position) {
+            drawn.insert(last);
+        }
+    }
+    drawn.into_iter().map(|position| among.start + position).collect()
+}
+
+/// Steele, Lea and Flood, *Fast splittable pseudorandom number generators*, 2014.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_distinct_ascending_and_the_same_each_time() {
+        let drawn = positions(7, 3, 100..611, 32);
+        assert_eq!(drawn, positions(7, 3, 100..611, 32));
+        assert_eq!(drawn.len(), 32);
+        assert!(drawn.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(drawn.iter().all(|position| (100..611).contains(position)));
+        assert_ne!(drawn, positions(7, 4, 100..611, 32), "another chunk");
+        assert_ne!(drawn, positions(8, 3, 100..611, 32), "another seed");
+        assert_eq!(positions(7, 3, 5..8, 32), [5, 6, 7]);
+        assert!(positions(7, 3, 5..5, 32).is_empty());
+    }
+
+    #[test]
+    fn every_position_is_drawn_as_often() {
+        let mut counts = [0_u32; 16];
+        for chunk in 0..4000 {
+            for position in positions(1, chunk, 0..16, 4) {
+                counts[position] += 1;
+            }
+        }
+        assert!(counts.iter().all(|&count| (900..1100).contains(&count)), "{counts:?}");
+    }
+}

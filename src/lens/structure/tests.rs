@@ -1,0 +1,231 @@
+//! Streams as architectures build them that no test model is of.
+
+use super::*;
+
+const WIDTH: i64 = 4;
+const ROWS: i64 = 3;
+const SHAPE: [i64; 4] = [WIDTH, ROWS, 1, 1];
+
+/// A graph under construction.
+#[derive(Default)]
+struct Build(Graph);
+
+impl Build {
+    fn op(&mut self, name: &str, op: NodeOp, sources: &[Source]) -> Source {
+        self.0.push_node(name, op, SHAPE, sources)
+    }
+
+    fn weight(&mut self, name: &str) -> Source {
+        self.0.push_leaf(name, [WIDTH, WIDTH, 1, 1], None)
+    }
+
+    /// A factor or bias a channel.
+    fn row(&mut self, name: &str, value: f32) -> Source {
+        self.0.push_leaf(name, [WIDTH, 1, 1, 1], Some(vec![value; WIDTH as usize]))
+    }
+
+    fn embedding(&mut self) -> Source {
+        let table = self.weight("token_embd.weight");
+        let tokens = self.0.push_leaf("inp_tokens", [ROWS, 1, 1, 1], None);
+        self.op("embd", NodeOp::GetRows, &[table, tokens])
+    }
+
+    /// What `weight` makes of the normed `from`.
+    fn block(&mut self, weight: &str, from: Source) -> Source {
+        let normed = self.op("norm", NodeOp::RmsNorm { eps: 1e-5 }, &[from]);
+        let weight = self.weight(weight);
+        self.op(&format!("of {weight:?}"), NodeOp::MulMat, &[weight, normed])
+    }
+
+    fn add(&mut self, a: Source, b: Source) -> Source {
+        self.op("sum", NodeOp::Add, &[a, b])
+    }
+
+    /// Norm, factor and output matrix over `last`.
+    fn find(mut self, last: Source) -> Result<Structure, String> {
+        let normed = self.op("norm", NodeOp::RmsNorm { eps: 1e-5 }, &[last]);
+        let gain = self.row("output_norm.weight", 2.0);
+        let normed = self.op("result_norm", NodeOp::Mul, &[normed, gain]);
+        self.head(normed)
+    }
+
+    fn head(mut self, normed: Source) -> Result<Structure, String> {
+        let matrix = self.0.push_leaf("output.weight", [WIDTH, 9, 1, 1], None);
+        let head = self.0.push_node("result_output", NodeOp::MulMat, [9, ROWS, 1, 1], &[matrix, normed]);
+        let Source::Node(head) = head else { panic!() };
+        self.0.head = Some(head);
+        Structure::find(&self.0, ROWS as usize)
+    }
+}
+
+fn labels(structure: &Structure) -> Vec<(Option<u32>, Class, f64)> {
+    let terms = structure.terms.as_ref().unwrap();
+    terms.iter().map(|term| (term.layer, term.class, term.factor.at(0))).collect()
+}
+
+fn layers(structure: &Structure) -> Vec<Option<u32>> {
+    structure.states.iter().map(|(layer, _)| *layer).collect()
+}
+
+#[test]
+fn parallel_blocks_read_the_same_input() {
+    let mut b = Build::default();
+    let x = b.embedding();
+    let attention = b.block("blk.0.attn_output.weight", x);
+    let feed_forward = b.block("blk.0.ffn_down.weight", x);
+    let both = b.add(attention, feed_forward);
+    let last = b.add(both, x);
+    let s = b.find(last).unwrap();
+    let expected =
+        [(None, Class::Embedding, 1.0), (Some(0), Class::Attention, 1.0), (Some(0), Class::FeedForward, 1.0)];
+    assert_eq!(labels(&s), expected);
+    let step = &s.steps.as_ref().unwrap()[0];
+    assert!(!step.feed_forward_reads_attention && !step.attention_reads_feed_forward);
+    assert_eq!(s.after, [AfterOp::Norm { eps: 1e-5, centered: false }, AfterOp::Mul(vec![2.0; 4])]);
+}
+
+#[test]
+fn blocks_one_after_the_other_read_what_came_before() {
+    let mut b = Build::default();
+    let mut x = b.embedding();
+    for layer in 0..2 {
+        for weight in ["attn_output", "ffn_down"] {
+            let added = b.block(&format!("blk.{layer}.{weight}.weight"), x);
+            x = b.add(added, x);
+        }
+    }
+    let s = b.find(x).unwrap();
+    assert_eq!(layers(&s), [None, Some(0), Some(1)]);
+    let steps = s.steps.as_ref().unwrap();
+    assert_eq!(steps.len(), 2);
+    assert!(steps.iter().all(|step| step.feed_forward_reads_attention && !step.attention_reads_feed_forward));
+}
+
+#[test]
+fn factors_on_the_stream_are_followed() {
+    // What is added is scaled (granite), the stream is scaled after the layer (gemma 4), and before the norm.
+    let mut b = Build::default();
+    let x = b.embedding();
+    let attention = b.block("blk.0.attn_output.weight", x);
+    let attention = b.op("scaled", NodeOp::Scale { factor: 0.5, bias: 0.0 }, &[attention]);
+    let x = b.add(attention, x);
+    let out_scale = b.row("blk.0.layer_output_scale.weight", 3.0);
+    let x = b.op("out_scaled", NodeOp::Mul, &[x, out_scale]);
+    let feed_forward = b.block("blk.1.ffn_down.weight", x);
+    let x = b.op("difference", NodeOp::Sub, &[x, feed_forward]);
+    let last = b.op("scaled", NodeOp::Scale { factor: 10.0, bias: 0.0 }, &[x]);
+    let s = b.find(last).unwrap();
+    // The factor of what is added is within the term.
+    let expected =
+        [(None, Class::Embedding, 30.0), (Some(0), Class::Attention, 30.0), (Some(1), Class::FeedForward, -10.0)];
+    assert_eq!(labels(&s), expected);
+}
+
+#[test]
+fn a_stream_that_the_embedding_joins_again_has_it_once() {
+    let mut b = Build::default();
+    let embedding = b.embedding();
+    let attention = b.block("blk.0.attn_output.weight", embedding);
+    let x = b.add(embedding, attention);
+    let again = b.op("scaled", NodeOp::Scale { factor: 0.25, bias: 0.0 }, &[embedding]);
+    let x = b.add(x, again);
+    let feed_forward = b.block("blk.1.ffn_down.weight", x);
+    let last = b.add(feed_forward, x);
+    let s = b.find(last).unwrap();
+    // Once as it is and once scaled, each a node of its own: both are the embedding's.
+    let terms = s.terms.as_ref().unwrap();
+    let embeddings: Vec<_> = terms.iter().filter(|term| term.class == Class::Embedding).collect();
+    assert_eq!((embeddings.len(), terms.len()), (2, 4));
+    assert_ne!(embeddings[0].value, embeddings[1].value);
+    assert_eq!(layers(&s), [None, Some(0), Some(1)]);
+}
+
+#[test]
+fn a_scaled_embedding_that_joins_every_layer_is_not_the_stream() {
+    let mut b = Build::default();
+    let embedding = b.embedding();
+    let mut x = embedding;
+    for layer in 0..2 {
+        let attention = b.block(&format!("blk.{layer}.attn_output.weight"), x);
+        let sum = b.add(attention, x);
+        let scale = b.row(&format!("blk.{layer}.out_scale.weight"), 0.5);
+        let skip = b.op("embd_skip", NodeOp::Mul, &[embedding, scale]);
+        x = b.add(sum, skip);
+    }
+    let s = b.find(x).unwrap();
+    assert_eq!(layers(&s), [None, Some(0), Some(1)]);
+    assert_eq!(labels(&s)[0], (None, Class::Embedding, 2.0));
+    assert_eq!(s.steps.as_ref().unwrap().iter().map(|step| step.attention.len()).collect::<Vec<_>>(), [1, 1]);
+}
+
+#[test]
+fn experts_are_split_where_they_are_added_and_not_within() {
+    let mut b = Build::default();
+    let x = b.embedding();
+    let routed: Vec<_> = (0..3).map(|_| b.block("blk.0.ffn_down_exps.weight", x)).collect();
+    let some = b.add(routed[0], routed[1]);
+    let routed = b.add(some, routed[2]);
+    let shared = b.block("blk.0.ffn_down_shexp.weight", x);
+    let both = b.add(routed, shared);
+    let both = b.op("scaled", NodeOp::Scale { factor: 2.0, bias: 0.0 }, &[both]);
+    let last = b.add(both, x);
+    let s = b.find(last).unwrap();
+    let expected =
+        [(None, Class::Embedding, 1.0), (Some(0), Class::SharedExperts, 2.0), (Some(0), Class::RoutedExperts, 2.0)];
+    assert_eq!(labels(&s), expected);
+}
+
+#[test]
+fn what_is_added_alike_to_every_token_is_a_term_of_its_own() {
+    let mut b = Build::default();
+    let x = b.embedding();
+    let attention = b.block("blk.0.attn_output.weight", x);
+    let x = b.add(attention, x);
+    let control = b.row("control", 0.125);
+    let last = b.add(x, control);
+    let s = b.find(last).unwrap();
+    assert!(labels(&s).contains(&(None, Class::Other, 1.0)));
+    let terms = s.terms.unwrap();
+    assert!(terms.iter().any(|term| term.value == TermValue::Constant(vec![0.125; 4])));
+}
+
+#[test]
+fn a_norm_on_the_stream_itself_leaves_the_lens_and_has_no_sum() {
+    let mut b = Build::default();
+    let mut x = b.embedding();
+    for layer in 0..2 {
+        let added = b.block(&format!("blk.{layer}.attn_output.weight"), x);
+        let sum = b.add(added, x);
+        x = b.op(&format!("l_out-{layer}"), NodeOp::Norm { eps: 1e-5 }, &[sum]);
+    }
+    let s = b.find(x).unwrap();
+    assert!(s.terms.as_ref().unwrap_err().contains("does not begin with the embedding, but with 'l_out-1'"));
+    assert!(s.steps.is_err());
+    assert_eq!(layers(&s), [Some(0), Some(1)], "by name");
+}
+
+#[test]
+fn what_is_no_norm_before_the_output_matrix_is_named() {
+    let mut b = Build::default();
+    let x = b.embedding();
+    let attention = b.block("blk.0.attn_output.weight", x);
+    let x = b.add(attention, x);
+    let odd = b.op("twisted", NodeOp::Other, &[x]);
+    let error = b.head(odd).unwrap_err();
+    assert!(error.contains("is OP 'twisted', which is no norm, factor or bias"), "{error}");
+    assert!(Structure::find(&Graph::default(), 1).unwrap_err().contains("no product with an output matrix"));
+}
+
+#[test]
+fn layers_that_come_again_are_no_steps() {
+    let mut b = Build::default();
+    let mut x = b.embedding();
+    for layer in [0, 1, 0, 1] {
+        let added = b.block(&format!("blk.{layer}.attn_output.weight"), x);
+        x = b.add(added, x);
+    }
+    let s = b.find(x).unwrap();
+    // The sum holds all the same.
+    assert_eq!(labels(&s).len(), 5);
+    assert!(s.steps.as_ref().unwrap_err().contains("repeat"), "{:?}", s.steps);
+}

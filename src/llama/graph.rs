@@ -1,0 +1,246 @@
+//! The graph of one evaluation, kept after it: what was computed from what.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use super::TensorRef;
+use super::tail::{Tail, TailProbe};
+
+/// Values of a leaf that are kept: a factor or bias a channel.
+const MAX_KEPT: i64 = 1 << 20;
+
+/// What a node computes, as far as a residual stream is made of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum NodeOp {
+    /// `src0 + src1`.
+    Add,
+    /// `src0 - src1`.
+    Sub,
+    /// `src0 * src1`, element by element.
+    Mul,
+    /// `src0 * factor + bias`.
+    Scale {
+        /// The factor.
+        factor: f32,
+        /// The bias.
+        bias: f32,
+    },
+    /// `src0 / sqrt(mean(src0²) + eps)` a row.
+    RmsNorm {
+        /// What keeps it from dividing by 0.
+        eps: f32,
+    },
+    /// The same of `src0 - mean(src0)`.
+    Norm {
+        /// What keeps it from dividing by 0.
+        eps: f32,
+    },
+    /// `src0ᵀ · src1`.
+    MulMat,
+    /// Rows of `src0` by number.
+    GetRows,
+    /// The same numbers in another shape or place.
+    Same,
+    /// Any other.
+    Other,
+}
+
+/// Where a node's source comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Another node, by its place in the graph.
+    Node(usize),
+    /// A weight or input, by its place in [`Graph::leaves`].
+    Leaf(usize),
+}
+
+/// A node.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its name; those that the model's builder gave none have one made of a number.
+    pub name: String,
+    /// What it computes.
+    pub op: NodeOp,
+    /// ggml's name of that.
+    pub op_name: &'static str,
+    /// Elements along each dimension.
+    pub ne: [i64; 4],
+    /// Whether it is f32 without gaps.
+    pub is_plain: bool,
+    /// What it is computed from.
+    pub sources: Vec<Source>,
+    /// For a clone of it.
+    pub(super) raw: (sys::ggml_op, [i32; 16]),
+}
+
+/// What a graph does not compute: a weight or an input.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    /// Its name, such as `blk.0.attn_q.weight`.
+    pub name: String,
+    /// Elements along each dimension.
+    pub ne: [i64; 4],
+    /// Its values, where it is a single row of f32.
+    pub values: Option<Vec<f32>>,
+    /// Whether it is a copy that the scheduler made, in memory that is used again.
+    pub(super) is_copy: bool,
+    pub(super) ptr: NonNull<sys::ggml_tensor>,
+}
+
+/// The nodes of an evaluation in order, each after its sources.
+#[derive(Debug, Default)]
+pub struct Graph {
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// What they read besides each other.
+    pub leaves: Vec<Leaf>,
+    /// The product with the output matrix, if there is one.
+    pub head: Option<usize>,
+    pub(super) tail: Option<Result<Tail, &'static str>>,
+}
+
+// SAFETY: the pointers are to tensors of the model, which is not written, or are not followed.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Elements of a node along its first dimension, and how many such rows it has.
+    #[must_use]
+    pub fn shape(&self, node: usize) -> [i64; 2] {
+        let ne = self.nodes[node].ne;
+        [ne[0], ne[1] * ne[2] * ne[3]]
+    }
+}
+
+/// Watches one evaluation and takes down its graph.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    graph: Graph,
+    nodes: HashMap<usize, usize>,
+    leaves: HashMap<usize, usize>,
+    names: HashMap<String, usize>,
+    tail: TailProbe,
+    /// The evaluation is through, and another has begun.
+    full: bool,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self {
+            graph: Graph::default(),
+            nodes: HashMap::new(),
+            leaves: HashMap::new(),
+            names: HashMap::new(),
+            tail: TailProbe::anywhere(),
+            full: false,
+        }
+    }
+}
+
+impl Recorder {
+    /// # Safety
+    /// `node` is a node of a graph that is about to be computed.
+    pub(super) unsafe fn watch(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorRef<'_>) {
+        self.full |= self.nodes.contains_key(&tensor.id());
+        if self.full {
+            return;
+        }
+        // SAFETY: by contract.
+        unsafe { self.tail.watch(node, tensor) };
+        // SAFETY: by contract.
+        let raw = unsafe { node.as_ref() };
+        let keeps = matches!(raw.op, sys::GGML_OP_ADD | sys::GGML_OP_MUL);
+        let sources = (0..raw.src.len()).filter_map(|i| tensor.src(i)).map(|src| self.source(src, keeps)).collect();
+        let at = self.graph.nodes.len();
+        if super::outputs::is_output_matrix(tensor) {
+            self.graph.head = Some(at);
+        }
+        let float = |i: usize| f32::from_bits(raw.op_params[i].cast_unsigned());
+        let op = match raw.op {
+            sys::GGML_OP_ADD => NodeOp::Add,
+            sys::GGML_OP_SUB => NodeOp::Sub,
+            sys::GGML_OP_MUL => NodeOp::Mul,
+            sys::GGML_OP_SCALE => NodeOp::Scale { factor: float(0), bias: float(1) },
+            sys::GGML_OP_RMS_NORM => NodeOp::RmsNorm { eps: float(0) },
+            sys::GGML_OP_NORM => NodeOp::Norm { eps: float(0) },
+            sys::GGML_OP_MUL_MAT => NodeOp::MulMat,
+            sys::GGML_OP_GET_ROWS => NodeOp::GetRows,
+            sys::GGML_OP_RESHAPE | sys::GGML_OP_VIEW | sys::GGML_OP_CONT | sys::GGML_OP_CPY | sys::GGML_OP_DUP => {
+                NodeOp::Same
+            }
+            _ => NodeOp::Other,
+        };
+        // SAFETY: reads shape and type; the name of an operation is a constant.
+        let (contiguous, op_name) = unsafe {
+            (sys::ggml_is_contiguous(node.as_ptr()), CStr::from_ptr(sys::ggml_op_name(raw.op)).to_str().unwrap_or("?"))
+        };
+        let name = tensor.name().to_owned();
+        self.nodes.insert(tensor.id(), at);
+        self.names.insert(name.clone(), at);
+        self.graph.nodes.push(Node {
+            name,
+            op,
+            op_name,
+            ne: raw.ne,
+            is_plain: tensor.is_f32() && contiguous,
+            sources,
+            raw: (raw.op, raw.op_params),
+        });
+    }
+
+    fn source(&mut self, src: TensorRef<'_>, keeps: bool) -> Source {
+        if let Some(&node) = self.nodes.get(&src.id()) {
+            return Source::Node(node);
+        }
+        // On several devices sources are copies, named after what they are copies of.
+        if src.name() != src.base_name()
+            && let Some(&node) = self.names.get(src.base_name())
+        {
+            return Source::Node(node);
+        }
+        let leaf = *self.leaves.entry(src.id()).or_insert_with(|| {
+            self.graph.leaves.push(Leaf {
+                name: src.base_name().to_owned(),
+                ne: src.ne(),
+                values: None,
+                is_copy: src.name() != src.base_name(),
+                ptr: src.as_ptr(),
+            });
+            self.graph.leaves.len() - 1
+        });
+        let kept = &mut self.graph.leaves[leaf];
+        if keeps && kept.values.is_none() && kept.ne[0] <= MAX_KEPT && kept.ne[1..] == [1, 1, 1] {
+            let mut values = Vec::new();
+            kept.values = src.copy_f32(&mut values).then_some(values);
+        }
+        Source::Leaf(leaf)
+    }
+
+    pub(super) fn finish(self) -> Graph {
+        let mut graph = self.graph;
+        if graph.head.is_some() {
+            graph.tail = Some(self.tail.finish().map(|found| found.tail));
+        }
+        graph
+    }
+}
+
+/// Graphs made by hand, for tests of what is read out of one.
+#[cfg(test)]
+impl Graph {
+    /// Adds a weight or input; its values where it is a single row of them.
+    pub(crate) fn push_leaf(&mut self, name: &str, ne: [i64; 4], values: Option<Vec<f32>>) -> Source {
+        self.leaves.push(Leaf { name: name.to_owned(), ne, values, is_copy: false, ptr: NonNull::dangling() });
+        Source::Leaf(self.leaves.len() - 1)
+    }
+
+    /// Adds a node.
+    pub(crate) fn push_node(&mut self, name: &str, op: NodeOp, ne: [i64; 4], sources: &[Source]) -> Source {
+        let raw = (sys::GGML_OP_NONE, [0; 16]);
+        let sources = sources.to_vec();
+        self.nodes.push(Node { name: name.to_owned(), op, op_name: "OP", ne, is_plain: true, sources, raw });
+        Source::Node(self.nodes.len() - 1)
+    }
+}

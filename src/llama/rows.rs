@@ -1,0 +1,191 @@
+//! Rows of the output matrix as numbers: what a token's logit is the product with.
+
+use std::ffi::{CString, c_char};
+use std::path::PathBuf;
+
+use llama_cpp_sys_2 as sys;
+
+use super::{Graph, Model, Source, Token};
+use crate::gguf::{self, DType};
+
+/// Why the rows cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowsError {
+    /// The graph has no product with an output matrix.
+    #[error("the graph has no product with an output matrix")]
+    NoHead,
+    /// The model's file cannot be read again.
+    #[error("'{}': {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: gguf::Error,
+    },
+    /// No file of the model has the matrix as the graph has it.
+    #[error("'{}' has no '{name}' of {n_embd} by {n_vocab}", path.display())]
+    Missing {
+        /// The model's first file.
+        path: PathBuf,
+        /// The matrix.
+        name: String,
+        /// Values a row.
+        n_embd: usize,
+        /// Rows.
+        n_vocab: usize,
+    },
+    /// Its numbers are of a type that ggml does not read.
+    #[error("'{name}' is of type {dtype}, which ggml cannot convert")]
+    Type {
+        /// The matrix.
+        name: String,
+        /// Its type.
+        dtype: DType,
+    },
+}
+
+/// The output matrix in its file, read a row at a time: in memory it may lie on a device or in an order of the CPU's own.
+#[derive(Debug)]
+pub struct OutputRows {
+    file: gguf::File<'static>,
+    name: String,
+    dtype: DType,
+    n_embd: usize,
+    n_vocab: usize,
+}
+
+impl OutputRows {
+    /// The matrix of `graph`'s product with it.
+    ///
+    /// # Errors
+    /// See [`RowsError`].
+    pub fn open(model: &Model, graph: &Graph) -> Result<Self, RowsError> {
+        let head = &graph.nodes[graph.head.ok_or(RowsError::NoHead)?];
+        let Some(&Source::Leaf(leaf)) = head.sources.first() else { return Err(RowsError::NoHead) };
+        let leaf = &graph.leaves[leaf];
+        let (n_embd, n_vocab) = (leaf.ne[0] as usize, leaf.ne[1] as usize);
+        let missing = || RowsError::Missing { path: model.path().to_owned(), name: leaf.name.clone(), n_embd, n_vocab };
+        let mut number = 0;
+        let mut count = 1;
+        while number < count {
+            let path =
+                if number == 0 { model.path().to_owned() } else { split(model, number, count).ok_or_else(missing)? };
+            let file = gguf::File::open(&path).map_err(|source| RowsError::File { path, source })?;
+            if number == 0 {
+                count = file.get("split.count").and_then(gguf::Value::as_u64).map_or(1, |n| n.clamp(1, 1 << 16) as i32);
+            }
+            number += 1;
+            let Some(tensor) = file.tensor(&leaf.name) else { continue };
+            let dtype = tensor.dtype;
+            if tensor.shape[..2] != [n_embd as u64, n_vocab as u64] {
+                return Err(missing());
+            }
+            let rows = Self { name: leaf.name.clone(), dtype, n_embd, n_vocab, file };
+            let readable = (n_embd as u64).is_multiple_of(dtype.block_len()) && rows.row(0).is_some();
+            return if readable { Ok(rows) } else { Err(RowsError::Type { name: rows.name, dtype }) };
+        }
+        Err(missing())
+    }
+
+    /// The matrix's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The row of a token. `None` where there is no such token.
+    #[must_use]
+    pub fn row(&self, token: Token) -> Option<Vec<f32>> {
+        let token = usize::try_from(token).ok().filter(|&token| token < self.n_vocab)?;
+        let bytes = usize::try_from(self.dtype.bytes_for(self.n_embd as u64)?).ok()?;
+        let data = self.file.tensor(&self.name)?.data.get(token * bytes..(token + 1) * bytes)?;
+        to_f32(self.dtype, data, self.n_embd)
+    }
+
+    /// The mean of all rows: its product is the mean logit of the vocabulary.
+    #[must_use]
+    pub fn mean(&self) -> Vec<f64> {
+        let mut sum = vec![0.0_f64; self.n_embd];
+        for token in 0..self.n_vocab {
+            for (sum, x) in sum.iter_mut().zip(self.row(token as Token).unwrap_or_default()) {
+                *sum += f64::from(x);
+            }
+        }
+        sum.iter().map(|x| x / self.n_vocab as f64).collect()
+    }
+
+    /// What a CPU's product with the matrix makes of its other side before it multiplies: rows of a quantized matrix meet
+    /// rows rounded to 8 bits. Of the same length; without rounding where ggml does none.
+    #[must_use]
+    pub fn rounded(&self, input: &[f32]) -> Vec<f32> {
+        // SAFETY: reads a table that is there for every type of a file.
+        let dtype = unsafe { (*sys::ggml_get_type_traits_cpu(self.dtype.id())).vec_dot_type };
+        let Some(dtype) = DType::from_id(dtype).filter(|&dtype| dtype != DType::F32) else { return input.to_vec() };
+        // SAFETY: as above.
+        let from_float = unsafe { (*sys::ggml_get_type_traits_cpu(dtype.id())).from_float };
+        let bytes = dtype.bytes_for(input.len() as u64).and_then(|bytes| usize::try_from(bytes).ok());
+        let (Some(from_float), Some(bytes)) = (from_float, bytes) else { return input.to_vec() };
+        if !(input.len() as u64).is_multiple_of(dtype.block_len()) {
+            return input.to_vec();
+        }
+        // Of 8 bytes each: blocks are aligned to what they are made of.
+        let mut stored = vec![0_u64; bytes.div_ceil(8)];
+        // SAFETY: `input` is whole blocks (checked), and there is room for as many.
+        unsafe { from_float(input.as_ptr(), stored.as_mut_ptr().cast(), input.len() as i64) };
+        // SAFETY: the blocks that were just written, seen as bytes.
+        let stored = unsafe { std::slice::from_raw_parts(stored.as_ptr().cast::<u8>(), bytes) };
+        to_f32(dtype, stored, input.len()).unwrap_or_else(|| q8_k(dtype, stored, input))
+    }
+}
+
+/// ggml has no conversion of its own for `Q8_K`, which only ever meets K-quants: a scale, 256 numbers, sums of 16.
+fn q8_k(dtype: DType, blocks: &[u8], input: &[f32]) -> Vec<f32> {
+    if dtype != DType::Q8_K {
+        return input.to_vec();
+    }
+    let block = |block: &[u8]| {
+        let scale = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+        block[4..260].iter().map(move |&q| scale * f32::from(q.cast_signed())).collect::<Vec<_>>()
+    };
+    blocks.chunks_exact(DType::Q8_K.block_bytes() as usize).flat_map(block).collect()
+}
+
+/// `n` numbers of whole blocks.
+fn to_f32(dtype: DType, data: &[u8], n: usize) -> Option<Vec<f32>> {
+    if dtype.bytes_for(n as u64) != Some(data.len() as u64) {
+        return None;
+    }
+    if dtype == DType::F32 {
+        return Some(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect());
+    }
+    // SAFETY: reads a table that is there for every type of a file.
+    let to_float = unsafe { (*sys::ggml_get_type_traits(dtype.id())).to_float }?;
+    // A file's rows need not be aligned; ggml reads them as structs of at most 8 bytes' alignment.
+    let mut aligned = vec![0_u64; data.len().div_ceil(8)];
+    let mut out = vec![0.0_f32; n];
+    // SAFETY: `aligned` has room for the bytes; they are whole blocks for `n` numbers (checked), which `out` has room for.
+    unsafe {
+        std::ptr::copy_nonoverlapping(data.as_ptr(), aligned.as_mut_ptr().cast::<u8>(), data.len());
+        to_float(aligned.as_ptr().cast(), out.as_mut_ptr(), n as i64);
+    }
+    Some(out)
+}
+
+/// The path of file `number` of a model in `count` files.
+fn split(model: &Model, number: i32, count: i32) -> Option<PathBuf> {
+    let path = CString::new(model.path().to_str()?).ok()?;
+    let call = |write: &dyn Fn(*mut c_char, usize) -> i32| {
+        let mut text = vec![0_u8; path.as_bytes().len() + 64];
+        let n = usize::try_from(write(text.as_mut_ptr().cast(), text.len())).ok().filter(|&n| n > 0)?;
+        text.truncate(n);
+        let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+        text.truncate(end);
+        CString::new(text).ok()
+    };
+    // SAFETY: both write at most as many bytes as they are told there are; the texts are NUL-terminated.
+    let prefix = call(&|to, n| unsafe { sys::llama_split_prefix(to, n, path.as_ptr(), 0, count) })?;
+    // SAFETY: as above.
+    let path = call(&|to, n| unsafe { sys::llama_split_path(to, n, prefix.as_ptr(), number, count) })?;
+    Some(path.to_str().ok()?.into())
+}

@@ -1,0 +1,35 @@
+//! What watches a context during a run: the collector's lane and, where layers are looked into, a lens.
+
+use crate::collect::Lane;
+use crate::lens::LensWatch;
+use crate::llama::{Observer, ObserverError, TensorRef};
+
+/// Shows each node to whichever of the two asks for it.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    pub(super) lane: Lane,
+    pub(super) lens: LensWatch,
+    /// Who asked for the node that was announced last.
+    asked: [bool; 2],
+}
+
+impl Watcher {
+    pub(super) fn new(lane: Lane) -> Self {
+        Self { lane, lens: LensWatch::default(), asked: [false; 2] }
+    }
+}
+
+impl Observer for Watcher {
+    fn asks(&mut self, node: TensorRef<'_>) -> bool {
+        self.asked = [Observer::asks(&mut self.lane, node), self.lens.asks(node)];
+        self.asked.contains(&true)
+    }
+
+    fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
+        let [lane, lens] = std::mem::take(&mut self.asked);
+        if lens {
+            self.lens.sees(node);
+        }
+        if lane { self.lane.sees(node) } else { Ok(()) }
+    }
+}

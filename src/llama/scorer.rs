@@ -10,6 +10,7 @@ use super::device::DeviceScorer;
 use super::outputs::Targets;
 use super::tail::{Finding, Place, Tail};
 use host::HostScorer;
+pub(super) use host::set_threads;
 
 /// Rows whose logits are in memory at once. Enough that reading the output matrix once more for each lot costs little.
 const ROWS_AT_ONCE: usize = 64;

@@ -16,6 +16,8 @@ pub(super) struct TailOp {
     pub(super) operand: Option<NonNull<sys::ggml_tensor>>,
 }
 
+const APART: &str = "the output matrix and its input are not in one place";
+
 /// The operations from the product with the output matrix, not included, to the logits.
 pub(super) type Tail = Vec<TailOp>;
 
@@ -40,10 +42,11 @@ pub(super) struct Finding {
 /// Watches one evaluation for the tail.
 #[derive(Debug, Default)]
 pub(super) struct TailProbe {
-    /// Whatever memory the output matrix and its input are in; else the host's.
+    /// Whatever memory the output matrix, its input and what follows are in; else all of it in one.
     anywhere: bool,
     last: Option<NonNull<sys::ggml_tensor>>,
-    head: Option<(Place, NonNull<sys::ggml_tensor>)>,
+    /// The output matrix, and where it and its input are, if that is one place.
+    head: Option<(Option<Place>, NonNull<sys::ggml_tensor>)>,
     tail: Tail,
     /// The result once it is known.
     outcome: Option<Result<(), &'static str>>,
@@ -66,6 +69,7 @@ impl TailProbe {
         let found = match self.last {
             None if !is_output_matrix(tensor) => return,
             // SAFETY: as above.
+<<<<<<< HEAD
             None => unsafe { check_head(raw, self.anywhere) }.map(|head| self.head = Some(head)),
             // SAFETY: as above.
             Some(last) => {
@@ -73,6 +77,14 @@ impl TailProbe {
                 // SAFETY: as above.
                 unsafe { tail_op(raw, last, place) }.map(|op| self.tail.push(op))
             }
+=======
+            None => unsafe { check_head(raw) }.and_then(|(place, weight)| {
+                self.head = Some((place, weight));
+                if place.is_some() || self.anywhere { Ok(()) } else { Err(APART) }
+            }),
+            // SAFETY: as above.
+            Some(last) => unsafe { tail_op(raw, last, self.place()) }.map(|op| self.tail.push(op)),
+>>>>>>> main
         };
         self.last = Some(node);
         if found.is_err() || raw.flags & sys::GGML_TENSOR_FLAG_OUTPUT as i32 != 0 {
@@ -80,29 +92,46 @@ impl TailProbe {
         }
     }
 
+    /// Where operands have to be; `None` where that is all the same.
+    fn place(&self) -> Option<Place> {
+        self.head.and_then(|(place, _)| place).filter(|_| !self.anywhere)
+    }
+
     /// What was found, or why logits have to be left to llama.cpp.
     pub(super) fn finish(self) -> Result<Finding, &'static str> {
-        const NONE: &str = "no product with an output matrix leads to the logits";
-        self.outcome.unwrap_or(Err(NONE))?;
-        let (place, weight) = self.head.ok_or(NONE)?;
-        Ok(Finding { tail: self.tail, place, weight })
+        let (place, weight) = self.head.unwrap_or((None, NonNull::dangling()));
+        let tail = self.tail()?;
+        Ok(Finding { tail, place: place.ok_or(APART)?, weight })
+    }
+
+    /// What follows the output matrix, or why that is not known.
+    pub(super) fn tail(self) -> Result<Tail, &'static str> {
+        self.outcome.unwrap_or(Err("no product with an output matrix leads to the logits")).map(|()| self.tail)
     }
 }
 
 /// # Safety
 /// `node` is a product of a graph.
+<<<<<<< HEAD
 unsafe fn check_head(
     node: &sys::ggml_tensor,
     anywhere: bool,
 ) -> Result<(Place, NonNull<sys::ggml_tensor>), &'static str> {
+=======
+unsafe fn check_head(node: &sys::ggml_tensor) -> Result<(Option<Place>, NonNull<sys::ggml_tensor>), &'static str> {
+>>>>>>> main
     // SAFETY: a product has two sources, which live as long as it does.
     let (weight, input) = unsafe { (&*node.src[0], &*node.src[1]) };
     let row = (input.ne[0] as usize) * size_of::<f32>();
     if weight.op != sys::GGML_OP_NONE {
         return Err("the output matrix is itself computed");
     }
+<<<<<<< HEAD
     let place = place_of(weight).filter(|&place| anywhere || place_of(input) == Some(place));
     let Some(place) = place else { return Err("the output matrix and its input are not in one place") };
+=======
+    let place = place_of(weight).filter(|&place| place_of(input) == Some(place));
+>>>>>>> main
     if input.type_ != sys::GGML_TYPE_F32 || input.nb[0] != size_of::<f32>() || input.nb[1] != row {
         return Err("the output matrix's input has gaps or is not f32");
     }
@@ -154,9 +183,14 @@ unsafe fn tail_op(
     // SAFETY: a node's sources live as long as the node.
     let fixed = operand.is_none_or(|operand| unsafe {
         let operand = operand.as_ref();
+<<<<<<< HEAD
         operand.op == sys::GGML_OP_NONE
             && operand.ne[1..] == [1, 1, 1]
             && (place.is_none() || place_of(operand) == place)
+=======
+        let in_place = place.is_none() || place_of(operand) == place;
+        operand.op == sys::GGML_OP_NONE && operand.ne[1..] == [1, 1, 1] && in_place
+>>>>>>> main
     });
     if fixed { Ok(TailOp { op: node.op, params: node.op_params, operand }) } else { Err(UNKNOWN) }
 }

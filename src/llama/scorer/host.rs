@@ -139,6 +139,20 @@ fn graph_size(tail: &Tail) -> usize {
     2 * tail.len() + 8
 }
 
+/// Has a CPU backend of ours compute on so many threads.
+pub(in crate::llama) fn set_threads(backend: NonNull<sys::ggml_backend>, n_threads: usize) {
+    // SAFETY: the function that ggml registers under this name has this type; the backend is ours.
+    unsafe {
+        let device = sys::ggml_backend_get_device(backend.as_ptr());
+        let registry = sys::ggml_backend_dev_backend_reg(device);
+        let function = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_set_n_threads".as_ptr());
+        if let Some(function) = NonNull::new(function) {
+            let set_n_threads: unsafe extern "C" fn(sys::ggml_backend_t, i32) = std::mem::transmute(function.as_ptr());
+            set_n_threads(backend.as_ptr(), n_threads as i32);
+        }
+    }
+}
+
 impl Drop for HostScorer {
     fn drop(&mut self) {
         // SAFETY: both are ours and freed once.

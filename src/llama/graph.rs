@@ -221,11 +221,7 @@ impl Recorder {
     pub(super) fn finish(self) -> Graph {
         let mut graph = self.graph;
         if graph.head.is_some() {
-<<<<<<< HEAD
-            graph.tail = Some(self.tail.finish().map(|found| found.tail));
-=======
             graph.tail = Some(self.tail.tail());
->>>>>>> main
         }
         graph
     }

@@ -160,7 +160,7 @@ impl Readout {
 
     /// Computes on so many threads from now on.
     pub fn set_threads(&mut self, n_threads: usize) {
-        super::device::set_threads(self.backend, n_threads.max(1));
+        super::scorer::set_threads(self.backend, n_threads.max(1));
     }
 
     /// The outputs of `rows`, [`n_embd`](Self::n_embd) values each, at most [`ROWS_AT_ONCE`] of them:

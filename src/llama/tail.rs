@@ -69,22 +69,12 @@ impl TailProbe {
         let found = match self.last {
             None if !is_output_matrix(tensor) => return,
             // SAFETY: as above.
-<<<<<<< HEAD
-            None => unsafe { check_head(raw, self.anywhere) }.map(|head| self.head = Some(head)),
-            // SAFETY: as above.
-            Some(last) => {
-                let place = self.head.map(|(place, _)| place).filter(|_| !self.anywhere);
-                // SAFETY: as above.
-                unsafe { tail_op(raw, last, place) }.map(|op| self.tail.push(op))
-            }
-=======
             None => unsafe { check_head(raw) }.and_then(|(place, weight)| {
                 self.head = Some((place, weight));
                 if place.is_some() || self.anywhere { Ok(()) } else { Err(APART) }
             }),
             // SAFETY: as above.
             Some(last) => unsafe { tail_op(raw, last, self.place()) }.map(|op| self.tail.push(op)),
->>>>>>> main
         };
         self.last = Some(node);
         if found.is_err() || raw.flags & sys::GGML_TENSOR_FLAG_OUTPUT as i32 != 0 {
@@ -112,26 +102,14 @@ impl TailProbe {
 
 /// # Safety
 /// `node` is a product of a graph.
-<<<<<<< HEAD
-unsafe fn check_head(
-    node: &sys::ggml_tensor,
-    anywhere: bool,
-) -> Result<(Place, NonNull<sys::ggml_tensor>), &'static str> {
-=======
 unsafe fn check_head(node: &sys::ggml_tensor) -> Result<(Option<Place>, NonNull<sys::ggml_tensor>), &'static str> {
->>>>>>> main
     // SAFETY: a product has two sources, which live as long as it does.
     let (weight, input) = unsafe { (&*node.src[0], &*node.src[1]) };
     let row = (input.ne[0] as usize) * size_of::<f32>();
     if weight.op != sys::GGML_OP_NONE {
         return Err("the output matrix is itself computed");
     }
-<<<<<<< HEAD
-    let place = place_of(weight).filter(|&place| anywhere || place_of(input) == Some(place));
-    let Some(place) = place else { return Err("the output matrix and its input are not in one place") };
-=======
     let place = place_of(weight).filter(|&place| place_of(input) == Some(place));
->>>>>>> main
     if input.type_ != sys::GGML_TYPE_F32 || input.nb[0] != size_of::<f32>() || input.nb[1] != row {
         return Err("the output matrix's input has gaps or is not f32");
     }
@@ -183,14 +161,8 @@ unsafe fn tail_op(
     // SAFETY: a node's sources live as long as the node.
     let fixed = operand.is_none_or(|operand| unsafe {
         let operand = operand.as_ref();
-<<<<<<< HEAD
-        operand.op == sys::GGML_OP_NONE
-            && operand.ne[1..] == [1, 1, 1]
-            && (place.is_none() || place_of(operand) == place)
-=======
         let in_place = place.is_none() || place_of(operand) == place;
         operand.op == sys::GGML_OP_NONE && operand.ne[1..] == [1, 1, 1] && in_place
->>>>>>> main
     });
     if fixed { Ok(TailOp { op: node.op, params: node.op_params, operand }) } else { Err(UNKNOWN) }
 }

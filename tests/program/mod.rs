@@ -141,14 +141,9 @@ fn rpc_server() -> Option<String> {
     let (send, stopped) = std::sync::mpsc::channel();
     let devices = llama_imatrix::llama::Backend::init().devices();
     let cpu: Vec<_> = devices.into_iter().filter(|device| device.is_cpu()).collect();
-<<<<<<< HEAD
-    let serve = move || llama_imatrix::llama::serve_rpc(&endpoint, &cpu, 1, None);
-    std::thread::spawn(move || send.send(serve().unwrap_err().to_string()));
-=======
     std::thread::spawn(move || {
         send.send(llama_imatrix::llama::serve_rpc(&endpoint, &cpu, 1, None).unwrap_err().to_string())
     });
->>>>>>> main
     for _ in 0..100 {
         if let Ok(reason) = stopped.try_recv() {
             assert!(reason.contains("not supported in this build"), "{reason}");

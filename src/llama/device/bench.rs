@@ -77,20 +77,14 @@ impl Bench {
 
     /// As many threads as that, on a device that has such.
     pub(in crate::llama) fn set_threads(&self, n_threads: usize) {
-        set_threads(self.backend, n_threads);
-    }
-}
-
-/// Has a backend of ours compute on so many threads, if it has such.
-pub(in crate::llama) fn set_threads(backend: NonNull<sys::ggml_backend>, n_threads: usize) {
-    // SAFETY: the function that ggml registers under this name has this type; the backend is ours.
-    unsafe {
-        let device = sys::ggml_backend_get_device(backend.as_ptr());
-        let registry = sys::ggml_backend_dev_backend_reg(device);
-        let function = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_set_n_threads".as_ptr());
-        if let Some(function) = NonNull::new(function) {
-            let set: unsafe extern "C" fn(sys::ggml_backend_t, i32) = std::mem::transmute(function.as_ptr());
-            set(backend.as_ptr(), n_threads as i32);
+        // SAFETY: the function that ggml registers under this name has this type; the backend is ours.
+        unsafe {
+            let registry = sys::ggml_backend_dev_backend_reg(self.device.as_ptr());
+            let function = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_set_n_threads".as_ptr());
+            if let Some(function) = NonNull::new(function) {
+                let set: unsafe extern "C" fn(sys::ggml_backend_t, i32) = std::mem::transmute(function.as_ptr());
+                set(self.backend.as_ptr(), n_threads as i32);
+            }
         }
     }
 }

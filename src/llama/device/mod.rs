@@ -29,7 +29,7 @@ use reduce::{Layout, Products, Reduced};
 use resident::Resident;
 use totals::Totals;
 
-pub(super) use bench::{Bench, set_threads};
+pub(super) use bench::Bench;
 pub(super) use logits::DeviceScorer;
 
 /// How far sums of squares by expert may be off, as a root mean square of relative errors: f32 comes to 1e-7, TF32 to

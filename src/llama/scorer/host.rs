@@ -8,7 +8,6 @@ use std::ptr::{NonNull, null_mut};
 use llama_cpp_sys_2 as sys;
 
 use crate::llama::Token;
-use crate::llama::device::set_threads;
 use crate::llama::tail::Tail;
 use crate::perplexity::negative_log_likelihood;
 

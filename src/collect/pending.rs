@@ -24,6 +24,9 @@ pub(crate) trait OnDevice: fmt::Debug + Send {
     /// Brings a copy of them home, waiting for the device.
     fn read(&self) -> Partial;
 
+    /// Of these, the rows of each expert; none where the host counts them.
+    fn counts(&self) -> Vec<f32>;
+
     /// Begins again from zero.
     fn clear(&mut self);
 

@@ -10,6 +10,7 @@
 //! all its weights have come up in it as often as in the first batch, and then the next one's. Since that is when all
 //! have been seen to read the same, nobody parts from sums that a later batch has changed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -58,6 +59,15 @@ impl Sums {
             pending.sums.clear();
         }
         pending.batch = batch;
+    }
+
+    /// Rows that each matrix has seen, those counted on a device too.
+    fn counts(&self) -> Cow<'_, [i64]> {
+        let (home, away) = (self.entry.counts(), self.pending.as_ref().map(|pending| pending.sums.counts()));
+        match away {
+            Some(away) if !away.is_empty() => home.iter().zip(away).map(|(home, away)| home + away as i64).collect(),
+            _ => Cow::Borrowed(home),
+        }
     }
 
     fn same(&self, other: &Self, same: Same<'_>) -> bool {
@@ -320,8 +330,11 @@ impl Sharing {
     }
 
     /// Weights with the rows that each of their matrices has seen, but for those that a lane is adding to.
-    pub(super) fn counts(&self) -> impl Iterator<Item = (&str, &[i64])> {
-        self.weights.iter().filter_map(|weight| Some((weight.name.as_str(), self.entry(weight.capture)?.counts())))
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&str, Cow<'_, [i64]>)> {
+        self.weights.iter().filter_map(|weight| {
+            let sums = self.captures[weight.capture].sums.as_ref()?;
+            Some((weight.name.as_str(), sums.counts()))
+        })
     }
 
     /// The snapshot is taken.

@@ -32,6 +32,10 @@ impl OnDevice for Device {
         Partial { sum2: vec![a2, b2], sum: vec![a, b], counts: self.counts.clone() }
     }
 
+    fn counts(&self) -> Vec<f32> {
+        self.counts.clone()
+    }
+
     fn clear(&mut self) {
         self.sums = [0.0; 4];
         self.cleared.fetch_add(1, Ordering::Relaxed);
@@ -130,6 +134,8 @@ fn rows_of_experts_are_counted_by_the_device() {
     lane.end_batch().unwrap();
     let found = entry(&lane, "blk.0.ffn_up_exps.weight");
     assert_eq!((found.sum2.as_slice(), found.counts.as_slice()), (&[9.0, 16.0][..], &[5, 11][..]));
+    let experts = lane.collector().experts().unwrap();
+    assert_eq!((experts.total, experts.unseen, experts.least), (2, 0, 5));
 }
 
 /// Weights that read the same are summed once. On a device what was before the last addition is gone, so one that then

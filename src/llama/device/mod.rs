@@ -160,7 +160,7 @@ impl DeviceSums {
         if !own.is_like(other) {
             return false;
         }
-        let pairs = [Some((own.sums(), other.sums())), own.counts().zip(other.counts())];
+        let pairs = [Some((own.sums(), other.sums())), own.expert_rows().zip(other.expert_rows())];
         let Some(place) = self.place(own.device()) else { return false };
         let difference = place.bench.compute(
             |draft| {
@@ -286,7 +286,7 @@ impl Place {
             |draft| unsafe {
                 let reduced = reduce(draft, node, layout, identity, products);
                 draft.want(draft.add_to(totals.sums(), reduced.sums));
-                if let (Some(counts), Some(more)) = (totals.counts(), reduced.counts) {
+                if let (Some(counts), Some(more)) = (totals.expert_rows(), reduced.counts) {
                     draft.want(draft.add_to(counts, more));
                 }
                 draft.want(draft.add_to(draft.view_1d(page, 1, offset), draft.sum(reduced.sums)));

@@ -45,7 +45,8 @@ impl Totals {
         self.memory.get(0)
     }
 
-    pub(super) fn counts(&self) -> Option<Node> {
+    /// Rows of each expert.
+    pub(super) fn expert_rows(&self) -> Option<Node> {
         self.routed.then(|| self.memory.get(1))
     }
 }
@@ -60,8 +61,11 @@ impl OnDevice for Totals {
                 .copied()
                 .collect()
         };
-        let counts = self.counts().map(read_f32).unwrap_or_default();
-        Partial { sum: of(0), sum2: of(1), counts }
+        Partial { sum: of(0), sum2: of(1), counts: OnDevice::counts(self) }
+    }
+
+    fn counts(&self) -> Vec<f32> {
+        self.expert_rows().map(read_f32).unwrap_or_default()
     }
 
     fn clear(&mut self) {

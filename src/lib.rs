@@ -43,6 +43,7 @@ pub mod lens;
 pub mod llama;
 pub mod nextn;
 pub mod perplexity;
+mod random;
 pub mod report;
 #[cfg(feature = "llama")]
 pub mod run;

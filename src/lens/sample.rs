@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use crate::random::SplitMix64;
+
 /// `n` positions of `among`, or all where there are no more, ascending. The same for the same seed and chunk, whatever
 /// else the run does.
 #[must_use]
@@ -10,7 +12,7 @@ pub fn positions(seed: u64, chunk: u64, among: Range<usize>, n: usize) -> Vec<us
     if among.len() <= n {
         return among.collect();
     }
-    let mut random = SplitMix64(seed ^ chunk.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut random = SplitMix64::new(seed ^ chunk.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     // Floyd's sample: every set of `n` is as likely.
     let mut drawn = BTreeSet::new();
     for last in among.len() - n..among.len() {
@@ -20,23 +22,6 @@ pub fn positions(seed: u64, chunk: u64, among: Range<usize>, n: usize) -> Vec<us
         }
     }
     drawn.into_iter().map(|position| among.start + position).collect()
-}
-
-/// Steele, Lea and Flood, *Fast splittable pseudorandom number generators*, 2014.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
-    }
 }
 
 #[cfg(test)]

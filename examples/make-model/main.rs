@@ -34,6 +34,10 @@ const FILES: &[(&str, &str, Make)] = &[
     ("hybrid", "10 layers of short convolutions and 6 of attention, a vocabulary of 65,536, tied, f16", |w| {
         shapes::hybrid().write(w)
     }),
+    ("dense-8b", "32 layers of 4096, a vocabulary of 128,256, Q8_0, 8 GiB: for GPUs", |w| shapes::dense_8b().write(w)),
+    ("moe-15b", "24 layers, 8 of 128 experts a token, a vocabulary of 151,936, Q8_0, 15 GiB: for GPUs", |w| {
+        shapes::moe_15b().write(w)
+    }),
     ("matrix", "an importance matrix of 60 layers of 256 experts, 1 GiB", matrix::write),
 ];
 

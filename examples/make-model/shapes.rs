@@ -77,6 +77,42 @@ pub(crate) fn moe() -> ModelFile {
     .build("moe")
 }
 
+/// As Llama-3-8B.
+pub(crate) fn dense_8b() -> ModelFile {
+    Transformer {
+        arch: "llama",
+        weights: Q8_0,
+        vocab: Vocab { size: 128_256, pre: "llama-bpe" },
+        layers: 32,
+        embd: 4096,
+        ff: 14_336,
+        experts: None,
+        heads: 32,
+        kv_heads: 8,
+        head: 128,
+        head_norms: false,
+    }
+    .build("dense-8b")
+}
+
+/// As Qwen3-30B-A3B, with half of its layers: 15 billion parameters, 1.7 of them in use for a token.
+pub(crate) fn moe_15b() -> ModelFile {
+    Transformer {
+        arch: "qwen3moe",
+        weights: Q8_0,
+        vocab: Vocab { size: 151_936, pre: "qwen2" },
+        layers: 24,
+        embd: 2048,
+        ff: 768,
+        experts: Some((128, 8)),
+        heads: 32,
+        kv_heads: 4,
+        head: 128,
+        head_norms: true,
+    }
+    .build("moe-15b")
+}
+
 impl Transformer {
     fn build(self, name: &str) -> ModelFile {
         let Self { embd, ff, heads, kv_heads, head, .. } = self;

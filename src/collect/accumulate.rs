@@ -25,10 +25,7 @@ pub(super) fn add_dense(
     let [channels, n_rows, n2, n3] = input.ne;
     let [m2, m3] = [product.weight_ne[2], product.weight_ne[3]].map(|n| n.max(1) as usize);
     let matrices = m2 * m3;
-    // Files of older versions have a count a matrix where one says it all.
-    if entry.counts().iter().all(|&count| count == entry.counts()[0]) {
-        entry.counts_mut().truncate(1);
-    }
+    settle_counts(entry, 1);
     prepare(entry, product, channels, matrices, 1)?;
     if let Some(undo) = undo {
         undo.save(entry, channels, 0..matrices);
@@ -67,19 +64,9 @@ pub(super) fn add_routed(
     if ids.n_tokens != n_tokens {
         return Err(bad_input(product, "a routed input has as many tokens as there are rows of expert ids", input));
     }
-    if entry.counts().len() == 1 && experts > 1 {
-        // Files of older versions have one count for all experts.
-        let count = entry.counts()[0];
-        entry.counts_mut().resize(experts, count);
-    }
+    settle_counts(entry, experts);
     prepare(entry, product, channels, experts, experts)?;
-    if entry.counts().len() != experts {
-        return Err(Error::ExpertCount {
-            weight: product.weight.to_owned(),
-            found: entry.counts().len(),
-            expected: experts,
-        });
-    }
+    check_counts(entry, product, experts)?;
 
     group_by_expert(product, input, ids, experts, scratch)?;
     let Scratch { starts, bounds } = scratch;
@@ -93,6 +80,46 @@ pub(super) fn add_routed(
         entry.counts_mut()[expert] += starts.len() as i64;
     }
     Ok(())
+}
+
+/// Readies sums for an addition on a device, and counts its rows where they are all dense: how many go to each expert
+/// comes home with the sums.
+pub(super) fn prepare_on_device(entry: &mut Stored, product: &Product<'_>) -> Result<(), Error> {
+    let [channels, n1, n2, n3] = product.input_ne.map(|n| n.max(0) as usize);
+    let matrices = product.weight_ne[2..].iter().map(|&n| n.max(1) as usize).product();
+    let counts = if product.kind == Kind::Routed { matrices } else { 1 };
+    settle_counts(entry, counts);
+    if entry.widen().is_none() {
+        return Err(Error::Input {
+            weight: product.weight.to_owned(),
+            rule: "exact sums are the host's",
+            found: "an addition on a device".to_owned(),
+        });
+    }
+    prepare(entry, product, channels, matrices, counts)?;
+    check_counts(entry, product, counts)?;
+    if product.kind == Kind::Dense {
+        let rows = (n1 * n2 * n3 / matrices) as i64;
+        entry.counts_mut().iter_mut().for_each(|count| *count += rows);
+    }
+    Ok(())
+}
+
+/// Files of older versions have a count a matrix where one says it all, or one for all experts.
+fn settle_counts(entry: &mut Stored, counts: usize) {
+    let Some(&first) = entry.counts().first() else { return };
+    if counts == 1 && entry.counts().iter().all(|&count| count == first) {
+        entry.counts_mut().truncate(1);
+    } else if counts > 1 && entry.counts().len() == 1 {
+        entry.counts_mut().resize(counts, first);
+    }
+}
+
+fn check_counts(entry: &Stored, product: &Product<'_>, counts: usize) -> Result<(), Error> {
+    if product.kind == Kind::Dense || entry.counts().len() == counts {
+        return Ok(());
+    }
+    Err(Error::ExpertCount { weight: product.weight.to_owned(), found: entry.counts().len(), expected: counts })
 }
 
 /// Sorts the rows by expert, stable in the order of slots and then tokens.

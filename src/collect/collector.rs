@@ -8,6 +8,7 @@ use super::chunks::Due;
 use super::error::Error;
 use super::experts::Experts;
 use super::lane::Lane;
+use super::pending::SumOn;
 use super::rule::Rule;
 use super::state::Shared;
 use super::stored::Stored;
@@ -25,11 +26,20 @@ pub struct CollectorOptions {
     pub copy_every: i32,
     /// How sums are kept.
     pub accumulate: Accumulate,
+    /// Where activations are summed. Exact sums are always the host's.
+    pub sum_on: SumOn,
 }
 
 impl Default for CollectorOptions {
     fn default() -> Self {
-        Self { rule: Rule::default(), chunk_size: 512, output_every: 10, copy_every: 0, accumulate: Accumulate::F32 }
+        Self {
+            rule: Rule::default(),
+            chunk_size: 512,
+            output_every: 10,
+            copy_every: 0,
+            accumulate: Accumulate::F32,
+            sum_on: SumOn::Auto,
+        }
     }
 }
 
@@ -257,11 +267,11 @@ impl Snapshot {
         match accumulate {
             Accumulate::F32 => state::Sums::f32(self.entries.iter().filter_map(|(name, entry)| match &**entry {
                 Stored::F32(entry) => Some((name.as_str(), entry)),
-                Stored::Exact(_) => None,
+                Stored::Exact(_) | Stored::Wide(_) => None, // of the latter a snapshot has none
             })),
             Accumulate::F64 => state::Sums::exact(self.entries.iter().filter_map(|(name, entry)| match &**entry {
                 Stored::Exact(entry) => Some((name.as_str(), entry)),
-                Stored::F32(_) => None,
+                Stored::F32(_) | Stored::Wide(_) => None,
             })),
         }
     }

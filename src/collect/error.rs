@@ -68,6 +68,34 @@ pub enum Error {
         /// Why.
         source: crate::exact::Error,
     },
+    /// A device could not sum.
+    #[error("cannot sum the input of '{weight}' on {device}: {reason}")]
+    Device {
+        /// The weight.
+        weight: String,
+        /// The device's name.
+        device: String,
+        /// Why.
+        reason: String,
+    },
+    /// A weight has shared its sums on a device with others, and no longer reads what they read.
+    #[error(
+        "'{weight}' does not read the same input as in the first chunk, and its sums on the device cannot be told apart \
+         from the others': run with --sum-on host"
+    )]
+    Parted {
+        /// The weight.
+        weight: String,
+    },
+    /// Sums on a device are no longer numbers.
+    #[error(
+        "non-finite values detected in {weight}, summed on its device; the model or its numerics are broken at this \
+         input (--sum-on host tells the channel and the token)"
+    )]
+    NonFiniteOnDevice {
+        /// The weight.
+        weight: String,
+    },
     /// A lane has failed, and with it all others: the sums are not to be used.
     #[error("another lane has failed")]
     Stopped,

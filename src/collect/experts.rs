@@ -1,5 +1,6 @@
 //! How the tokens so far have spread over a model's experts.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// All experts of a model, those of each layer told apart.
@@ -16,7 +17,7 @@ pub struct Experts {
 impl Experts {
     /// From weights' names and counts. Weights of one layer with as many matrices have the same experts; where they
     /// differ, the one that has seen least counts. `None` where no weight has several matrices counted apart.
-    pub(super) fn new<'c>(weights: impl Iterator<Item = (&'c str, &'c [i64])>) -> Option<Self> {
+    pub(super) fn new<'c>(weights: impl Iterator<Item = (&'c str, Cow<'c, [i64]>)>) -> Option<Self> {
         let mut layers: BTreeMap<(&str, usize), (u64, u64)> = BTreeMap::new();
         for (name, counts) in weights.filter(|(_, counts)| counts.len() > 1) {
             let layer = name.match_indices('.').nth(1).map_or(name, |(end, _)| &name[..end]);
@@ -38,6 +39,10 @@ impl Experts {
 mod tests {
     use super::*;
 
+    fn borrowed<'c>(weights: &'c [(&'c str, &'c [i64])]) -> impl Iterator<Item = (&'c str, Cow<'c, [i64]>)> {
+        weights.iter().map(|&(name, counts)| (name, Cow::Borrowed(counts)))
+    }
+
     #[test]
     fn experts_are_counted_once_a_layer() {
         let weights: [(&str, &[i64]); 4] = [
@@ -46,8 +51,8 @@ mod tests {
             ("blk.0.attn_q.weight", &[6]),
             ("blk.10.ffn_up_exps.weight", &[1, 2, 3]),
         ];
-        assert_eq!(Experts::new(weights.into_iter()), Some(Experts { total: 6, unseen: 2, least: 0 }));
-        assert_eq!(Experts::new(weights[3..].iter().copied()), Some(Experts { total: 3, unseen: 0, least: 1 }));
-        assert_eq!(Experts::new(weights[2..3].iter().copied()), None);
+        assert_eq!(Experts::new(borrowed(&weights)), Some(Experts { total: 6, unseen: 2, least: 0 }));
+        assert_eq!(Experts::new(borrowed(&weights[3..])), Some(Experts { total: 3, unseen: 0, least: 1 }));
+        assert_eq!(Experts::new(borrowed(&weights[2..3])), None);
     }
 }

@@ -1,13 +1,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard};
 
-use super::accumulate::{Scratch, add_dense, add_routed};
+use super::accumulate::{Scratch, add_dense, add_routed, prepare_on_device};
 use super::collector::Collector;
 use super::error::Error;
+use super::pending::{OnDevice, Pending};
 use super::product::{Ids, Kind, Product, Rows};
 use super::rule::Verdict;
-use super::sharing::Take;
+use super::sharing::{Same, Sums, Take};
 use super::state::{Shared, State};
+#[cfg(feature = "llama")]
+use crate::{collect::SumOn, state::Accumulate};
 
 /// What an input is known by within one evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +65,9 @@ pub struct Lane {
     scratch: Scratch,
     #[cfg(feature = "llama")]
     pub(super) fetched: super::observe::Fetched,
+    /// What sums on devices.
+    #[cfg(feature = "llama")]
+    pub(super) devices: crate::llama::DeviceSums,
 }
 
 impl Lane {
@@ -78,6 +84,8 @@ impl Lane {
             scratch: Scratch::default(),
             #[cfg(feature = "llama")]
             fetched: super::observe::Fetched::default(),
+            #[cfg(feature = "llama")]
+            devices: crate::llama::DeviceSums::default(),
         }
     }
 
@@ -87,11 +95,20 @@ impl Lane {
         Collector { shared: Arc::clone(&self.shared) }
     }
 
+    /// Where activations are summed: exact sums are the host's.
+    #[cfg(feature = "llama")]
+    pub(super) fn sum_on(&self) -> SumOn {
+        let options = &self.shared.options;
+        if options.accumulate == Accumulate::F64 { SumOn::Host } else { options.sum_on }
+    }
+
     /// What follows belongs to batch `batch`, from 0. Every batch is one lane's, and none is left out.
     pub fn begin_batch(&mut self, batch: usize) {
         self.end_evaluation();
         self.batch = batch;
         self.shared.lock().begin_batch(batch);
+        #[cfg(feature = "llama")]
+        self.devices.begin_batch();
         self.uses.iter_mut().for_each(|uses| uses.batch = 0);
     }
 
@@ -103,6 +120,11 @@ impl Lane {
         self.end_evaluation();
         if let Some(fault) = self.fault.take() {
             return Err(fault);
+        }
+        #[cfg(feature = "llama")]
+        if let Some(weight) = self.devices.first_bad() {
+            self.shared.stop();
+            return Err(Error::NonFiniteOnDevice { weight });
         }
         let mut state = self.shared.lock();
         if self.batch == 0 {
@@ -195,6 +217,9 @@ impl Lane {
         take: Take,
     ) -> Result<MutexGuard<'s, State>, Error> {
         let mut state = shared.wait_for_turn(state, weight, self.batch)?;
+        if matches!(take, Take::Before) && state.sharing.is_away(weight) {
+            return Err(Error::Parted { weight: state.sharing.name(weight).to_owned() });
+        }
         let seen = self.uses.get(weight).map_or(0, |uses| uses.batch);
         if state.sharing.part(weight, take, seen) {
             shared.notify();
@@ -207,6 +232,38 @@ impl Lane {
     /// # Errors
     /// See [`Error`]. After an error the sums are not to be used, and all lanes stop.
     pub fn add(&mut self, product: &Product<'_>, input: &Rows<'_>, ids: Option<&Ids<'_>>) -> Result<(), Error> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let result = self.change(|sums, shared, _| {
+            let undo = shared.then_some(&mut sums.undo);
+            let entry = Arc::make_mut(&mut sums.entry);
+            match ids {
+                Some(ids) => add_routed(entry, product, input, ids, &mut scratch, undo),
+                None => add_dense(entry, product, input, &mut scratch, undo),
+            }
+        });
+        self.scratch = scratch;
+        result
+    }
+
+    /// The same on the device where the input lies: `sum` adds it to the sums there, or makes some.
+    #[cfg_attr(not(any(test, feature = "llama")), expect(dead_code, reason = "devices come with llama.cpp"))]
+    pub(super) fn add_on_device(
+        &mut self,
+        product: &Product<'_>,
+        sum: impl FnOnce(Option<Box<dyn OnDevice>>) -> Result<Box<dyn OnDevice>, Error>,
+    ) -> Result<(), Error> {
+        self.change(|sums, _, batch| {
+            prepare_on_device(Arc::make_mut(&mut sums.entry), product)?;
+            sums.bring_home(batch);
+            let sums_there = sum(sums.pending.take().map(|pending| pending.sums))?;
+            sums.pending = Some(Pending { sums: sums_there, batch });
+            Ok(())
+        })
+    }
+
+    /// Has `add` change the sums of the weight that was last asked for, once it is this batch's turn: it is told
+    /// whether they are shared, and the batch.
+    fn change(&mut self, add: impl FnOnce(&mut Sums, bool, usize) -> Result<(), Error>) -> Result<(), Error> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
@@ -220,13 +277,9 @@ impl Lane {
             // It has parted in another lane's batch: those it left have not had this input.
             self.added[asked] = None;
         }
-        let undo = state.sharing.is_shared(capture).then_some(&mut sums.undo);
+        let is_shared = state.sharing.is_shared(capture);
         drop(state);
-        let entry = Arc::make_mut(&mut sums.entry);
-        let result = match ids {
-            Some(ids) => add_routed(entry, product, input, ids, &mut self.scratch, undo),
-            None => add_dense(entry, product, input, &mut self.scratch, undo),
-        };
+        let result = add(&mut sums, is_shared, self.batch);
 
         let mut state = shared.lock();
         state.sharing.put(capture, sums);
@@ -253,8 +306,18 @@ impl Lane {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        if let Err(error) = self.close(&shared) {
+        #[cfg(feature = "llama")]
+        let mut devices = std::mem::take(&mut self.devices);
+        #[cfg(feature = "llama")]
+        let mut same = |own: &dyn OnDevice, others: &dyn OnDevice| devices.same(own, others);
+        #[cfg(not(feature = "llama"))]
+        let mut same = |_: &dyn OnDevice, _: &dyn OnDevice| false;
+        if let Err(error) = self.close(&shared, &mut same) {
             self.fault.get_or_insert(error);
+        }
+        #[cfg(feature = "llama")]
+        {
+            self.devices = devices;
         }
         for uses in &mut self.uses {
             uses.evaluation = 0;
@@ -265,7 +328,7 @@ impl Lane {
     }
 
     /// Closes an evaluation: who missed an addition parts, who was first shown and reads the same as another joins it.
-    fn close(&mut self, shared: &Shared) -> Result<(), Error> {
+    fn close(&mut self, shared: &Shared, same: Same<'_>) -> Result<(), Error> {
         let mut state = shared.lock();
         for weight in 0..state.sharing.n_weights() {
             let came_up = self.uses.get(weight).is_some_and(|uses| uses.evaluation > 0);
@@ -278,7 +341,7 @@ impl Lane {
         for &weight in &self.fresh {
             let Uses { first: Some(key), evaluation: 1, .. } = self.uses[weight] else { continue };
             let leaders = leaders.entry(key).or_default();
-            if !leaders.iter().any(|&leader| state.sharing.join(weight, leader)) {
+            if !leaders.iter().any(|&leader| state.sharing.join(weight, leader, same)) {
                 leaders.push(weight);
             }
         }

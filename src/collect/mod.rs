@@ -16,6 +16,7 @@ mod kernel;
 mod lane;
 #[cfg(feature = "llama")]
 mod observe;
+mod pending;
 mod product;
 mod rule;
 mod sharing;
@@ -30,5 +31,8 @@ pub use collector::{Collector, CollectorOptions, Earlier, Snapshot};
 pub use error::Error;
 pub use experts::Experts;
 pub use lane::Lane;
+pub use pending::SumOn;
+#[cfg(any(test, feature = "llama"))]
+pub(crate) use pending::{OnDevice, Partial};
 pub use product::{Ids, Kind, Product, Rows};
 pub use rule::{Rule, Verdict, weight_name};

@@ -4,6 +4,7 @@ use crate::llama::{Observer, ObserverError, Op, TensorRef};
 
 use super::error::Error;
 use super::lane::Lane;
+use super::pending::SumOn;
 use super::product::{Ids, Kind, Product, Rows};
 
 /// Host copies of what lies on a device, kept between calls.
@@ -21,6 +22,9 @@ impl Observer for Lane {
 
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
         let (Some(product), Some(input)) = (product(node), node.src(1)) else { return Ok(()) };
+        if self.sums_on_device(node) {
+            return Ok(add_on_device(self, &product, node)?);
+        }
         let mut fetched = std::mem::take(&mut self.fetched);
         let result = add(self, &product, input, node.src(2), &mut fetched);
         self.fetched = fetched;
@@ -30,6 +34,29 @@ impl Observer for Lane {
     fn end_decode(&mut self) {
         self.end_evaluation();
     }
+}
+
+impl Lane {
+    fn sums_on_device(&mut self, node: TensorRef<'_>) -> bool {
+        match self.sum_on() {
+            SumOn::Host => false,
+            SumOn::Auto => self.devices.takes(node, false),
+            SumOn::Device => self.devices.takes(node, true),
+        }
+    }
+}
+
+fn add_on_device(lane: &mut Lane, product: &Product<'_>, node: TensorRef<'_>) -> Result<(), Error> {
+    let mut devices = std::mem::take(&mut lane.devices);
+    let result = lane.add_on_device(product, |totals| {
+        devices.add(product.weight, node, totals).map_err(|error| Error::Device {
+            weight: product.weight.to_owned(),
+            device: error.device,
+            reason: error.reason,
+        })
+    });
+    lane.devices = devices;
+    result
 }
 
 fn product(node: TensorRef<'_>) -> Option<Product<'_>> {

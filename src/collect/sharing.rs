@@ -10,11 +10,13 @@
 //! all its weights have come up in it as often as in the first batch, and then the next one's. Since that is when all
 //! have been seen to read the same, nobody parts from sums that a later batch has changed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::state::Accumulate;
 
+use super::pending::{BATCHES_AWAY, OnDevice, Pending};
 use super::stored::Stored;
 use super::undo::Undo;
 
@@ -25,6 +27,57 @@ pub(super) struct Sums {
     pub(super) entry: Arc<Stored>,
     /// The state before this evaluation's addition; kept only while shared.
     pub(super) undo: Undo,
+    /// What a device has of them besides: `entry` is then [`Stored::Wide`].
+    pub(super) pending: Option<Pending>,
+}
+
+/// Compares sums on devices.
+pub(super) type Same<'f> = &'f mut dyn FnMut(&dyn OnDevice, &dyn OnDevice) -> bool;
+
+impl Sums {
+    fn new(entry: Arc<Stored>) -> Self {
+        Self { entry, undo: Undo::default(), pending: None }
+    }
+
+    /// All of them, wherever they are.
+    fn gathered(&self) -> Arc<Stored> {
+        let Some(pending) = &self.pending else { return Arc::clone(&self.entry) };
+        let mut entry = Stored::clone(&self.entry);
+        if let Some(wide) = entry.widen() {
+            wide.add(&pending.sums.read());
+        }
+        Arc::new(entry)
+    }
+
+    /// Before an addition of `batch` on a device: brings home what has been away for long.
+    pub(super) fn bring_home(&mut self, batch: usize) {
+        let Some(pending) = &mut self.pending else { return };
+        if pending.batch / BATCHES_AWAY != batch / BATCHES_AWAY
+            && let Some(wide) = Arc::make_mut(&mut self.entry).widen()
+        {
+            wide.add(&pending.sums.read());
+            pending.sums.clear();
+        }
+        pending.batch = batch;
+    }
+
+    /// Rows that each matrix has seen, those counted on a device too.
+    fn counts(&self) -> Cow<'_, [i64]> {
+        let (home, away) = (self.entry.counts(), self.pending.as_ref().map(|pending| pending.sums.counts()));
+        match away {
+            Some(away) if !away.is_empty() => home.iter().zip(away).map(|(home, away)| home + away as i64).collect(),
+            _ => Cow::Borrowed(home),
+        }
+    }
+
+    fn same(&self, other: &Self, same: Same<'_>) -> bool {
+        self.entry.same_bits(&other.entry)
+            && match (&self.pending, &other.pending) {
+                (None, None) => true,
+                (Some(own), Some(others)) => same(&*own.sums, &*others.sums),
+                _ => false,
+            }
+    }
 }
 
 /// Sums, the weights that share them, and whose turn it is.
@@ -94,8 +147,7 @@ impl Sharing {
     }
 
     fn add_capture(&mut self, entry: Arc<Stored>) -> usize {
-        let sums = Sums { entry, undo: Undo::default() };
-        self.captures.push(Capture { sums: Some(sums), members: 1, ..Capture::default() });
+        self.captures.push(Capture { sums: Some(Sums::new(entry)), members: 1, ..Capture::default() });
         self.captures.len() - 1
     }
 
@@ -145,12 +197,9 @@ impl Sharing {
         self.first.get_or_insert(weight);
         let index = self.weights[weight].capture;
         let capture = &mut self.captures[index];
-        let sums = capture
-            .sums
-            .take()
-            .unwrap_or_else(|| Sums { entry: Arc::new(Stored::empty(self.accumulate)), undo: Undo::default() });
+        let sums = capture.sums.take().unwrap_or_else(|| Sums::new(Arc::new(Stored::empty(self.accumulate))));
         if keep && capture.kept.is_none() {
-            capture.kept = Some(Arc::clone(&sums.entry));
+            capture.kept = Some(sums.gathered());
         }
         (index, sums)
     }
@@ -183,7 +232,7 @@ impl Sharing {
         let capture = &mut self.captures[index];
         let entry = match (&capture.sums, take) {
             (None, _) => Arc::new(Stored::empty(self.accumulate)),
-            (Some(sums), Take::Now) => Arc::clone(&sums.entry),
+            (Some(sums), Take::Now) => sums.gathered(),
             (Some(sums), Take::Before) => Arc::new(sums.undo.before(&sums.entry)),
         };
         let (turn, expected) = (capture.turn, capture.expected.map(|_| first_batch));
@@ -203,15 +252,21 @@ impl Sharing {
         passed
     }
 
+    /// Whether the sums of `weight` are on a device in part: as they were before an addition they cannot be had.
+    pub(super) fn is_away(&self, weight: usize) -> bool {
+        let capture = &self.captures[self.weights[weight].capture];
+        capture.sums.as_ref().is_some_and(|sums| sums.pending.is_some())
+    }
+
     /// Has `weight` share `leader`'s capture if both hold the same. Not once lanes may wait for either.
-    pub(super) fn join(&mut self, weight: usize, leader: usize) -> bool {
+    pub(super) fn join(&mut self, weight: usize, leader: usize, same: Same<'_>) -> bool {
         let (own, leader) = (self.weights[weight].capture, self.weights[leader].capture);
-        let same = match (self.entry(own), self.entry(leader)) {
-            (Some(own), Some(leader)) => own.same_bits(leader),
-            _ => false,
-        };
-        if self.learned || own == leader || !same {
+        if self.learned || own == leader {
             return false;
+        }
+        match (&self.captures[own].sums, &self.captures[leader].sums) {
+            (Some(own), Some(leader)) if own.same(leader, same) => {}
+            _ => return false,
         }
         self.weights[weight].capture = leader;
         self.captures[leader].members += 1;
@@ -254,19 +309,32 @@ impl Sharing {
     /// Every weight with its sums, those kept for a snapshot if they were, by name. Weights of which nothing came in
     /// are left out.
     pub(super) fn entries(&self) -> Vec<(String, Arc<Stored>)> {
+        // Once for all that share: those of devices are fetched, and each is to be one entry.
+        let mut gathered: BTreeMap<usize, Option<Arc<Stored>>> = BTreeMap::new();
+        let mut entry_of = |capture: usize| {
+            let entry = || {
+                let Capture { kept, sums, .. } = &self.captures[capture];
+                let entry = kept.clone().or_else(|| sums.as_ref().map(Sums::gathered))?;
+                let wide = matches!(*entry, Stored::Wide(_));
+                Some(if wide { Arc::new(Stored::F32(entry.entry().into_owned())) } else { entry })
+            };
+            gathered.entry(capture).or_insert_with(entry).clone()
+        };
         self.by_name
             .iter()
             .filter_map(|(name, &weight)| {
-                let capture = self.weights[weight].capture;
-                let entry = self.captures[capture].kept.as_ref().or_else(|| self.entry(capture))?;
-                (entry.len() > 0).then(|| (name.clone(), Arc::clone(entry)))
+                let entry = entry_of(self.weights[weight].capture)?;
+                (entry.len() > 0).then(|| (name.clone(), entry))
             })
             .collect()
     }
 
     /// Weights with the rows that each of their matrices has seen, but for those that a lane is adding to.
-    pub(super) fn counts(&self) -> impl Iterator<Item = (&str, &[i64])> {
-        self.weights.iter().filter_map(|weight| Some((weight.name.as_str(), self.entry(weight.capture)?.counts())))
+    pub(super) fn counts(&self) -> impl Iterator<Item = (&str, Cow<'_, [i64]>)> {
+        self.weights.iter().filter_map(|weight| {
+            let sums = self.captures[weight.capture].sums.as_ref()?;
+            Some((weight.name.as_str(), sums.counts()))
+        })
     }
 
     /// The snapshot is taken.

@@ -8,12 +8,15 @@ use crate::imatrix::Entry;
 use crate::state::Accumulate;
 
 use super::kernel::add_rows;
+use super::pending::WideEntry;
 
 /// One weight's sums as they are kept while collecting.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Stored {
     F32(Entry),
     Exact(ExactEntry),
+    /// f32 sums that came from a device, added up in f64.
+    Wide(WideEntry),
 }
 
 impl Stored {
@@ -37,6 +40,7 @@ impl Stored {
         match self {
             Self::F32(entry) => entry.sum2.len(),
             Self::Exact(entry) => entry.len(),
+            Self::Wide(entry) => entry.sum2.len(),
         }
     }
 
@@ -44,6 +48,7 @@ impl Stored {
         match self {
             Self::F32(entry) => &entry.counts,
             Self::Exact(entry) => &entry.counts,
+            Self::Wide(entry) => &entry.counts,
         }
     }
 
@@ -51,6 +56,7 @@ impl Stored {
         match self {
             Self::F32(entry) => &mut entry.counts,
             Self::Exact(entry) => &mut entry.counts,
+            Self::Wide(entry) => &mut entry.counts,
         }
     }
 
@@ -59,6 +65,7 @@ impl Stored {
         match self {
             Self::F32(entry) => Cow::Borrowed(entry),
             Self::Exact(entry) => Cow::Owned(entry.round()),
+            Self::Wide(entry) => Cow::Owned(round(entry)),
         }
     }
 
@@ -69,6 +76,25 @@ impl Stored {
                 *entry = Entry { sum2: vec![0.0; values], sum: Some(vec![0.0; values]), counts: vec![0; counts] };
             }
             Self::Exact(entry) => *entry = ExactEntry::zeros(values, counts),
+            Self::Wide(entry) => {
+                *entry = WideEntry { sum2: vec![0.0; values], sum: Some(vec![0.0; values]), counts: vec![0; counts] };
+            }
+        }
+    }
+
+    /// Makes f32 sums ones that can take what comes from a device. Exact ones cannot.
+    pub(super) fn widen(&mut self) -> Option<&mut WideEntry> {
+        if let Self::F32(entry) = self {
+            let wide = |values: &[f32]| values.iter().copied().map(f64::from).collect();
+            *self = Self::Wide(WideEntry {
+                sum2: wide(&entry.sum2),
+                sum: entry.sum.as_deref().map(wide),
+                counts: std::mem::take(&mut entry.counts),
+            });
+        }
+        match self {
+            Self::Wide(entry) => Some(entry),
+            _ => None,
         }
     }
 
@@ -100,6 +126,23 @@ impl Stored {
                     }),
                 )
             }),
+            Self::Wide(entry) => {
+                let sum2 = &mut entry.sum2[values.clone()];
+                let mut sum = entry.sum.as_mut().map(|sum| &mut sum[values]);
+                for &start in starts {
+                    for (channel, &x) in data[start..start + sum2.len()].iter().enumerate() {
+                        let x = f64::from(x);
+                        sum2[channel] += x * x;
+                        if let Some(sum) = &mut sum {
+                            sum[channel] += x;
+                        }
+                    }
+                }
+                match sum2.iter().position(|&value| !(value as f32).is_finite()) {
+                    None => Ok(()),
+                    Some(channel) => Err((channel, sum2[channel] as f32)),
+                }
+            }
         }
     }
 
@@ -116,6 +159,12 @@ impl Stored {
                 to.sum2.extend_from_slice(&from.sum2[words(&values, SQUARE_WORDS)]);
                 if let Some(sum) = &from.sum {
                     to.sum.get_or_insert_default().extend_from_slice(&sum[words(&values, SUM_WORDS)]);
+                }
+            }
+            (Self::Wide(to), Self::Wide(from)) => {
+                to.sum2.extend_from_slice(&from.sum2[values.clone()]);
+                if let Some(sum) = &from.sum {
+                    to.sum.get_or_insert_default().extend_from_slice(&sum[values]);
                 }
             }
             _ => {}
@@ -138,6 +187,12 @@ impl Stored {
                     to[words(&values, SUM_WORDS)].copy_from_slice(&from[words(&source, SUM_WORDS)]);
                 }
             }
+            (Self::Wide(to), Self::Wide(from)) => {
+                to.sum2[values.clone()].copy_from_slice(&from.sum2[source.clone()]);
+                if let (Some(to), Some(from)) = (&mut to.sum, &from.sum) {
+                    to[values].copy_from_slice(&from[source]);
+                }
+            }
             _ => {}
         }
     }
@@ -153,6 +208,10 @@ impl Stored {
                 entry.sum2.clear();
                 entry.sum.as_mut().map(Vec::clear);
             }
+            Self::Wide(entry) => {
+                entry.sum2.clear();
+                entry.sum.as_mut().map(Vec::clear);
+            }
         }
     }
 
@@ -160,9 +219,15 @@ impl Stored {
         match (self, other) {
             (Self::F32(a), Self::F32(b)) => same_bits(a, b),
             (Self::Exact(a), Self::Exact(b)) => a == b,
+            (Self::Wide(a), Self::Wide(b)) => a == b,
             _ => false,
         }
     }
+}
+
+fn round(entry: &WideEntry) -> Entry {
+    let round = |values: &[f64]| values.iter().map(|&value| value as f32).collect();
+    Entry { sum2: round(&entry.sum2), sum: entry.sum.as_deref().map(round), counts: entry.counts.clone() }
 }
 
 fn words(values: &Range<usize>, words: usize) -> Range<usize> {

@@ -18,9 +18,11 @@ impl Undo {
         sums.counts().clone_into(&mut self.counts);
         self.matrices.clear();
         self.matrices.extend(matrices);
+        self.sums.take_if(|saved| std::mem::discriminant(saved) != std::mem::discriminant(sums));
         let saved = self.sums.get_or_insert_with(|| match sums {
             Stored::F32(_) => Stored::F32(crate::imatrix::Entry::default()),
             Stored::Exact(_) => Stored::Exact(crate::exact::ExactEntry::default()),
+            Stored::Wide(_) => Stored::Wide(super::pending::WideEntry::default()),
         });
         saved.clear();
         for &matrix in &self.matrices {

@@ -78,7 +78,8 @@ pub struct Attachment<O> {
 /// What the callback's user data points to.
 struct Shared<O>(Mutex<Latch<O>>);
 
-// SAFETY: the head is `Whole`, which holds no pointers; the observer, which goes with whoever has the lock, is `Send`.
+// SAFETY: the head is `Whole` and no links are taken, so there are no pointers; the observer, which goes with whoever has
+// the lock, is `Send`.
 unsafe impl<O: Send> Send for Shared<O> {}
 // SAFETY: as above, and all is behind a lock.
 unsafe impl<O: Send> Sync for Shared<O> {}

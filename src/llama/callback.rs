@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::TensorRef;
+use super::links::Links;
 use super::outputs::{Head, is_output_matrix};
 
 /// What an observer may fail with.
@@ -105,15 +106,21 @@ pub(super) struct Latch<O> {
     fault: Option<Fault>,
     /// What becomes of the output matrix.
     pub(super) head: Head,
+    links: Links,
 }
 
 impl<O: Observer> Latch<O> {
     pub(super) fn new(observer: O, head: Head) -> Self {
-        Self { observer, fault: None, head }
+        Self { observer, fault: None, head, links: Links::default() }
     }
 
     /// Ends a decode and raises what was latched in it: errors are returned, panics go on.
-    pub(super) fn release(&mut self) -> Result<(), ObserverError> {
+    ///
+    /// # Safety
+    /// The decode is over, and the context that it was of is alive.
+    pub(super) unsafe fn release(&mut self) -> Result<(), ObserverError> {
+        // SAFETY: our own contract. Before the head, whose product may be among them.
+        unsafe { self.links.restore() };
         self.observer.end_decode();
         if let Head::Cut(head) = &mut self.head {
             head.restore(); // for when the computation failed before it was computed
@@ -205,9 +212,18 @@ pub(super) unsafe extern "C" fn trampoline<O: Observer>(
     let latch = unsafe { &mut *user_data.cast::<Latch<O>>() };
     // SAFETY: the scheduler waits for us, so nothing writes the node or its sources until this returns.
     let (Some(node), Some(ptr)) = (unsafe { TensorRef::new(tensor) }, NonNull::new(tensor)) else { return false };
+    if ask {
+        // SAFETY: our own contract is the same.
+        unsafe { latch.links.announce(ptr) };
+    }
     // SAFETY: our own contract is the same.
-    match unsafe { latch.on_head(ptr, node, ask) } {
+    let answer = match unsafe { latch.on_head(ptr, node, ask) } {
         Some(answer) => answer,
         None => latch.on_node(node, ask),
+    };
+    if !ask {
+        // SAFETY: our own contract is the same, and nobody looks at the sources any more.
+        unsafe { latch.links.computed() };
     }
+    answer
 }

@@ -162,7 +162,8 @@ impl<'m, O: Observer> Context<'m, O> {
         let head = std::mem::replace(&mut self.latch_mut().head, Head::Cut(HeadCut::default()));
         let Head::Probed(probe) = head else { return Err("the graph was not probed") };
         probed.map_err(|_| "two tokens could not be evaluated")?;
-        let scorer = Scorer::new(probe.finish()?, self.n_threads).ok_or("ggml has no CPU backend")?;
+        // SAFETY: the graph of the last decode stays allocated until the next.
+        let scorer = unsafe { Scorer::new(probe.finish()?, self.n_threads) }?;
         self.latch_mut().head = Head::Cut(HeadCut::scoring(scorer));
         self.clear_memory();
         // SAFETY: the context is ours.
@@ -251,7 +252,8 @@ impl<'m, O: Observer> Context<'m, O> {
 
     /// Raises what went wrong in a decode: what the observer latched comes before what llama.cpp returned.
     pub(super) fn finish_decode(&mut self, status: i32, n_tokens: usize, reason: String) -> Result<(), Error> {
-        self.latch_mut().release().map_err(Error::Observer)?;
+        // SAFETY: the decode is over and the context is ours.
+        unsafe { self.latch_mut().release() }.map_err(Error::Observer)?;
         if status == 0 { Ok(()) } else { Err(Error::Decode { status, n_tokens, reason }) }
     }
 

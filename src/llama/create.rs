@@ -6,7 +6,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::callback::{Latch, trampoline};
 use super::context::Kind;
-use super::log::with_reason;
+use super::log::{with_advice, with_reason};
 use super::sampler::NoSampler;
 use super::threads::Pools;
 use super::{ContextOptions, Error, FlashAttention, Model, Observer, Outputs};
@@ -138,6 +138,6 @@ fn create_once<O: Observer>(
         n_ctx: options.n_ctx,
         n_seq: options.n_seq,
         n_batch: options.n_batch,
-        reason,
+        reason: with_advice(reason),
     })
 }

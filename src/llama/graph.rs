@@ -221,7 +221,7 @@ impl Recorder {
     pub(super) fn finish(self) -> Graph {
         let mut graph = self.graph;
         if graph.head.is_some() {
-            graph.tail = Some(self.tail.finish());
+            graph.tail = Some(self.tail.tail());
         }
         graph
     }

@@ -44,6 +44,13 @@ fn install() {
     INSTALLED.call_once(|| unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) });
 }
 
+/// A line of our own among llama.cpp's.
+pub(super) fn say(level: Level, text: &str) {
+    if let Some(sink) = SINK.get() {
+        sink(level, text);
+    }
+}
+
 /// Runs one call into llama.cpp and returns what it logged as errors meanwhile, on one line.
 ///
 /// Calls on other threads mix in their lines: the text explains, it does not decide.
@@ -53,6 +60,17 @@ pub(super) fn with_reason<T>(call: impl FnOnce() -> T) -> (T, String) {
     let result = call();
     let reason = lock().split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
     (result, if reason.is_empty() { "llama.cpp gave no reason".to_owned() } else { reason })
+}
+
+/// A reason, and what to do about it where memory ran out.
+pub(super) fn with_advice(reason: String) -> String {
+    if !reason.contains("to allocate") && !reason.contains("out of memory") {
+        return reason;
+    }
+    format!(
+        "{reason}; fewer layers on the device (--n-gpu-layers), a smaller --ubatch-size or --batch-size, or --lanes 1 \
+         need less of its memory"
+    )
 }
 
 fn lock() -> std::sync::MutexGuard<'static, String> {

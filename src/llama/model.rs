@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::log::with_reason;
+use super::log::{with_advice, with_reason};
 use super::model_options::{Arrays, ModelOptions};
 use super::{Backend, Error, Vocab};
 
@@ -46,7 +46,7 @@ impl Model {
         let tokenizer_overridden = options.kv_overrides.iter().any(|(key, _)| key.starts_with("tokenizer."));
         NonNull::new(ptr)
             .map(|ptr| Self { ptr, path: path.to_owned(), adapters: Vec::new(), tokenizer_overridden })
-            .ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason })
+            .ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason: with_advice(reason) })
     }
 
     /// The model's vocabulary.

@@ -1,16 +1,16 @@
-//! Log-likelihoods of some rows, in a graph of our own: never more logits at once than a few rows'.
+//! Log-likelihoods of some rows, in a graph of our own: never more logits at once than a few rows'. It runs where the
+//! output matrix is, so that no logits leave a device.
 
-use std::ffi::c_void;
-use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr::{NonNull, null_mut};
+mod host;
 
 use llama_cpp_sys_2 as sys;
 
 use super::Token;
+use super::device::DeviceScorer;
 use super::outputs::Targets;
-use super::tail::Tail;
-use crate::perplexity::negative_log_likelihood;
+use super::tail::{Finding, Place, Tail};
+use host::HostScorer;
+pub(super) use host::set_threads;
 
 /// Rows whose logits are in memory at once. Enough that reading the output matrix once more for each lot costs little.
 const ROWS_AT_ONCE: usize = 64;
@@ -18,11 +18,7 @@ const ROWS_AT_ONCE: usize = 64;
 /// Computes negative log-likelihoods from the input of the output matrix.
 pub(super) struct Scorer {
     tail: Tail,
-    backend: NonNull<sys::ggml_backend>,
-    allocator: NonNull<sys::ggml_gallocr>,
-    n_threads: usize,
-    /// Where the graph's tensors are described.
-    arena: Vec<u64>,
+    engine: Engine,
     targets: Targets,
     /// Whether the rows come in the batch's order however llama.cpp splits it.
     one_sequence: bool,
@@ -31,49 +27,37 @@ pub(super) struct Scorer {
     scores: Vec<f64>,
 }
 
-// SAFETY: all it points to is its own, or the model's, which is not written.
+/// What computes them.
+enum Engine {
+    Host(HostScorer),
+    Device(DeviceScorer),
+}
+
+// SAFETY: the tail points to the model's tensors, which are not written.
 unsafe impl Send for Scorer {}
 
 impl Scorer {
-    /// `None` where ggml cannot set it up.
-    pub(super) fn new(tail: Tail, n_threads: usize) -> Option<Self> {
-        // SAFETY: a backend of our own, freed on drop.
-        let backend = unsafe { sys::ggml_backend_init_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU, std::ptr::null()) };
-        let backend = NonNull::new(backend)?;
-        // SAFETY: as above.
-        let allocator = unsafe { sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(backend.as_ptr())) };
-        let Some(allocator) = NonNull::new(allocator) else {
-            // SAFETY: ours, used nowhere else.
-            unsafe { sys::ggml_backend_free(backend.as_ptr()) };
-            return None;
+    /// Where ggml cannot set it up, why.
+    ///
+    /// # Safety
+    /// What was found is of a graph that is still allocated.
+    pub(super) unsafe fn new(found: Finding, n_threads: usize) -> Result<Self, &'static str> {
+        let Finding { tail, place, weight } = found;
+        let engine = match place {
+            Place::Host => Engine::Host(HostScorer::new(&tail, n_threads).ok_or("ggml has no CPU backend")?),
+            Place::Device(device) => {
+                // SAFETY: our own contract.
+                let scorer = unsafe { DeviceScorer::new(device, weight.as_ref(), &tail) };
+                Engine::Device(scorer.ok_or("the device with the output matrix cannot reduce logits")?)
+            }
         };
-        // SAFETY: reads constants.
-        let bytes = unsafe {
-            sys::ggml_graph_overhead_custom(Self::graph_size(&tail), false)
-                + (tail.len() + 4) * sys::ggml_tensor_overhead()
-        };
-        let mut scorer = Self {
-            arena: vec![0; bytes.div_ceil(size_of::<u64>())],
-            tail,
-            backend,
-            allocator,
-            n_threads: 1,
-            targets: Targets::new(),
-            one_sequence: true,
-            next: 0,
-            scores: Vec::new(),
-        };
-        scorer.set_threads(n_threads);
-        Some(scorer)
-    }
-
-    fn graph_size(tail: &Tail) -> usize {
-        2 * tail.len() + 8
+        Ok(Self { tail, engine, targets: Targets::new(), one_sequence: true, next: 0, scores: Vec::new() })
     }
 
     pub(super) fn set_threads(&mut self, n_threads: usize) {
-        self.n_threads = n_threads.max(1);
-        set_threads(self.backend, self.n_threads);
+        if let Engine::Host(scorer) = &mut self.engine {
+            scorer.set_threads(n_threads);
+        }
     }
 
     /// A decode begins whose rows have these targets.
@@ -93,152 +77,33 @@ impl Scorer {
     ///
     /// # Safety
     /// `node` is the computed product with the output matrix of the graph that the tail was found in.
-    pub(super) unsafe fn take(&mut self, node: &sys::ggml_tensor) -> Result<(), &'static str> {
+    pub(super) unsafe fn take(&mut self, node: &sys::ggml_tensor) -> Result<(), String> {
         // SAFETY: a product's second source lives as long as it does.
         let rows = unsafe { (*node.src[1]).ne[1] } as usize;
         if !self.one_sequence && rows != self.targets.len() {
-            return Err("llama.cpp has split a batch of several sequences: its rows are in an unknown order");
+            return Err("llama.cpp has split a batch of several sequences: its rows are in an unknown order".to_owned());
         }
         let first = self.next;
         self.next += rows;
         let Some(targets) = self.targets.get(first..first + rows).map(<[_]>::to_vec) else { return Ok(()) };
+        let at_once = match &self.engine {
+            Engine::Host(_) => ROWS_AT_ONCE,
+            Engine::Device(_) => DeviceScorer::rows_at_once(node.ne[0]),
+        };
         let mut from = 0;
         while let Some(start) = targets[from..].iter().position(Option::is_some).map(|skipped| from + skipped) {
-            let wanted: Vec<Token> = targets[start..].iter().copied().take(ROWS_AT_ONCE).map_while(|t| t).collect();
+            let wanted: Vec<Token> = targets[start..].iter().copied().take(at_once).map_while(|t| t).collect();
+            let rows = start..start + wanted.len();
+            let Self { tail, engine, scores, .. } = self;
             // SAFETY: our own contract; the rows are the input's.
-            unsafe { self.score(node, start..start + wanted.len(), &wanted) }?;
+            unsafe {
+                match engine {
+                    Engine::Host(scorer) => scorer.score(node, tail, &rows, &wanted, scores)?,
+                    Engine::Device(scorer) => scorer.score(node, tail, &rows, &wanted, scores)?,
+                }
+            }
             from = start + wanted.len();
         }
         Ok(())
     }
-
-    /// # Safety
-    /// As for [`take`](Self::take); `rows` are rows of the node's input.
-    unsafe fn score(
-        &mut self,
-        node: &sys::ggml_tensor,
-        rows: Range<usize>,
-        targets: &[Token],
-    ) -> Result<(), &'static str> {
-        let begin = self.scores.len();
-        self.scores.resize(begin + targets.len(), f64::NAN);
-        let mut job = Job { targets, scores: self.scores[begin..].as_mut_ptr(), n_vocab: node.ne[0] as usize };
-        // SAFETY: the arena is as large as the tensors and the graph need, and outlives the context, which is freed
-        // below. The leaf lies inside the input's buffer. Sources are the model's or this graph's. The job outlives the
-        // computation.
-        unsafe {
-            let ctx = sys::ggml_init(sys::ggml_init_params {
-                mem_size: self.arena.len() * size_of::<u64>(),
-                mem_buffer: self.arena.as_mut_ptr().cast(),
-                no_alloc: true,
-            });
-            if ctx.is_null() {
-                return Err("ggml has no room for a graph");
-            }
-            let graph = self.build(ctx, node, &rows, &mut job);
-            let done = sys::ggml_gallocr_alloc_graph(self.allocator.as_ptr(), graph)
-                && sys::ggml_backend_graph_compute(self.backend.as_ptr(), graph) == sys::GGML_STATUS_SUCCESS;
-            sys::ggml_free(ctx);
-            if done { Ok(()) } else { Err("the logits of some rows could not be computed") }
-        }
-    }
-
-    /// # Safety
-    /// As for [`score`](Self::score); `ctx` has room.
-    unsafe fn build(
-        &self,
-        ctx: *mut sys::ggml_context,
-        node: &sys::ggml_tensor,
-        rows: &Range<usize>,
-        job: &mut Job<'_>,
-    ) -> *mut sys::ggml_cgraph {
-        // SAFETY: see score().
-        unsafe {
-            let input = &*node.src[1];
-            let buffer = input.view_src.as_ref().map_or(input.buffer, |source| source.buffer);
-            let leaf = sys::ggml_new_tensor_2d(ctx, sys::GGML_TYPE_F32, input.ne[0], rows.len() as i64);
-            let data = input.data.cast::<u8>().add(rows.start * input.nb[1]);
-            sys::ggml_backend_tensor_alloc(buffer, leaf, data.cast());
-            let mut last = sys::ggml_mul_mat(ctx, node.src[0], leaf);
-            (*last).op_params = node.op_params;
-            for op in &self.tail {
-                let next = sys::ggml_dup_tensor(ctx, last);
-                (*next).op = op.op;
-                (*next).op_params = op.params;
-                (*next).src[0] = last;
-                (*next).src[1] = op.operand.map_or(null_mut(), NonNull::as_ptr);
-                last = next;
-            }
-            let n_tasks = self.n_threads.min(rows.len()) as i32;
-            let scores = sys::ggml_custom_4d(
-                ctx,
-                sys::GGML_TYPE_F32,
-                1,
-                1,
-                1,
-                1,
-                &raw mut last,
-                1,
-                Some(score_rows),
-                n_tasks,
-                std::ptr::from_mut(job).cast::<c_void>(),
-            );
-            let graph = sys::ggml_new_graph_custom(ctx, Self::graph_size(&self.tail), false);
-            sys::ggml_build_forward_expand(graph, scores);
-            graph
-        }
-    }
-}
-
-/// Has a CPU backend of ours compute on so many threads.
-pub(super) fn set_threads(backend: NonNull<sys::ggml_backend>, n_threads: usize) {
-    // SAFETY: the function that ggml registers under this name has this type; the backend is ours.
-    unsafe {
-        let device = sys::ggml_backend_get_device(backend.as_ptr());
-        let registry = sys::ggml_backend_dev_backend_reg(device);
-        let function = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_set_n_threads".as_ptr());
-        if let Some(function) = NonNull::new(function) {
-            let set_n_threads: unsafe extern "C" fn(sys::ggml_backend_t, i32) = std::mem::transmute(function.as_ptr());
-            set_n_threads(backend.as_ptr(), n_threads as i32);
-        }
-    }
-}
-
-impl Drop for Scorer {
-    fn drop(&mut self) {
-        // SAFETY: both are ours and freed once.
-        unsafe {
-            sys::ggml_gallocr_free(self.allocator.as_ptr());
-            sys::ggml_backend_free(self.backend.as_ptr());
-        }
-    }
-}
-
-/// What the graph's last node works on.
-struct Job<'a> {
-    targets: &'a [Token],
-    /// As many as there are targets.
-    scores: *mut f64,
-    n_vocab: usize,
-}
-
-/// The score of every `n_threads`th row of logits, from row `thread` on.
-///
-/// # Safety
-/// For ggml alone: `dst`'s source holds a row of logits for each target of the [`Job`] that `user_data` is.
-unsafe extern "C" fn score_rows(dst: *mut sys::ggml_tensor, thread: i32, n_threads: i32, user_data: *mut c_void) {
-    // SAFETY: by contract; logits are contiguous, since the graph's allocator placed them.
-    let (job, logits) = unsafe {
-        let job = &*user_data.cast::<Job<'_>>();
-        let logits = (*(*dst).src[0]).data.cast::<f32>();
-        (job, std::slice::from_raw_parts(logits, job.targets.len() * job.n_vocab))
-    };
-    // A panic would unwind into C; the scores stay NaN then.
-    let _ = catch_unwind(AssertUnwindSafe(|| {
-        for row in (thread as usize..job.targets.len()).step_by(n_threads as usize) {
-            let score = negative_log_likelihood(&logits[row * job.n_vocab..][..job.n_vocab], job.targets[row]);
-            // SAFETY: each row is one thread's, and there are as many scores as rows.
-            unsafe { job.scores.add(row).write(score) };
-        }
-    }));
 }

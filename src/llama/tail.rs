@@ -4,8 +4,8 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::TensorRef;
 use super::outputs::is_output_matrix;
+use super::{Device, TensorRef};
 
 /// An operation on a row of logits, and what it takes besides.
 #[derive(Debug, Clone, Copy)]
@@ -16,15 +16,37 @@ pub(super) struct TailOp {
     pub(super) operand: Option<NonNull<sys::ggml_tensor>>,
 }
 
+const APART: &str = "the output matrix and its input are not in one place";
+
 /// The operations from the product with the output matrix, not included, to the logits.
 pub(super) type Tail = Vec<TailOp>;
+
+/// Where the output matrix and all that follows it are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In host memory, or the CPU's own layout of it.
+    Host,
+    /// In a device's memory.
+    Device(Device),
+}
+
+/// How a model comes to its logits.
+#[derive(Debug)]
+pub(super) struct Finding {
+    pub(super) tail: Tail,
+    pub(super) place: Place,
+    /// The output matrix.
+    pub(super) weight: NonNull<sys::ggml_tensor>,
+}
 
 /// Watches one evaluation for the tail.
 #[derive(Debug, Default)]
 pub(super) struct TailProbe {
-    /// Whatever memory the output matrix and its input are in; else the host's.
+    /// Whatever memory the output matrix, its input and what follows are in; else all of it in one.
     anywhere: bool,
     last: Option<NonNull<sys::ggml_tensor>>,
+    /// The output matrix, and where it and its input are, if that is one place.
+    head: Option<(Option<Place>, NonNull<sys::ggml_tensor>)>,
     tail: Tail,
     /// The result once it is known.
     outcome: Option<Result<(), &'static str>>,
@@ -47,9 +69,12 @@ impl TailProbe {
         let found = match self.last {
             None if !is_output_matrix(tensor) => return,
             // SAFETY: as above.
-            None => unsafe { check_head(raw, self.anywhere) },
+            None => unsafe { check_head(raw) }.and_then(|(place, weight)| {
+                self.head = Some((place, weight));
+                if place.is_some() || self.anywhere { Ok(()) } else { Err(APART) }
+            }),
             // SAFETY: as above.
-            Some(last) => unsafe { tail_op(raw, last, self.anywhere) }.map(|op| self.tail.push(op)),
+            Some(last) => unsafe { tail_op(raw, last, self.place()) }.map(|op| self.tail.push(op)),
         };
         self.last = Some(node);
         if found.is_err() || raw.flags & sys::GGML_TENSOR_FLAG_OUTPUT as i32 != 0 {
@@ -57,46 +82,65 @@ impl TailProbe {
         }
     }
 
-    /// The tail, or why logits have to be left to llama.cpp.
-    pub(super) fn finish(self) -> Result<Tail, &'static str> {
+    /// Where operands have to be; `None` where that is all the same.
+    fn place(&self) -> Option<Place> {
+        self.head.and_then(|(place, _)| place).filter(|_| !self.anywhere)
+    }
+
+    /// What was found, or why logits have to be left to llama.cpp.
+    pub(super) fn finish(self) -> Result<Finding, &'static str> {
+        let (place, weight) = self.head.unwrap_or((None, NonNull::dangling()));
+        let tail = self.tail()?;
+        Ok(Finding { tail, place: place.ok_or(APART)?, weight })
+    }
+
+    /// What follows the output matrix, or why that is not known.
+    pub(super) fn tail(self) -> Result<Tail, &'static str> {
         self.outcome.unwrap_or(Err("no product with an output matrix leads to the logits")).map(|()| self.tail)
     }
 }
 
 /// # Safety
 /// `node` is a product of a graph.
-unsafe fn check_head(node: &sys::ggml_tensor, anywhere: bool) -> Result<(), &'static str> {
+unsafe fn check_head(node: &sys::ggml_tensor) -> Result<(Option<Place>, NonNull<sys::ggml_tensor>), &'static str> {
     // SAFETY: a product has two sources, which live as long as it does.
     let (weight, input) = unsafe { (&*node.src[0], &*node.src[1]) };
     let row = (input.ne[0] as usize) * size_of::<f32>();
     if weight.op != sys::GGML_OP_NONE {
         return Err("the output matrix is itself computed");
     }
-    if !anywhere && (!is_on_host(weight) || !is_on_host(input)) {
-        return Err("the output matrix or its input is not in host memory");
-    }
+    let place = place_of(weight).filter(|&place| place_of(input) == Some(place));
     if input.type_ != sys::GGML_TYPE_F32 || input.nb[0] != size_of::<f32>() || input.nb[1] != row {
         return Err("the output matrix's input has gaps or is not f32");
     }
     if node.ne[2] != 1 || node.ne[3] != 1 || node.type_ != sys::GGML_TYPE_F32 {
         return Err("the logits are not rows of f32");
     }
-    Ok(())
+    Ok((place, NonNull::from(weight)))
 }
 
 /// Whether the CPU's backend reads it where it lies.
 pub(super) fn is_on_host(tensor: &sys::ggml_tensor) -> bool {
+    place_of(tensor) == Some(Place::Host)
+}
+
+fn place_of(tensor: &sys::ggml_tensor) -> Option<Place> {
     // SAFETY: a view's source lives as long as the view.
     let owner = unsafe { tensor.view_src.as_ref() }.unwrap_or(tensor);
-    // SAFETY: the buffer lives as long as the tensor. Weights in a CPU buffer of another layout are no plain host
-    // memory, but are the CPU's.
-    !owner.buffer.is_null()
-        && unsafe {
-            let kind = sys::ggml_backend_buffer_get_type(owner.buffer);
-            let device = sys::ggml_backend_buft_get_device(kind);
-            sys::ggml_backend_buffer_is_host(owner.buffer)
-                || (!device.is_null() && sys::ggml_backend_dev_type(device) == sys::GGML_BACKEND_DEVICE_TYPE_CPU)
-        }
+    let buffer = NonNull::new(owner.buffer)?.as_ptr();
+    // SAFETY: the buffer lives as long as the tensor.
+    let (kind, is_host) =
+        unsafe { (sys::ggml_backend_buffer_get_type(buffer), sys::ggml_backend_buffer_is_host(buffer)) };
+    // SAFETY: the kind is valid; one without a device gives null.
+    let device = Device::new(unsafe { sys::ggml_backend_buft_get_device(kind) });
+    match device {
+        // Weights in a CPU buffer of another layout are no plain host memory, but are the CPU's.
+        _ if is_host => Some(Place::Host),
+        Some(device) if device.is_cpu() => Some(Place::Host),
+        // Not one that is spread over several.
+        Some(device) => (device.buffer_type()?.as_ptr() == kind).then_some(Place::Device(device)),
+        None => None,
+    }
 }
 
 /// # Safety
@@ -104,7 +148,7 @@ pub(super) fn is_on_host(tensor: &sys::ggml_tensor) -> bool {
 unsafe fn tail_op(
     node: &sys::ggml_tensor,
     last: NonNull<sys::ggml_tensor>,
-    anywhere: bool,
+    place: Option<Place>,
 ) -> Result<TailOp, &'static str> {
     const UNKNOWN: &str = "what follows the output matrix is not a scale, a soft cap or a bias";
     // SAFETY: `last` is alive: it is a source, or is not looked at.
@@ -117,7 +161,8 @@ unsafe fn tail_op(
     // SAFETY: a node's sources live as long as the node.
     let fixed = operand.is_none_or(|operand| unsafe {
         let operand = operand.as_ref();
-        operand.op == sys::GGML_OP_NONE && operand.ne[1..] == [1, 1, 1] && (anywhere || is_on_host(operand))
+        let in_place = place.is_none() || place_of(operand) == place;
+        operand.op == sys::GGML_OP_NONE && operand.ne[1..] == [1, 1, 1] && in_place
     });
     if fixed { Ok(TailOp { op: node.op, params: node.op_params, operand }) } else { Err(UNKNOWN) }
 }

@@ -115,6 +115,20 @@ impl<'a> TensorRef<'a> {
         unsafe { sys::ggml_nbytes(self.ptr.as_ptr()) }
     }
 
+    /// The buffer it lies in; null where it has none yet.
+    pub(super) fn buffer(self) -> sys::ggml_backend_buffer_t {
+        // SAFETY: a view's source lives as long as the view.
+        unsafe { self.raw().view_src.as_ref() }.unwrap_or(self.raw()).buffer
+    }
+
+    /// Whether it lies in memory that this process can read.
+    #[must_use]
+    pub fn is_on_host(self) -> bool {
+        let buffer = self.buffer();
+        // SAFETY: the buffer, where there is one, lives as long as the graph.
+        !buffer.is_null() && unsafe { sys::ggml_backend_buffer_is_host(buffer) }
+    }
+
     /// The elements where they lie, if that is memory this process can read.
     ///
     /// `None` for a tensor on a device, one that is not [`is_f32`](Self::is_f32), or one not computed yet.
@@ -179,13 +193,6 @@ impl<'a> TensorRef<'a> {
             };
         }
         true
-    }
-
-    /// The buffer that holds it; a view's is that of its source. Null where there is none.
-    pub(super) fn buffer(self) -> *mut sys::ggml_backend_buffer {
-        let raw = self.raw();
-        // SAFETY: a view's source lives as long as the view.
-        unsafe { raw.view_src.as_ref() }.map_or(raw.buffer, |src| src.buffer)
     }
 
     /// Whether there is memory, and bytes can be had from it. Of weights that a CPU kernel has laid out anew (`CPU_REPACK`

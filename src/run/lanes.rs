@@ -20,7 +20,8 @@ use super::{Checkpoint, Error, Layout, Listener, Position, RunOptions};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Lanes {
     /// Two where that is worth it: with two threads or more, four batches or more, batches that are computed in one
-    /// piece, and room for a second context in half of the memory that is available.
+    /// piece, and room for a second context in half of the memory that is available, the devices' too. One where another
+    /// machine computes: it does one thing at a time.
     #[default]
     Auto,
     /// So many, at least one, and no more than there are batches.
@@ -83,8 +84,9 @@ pub(super) fn passes<'a>(
     let mut lanes = wanted(options, layout, chunks, nextn.is_some(), n_batches);
     let pass = || Pass::new(model, nextn, chunks, layout, collector, options);
     let before = memory::reserved();
+    let devices = if options.lanes == Lanes::Auto && lanes > 1 { memory::devices() } else { Vec::new() };
     let mut passes = vec![pass()?];
-    if options.lanes == Lanes::Auto && !has_room(before) {
+    if options.lanes == Lanes::Auto && !(has_room(before) && memory::have_room(&devices)) {
         lanes = 1;
     }
     while passes.len() < lanes {

@@ -111,7 +111,6 @@ impl<'a> Pass<'a> {
     /// Evaluates batch `index`, of `chunks` side by side. All of it is computed when this returns.
     pub(super) fn evaluate(&mut self, index: usize, chunks: &[usize]) -> Result<Evaluated, Error> {
         let (Some(&first), Some(&last)) = (chunks.first(), chunks.last()) else { return Ok(Evaluated::default()) };
-        let in_chunks = |source| Error::Chunks { first: first + 1, last: last + 1, source };
         self.learn(first, chunks)?;
         self.context.observer_mut().lane.begin_batch(index);
         self.context.clear_memory();
@@ -125,11 +124,12 @@ impl<'a> Pass<'a> {
             self.decode_abreast(first, chunks, &mut findings)?
         };
         self.context.synchronize();
-        self.context
-            .observer_mut()
-            .lane
-            .end_batch()
-            .map_err(|error| in_chunks(llama::Error::Observer(error.into())))?;
+        self.context.observer_mut().lane.end_batch().map_err(|error| {
+            // Which of the batch's chunks it was cannot be told any more.
+            let ends = [self.chunks.start(first), self.chunks.start(last) + self.chunks.get(last).len() - 1];
+            let place = |token| if token == 0 { (first, ends[0]) } else { (last, ends[1]) };
+            failed(llama::Error::Observer(error.into()), chunks, 2, place)
+        })?;
         Ok(Evaluated { nlls, findings })
     }
 
@@ -337,6 +337,7 @@ fn failed(source: llama::Error, chunks: &[usize], n_tokens: usize, place: impl F
     let token = match &source {
         llama::Error::Observer(cause) => match cause.downcast_ref() {
             Some(collect::Error::NonFinite { token, .. }) => Some(*token),
+            Some(collect::Error::NonFiniteOnDevice { .. }) => Some(None),
             _ => None,
         },
         _ => None,

@@ -270,7 +270,7 @@ fn layers_go_to_a_server() {
 
     let on_cpu = matrix(&bench, "qwen3moe", "");
     let remote = format!("--rpc {server} -ngl 99");
-    let log = logged(&bench, "qwen3moe", &remote);
+    let log = logged(&bench, "qwen3moe", &format!("{remote} --sum-on host"));
     assert!(log.contains(&format!("layer   1 assigned to device {device}")));
     assert_eq!(bench.read("out.gguf"), on_cpu);
     for (args, says) in [

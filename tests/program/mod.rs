@@ -17,6 +17,7 @@ mod nextn;
 mod resume;
 #[cfg(unix)]
 mod signals;
+mod workers;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -138,7 +139,11 @@ fn rpc_server() -> Option<String> {
     let server = format!("127.0.0.1:{port}");
     let endpoint = server.clone();
     let (send, stopped) = std::sync::mpsc::channel();
-    std::thread::spawn(move || send.send(llama_imatrix::llama::serve_rpc(&endpoint, 1).unwrap_err().to_string()));
+    let devices = llama_imatrix::llama::Backend::init().devices();
+    let cpu: Vec<_> = devices.into_iter().filter(|device| device.is_cpu()).collect();
+    std::thread::spawn(move || {
+        send.send(llama_imatrix::llama::serve_rpc(&endpoint, &cpu, 1, None).unwrap_err().to_string())
+    });
     for _ in 0..100 {
         if let Ok(reason) = stopped.try_recv() {
             assert!(reason.contains("not supported in this build"), "{reason}");

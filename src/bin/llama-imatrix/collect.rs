@@ -106,6 +106,7 @@ mod with_llama {
             output_every: if task.shard.is_whole() { task.flags.output_frequency } else { 0 },
             copy_every: if task.shard.is_whole() { task.flags.save_frequency } else { 0 },
             accumulate: task.accumulate,
+            sum_on: settings::sum_on(&task.flags),
             run: options.clone(),
             ..SessionOptions::default()
         };

@@ -162,6 +162,10 @@ impl Collect {
             "--shard needs --accumulate f64: sums in f32 depend on the order of chunks, so that shards do not merge exactly"
         );
         ensure!(
+            flags.sum_on != "device" || accumulate == Accumulate::F32,
+            "--sum-on device has sums in f32: --accumulate f64 adds them up by itself"
+        );
+        ensure!(
             shard.is_whole() || merge.in_files.is_empty(),
             "--shard starts from nothing: merge the --in-file's sums after the shards"
         );

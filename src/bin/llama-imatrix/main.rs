@@ -21,6 +21,8 @@ mod lens;
 mod lock;
 mod log;
 #[cfg(feature = "llama")]
+mod lost;
+#[cfg(feature = "llama")]
 mod nextn;
 mod output;
 mod progress;

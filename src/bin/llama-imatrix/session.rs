@@ -12,7 +12,7 @@ use crate::config::Collect;
 use crate::output::{print, warn_of_gaps};
 use crate::signals::Signals;
 use crate::state_file::StateFile;
-use crate::{log, progress};
+use crate::{log, lost, progress};
 
 /// A run as its user sees it.
 pub(crate) struct Session<'a> {
@@ -195,7 +195,10 @@ impl Listener for Session<'_> {
         copies.dedup();
         for copy in copies {
             match self.task.merge.output.save(&imatrix, copy) {
-                Ok(()) if copy.is_none() => self.saved_chunks = Some(snapshot.chunks),
+                Ok(()) if copy.is_none() => {
+                    self.saved_chunks = Some(snapshot.chunks);
+                    lost::matrix_is_saved(self.task.merge.output.path(), snapshot.chunks);
+                }
                 Ok(()) => {}
                 // The sums are still in memory and the next save may succeed.
                 Err(error) => log::warn(format_args!("{error:#}; the run goes on")),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail, ensure};
+use llama_imatrix::collect::SumOn;
 use llama_imatrix::llama::{
     Backend, BufferType, CacheType, ControlVector, Device, FlashAttention, GpuLayers, LazyMode, LoadMode, Model,
     ModelOptions, Numa, OverrideValue, PoolOptions, Priority, Rope, RopeScaling, SplitMode, ThreadOptions, Tuning,
@@ -24,6 +25,9 @@ pub(crate) fn start_backend(flags: &Flags) -> anyhow::Result<&'static Backend> {
             "numactl" => Numa::Numactl,
             _ => Numa::Distribute,
         });
+    }
+    if !flags.rpc.is_empty() {
+        crate::lost::watch_workers();
     }
     for server in &flags.rpc {
         backend.add_rpc_server(server)?;
@@ -184,6 +188,14 @@ pub(crate) fn tuning(task: &Collect, model: &Model) -> anyhow::Result<Tuning> {
         pools: Some(PoolOptions { single: thread_options(&task.threads), batch: thread_options(&task.threads_batch) }),
         control_vector: control_vector(flags, model)?,
     })
+}
+
+pub(crate) fn sum_on(flags: &Flags) -> SumOn {
+    match flags.sum_on {
+        "device" => SumOn::Device,
+        "host" => SumOn::Host,
+        _ => SumOn::Auto,
+    }
 }
 
 /// Before the first thread is started, which takes it on.

@@ -13,7 +13,10 @@ use llama_imatrix::run::{Checkpoint, Position, Start};
 use llama_imatrix::state::{Digest, Fingerprint, ModelFingerprint, Output, Progress, State};
 
 use crate::config::Collect;
-use crate::log;
+use crate::{log, lost};
+
+/// Of a run's time, saves take one part in so many, where workers have the sums.
+const SAVE_EVERY_SO_MANY_TIMES_ITS_COST: u32 = 50;
 
 /// When the state is saved, and what is in it besides the sums.
 pub(crate) struct StateFile {
@@ -27,6 +30,10 @@ pub(crate) struct StateFile {
     interval: Option<Duration>,
     last: Instant,
     last_chunks: u64,
+    /// Where a worker may be lost with the sums on it: when a save fell due, and how long the last one took from there.
+    due_since: std::cell::Cell<Option<Instant>>,
+    cost: Option<Duration>,
+    workers: bool,
     /// Whether the file is this run's.
     ours: bool,
 }
@@ -85,6 +92,9 @@ impl StateFile {
             interval: (flags.state_interval > 0).then(|| Duration::from_secs(flags.state_interval.into())),
             last: Instant::now(),
             last_chunks: 0,
+            due_since: std::cell::Cell::new(None),
+            cost: None,
+            workers: !flags.rpc.is_empty(),
             ours: false,
         }))
     }
@@ -125,6 +135,7 @@ impl StateFile {
         );
         state.output.compare(&self.output).with_context(|| format!("cannot resume from '{shown}': another run"))?;
         self.ours = true;
+        lost::state_is_saved(&self.path);
         self.last_chunks = found.done.len();
         let State { progress, likelihoods, sums, .. } = state;
         Ok(Some(Start {
@@ -169,11 +180,20 @@ impl StateFile {
 
     /// Whether it is time to save.
     pub(crate) fn is_due(&self, position: &Position) -> bool {
-        match (self.every, self.interval) {
+        let is_due = match (self.every, self.interval) {
             (Some(every), _) => position.done.len() >= self.last_chunks + every,
-            (None, Some(interval)) => self.last.elapsed() >= interval,
+            (None, Some(interval)) => {
+                // As often as costs little: what a worker has is lost with it.
+                let affordable = self.cost.map_or(Duration::ZERO, |cost| cost * SAVE_EVERY_SO_MANY_TIMES_ITS_COST);
+                let interval = if self.workers { interval.min(affordable) } else { interval };
+                self.last.elapsed() >= interval
+            }
             (None, None) => false,
+        };
+        if is_due && self.due_since.get().is_none() {
+            self.due_since.set(Some(Instant::now()));
         }
+        is_due
     }
 
     /// Replaces the file. Where that fails the last one stays, and it is tried again when it is next due.
@@ -197,6 +217,8 @@ impl StateFile {
         self.last_chunks = position.done.len();
         state.save(&self.path).with_context(|| format!("cannot save '{}'", self.path.display()))?;
         self.ours = true;
+        lost::state_is_saved(&self.path);
+        self.cost = self.due_since.take().map(|since| since.elapsed()).or(self.cost);
         Ok(())
     }
 

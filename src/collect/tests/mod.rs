@@ -1,6 +1,7 @@
 //! The collector, driven by hand: no llama.cpp, numbers that can be checked on paper.
 
 mod accumulators;
+mod devices;
 mod lanes;
 mod shared;
 

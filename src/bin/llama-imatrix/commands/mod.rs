@@ -1,4 +1,5 @@
-//! Commands: a word in first place, where llama.cpp's tool takes only flags. They load no model and start no backend.
+//! Commands: a word in first place, where llama.cpp's tool takes only flags. They load no model and, but for the worker,
+//! start no backend.
 
 mod compare;
 pub(crate) mod describe;
@@ -7,6 +8,7 @@ mod merge;
 mod report;
 mod select;
 mod stats;
+mod worker;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -36,14 +38,17 @@ enum Command {
     Report(report::Report),
     /// Puts the states of shards together, or adds up matrices.
     Merge(merge::Merge),
+    /// Lends this machine's devices to a run elsewhere.
+    Worker(worker::Worker),
 }
 
 /// The commands' names and what they do, for the help.
-pub(crate) const NAMES: [(&str, &str); 4] = [
+pub(crate) const NAMES: [(&str, &str); 5] = [
     ("stats", "statistics of matrices: a table, JSON, CSV or Markdown"),
     ("compare", "how differently matrices weigh the channels"),
     ("report", "a page to look at matrices, or pictures of them"),
     ("merge", "put the states of shards together, or add up matrices, with weights"),
+    ("worker", "lend this machine's devices to a run elsewhere (--rpc)"),
 ];
 
 /// How a sheet is printed.
@@ -87,6 +92,7 @@ pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
         Command::Compare(args) => compare::run(&args),
         Command::Report(args) => report::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Merge(args) => merge::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Worker(args) => worker::run(&args).map(|()| ExitCode::SUCCESS),
     });
     Some(result.unwrap_or_else(|error| {
         log::error(format_args!("{error:#}"));

@@ -59,6 +59,7 @@ pub(crate) struct Flags {
     pub(crate) state_frequency: Option<u32>,
     pub(crate) state_interval: u32,
     pub(crate) accumulate: Option<Accumulate>,
+    pub(crate) sum_on: &'static str,
     /// `auto`, or as it was given.
     pub(crate) shard: Option<String>,
     pub(crate) nan_aborts: bool,
@@ -281,6 +282,7 @@ impl Default for Flags {
             state_frequency: None,
             state_interval: 60,
             accumulate: None,
+            sum_on: "auto",
             shard: None,
             nan_aborts: false,
             max_bad_chunks: None,

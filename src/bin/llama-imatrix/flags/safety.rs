@@ -25,6 +25,14 @@ pub(super) static FLAGS: &[Flag] = &[
     )
     .ours(),
     Flag::new(
+        &["--sum-on"],
+        "auto|device|host",
+        "Where activations are summed: on the device that computes them if they are in its memory (auto), always on it, \
+         or by this program, which fetches them",
+        Set::Choice(&["auto", "device", "host"], |flags, place| flags.sum_on = place),
+    )
+    .ours(),
+    Flag::new(
         &["--shard"],
         "I/N|auto",
         "Process part I of N of the chunks, from 0, and write a state file for `llama-imatrix merge`; auto: as Slurm or \

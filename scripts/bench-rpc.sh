@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Ours and llama.cpp's llama-imatrix in turn, with a model's layers on a worker on this machine: bytes over loopback and
+# seconds a chunk, on standard output as a table. Linux: the bytes are the kernel's count of the loopback interface, so let
+# nothing else talk over it meanwhile.
+#
+#   scripts/bench-rpc.sh [--pairs N] [--chunks SHORT,LONG] [--threads N] [--cpu] [MODEL...]
+#
+#   MODEL             a name that scripts/make-model knows, or a GGUF file; dense-0.6b and moe if none is given
+#   --pairs N         how often each is run, in turn (3)
+#   --chunks 2,6      the two lengths whose difference counts
+#   --threads N       threads of the worker (2)
+#   --cpu             CPU time of program and worker in place of the wall clock's: for a machine that others use. With
+#                     --threads 1, since threads that wait for each other spin
+#
+# Each program has the worker of its own build, since the two llama.cpp speak different versions of the protocol: ours is
+# `llama-imatrix worker`, upstream's `ggml-rpc-server`, and both are ggml's RPC server over the CPU. OURS names another program
+# in place of the one built here.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+die() {
+    printf 'bench-rpc: %s\n' "$*" >&2
+    exit 2
+}
+
+usage() { sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+
+flags=() names=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+    --pairs | --chunks | --threads)
+        [ $# -ge 2 ] || die "$1 wants a value"
+        flags+=("$1" "$2")
+        shift
+        ;;
+    --cpu) flags+=("$1") ;;
+    -h | --help)
+        usage
+        exit 0
+        ;;
+    -*) die "unknown argument '$1'" ;;
+    *) names+=("$1") ;;
+    esac
+    shift
+done
+[ ${#names[@]} -gt 0 ] || names=(dense-0.6b moe)
+[ -r /proc/net/dev ] || die "there is no /proc/net/dev to count bytes with"
+
+"$here/setup.sh" --upstream
+# shellcheck source=scripts/env.sh
+. "$here/env.sh"
+cache="$LLAMA_IMATRIX_CACHE/bench"
+mkdir -p "$cache"
+work=$(mktemp -d "$cache/rpc.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+ours=${OURS:-}
+if [ -z "$ours" ]; then
+    (cd "$here/.." && cargo build --release --quiet) >&2
+    # Copied out of the build folder, which another shell may build into while this runs.
+    cp "$CARGO_TARGET_DIR/release/llama-imatrix" "$work/llama-imatrix"
+    ours="$work/llama-imatrix"
+fi
+upstream=$("$here/upstream.sh" --rpc | tail -n 1)
+files=()
+for name in "${names[@]}"; do
+    file=$name
+    if [ ! -f "$file" ]; then
+        file="$cache/$name.gguf"
+        [ -f "$file" ] || "$here/make-model" "$name" "$file" || die "no model is called '$name', and no file"
+    fi
+    files+=("$(basename "$file" .gguf)=$(cd "$(dirname "$file")" && pwd)/$(basename "$file")")
+done
+cp "$here/../assets/quickstart/calibration.txt" "$work/text.txt"
+# The guard for an empty array: bash before 4.4 takes it for unset.
+PYTHONDONTWRITEBYTECODE=1 python3 "$here/bench_rpc.py" ${flags[@]+"${flags[@]}"} \
+    --ours "$ours" --upstream "$upstream/llama-imatrix" --upstream-server "$upstream/ggml-rpc-server" --work "$work" "${files[@]}"

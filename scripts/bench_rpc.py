@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""The part of bench-rpc.sh that runs the programs, counts bytes and prints the table. Needs nothing but Python 3.8."""
+
+import argparse
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PERPLEXITY = {"no": ["--no-ppl"], "yes": []}
+
+
+def loopback_bytes():
+    for line in Path("/proc/net/dev").read_text().splitlines():
+        name, _, counters = line.partition(":")
+        if name.strip() == "lo":
+            return int(counters.split()[0])  # received, which on loopback is what was sent
+    sys.exit("bench-rpc: no loopback interface in /proc/net/dev")
+
+
+class Worker:
+    def __init__(self, command, threads):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [*command, "--port", str(self.port), "--threads", str(threads)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(200):
+            if self.process.poll() is not None:
+                sys.exit(f"bench-rpc: the worker ended with {self.process.returncode}")
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        sys.exit("bench-rpc: the worker does not listen")
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+def cpu_seconds(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Bench:
+    def __init__(self, args):
+        self.args = args
+        self.work = Path(args.work)
+        self.short, self.long = args.chunks
+        self.workers = {"ours": Worker([args.ours, "worker"], args.threads),
+                        "upstream": Worker([args.upstream_server], args.threads)}
+
+    def run(self, who, model, chunks, flags):
+        command = [getattr(self.args, who), "-m", model, "-f", "text.txt", "-c", 512, "-b", 512, "-ub", 512, "-t", 1,
+                   "--rpc", f"127.0.0.1:{self.workers[who].port}", "-ngl", 99, "--chunks", chunks, "-o", f"{who}.gguf", *flags]
+        worker = self.workers[who].process.pid
+        bytes_before, begin, worker_before = loopback_bytes(), time.monotonic(), cpu_seconds(worker)
+        with open(self.work / "log", "w+b") as log:
+            child = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, cwd=self.work)
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = status  # reaped here, not by subprocess
+            if status != 0:
+                log.seek(0)
+                sys.exit(f"bench-rpc: {who} failed:\n{log.read().decode(errors='replace')[-2000:]}")
+        seconds, sent = time.monotonic() - begin, loopback_bytes() - bytes_before
+        if self.args.cpu:
+            seconds = usage.ru_utime + usage.ru_stime + cpu_seconds(worker) - worker_before
+        print(f"{Path(model).stem:12} {who:9} {chunks:3} chunks {' '.join(flags):9} {seconds:8.2f} s {sent / 1e6:10.1f} MB",
+              file=sys.stderr, flush=True)
+        return seconds, sent
+
+    def a_chunk(self, who, model, flags):
+        """Seconds and bytes: the difference of two lengths. Loading the model is in both."""
+        short = self.run(who, model, self.short, flags)
+        long = self.run(who, model, self.long, flags)
+        return [(b - a) / (self.long - self.short) for a, b in zip(short, long)]
+
+    def exact(self, model):
+        """Sums added up exactly, without a worker, to hold the others against: f32 ones depend on the order of additions."""
+        command = [self.args.ours, "-m", model, "-f", "text.txt", "-c", 512, "-b", 512, "-ub", 512, "-t", self.args.threads,
+                   "--chunks", self.long, "-o", "exact.gguf", "--no-ppl", "--accumulate", "f64"]
+        subprocess.run([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.work,
+                       check=True)
+
+    def difference(self, who):
+        program = [sys.executable, Path(__file__).with_name("imatrix_diff.py"), "exact.gguf", f"{who}.gguf"]
+        result = subprocess.run([str(part) for part in program], stdout=subprocess.PIPE, cwd=self.work)
+        sums = re.findall(r"in_sum2?: largest relative difference ([0-9.e+-]+)", result.stdout.decode(errors="replace"))
+        return max(sums, key=float, default="0" if result.returncode == 0 else "?")
+
+    def table(self, models):
+        header = ["model", "perplexity", "MB a chunk, ours", "upstream", "ours / upstream", "s a chunk, ours", "upstream",
+                  "ours / upstream", "sums off by, ours", "upstream"]
+        rows = []
+        for name, model in models:
+            self.exact(model)
+            for mode, flags in PERPLEXITY.items():
+                turns = [(self.a_chunk("ours", model, flags), self.a_chunk("upstream", model, flags))
+                         for _ in range(self.args.pairs)]
+                row = [name, mode]
+                for index, scale, form in ((1, 1e6, "{:.1f}"), (0, 1, "{:.2f}")):
+                    pairs = [(ours[index] / scale, theirs[index] / scale) for ours, theirs in turns]
+                    row += [form.format(statistics.median(pair[who] for pair in pairs)) for who in (0, 1)]
+                    row.append(f"{statistics.median(ours / theirs for ours, theirs in pairs):.3f}")
+                rows.append([*row, self.difference("ours"), self.difference("upstream")])
+        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+        for row in [header, ["-" * width for width in widths], *rows]:
+            print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
+
+
+def lengths(text):
+    short, long = map(int, text.split(","))
+    if not 0 < short < long:
+        raise argparse.ArgumentTypeError("two lengths, the shorter first")
+    return short, long
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ("--ours", "--upstream", "--upstream-server", "--work"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--chunks", type=lengths, default=(2, 6))
+    parser.add_argument("models", nargs="+", type=lambda text: text.split("=", 1))
+    bench = Bench(parser.parse_args())
+    try:
+        bench.table(bench.args.models)
+    finally:
+        for worker in bench.workers.values():
+            worker.stop()
+
+
+if __name__ == "__main__":
+    main()

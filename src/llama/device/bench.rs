@@ -1,0 +1,121 @@
+//! A device of ours to compute small graphs on.
+
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use super::draft::{Arena, Draft, Node};
+use crate::llama::Device;
+use crate::llama::log::with_reason;
+
+/// An instance of a device's backend: llama.cpp's own is the scheduler's. It reaches the same memory, and whoever waits
+/// for it before going on needs no other order.
+#[derive(Debug)]
+pub(in crate::llama) struct Bench {
+    device: Device,
+    backend: NonNull<sys::ggml_backend>,
+    allocator: NonNull<sys::ggml_gallocr>,
+    arena: Arena,
+}
+
+// SAFETY: backend, allocator and memory are this one's alone, and none is bound to a thread.
+unsafe impl Send for Bench {}
+
+impl Bench {
+    /// `None` where ggml cannot set it up.
+    pub(in crate::llama) fn new(device: Device) -> Option<Self> {
+        // SAFETY: a device of the registry; without parameters it takes its defaults. What it makes is ours.
+        let backend = NonNull::new(unsafe { sys::ggml_backend_dev_init(device.as_ptr(), std::ptr::null()) })?;
+        // SAFETY: the backend is valid.
+        let allocator = unsafe { sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(backend.as_ptr())) };
+        let Some(allocator) = NonNull::new(allocator) else {
+            // SAFETY: ours, used nowhere else.
+            unsafe { sys::ggml_backend_free(backend.as_ptr()) };
+            return None;
+        };
+        Some(Self { device, backend, allocator, arena: Arena::new() })
+    }
+
+    pub(in crate::llama) fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Whether the device has every operation of the graph that `build` makes.
+    pub(super) fn supports(&mut self, build: impl FnOnce(&Draft<'_>)) -> bool {
+        let backend = self.backend.as_ptr();
+        let Some(draft) = self.arena.draft() else { return false };
+        build(&draft);
+        // SAFETY: both are valid; the node's shape and sources are all that is looked at.
+        draft.nodes().all(|node| unsafe { sys::ggml_backend_supports_op(backend, node.0.as_ptr()) })
+    }
+
+    /// Computes the graph that `build` makes, after `fill` has filled its inputs, waits for it, and has `read` read what
+    /// came of it. Where that is not possible, why.
+    pub(super) fn compute<T, R>(
+        &mut self,
+        build: impl FnOnce(&Draft<'_>) -> T,
+        fill: impl FnOnce(&T),
+        read: impl FnOnce(&T) -> R,
+    ) -> Result<R, String> {
+        let (backend, allocator) = (self.backend.as_ptr(), self.allocator.as_ptr());
+        let draft = self.arena.draft().ok_or("ggml has no room for a graph")?;
+        let built = build(&draft);
+        let graph = draft.graph.as_ptr();
+        // SAFETY: graph, backend and allocator are ours; the graph's leaves are allocated, and the rest is here.
+        let (allocated, reason) = with_reason(|| unsafe { sys::ggml_gallocr_alloc_graph(allocator, graph) });
+        if !allocated {
+            return Err(format!("there is no room on it for the results in between: {reason}"));
+        }
+        fill(&built);
+        // SAFETY: as above; all of it is allocated. Returns once the device is done.
+        let (status, reason) = with_reason(|| unsafe { sys::ggml_backend_graph_compute(backend, graph) });
+        if status != sys::GGML_STATUS_SUCCESS {
+            return Err(format!("a graph could not be computed: {reason} (status {status})"));
+        }
+        Ok(read(&built))
+    }
+
+    /// As many threads as that, on a device that has such.
+    pub(in crate::llama) fn set_threads(&self, n_threads: usize) {
+        // SAFETY: the function that ggml registers under this name has this type; the backend is ours.
+        unsafe {
+            let registry = sys::ggml_backend_dev_backend_reg(self.device.as_ptr());
+            let function = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_set_n_threads".as_ptr());
+            if let Some(function) = NonNull::new(function) {
+                let set: unsafe extern "C" fn(sys::ggml_backend_t, i32) = std::mem::transmute(function.as_ptr());
+                set(self.backend.as_ptr(), n_threads as i32);
+            }
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // SAFETY: both are ours and freed once.
+        unsafe {
+            sys::ggml_gallocr_free(self.allocator.as_ptr());
+            sys::ggml_backend_free(self.backend.as_ptr());
+        }
+    }
+}
+
+/// Copies a tensor's f32 elements from its device, waiting for it.
+pub(super) fn read_f32(node: Node) -> Vec<f32> {
+    let n = node.ne().iter().product::<i64>() as usize;
+    let mut values = vec![0.0_f32; n];
+    // SAFETY: the tensor is allocated and contiguous, as those are that we keep or want to read, and has `n` floats.
+    unsafe {
+        sys::ggml_backend_tensor_get(node.0.as_ptr(), values.as_mut_ptr().cast(), 0, n * size_of::<f32>());
+    }
+    values
+}
+
+/// Writes a tensor's elements to its device.
+pub(super) fn write<T: Copy>(node: Node, values: &[T]) {
+    // SAFETY: the tensor is allocated, contiguous and as long as `values` are, and has elements of that type: the
+    // callers' make both.
+    unsafe {
+        debug_assert_eq!(sys::ggml_nbytes(node.0.as_ptr()), size_of_val(values));
+        sys::ggml_backend_tensor_set(node.0.as_ptr(), values.as_ptr().cast(), 0, size_of_val(values));
+    }
+}

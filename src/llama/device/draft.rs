@@ -1,0 +1,239 @@
+//! A small graph of our own under construction.
+
+use std::ptr::{NonNull, null_mut};
+
+use llama_cpp_sys_2 as sys;
+
+/// Tensors that a graph may have. The deepest, a sum over a million rows, has half of them.
+const MAX_TENSORS: usize = 256;
+
+/// A tensor of a [`Draft`], or one that outlives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Node(pub(super) NonNull<sys::ggml_tensor>);
+
+impl Node {
+    pub(super) fn ne(self) -> [i64; 4] {
+        // SAFETY: a draft's nodes live as long as the draft, others longer; shapes are not written once they are made.
+        unsafe { self.0.as_ref() }.ne
+    }
+
+    fn nb(self) -> [usize; 4] {
+        // SAFETY: as in ne().
+        unsafe { self.0.as_ref() }.nb
+    }
+
+    fn as_ptr(self) -> *mut sys::ggml_tensor {
+        self.0.as_ptr()
+    }
+}
+
+/// Memory for drafts, one at a time.
+#[derive(Debug)]
+pub(super) struct Arena(Vec<u64>);
+
+impl Arena {
+    pub(super) fn new() -> Self {
+        // SAFETY: both read constants.
+        let bytes =
+            unsafe { sys::ggml_graph_overhead_custom(MAX_TENSORS, false) + MAX_TENSORS * sys::ggml_tensor_overhead() };
+        Self(vec![0; bytes.div_ceil(size_of::<u64>())])
+    }
+
+    /// An empty draft.
+    pub(super) fn draft(&mut self) -> Option<Draft<'_>> {
+        // SAFETY: the memory is ours for as long as the draft, which borrows it; nothing of an earlier draft is left, since
+        // a node that is used with another draft is one that outlives its own.
+        let ctx = NonNull::new(unsafe {
+            sys::ggml_init(sys::ggml_init_params {
+                mem_size: self.0.len() * size_of::<u64>(),
+                mem_buffer: self.0.as_mut_ptr().cast(),
+                no_alloc: true,
+            })
+        })?;
+        // SAFETY: the context is new and has room for a graph of this size.
+        let graph = NonNull::new(unsafe { sys::ggml_new_graph_custom(ctx.as_ptr(), MAX_TENSORS, false) });
+        let Some(graph) = graph else {
+            // SAFETY: ours, used nowhere else.
+            unsafe { sys::ggml_free(ctx.as_ptr()) };
+            return None;
+        };
+        Some(Draft { ctx, graph, arena: std::marker::PhantomData })
+    }
+}
+
+/// A graph under construction. Operations that ggml would abort the process over are the caller's fault: shapes are to
+/// fit.
+pub(super) struct Draft<'a> {
+    ctx: NonNull<sys::ggml_context>,
+    pub(super) graph: NonNull<sys::ggml_cgraph>,
+    arena: std::marker::PhantomData<&'a mut Arena>,
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        // SAFETY: ours, freed once; the memory itself is the arena's.
+        unsafe { sys::ggml_free(self.ctx.as_ptr()) };
+    }
+}
+
+/// A method of a [`Draft`] for a function of ggml that makes a tensor of others.
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) = $function:ident;)*) => {
+        $($(#[$doc])*
+        pub(super) fn $name(&self, $($arg: $type),*) -> Node {
+            // SAFETY: the context is ours and has room; the arguments are tensors of this draft or ones that outlive it,
+            // and plain numbers.
+            node(unsafe { sys::$function(self.ctx.as_ptr(), $($arg.to_c()),*) })
+        })*
+    };
+}
+
+/// What is passed to ggml as it is, or as the pointer it stands for.
+trait ToC {
+    type C;
+    fn to_c(self) -> Self::C;
+}
+
+impl ToC for Node {
+    type C = *mut sys::ggml_tensor;
+    fn to_c(self) -> Self::C {
+        self.as_ptr()
+    }
+}
+
+macro_rules! plain {
+    ($($type:ty),*) => { $(impl ToC for $type { type C = Self; fn to_c(self) -> Self { self } })* };
+}
+plain!(i32, i64, u32, usize);
+
+fn node(ptr: *mut sys::ggml_tensor) -> Node {
+    // ggml aborts before it returns null here: its memory is MAX_TENSORS large, and no graph of ours comes near.
+    Node(NonNull::new(ptr).unwrap_or_else(|| panic!("a graph of more than {MAX_TENSORS} tensors")))
+}
+
+#[expect(clippy::too_many_arguments, reason = "ggml's own")]
+impl Draft<'_> {
+    operations! {
+        add(a: Node, b: Node) = ggml_add;
+        /// Adds to `a` where it lies.
+        add_to(a: Node, b: Node) = ggml_add_inplace;
+        sub(a: Node, b: Node) = ggml_sub;
+        sqr(a: Node) = ggml_sqr;
+        /// Of all elements.
+        sum(a: Node) = ggml_sum;
+        /// Along rows.
+        sum_rows(a: Node) = ggml_sum_rows;
+        mul_mat(a: Node, b: Node) = ggml_mul_mat;
+        cont(a: Node) = ggml_cont;
+        transpose(a: Node) = ggml_transpose;
+        permute(a: Node, d0: i32, d1: i32, d2: i32, d3: i32) = ggml_permute;
+        concat(a: Node, b: Node, dim: i32) = ggml_concat;
+        cast(a: Node, to: u32) = ggml_cast;
+        soft_max(a: Node) = ggml_soft_max;
+        relu(a: Node) = ggml_relu;
+        /// The place of each row's largest element.
+        argmax(a: Node) = ggml_argmax;
+        /// Rows `rows` of each matrix of `a`: as many rows of `rows` as there are matrices.
+        get_rows(a: Node, rows: Node) = ggml_get_rows;
+        reshape_1d(a: Node, n0: i64) = ggml_reshape_1d;
+        reshape_2d(a: Node, n0: i64, n1: i64) = ggml_reshape_2d;
+        reshape_3d(a: Node, n0: i64, n1: i64, n2: i64) = ggml_reshape_3d;
+        view_1d(a: Node, n0: i64, offset: usize) = ggml_view_1d;
+        view_3d(a: Node, n0: i64, n1: i64, n2: i64, nb1: usize, nb2: usize, offset: usize) = ggml_view_3d;
+    }
+
+    /// `count` rows from `first` on, of every matrix.
+    pub(super) fn rows(&self, a: Node, first: i64, count: i64) -> Node {
+        let ([n0, _, n2, _], [_, nb1, nb2, _]) = (a.ne(), a.nb());
+        self.view_3d(a, n0, count, n2, nb1, nb2, first as usize * nb1)
+    }
+
+    /// A leaf over memory of another graph: the same elements, without what leads to them, which RPC would send along.
+    ///
+    /// # Safety
+    /// `tensor` has a buffer and stays allocated until the draft is computed.
+    pub(super) unsafe fn leaf(&self, tensor: &sys::ggml_tensor) -> Node {
+        let [n0, n1, n2, n3] = tensor.ne;
+        // SAFETY: the context has room; the leaf covers the bytes that `tensor` covers, of the same buffer.
+        unsafe {
+            let leaf = sys::ggml_new_tensor_4d(self.ctx.as_ptr(), tensor.type_, n0, n1, n2, n3);
+            let made = node(leaf);
+            (*leaf).nb = tensor.nb;
+            let buffer = tensor.view_src.as_ref().map_or(tensor.buffer, |owner| owner.buffer);
+            sys::ggml_backend_tensor_alloc(buffer, leaf, tensor.data);
+            made
+        }
+    }
+
+    /// A leaf over `rows` of a matrix elsewhere.
+    ///
+    /// # Safety
+    /// As for [`leaf`](Self::leaf); `tensor` is a matrix that has these rows.
+    pub(super) unsafe fn leaf_of_rows(&self, tensor: &sys::ggml_tensor, rows: &std::ops::Range<usize>) -> Node {
+        // SAFETY: as in leaf().
+        unsafe {
+            let leaf = sys::ggml_new_tensor_2d(self.ctx.as_ptr(), tensor.type_, tensor.ne[0], rows.len() as i64);
+            let made = node(leaf);
+            (*leaf).nb[1] = tensor.nb[1];
+            let buffer = tensor.view_src.as_ref().map_or(tensor.buffer, |owner| owner.buffer);
+            sys::ggml_backend_tensor_alloc(
+                buffer,
+                leaf,
+                tensor.data.cast::<u8>().add(rows.start * tensor.nb[1]).cast(),
+            );
+            made
+        }
+    }
+
+    /// A tensor that the graph does not compute and the host is to fill.
+    pub(super) fn input_i32(&self, n: i64) -> Node {
+        // SAFETY: the context has room.
+        let made = node(unsafe { sys::ggml_new_tensor_1d(self.ctx.as_ptr(), sys::GGML_TYPE_I32, n) });
+        // SAFETY: the tensor is this draft's.
+        unsafe { sys::ggml_set_input(made.as_ptr()) };
+        made
+    }
+
+    /// A product with a matrix of another graph, with the parameters that it has there, such as its precision.
+    pub(super) fn mul_mat_like(&self, a: Node, b: Node, params: [i32; 16]) -> Node {
+        let product = self.mul_mat(a, b);
+        // SAFETY: a tensor of this draft, not computed yet.
+        unsafe { (*product.as_ptr()).op_params = params };
+        product
+    }
+
+    /// An operation on `a` like the one that another graph has: of the same shape, with the same parameters.
+    pub(super) fn like(&self, a: Node, op: sys::ggml_op, params: [i32; 16], operand: Option<Node>) -> Node {
+        // SAFETY: the context has room; the new tensor is written before anyone else sees it.
+        unsafe {
+            let next = sys::ggml_dup_tensor(self.ctx.as_ptr(), a.as_ptr());
+            let made = node(next);
+            (*next).op = op;
+            (*next).op_params = params;
+            (*next).src[0] = a.as_ptr();
+            (*next).src[1] = operand.map_or(null_mut(), Node::as_ptr);
+            made
+        }
+    }
+
+    /// Has `node` computed.
+    pub(super) fn want(&self, node: Node) {
+        // SAFETY: both are this draft's; a graph has room for all tensors of the context.
+        unsafe { sys::ggml_build_forward_expand(self.graph.as_ptr(), node.as_ptr()) };
+    }
+
+    /// Has `node` computed and its memory kept until the host has read it.
+    pub(super) fn want_to_read(&self, node: Node) {
+        // SAFETY: as in want().
+        unsafe { sys::ggml_set_output(node.as_ptr()) };
+        self.want(node);
+    }
+
+    /// All that is to be computed.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = Node> {
+        // SAFETY: the graph is ours; an index below its length has a node.
+        let n = unsafe { sys::ggml_graph_n_nodes(self.graph.as_ptr()) };
+        // SAFETY: as above.
+        (0..n).filter_map(|i| NonNull::new(unsafe { sys::ggml_graph_node(self.graph.as_ptr(), i) }).map(Node))
+    }
+}

@@ -1,0 +1,138 @@
+//! From rows to sums: the graphs.
+//!
+//! A matrix's sums lie side by side, `[Σx, Σx²]` of `2 · channels`, one matrix after the other.
+
+use llama_cpp_sys_2 as sys;
+
+use super::draft::{Draft, Node};
+use crate::llama::{Op, TensorRef};
+
+/// How the rows of a product's input lie, and which matrix each goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Layout {
+    /// As many rows for each matrix.
+    Dense { rows: i64, matrices: i64 },
+    /// Each token's row, or one for each slot, goes to the experts in its slots.
+    Routed { tokens: i64, slots: i64, experts: i64, row_a_slot: bool },
+}
+
+impl Layout {
+    /// `None` for what is left to the host.
+    pub(super) fn of(node: TensorRef<'_>) -> Option<Self> {
+        let (weight, input) = (node.src(0)?, node.src(1)?);
+        let [_, n1, n2, n3] = input.ne();
+        let [_, _, m2, m3] = weight.ne();
+        if !input.is_f32() || input.nb()[0] != size_of::<f32>() || input.ne().iter().any(|&n| n < 1) {
+            return None;
+        }
+        match node.op() {
+            Op::MulMat if m2 * m3 == 1 => Some(Self::Dense { rows: n1 * n2 * n3, matrices: 1 }),
+            Op::MulMat => ([m2, m3] == [n2, n3]).then_some(Self::Dense { rows: n1, matrices: n2 * n3 }),
+            Op::MulMatId => {
+                let ids = node.src(2)?;
+                let [slots, tokens, ..] = ids.ne();
+                let fits = ids.is_i32() && n3 == 1 && n2 == tokens && (n1 == 1 || n1 == slots) && slots > 0;
+                fits.then_some(Self::Routed { tokens, slots, experts: m2, row_a_slot: n1 == slots })
+            }
+            Op::Other => None,
+        }
+    }
+
+    pub(super) fn matrices(self) -> i64 {
+        match self {
+            Self::Dense { matrices, .. } => matrices,
+            Self::Routed { experts, .. } => experts,
+        }
+    }
+}
+
+/// How exactly a device multiplies f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Products {
+    /// As f32.
+    Plain,
+    /// With fewer bits (TF32): values are split into three parts of 8 bits, whose products with 0 and 1 are exact.
+    Split,
+}
+
+/// What comes of an input.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reduced {
+    /// `[2 · channels, matrices]`.
+    pub(super) sums: Node,
+    /// `[1, experts]`, where rows are routed.
+    pub(super) counts: Option<Node>,
+}
+
+/// Sums of `x`, `[channels, rows of a matrix, matrices]` in whatever dimensions, contiguous.
+pub(super) fn dense(draft: &Draft<'_>, x: Node, rows: i64, matrices: i64) -> Reduced {
+    let channels = x.ne()[0];
+    let x = draft.reshape_3d(x, channels, rows, matrices);
+    let squares = draft.sqr(x);
+    // The first halving before both are put side by side, which copies them.
+    let half = rows / 2;
+    let pair = |first, count| {
+        draft.concat(draft.rows(x, first, count), draft.rows(squares, first, count), 0) // 2 · channels
+    };
+    let sums = if half == 0 {
+        pair(0, 1)
+    } else {
+        let halved = |of| draft.add(draft.rows(of, 0, half), draft.rows(of, half, half));
+        let both = tree(draft, draft.concat(halved(x), halved(squares), 0));
+        if rows % 2 == 1 { draft.add(both, pair(rows - 1, 1)) } else { both }
+    };
+    Reduced { sums: draft.reshape_2d(sums, 2 * channels, matrices), counts: None }
+}
+
+/// `[n, rows, matrices]` to `[n, 1, matrices]`: halves are added up, which keeps errors to the logarithm of the rows.
+fn tree(draft: &Draft<'_>, mut x: Node) -> Node {
+    let mut rest = None;
+    loop {
+        let rows = x.ne()[1];
+        if rows == 1 {
+            break;
+        }
+        let half = rows / 2;
+        if rows % 2 == 1 {
+            let last = draft.rows(x, rows - 1, 1);
+            rest = Some(rest.map_or(last, |rest| draft.add(rest, last)));
+        }
+        x = draft.add(draft.rows(x, 0, half), draft.rows(x, half, half));
+    }
+    rest.map_or(x, |rest| draft.add(x, rest))
+}
+
+/// Sums by expert: a product with a matrix of ones and zeros that has a column for each expert. `identity` is the
+/// experts' identity matrix, whose rows the ids pick.
+pub(super) fn routed(
+    draft: &Draft<'_>,
+    (x, ids, identity): (Node, Node, Node),
+    (tokens, slots, row_a_slot): (i64, i64, bool),
+    products: Products,
+) -> Reduced {
+    let (channels, experts) = (x.ne()[0], identity.ne()[0]);
+    let picked = draft.get_rows(identity, draft.reshape_1d(draft.cont(ids), slots * tokens));
+    let by_row = if row_a_slot || slots == 1 {
+        picked
+    } else {
+        let apart = draft.permute(draft.reshape_3d(picked, experts, slots, tokens), 1, 0, 2, 3);
+        draft.reshape_2d(draft.sum_rows(draft.cont(apart)), experts, tokens)
+    };
+    let rows = if row_a_slot { slots * tokens } else { tokens };
+    let by_row = draft.cont(draft.transpose(by_row)); // [rows, experts]
+    let x = draft.cont(draft.transpose(draft.reshape_2d(x, channels, rows)));
+    let x = draft.concat(x, draft.sqr(x), 1); // [rows, 2 · channels]
+    let sums = match products {
+        Products::Plain => draft.mul_mat(x, by_row),
+        Products::Split => {
+            let upper = |of| draft.cast(draft.cast(of, sys::GGML_TYPE_BF16), sys::GGML_TYPE_F32);
+            let high = upper(x);
+            let rest = draft.sub(x, high);
+            let middle = upper(rest);
+            let low = draft.sub(rest, middle);
+            let small = draft.add(draft.mul_mat(low, by_row), draft.mul_mat(middle, by_row));
+            draft.add(small, draft.mul_mat(high, by_row))
+        }
+    };
+    Reduced { sums, counts: Some(draft.sum_rows(by_row)) }
+}

@@ -1,0 +1,130 @@
+//! The graphs, on the CPU as a device, against loops.
+
+use super::*;
+use crate::llama::Backend;
+
+fn cpu() -> Bench {
+    let devices = Backend::init().devices();
+    let bench = Bench::new(devices.into_iter().find(|device| device.is_cpu()).unwrap()).unwrap();
+    bench.set_threads(1);
+    bench
+}
+
+/// Numbers of many sizes.
+fn numbers(n: usize) -> Vec<f32> {
+    let mut state = 7_u32;
+    (0..n)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((state >> 8) as f32 / 8_388_608.0 - 1.0) * 10_f32.powi((state % 5) as i32 - 2)
+        })
+        .collect()
+}
+
+fn close(found: &[f32], want: &[f64], what: &str) {
+    assert_eq!(found.len(), want.len(), "{what}");
+    let largest = want.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+    for (i, (&found, &want)) in found.iter().zip(want).enumerate() {
+        assert!((f64::from(found) - want).abs() <= 1e-6 * largest, "{what}: {found} at {i}, not {want}");
+    }
+}
+
+/// `[Σx, Σx²]` of the rows that go to each matrix.
+fn expected(x: &[f32], channels: usize, matrices: usize, of_row: impl Fn(usize) -> Vec<usize>) -> Vec<f64> {
+    let mut sums = vec![0.0; 2 * channels * matrices];
+    for (row, values) in x.chunks_exact(channels).enumerate() {
+        for matrix in of_row(row) {
+            for (channel, &value) in values.iter().enumerate() {
+                let (value, at) = (f64::from(value), matrix * 2 * channels + channel);
+                sums[at] += value;
+                sums[at + channels] += value * value;
+            }
+        }
+    }
+    sums
+}
+
+#[test]
+fn any_number_of_rows_is_summed_for_any_number_of_matrices() {
+    let mut bench = cpu();
+    for (rows, matrices) in [(1, 1), (2, 1), (3, 1), (7, 1), (512, 1), (1, 4), (5, 3), (64, 2), (1023, 1)] {
+        let (rows, matrices, channels): (usize, usize, usize) = (rows, matrices, 24);
+        let x = numbers(channels * rows * matrices);
+        let memory = Resident::new(bench.device(), &[[channels as i64, (rows * matrices) as i64]]).unwrap();
+        write(memory.get(0), &x);
+        let found = bench
+            .compute(
+                |draft| {
+                    let sums = reduce::dense(draft, memory.get(0), rows as i64, matrices as i64).sums;
+                    draft.want_to_read(sums);
+                    sums
+                },
+                |_| {},
+                |&sums| read_f32(sums),
+            )
+            .unwrap();
+        let want = expected(&x, channels, matrices, |row| vec![row / rows]);
+        close(&found, &want, &format!("{rows} rows, {matrices} matrices"));
+    }
+}
+
+#[test]
+fn rows_go_to_their_experts_also_in_three_parts() {
+    let mut bench = cpu();
+    let (channels, tokens, slots, experts) = (40_usize, 33_usize, 3_usize, 5_usize);
+    // Expert 4 is never routed to.
+    let ids: Vec<i32> = (0..tokens * slots).map(|i| ((i / slots * 7 + i % slots) % 4) as i32).collect();
+    let mut identity = vec![0.0_f32; experts * experts];
+    identity.iter_mut().step_by(experts + 1).for_each(|one| *one = 1.0);
+    for row_a_slot in [false, true] {
+        let rows = if row_a_slot { tokens * slots } else { tokens };
+        let x = numbers(channels * rows);
+        let shapes = [[channels as i64, rows as i64], [experts as i64, experts as i64]];
+        let memory = Resident::new(bench.device(), &shapes).unwrap();
+        write(memory.get(0), &x);
+        write(memory.get(1), &identity);
+        let of_row = |row: usize| {
+            let expert = |slot: usize| ids[slot] as usize;
+            if row_a_slot { vec![expert(row)] } else { (row * slots..(row + 1) * slots).map(expert).collect() }
+        };
+        let want = expected(&x, channels, experts, of_row);
+        let mut counts = vec![0.0; experts];
+        (0..rows).flat_map(of_row).for_each(|expert| counts[expert] += 1.0);
+        for products in [Products::Plain, Products::Split] {
+            let (sums, found_counts) = bench
+                .compute(
+                    |draft| {
+                        let flat = draft.input_i32(ids.len() as i64);
+                        let sources =
+                            (memory.get(0), draft.reshape_2d(flat, slots as i64, tokens as i64), memory.get(1));
+                        let shape = (tokens as i64, slots as i64, row_a_slot);
+                        let reduced = reduce::routed(draft, sources, shape, products);
+                        draft.want_to_read(reduced.sums);
+                        draft.want_to_read(reduced.counts.unwrap());
+                        (flat, reduced)
+                    },
+                    |(flat, _)| write(*flat, &ids),
+                    |(_, reduced)| (read_f32(reduced.sums), read_f32(reduced.counts.unwrap())),
+                )
+                .unwrap();
+            close(&sums, &want, &format!("{products:?}, a row a slot: {row_a_slot}"));
+            assert_eq!(found_counts, counts);
+        }
+    }
+}
+
+#[test]
+fn a_sum_that_is_no_number_is_found_and_only_until_the_next_batch() {
+    let bench = cpu();
+    let mut health = Health::default();
+    assert_eq!(health.first_bad(), None);
+    let (page, offset) = health.slot("blk.1.ffn_up.weight", bench.device()).unwrap();
+    let (_, other) = health.slot("blk.0.ffn_up.weight", bench.device()).unwrap();
+    assert_eq!((offset, other), (0, 4));
+    let mut sums = vec![1.0_f32; PAGE];
+    sums[1] = f32::NAN;
+    write(page, &sums);
+    assert_eq!(health.first_bad().as_deref(), Some("blk.0.ffn_up.weight"));
+    health.pages.iter().for_each(Resident::clear);
+    assert_eq!(health.first_bad(), None);
+}

@@ -1,0 +1,143 @@
+//! What is computed need not lead to what it was computed from.
+//!
+//! ggml's RPC sends a graph along with all that its nodes' sources were made of. The scheduler cuts a graph after each
+//! node that is observed, so every piece would bring all before it along: bytes that grow with the square of the layers.
+//! So nodes in a server's memory lose their sources once they are computed, and get them back before llama.cpp looks at
+//! the graph again.
+
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use super::Device;
+
+/// The nodes of an evaluation that have lost their sources.
+#[derive(Default)]
+pub(super) struct Links {
+    /// The first node of the evaluation. Once it comes again, the next has begun.
+    first: Option<NonNull<sys::ggml_tensor>>,
+    /// Announced, not known to be computed.
+    announced: Vec<NonNull<sys::ggml_tensor>>,
+    taken: Vec<Taken>,
+    /// Kinds of memory, and whether they are a server's.
+    kinds: Vec<(sys::ggml_backend_buffer_type_t, bool)>,
+}
+
+struct Taken {
+    node: NonNull<sys::ggml_tensor>,
+    op: sys::ggml_op,
+    sources: Sources,
+}
+
+/// As many as ggml has (`GGML_MAX_SRC`).
+type Sources = [*mut sys::ggml_tensor; 10];
+const NONE: Sources = [std::ptr::null_mut(); 10];
+
+impl Links {
+    /// The scheduler comes to `node`.
+    ///
+    /// # Safety
+    /// For the scheduler's callback: `node` is a node of the graph that waits for the answer.
+    pub(super) unsafe fn announce(&mut self, node: NonNull<sys::ggml_tensor>) {
+        if self.first == Some(node) {
+            // SAFETY: between evaluations nothing is under way.
+            unsafe { self.restore() };
+        }
+        self.first.get_or_insert(node);
+        // SAFETY: by contract a node of a graph.
+        if unsafe { self.is_remote(node) } {
+            self.announced.push(node);
+        }
+    }
+
+    /// All that was announced is computed, and whoever observes has seen it.
+    ///
+    /// # Safety
+    /// As for [`announce`](Self::announce), of the node that was computed last.
+    pub(super) unsafe fn computed(&mut self) {
+        for mut node in self.announced.drain(..) {
+            // SAFETY: a node of the graph that is being computed, which waits for us.
+            let tensor = unsafe { node.as_mut() };
+            if !tensor.src[0].is_null() {
+                self.taken.push(Taken { node, op: tensor.op, sources: tensor.src });
+                tensor.src = NONE;
+            }
+        }
+    }
+
+    /// Gives back all sources.
+    ///
+    /// A decode of several micro-batches may make its graph anew, in the same memory, without our being told. What is
+    /// there then is not what lost its sources: an operation without any, which no graph has by itself. The latest first,
+    /// since an earlier one may have been in its place.
+    ///
+    /// # Safety
+    /// No graph is being computed, and the context that computed them is alive: graphs lie in memory that is its own for
+    /// as long.
+    pub(super) unsafe fn restore(&mut self) {
+        for Taken { mut node, op, sources } in self.taken.drain(..).rev() {
+            // SAFETY: by contract the memory is there, and holds a tensor or what was one.
+            let tensor = unsafe { node.as_mut() };
+            if tensor.op == op && tensor.src == NONE {
+                tensor.src = sources;
+            }
+        }
+        self.announced.clear();
+        self.first = None;
+    }
+
+    /// # Safety
+    /// `node` is a node of a graph.
+    unsafe fn is_remote(&mut self, node: NonNull<sys::ggml_tensor>) -> bool {
+        // SAFETY: a node's buffer and the owner of its memory live as long as it does.
+        let kind = unsafe {
+            let tensor = node.as_ref();
+            let buffer = tensor.view_src.as_ref().unwrap_or(tensor).buffer;
+            if buffer.is_null() {
+                return false;
+            }
+            sys::ggml_backend_buffer_get_type(buffer)
+        };
+        if let Some((_, remote)) = self.kinds.iter().find(|(known, _)| *known == kind) {
+            return *remote;
+        }
+        // SAFETY: the kind is valid; one without a device gives null.
+        let device = Device::new(unsafe { sys::ggml_backend_buft_get_device(kind) });
+        let remote = device.is_some_and(Device::is_remote);
+        self.kinds.push((kind, remote));
+        remote
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(op: sys::ggml_op, source: *mut sys::ggml_tensor) -> Box<sys::ggml_tensor> {
+        // SAFETY: a struct of numbers and pointers, for which zeros are valid.
+        let mut tensor: Box<sys::ggml_tensor> = Box::new(unsafe { std::mem::zeroed() });
+        tensor.op = op;
+        tensor.src[0] = source;
+        tensor
+    }
+
+    #[test]
+    fn sources_come_back_unless_another_graph_is_in_their_place() {
+        let mut leaf = tensor(sys::GGML_OP_NONE, std::ptr::null_mut());
+        let source = &raw mut *leaf;
+        let mut nodes = [(); 3].map(|()| tensor(sys::GGML_OP_ADD, source));
+        let pointers: Vec<_> = nodes.iter_mut().map(|node| NonNull::from(&mut **node)).collect();
+        let mut links = Links { announced: pointers.clone(), ..Links::default() };
+        // SAFETY: the nodes are ours, and nothing computes them.
+        unsafe {
+            links.computed();
+            assert!(pointers.iter().all(|node| node.as_ref().src == NONE));
+            (*pointers[1].as_ptr()).op = sys::GGML_OP_NONE; // a leaf of another graph
+            (*pointers[2].as_ptr()).src[0] = pointers[0].as_ptr(); // the same operation, with a source
+            links.restore();
+            assert_eq!(pointers[0].as_ref().src[0], source);
+            assert!(pointers[1].as_ref().src[0].is_null());
+            assert_eq!(pointers[2].as_ref().src[0], pointers[0].as_ptr());
+        }
+    }
+}

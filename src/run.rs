@@ -259,6 +259,11 @@ pub trait Listener {
     /// The perplexity up to and with chunk `chunk`, from 1.
     fn perplexity(&mut self, chunk: usize, value: f64);
 
+    /// Whether [`experts`](Self::experts) shall be called: asked after each batch, since counts on a device have to be fetched.
+    fn wants_experts(&mut self) -> bool {
+        false
+    }
+
     /// How the tokens so far have spread over the experts, before [`progress`](Self::progress) and if there are any.
     fn experts(&mut self, _: &Experts) {}
 

@@ -200,7 +200,8 @@ impl<'l> Delivery<'l> {
         let behind = self.discarded.intersection(&before(batch[batch.len() - 1]));
         self.position.done.insert_all(&behind);
         self.position.discarded = behind;
-        if let Some(experts) = self.collector.experts() {
+        let wanted = self.listener.wants_experts() || self.stop_when_covered.is_some();
+        if let Some(experts) = wanted.then(|| self.collector.experts()).flatten() {
             self.covered = self.stop_when_covered.is_some_and(|tokens| experts.least >= tokens);
             self.listener.experts(&experts);
         }

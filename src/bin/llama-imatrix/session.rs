@@ -25,6 +25,8 @@ pub(crate) struct Session<'a> {
     held: Option<String>,
     perplexity: Option<f64>,
     experts: Option<Experts>,
+    /// A signal has asked how far the run is.
+    report_asked: bool,
     /// A signal has asked for a save, which has not come yet.
     save_asked: bool,
     saved_chunks: Option<i32>,
@@ -42,6 +44,7 @@ impl<'a> Session<'a> {
             held,
             perplexity: None,
             experts: None,
+            report_asked: false,
             save_asked: false,
             saved_chunks: None,
         }
@@ -223,6 +226,11 @@ impl Listener for Session<'_> {
         self.print_or_hold(&format!("[{chunk}]{value:.4},"));
     }
 
+    fn wants_experts(&mut self) -> bool {
+        self.report_asked |= self.signals.take_report();
+        self.report_asked || progress::visible()
+    }
+
     fn experts(&mut self, experts: &Experts) {
         self.experts = Some(*experts);
     }
@@ -232,7 +240,7 @@ impl Listener for Session<'_> {
     }
 
     fn wants_checkpoint(&mut self, position: &Position) -> bool {
-        if self.signals.take_report() {
+        if std::mem::take(&mut self.report_asked) {
             let so_far = [format!("{} chunks are done", position.done.len())].into_iter().chain(self.so_far());
             log::info(format_args!("{}", so_far.collect::<Vec<_>>().join(", ")));
             self.save_asked = true;

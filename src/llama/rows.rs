@@ -173,9 +173,8 @@ fn partner_type(dtype: DType) -> Option<DType> {
         D::F32 | D::F16 | D::BF16 => dtype,
         D::Q1_0 | D::Q2_0 | D::Q4_0 | D::Q5_0 | D::Q8_0 | D::MXFP4 | D::NVFP4 | D::IQ4_NL => D::Q8_0,
         D::Q4_1 | D::Q5_1 | D::Q8_1 => D::Q8_1,
-        D::Q2_K | D::Q3_K | D::Q4_K | D::Q5_K | D::Q6_K | D::TQ1_0 | D::TQ2_0 => D::Q8_K,
-        D::IQ1_S | D::IQ1_M | D::IQ2_XXS | D::IQ2_XS | D::IQ2_S | D::IQ3_XXS | D::IQ3_S | D::IQ4_XS => D::Q8_K,
         D::Q8_K | D::I8 | D::I16 | D::I32 | D::I64 | D::F64 => return None,
+        _ => D::Q8_K, // all of blocks of 256
     })
 }
 

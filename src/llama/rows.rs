@@ -119,13 +119,9 @@ impl OutputRows {
     /// rows rounded to 8 bits. Of the same length; without rounding where ggml does none.
     #[must_use]
     pub fn rounded(&self, input: &[f32]) -> Vec<f32> {
-        // SAFETY: reads a table that is there for every type of a file.
-        let dtype = unsafe { (*sys::ggml_get_type_traits_cpu(self.dtype.id())).vec_dot_type };
-        let Some(dtype) = DType::from_id(dtype).filter(|&dtype| dtype != DType::F32) else { return input.to_vec() };
-        // SAFETY: as above.
-        let from_float = unsafe { (*sys::ggml_get_type_traits_cpu(dtype.id())).from_float };
+        let Some((dtype, from_float)) = partner(self.dtype) else { return input.to_vec() };
         let bytes = dtype.bytes_for(input.len() as u64).and_then(|bytes| usize::try_from(bytes).ok());
-        let (Some(from_float), Some(bytes)) = (from_float, bytes) else { return input.to_vec() };
+        let Some(bytes) = bytes else { return input.to_vec() };
         if !(input.len() as u64).is_multiple_of(dtype.block_len()) {
             return input.to_vec();
         }
@@ -136,6 +132,64 @@ impl OutputRows {
         // SAFETY: the blocks that were just written, seen as bytes.
         let stored = unsafe { std::slice::from_raw_parts(stored.as_ptr().cast::<u8>(), bytes) };
         to_f32(dtype, stored, input.len()).unwrap_or_else(|| q8_k(dtype, stored, input))
+    }
+}
+
+/// ggml's conversion of f32 to another type.
+type FromFloat = unsafe extern "C" fn(*const f32, *mut std::ffi::c_void, i64);
+
+/// The type whose rows a CPU multiplies rows of `dtype` with, and the conversion to it; `None` where that is f32.
+#[cfg(not(feature = "dynamic-backends"))]
+fn partner(dtype: DType) -> Option<(DType, FromFloat)> {
+    // SAFETY: reads a table that is there for every type of a file.
+    let partner = DType::from_id(unsafe { (*sys::ggml_get_type_traits_cpu(dtype.id())).vec_dot_type })?;
+    if partner == DType::F32 {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe { (*sys::ggml_get_type_traits_cpu(partner.id())).from_float }.map(|from_float| (partner, from_float))
+}
+
+/// The same by ggml's reference code, for programs that load their kernels when they start: there is nothing of those to
+/// link with.
+#[cfg(feature = "dynamic-backends")]
+fn partner(dtype: DType) -> Option<(DType, FromFloat)> {
+    unsafe extern "C" {
+        fn quantize_row_q8_K_ref(from: *const f32, to: *mut std::ffi::c_void, n: i64);
+    }
+    let partner = partner_type(dtype).filter(|&partner| partner != DType::F32)?;
+    if partner == DType::Q8_K {
+        return Some((partner, quantize_row_q8_K_ref)); // which is not in ggml's table
+    }
+    // SAFETY: reads a table that is there for every type of a file.
+    unsafe { (*sys::ggml_get_type_traits(partner.id())).from_float_ref }.map(|from_float| (partner, from_float))
+}
+
+/// What `ggml-cpu.c` has in its table of `vec_dot_type`.
+#[cfg(any(test, feature = "dynamic-backends"))]
+fn partner_type(dtype: DType) -> Option<DType> {
+    use DType as D;
+    Some(match dtype {
+        D::F32 | D::F16 | D::BF16 => dtype,
+        D::Q1_0 | D::Q2_0 | D::Q4_0 | D::Q5_0 | D::Q8_0 | D::MXFP4 | D::NVFP4 | D::IQ4_NL => D::Q8_0,
+        D::Q4_1 | D::Q5_1 | D::Q8_1 => D::Q8_1,
+        D::Q8_K | D::I8 | D::I16 | D::I32 | D::I64 | D::F64 => return None,
+        _ => D::Q8_K, // all of blocks of 256
+    })
+}
+
+#[cfg(all(test, not(feature = "dynamic-backends")))]
+mod partner_tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_partners_is_ggmls() {
+        for &dtype in DType::ALL {
+            let Some(partner) = partner_type(dtype) else { continue };
+            // SAFETY: reads a table that is there for every type of a file.
+            let found = unsafe { (*sys::ggml_get_type_traits_cpu(dtype.id())).vec_dot_type };
+            assert_eq!(DType::from_id(found), Some(partner), "{dtype:?}");
+        }
     }
 }
 

@@ -30,6 +30,12 @@ impl Device {
         NonNull::new(ptr).map(Self)
     }
 
+    /// The CPU.
+    pub(super) fn cpu() -> Option<Self> {
+        // SAFETY: reads the registry.
+        Self::new(unsafe { sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU) })
+    }
+
     /// Its short name, such as `CUDA0`.
     #[must_use]
     pub fn name(self) -> String {

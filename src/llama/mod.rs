@@ -60,6 +60,7 @@ mod create;
 mod data;
 mod device;
 mod devices;
+mod draft;
 mod error;
 mod graph;
 mod links;
@@ -81,6 +82,7 @@ mod tensor;
 mod threads;
 mod tuning;
 mod vocab;
+mod workbench;
 
 pub use attachment::{Attachment, EvalCallback};
 pub use backend::{Backend, Numa};

@@ -10,7 +10,6 @@ use super::device::DeviceScorer;
 use super::outputs::Targets;
 use super::tail::{Finding, Place, Tail};
 use host::HostScorer;
-pub(super) use host::set_threads;
 
 /// Rows whose logits are in memory at once. Enough that reading the output matrix once more for each lot costs little.
 const ROWS_AT_ONCE: usize = 64;
@@ -44,7 +43,7 @@ impl Scorer {
     pub(super) unsafe fn new(found: Finding, n_threads: usize) -> Result<Self, &'static str> {
         let Finding { tail, place, weight } = found;
         let engine = match place {
-            Place::Host => Engine::Host(HostScorer::new(&tail, n_threads).ok_or("ggml has no CPU backend")?),
+            Place::Host => Engine::Host(HostScorer::new(n_threads).ok_or("ggml has no CPU backend")?),
             Place::Device(device) => {
                 // SAFETY: our own contract.
                 let scorer = unsafe { DeviceScorer::new(device, weight.as_ref(), &tail) };

@@ -7,19 +7,19 @@ use llama_cpp_sys_2 as sys;
 use super::outputs::is_output_matrix;
 use super::{Device, TensorRef};
 
-/// An operation on a row of logits, and what it takes besides.
+/// An operation on rows that leaves their shape, and what it takes besides.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TailOp {
+pub(super) struct RowOp {
     pub(super) op: sys::ggml_op,
     pub(super) params: [i32; 16],
-    /// A tensor of the model, such as a bias.
+    /// A tensor of the model, such as a bias or the weights of a norm.
     pub(super) operand: Option<NonNull<sys::ggml_tensor>>,
 }
 
 const APART: &str = "the output matrix and its input are not in one place";
 
 /// The operations from the product with the output matrix, not included, to the logits.
-pub(super) type Tail = Vec<TailOp>;
+pub(super) type Tail = Vec<RowOp>;
 
 /// Where the output matrix and all that follows it are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +149,7 @@ unsafe fn tail_op(
     node: &sys::ggml_tensor,
     last: NonNull<sys::ggml_tensor>,
     place: Option<Place>,
-) -> Result<TailOp, &'static str> {
+) -> Result<RowOp, &'static str> {
     const UNKNOWN: &str = "what follows the output matrix is not a scale, a soft cap or a bias";
     // SAFETY: `last` is alive: it is a source, or is not looked at.
     let continues = node.src[0] == last.as_ptr() && node.ne == unsafe { last.as_ref() }.ne;
@@ -164,5 +164,5 @@ unsafe fn tail_op(
         let in_place = place.is_none() || place_of(operand) == place;
         operand.op == sys::GGML_OP_NONE && operand.ne[1..] == [1, 1, 1] && in_place
     });
-    if fixed { Ok(TailOp { op: node.op, params: node.op_params, operand }) } else { Err(UNKNOWN) }
+    if fixed { Ok(RowOp { op: node.op, params: node.op_params, operand }) } else { Err(UNKNOWN) }
 }

@@ -4,31 +4,36 @@ use std::ops::Range;
 
 use llama_cpp_sys_2 as sys;
 
-use super::bench::{Bench, read_f32, write};
-use super::draft::{Draft, Node};
+use crate::llama::draft::{Draft, Node};
 use crate::llama::tail::Tail;
+use crate::llama::workbench::{Workbench, read_f32, write};
 use crate::llama::{Device, Token};
 
 /// Logits that are on the device at once, over all rows.
 const LOGITS_AT_ONCE: i64 = 16 << 20;
 
+/// Sums of exponentials that are fetched of a row, at most: f32 rounds each of them, and the host adds them up exactly.
+const PARTS: i64 = 1024;
+
 /// Computes negative log-likelihoods on one device.
 #[derive(Debug)]
 pub(in crate::llama) struct DeviceScorer {
-    bench: Bench,
+    workbench: Workbench,
 }
 
-/// A graph for some rows. In each, some token is compared with the target: the likeliest, whose probability f32 holds best.
+/// A graph for some rows. In each, the target's logit and all others are compared with the likeliest token's.
 struct Scores {
     targets: Node,
     target_logits: Node,
     likeliest_logits: Node,
-    likeliest_probabilities: Node,
+    /// Of the differences from the likeliest, `parts` of each row.
+    sums_of_exponentials: Node,
+    parts: usize,
 }
 
 impl Scores {
     fn results(&self) -> [Node; 3] {
-        [self.target_logits, self.likeliest_logits, self.likeliest_probabilities]
+        [self.target_logits, self.likeliest_logits, self.sums_of_exponentials]
     }
 }
 
@@ -39,8 +44,8 @@ impl DeviceScorer {
     /// # Safety
     /// `weight` is a matrix on `device` that stays allocated, and so are the tail's operands.
     pub(in crate::llama) unsafe fn new(device: Device, weight: &sys::ggml_tensor, tail: &Tail) -> Option<Self> {
-        let mut bench = Bench::new(device)?;
-        let supported = bench.supports(|draft| {
+        let mut workbench = Workbench::new(device)?;
+        let supported = workbench.supports(|draft| {
             // A leaf in another's place has that one's type and row length: only these are looked at.
             // SAFETY: our own contract; nothing is computed.
             let rows = unsafe { draft.leaf_of_rows(weight, &(0..1)) };
@@ -48,7 +53,7 @@ impl DeviceScorer {
             let scores = scores(draft, weight, rows, [0; 16], tail);
             scores.results().into_iter().for_each(|node| draft.want(node));
         });
-        supported.then_some(Self { bench })
+        supported.then_some(Self { workbench })
     }
 
     /// Rows whose logits there is room for.
@@ -69,7 +74,7 @@ impl DeviceScorer {
         targets: &[Token],
         into: &mut Vec<f64>,
     ) -> Result<(), String> {
-        self.bench.compute(
+        self.workbench.compute(
             |draft| {
                 // SAFETY: our own contract.
                 let (weight, input) = unsafe { (&*node.src[0], draft.leaf_of_rows(&*node.src[1], rows)) };
@@ -79,31 +84,54 @@ impl DeviceScorer {
             },
             |scores| write(scores.targets, targets),
             |scores| {
-                let [target, likeliest, probability] = scores.results().map(read_f32);
-                for ((target, likeliest), probability) in target.iter().zip(likeliest).zip(probability) {
-                    // ln(p) of the one, and what lies between the two, in f32 as upstream takes it.
-                    into.push(-f64::from(target - likeliest) - f64::from(probability).ln());
+                let [target, likeliest, sums] = scores.results().map(read_f32);
+                for ((target, likeliest), sums) in target.iter().zip(likeliest).zip(sums.chunks_exact(scores.parts)) {
+                    let sum: f64 = sums.iter().copied().map(f64::from).sum();
+                    // What lies between the two in f32, as upstream takes it.
+                    into.push(sum.ln() - f64::from(target - likeliest));
                 }
             },
         )
     }
 }
 
-/// The graph: logits, their softmax, and of both what is read.
+/// The graph: logits, and of them what is read.
 fn scores(draft: &Draft<'_>, weight: &sys::ggml_tensor, input: Node, params: [i32; 16], tail: &Tail) -> Scores {
     let weight = Node(std::ptr::NonNull::from(weight));
     let product = draft.mul_mat_like(weight, input, params);
-    let logits = tail.iter().fold(product, |last, op| draft.like(last, op.op, op.params, op.operand.map(Node)));
+    let logits = draft.each(product, tail);
     let [n_vocab, n_rows, ..] = logits.ne();
-    // No number becomes 0 here: where none is the largest, some device's place of it is outside of the row.
+    // No number becomes 0 here: where none is the largest, some device's place of it is outside of the row. Of logits whose
+    // probabilities f32 cannot tell apart any will do.
     let probabilities = draft.relu(draft.soft_max(logits));
     let likeliest = draft.reshape_2d(draft.argmax(probabilities), 1, n_rows);
     let targets = draft.input_i32(n_rows);
-    let pick = |of, which| draft.get_rows(draft.reshape_3d(of, 1, n_vocab, n_rows), which);
+    let pick = |which| draft.get_rows(draft.reshape_3d(logits, 1, n_vocab, n_rows), which);
+    let likeliest_logits = pick(likeliest);
+    let parts = parts(n_vocab);
+    let exponentials = draft.exp(draft.sub(logits, draft.reshape_2d(likeliest_logits, 1, n_rows)));
     Scores {
         targets,
-        target_logits: pick(logits, draft.reshape_2d(targets, 1, n_rows)),
-        likeliest_logits: pick(logits, likeliest),
-        likeliest_probabilities: pick(probabilities, likeliest),
+        target_logits: pick(draft.reshape_2d(targets, 1, n_rows)),
+        likeliest_logits,
+        sums_of_exponentials: draft.sum_rows(draft.reshape_2d(exponentials, n_vocab / parts, parts * n_rows)),
+        parts: parts as usize,
+    }
+}
+
+/// The most parts of one length, up to [`PARTS`], that so many logits make.
+fn parts(n_vocab: i64) -> i64 {
+    (1..=PARTS).rev().find(|parts| n_vocab % parts == 0).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parts;
+
+    #[test]
+    fn vocabularies_are_divided_evenly() {
+        for (n_vocab, want) in [(151_936, 128), (50_304, 786), (32_000, 1000), (50_257, 29), (151, 151), (50_261, 1)] {
+            assert_eq!(parts(n_vocab), want);
+        }
     }
 }

@@ -4,8 +4,6 @@
 //! [`collect`](crate::collect)); a channel's rows are added as a tree, so the error grows with the logarithm of their
 //! number. What a device lacks an operation for, or multiplies too coarsely, is left to the host.
 
-mod bench;
-mod draft;
 mod logits;
 mod reduce;
 mod resident;
@@ -19,17 +17,16 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use super::draft::{Draft, Node};
 use super::log::{Level, say};
+use super::workbench::{Workbench, read_f32, write};
 use super::{Device, TensorRef};
 use crate::collect::OnDevice;
 
-use bench::{read_f32, write};
-use draft::{Draft, Node};
 use reduce::{Layout, Products, Reduced};
 use resident::Resident;
 use totals::Totals;
 
-pub(super) use bench::Bench;
 pub(super) use logits::DeviceScorer;
 
 /// How far sums of squares by expert may be off, as a root mean square of relative errors: f32 comes to 1e-7, TF32 to
@@ -59,7 +56,7 @@ pub(crate) struct DeviceSums {
 /// One device.
 #[derive(Debug)]
 struct Place {
-    bench: Bench,
+    bench: Workbench,
     verdicts: BTreeMap<(Layout, i64), Verdict>,
     /// Identity matrices, by size.
     identities: BTreeMap<i64, Resident>,
@@ -178,7 +175,7 @@ impl DeviceSums {
         match self.places.entry(device.as_ptr() as usize) {
             Entry::Occupied(place) => Some(place.into_mut()),
             Entry::Vacant(none) => {
-                let bench = Bench::new(device)?;
+                let bench = Workbench::new(device)?;
                 if device.is_cpu() {
                     bench.set_threads(1);
                 }
@@ -202,9 +199,7 @@ fn device_of(tensor: TensorRef<'_>) -> Option<Device> {
     let buffer = NonNull::new(tensor.buffer())?;
     // SAFETY: the buffer lives as long as the tensor; a buffer type without a device gives null.
     let device = unsafe { sys::ggml_backend_buft_get_device(sys::ggml_backend_buffer_get_type(buffer.as_ptr())) };
-    // SAFETY: reads the registry.
-    let cpu = || unsafe { sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU) };
-    if tensor.is_on_host() || device.is_null() { Device::new(cpu()) } else { Device::new(device) }
+    if tensor.is_on_host() { Device::cpu() } else { Device::new(device).or_else(Device::cpu) }
 }
 
 impl Place {

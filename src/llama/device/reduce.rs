@@ -4,7 +4,7 @@
 
 use llama_cpp_sys_2 as sys;
 
-use super::draft::{Draft, Node};
+use crate::llama::draft::{Draft, Node};
 use crate::llama::{Op, TensorRef};
 
 /// How the rows of a product's input lie, and which matrix each goes to.

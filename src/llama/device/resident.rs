@@ -4,8 +4,8 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::draft::Node;
 use crate::llama::Device;
+use crate::llama::draft::Node;
 use crate::llama::log::with_reason;
 
 /// f32 matrices in device memory, zero at first.

@@ -3,9 +3,9 @@
 use super::*;
 use crate::llama::Backend;
 
-fn cpu() -> Bench {
+fn cpu() -> Workbench {
     let devices = Backend::init().devices();
-    let bench = Bench::new(devices.into_iter().find(|device| device.is_cpu()).unwrap()).unwrap();
+    let bench = Workbench::new(devices.into_iter().find(|device| device.is_cpu()).unwrap()).unwrap();
     bench.set_threads(1);
     bench
 }

@@ -2,11 +2,11 @@
 
 use std::any::Any;
 
-use super::bench::read_f32;
-use super::draft::Node;
 use super::resident::Resident;
 use crate::collect::{OnDevice, Partial};
 use crate::llama::Device;
+use crate::llama::draft::Node;
+use crate::llama::workbench::read_f32;
 
 /// The sums of one capture, in the layout of [`reduce`](super::reduce).
 #[derive(Debug)]

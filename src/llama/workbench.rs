@@ -4,14 +4,14 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use super::Device;
 use super::draft::{Arena, Draft, Node};
-use crate::llama::Device;
-use crate::llama::log::with_reason;
+use super::log::with_reason;
 
 /// An instance of a device's backend: llama.cpp's own is the scheduler's. It reaches the same memory, and whoever waits
 /// for it before going on needs no other order.
 #[derive(Debug)]
-pub(in crate::llama) struct Bench {
+pub(super) struct Workbench {
     device: Device,
     backend: NonNull<sys::ggml_backend>,
     allocator: NonNull<sys::ggml_gallocr>,
@@ -19,11 +19,11 @@ pub(in crate::llama) struct Bench {
 }
 
 // SAFETY: backend, allocator and memory are this one's alone, and none is bound to a thread.
-unsafe impl Send for Bench {}
+unsafe impl Send for Workbench {}
 
-impl Bench {
+impl Workbench {
     /// `None` where ggml cannot set it up.
-    pub(in crate::llama) fn new(device: Device) -> Option<Self> {
+    pub(super) fn new(device: Device) -> Option<Self> {
         // SAFETY: a device of the registry; without parameters it takes its defaults. What it makes is ours.
         let backend = NonNull::new(unsafe { sys::ggml_backend_dev_init(device.as_ptr(), std::ptr::null()) })?;
         // SAFETY: the backend is valid.
@@ -36,7 +36,7 @@ impl Bench {
         Some(Self { device, backend, allocator, arena: Arena::new() })
     }
 
-    pub(in crate::llama) fn device(&self) -> Device {
+    pub(super) fn device(&self) -> Device {
         self.device
     }
 
@@ -76,7 +76,7 @@ impl Bench {
     }
 
     /// As many threads as that, on a device that has such.
-    pub(in crate::llama) fn set_threads(&self, n_threads: usize) {
+    pub(super) fn set_threads(&self, n_threads: usize) {
         // SAFETY: the function that ggml registers under this name has this type; the backend is ours.
         unsafe {
             let registry = sys::ggml_backend_dev_backend_reg(self.device.as_ptr());
@@ -89,7 +89,7 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
+impl Drop for Workbench {
     fn drop(&mut self) {
         // SAFETY: both are ours and freed once.
         unsafe {
@@ -101,13 +101,18 @@ impl Drop for Bench {
 
 /// Copies a tensor's f32 elements from its device, waiting for it.
 pub(super) fn read_f32(node: Node) -> Vec<f32> {
-    let n = node.ne().iter().product::<i64>() as usize;
-    let mut values = vec![0.0_f32; n];
-    // SAFETY: the tensor is allocated and contiguous, as those are that we keep or want to read, and has `n` floats.
-    unsafe {
-        sys::ggml_backend_tensor_get(node.0.as_ptr(), values.as_mut_ptr().cast(), 0, n * size_of::<f32>());
-    }
+    let mut values = vec![0.0_f32; node.ne().iter().product::<i64>() as usize];
+    read_f32_into(node, &mut values);
     values
+}
+
+/// As [`read_f32`], into as many values as the tensor has.
+pub(super) fn read_f32_into(node: Node, values: &mut [f32]) {
+    // SAFETY: the tensor is allocated and contiguous, as those are that we keep or want to read, and as long as `values`.
+    unsafe {
+        debug_assert_eq!(sys::ggml_nbytes(node.0.as_ptr()), size_of_val(values));
+        sys::ggml_backend_tensor_get(node.0.as_ptr(), values.as_mut_ptr().cast(), 0, size_of_val(values));
+    }
 }
 
 /// Writes a tensor's elements to its device.

@@ -1,8 +1,11 @@
 //! A small graph of our own under construction.
 
+use std::ffi::c_void;
 use std::ptr::{NonNull, null_mut};
 
 use llama_cpp_sys_2 as sys;
+
+use super::tail::RowOp;
 
 /// Tensors that a graph may have. The deepest, a sum over a million rows, has half of them.
 const MAX_TENSORS: usize = 256;
@@ -119,6 +122,7 @@ impl Draft<'_> {
         add_to(a: Node, b: Node) = ggml_add_inplace;
         sub(a: Node, b: Node) = ggml_sub;
         sqr(a: Node) = ggml_sqr;
+        exp(a: Node) = ggml_exp;
         /// Of all elements.
         sum(a: Node) = ggml_sum;
         /// Along rows.
@@ -194,6 +198,15 @@ impl Draft<'_> {
         made
     }
 
+    /// Rows that the host is to fill.
+    pub(super) fn input_rows(&self, n0: i64, n1: i64) -> Node {
+        // SAFETY: the context has room.
+        let made = node(unsafe { sys::ggml_new_tensor_2d(self.ctx.as_ptr(), sys::GGML_TYPE_F32, n0, n1) });
+        // SAFETY: the tensor is this draft's.
+        unsafe { sys::ggml_set_input(made.as_ptr()) };
+        made
+    }
+
     /// A product with a matrix of another graph, with the parameters that it has there, such as its precision.
     pub(super) fn mul_mat_like(&self, a: Node, b: Node, params: [i32; 16]) -> Node {
         let product = self.mul_mat(a, b);
@@ -202,8 +215,31 @@ impl Draft<'_> {
         product
     }
 
+    /// `ops` on the rows of `a`, one after the other.
+    pub(super) fn each(&self, a: Node, ops: &[RowOp]) -> Node {
+        ops.iter().fold(a, |last, op| self.like(last, op.op, op.params, op.operand.map(Node)))
+    }
+
+    /// A number that is made by a function of ours, run on so many threads of a CPU backend.
+    ///
+    /// # Safety
+    /// The function may be called with this data, and `a` as the tensor's first source, until the draft is computed.
+    pub(super) unsafe fn custom<T>(
+        &self,
+        a: Node,
+        function: unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut c_void),
+        n_threads: usize,
+        data: &mut T,
+    ) -> Node {
+        let data = std::ptr::from_mut(data).cast::<c_void>();
+        let (mut source, n_threads) = (a.as_ptr(), n_threads as i32);
+        let (ctx, f32) = (self.ctx.as_ptr(), sys::GGML_TYPE_F32);
+        // SAFETY: the context has room; the one source is copied from where the pointer points to.
+        node(unsafe { sys::ggml_custom_4d(ctx, f32, 1, 1, 1, 1, &raw mut source, 1, Some(function), n_threads, data) })
+    }
+
     /// An operation on `a` like the one that another graph has: of the same shape, with the same parameters.
-    pub(super) fn like(&self, a: Node, op: sys::ggml_op, params: [i32; 16], operand: Option<Node>) -> Node {
+    fn like(&self, a: Node, op: sys::ggml_op, params: [i32; 16], operand: Option<Node>) -> Node {
         // SAFETY: the context has room; the new tensor is written before anyone else sees it.
         unsafe {
             let next = sys::ggml_dup_tensor(self.ctx.as_ptr(), a.as_ptr());

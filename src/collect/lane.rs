@@ -3,6 +3,7 @@ use std::sync::{Arc, MutexGuard};
 
 use super::accumulate::{Scratch, add_dense, add_routed, prepare_on_device};
 use super::collector::Collector;
+use super::ending::Ending;
 use super::error::Error;
 use super::pending::{OnDevice, Pending};
 use super::product::{Ids, Kind, Product, Rows};
@@ -60,6 +61,7 @@ pub struct Lane {
     asked: Option<(usize, usize)>,
     /// The first node of this decode's first evaluation: once it comes again, the next evaluation has begun.
     first_node: Option<usize>,
+    pub(super) ending: Ending,
     /// What went wrong where no error can be returned.
     fault: Option<Error>,
     scratch: Scratch,
@@ -80,6 +82,7 @@ impl Lane {
             fresh: Vec::new(),
             asked: None,
             first_node: None,
+            ending: Ending::default(),
             fault: None,
             scratch: Scratch::default(),
             #[cfg(feature = "llama")]
@@ -158,6 +161,10 @@ impl Lane {
         let verdict = self.shared.options.rule.judge(product);
         if verdict == Verdict::PassedOver {
             return false;
+        }
+        if !self.ending.product(product.weight) {
+            self.fault.get_or_insert_with(|| Error::AfterTheEnd { weight: product.weight.to_owned() });
+            return true; // add() returns it
         }
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
@@ -305,6 +312,7 @@ impl Lane {
         if self.first_node.take().is_none() {
             return;
         }
+        self.ending.end_evaluation();
         let shared = Arc::clone(&self.shared);
         #[cfg(feature = "llama")]
         let mut devices = std::mem::take(&mut self.devices);

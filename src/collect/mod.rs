@@ -10,6 +10,7 @@
 mod accumulate;
 mod chunks;
 mod collector;
+mod ending;
 mod error;
 mod experts;
 mod kernel;

@@ -17,6 +17,9 @@ pub(super) struct Fetched {
 impl Observer for Lane {
     fn asks(&mut self, node: TensorRef<'_>) -> bool {
         self.begin_node(node.id());
+        if node.writes_elsewhere() {
+            self.ending.store();
+        }
         product(node).is_some_and(|product| Lane::asks(self, &product))
     }
 
@@ -29,6 +32,10 @@ impl Observer for Lane {
         let result = add(self, &product, input, node.src(2), &mut fetched);
         self.fetched = fetched;
         Ok(result?)
+    }
+
+    fn ends_with(&mut self, _: TensorRef<'_>) -> bool {
+        self.ending.end_with_product()
     }
 
     fn end_decode(&mut self) {

@@ -35,6 +35,12 @@ impl LensWatch {
         self.fault = None;
     }
 
+    /// Whether it was aimed.
+    #[must_use]
+    pub fn watches(&self) -> bool {
+        self.plan.is_some()
+    }
+
     /// Watches nothing until it is aimed again.
     pub fn rest(&mut self) {
         self.plan = None;

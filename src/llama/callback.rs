@@ -70,6 +70,17 @@ pub trait Observer {
     /// Whatever it returns ends the decode and comes out of [`Context::decode`](super::Context::decode).
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError>;
 
+    /// Whether nothing that comes after `node` in this graph is wanted, nor what `node` itself comes to, but its sources
+    /// alone. Called for a node that was just asked for, where no logits are wanted ([`Outputs::Nothing`]) and nothing
+    /// else reads the end of the graph: if so, neither it nor what follows is computed, and [`sees`](Self::sees) is called
+    /// for it all the same.
+    ///
+    /// [`Outputs::Nothing`]: super::Outputs::Nothing
+    fn ends_with(&mut self, node: TensorRef<'_>) -> bool {
+        let _ = node;
+        false
+    }
+
     /// A decode has ended, well or not. It evaluated one graph, or several in turn, one for each of its micro-batches.
     fn end_decode(&mut self) {}
 }
@@ -106,12 +117,14 @@ pub(super) struct Latch<O> {
     fault: Option<Fault>,
     /// What becomes of the output matrix.
     pub(super) head: Head,
+    /// Whether somebody reads what comes after the last node that is observed.
+    pub(super) to_the_end: bool,
     links: Links,
 }
 
 impl<O: Observer> Latch<O> {
     pub(super) fn new(observer: O, head: Head) -> Self {
-        Self { observer, fault: None, head, links: Links::default() }
+        Self { observer, fault: None, head, to_the_end: false, links: Links::default() }
     }
 
     /// Ends a decode and raises what was latched in it: errors are returned, panics go on.
@@ -138,8 +151,8 @@ impl<O: Observer> Latch<O> {
         self.fault.is_some()
     }
 
-    /// Whether `node` is dealt with here, and the answer then: the product with the output matrix where it is cut, and
-    /// all nodes of an evaluation that is not the observer's.
+    /// Whether `node` is dealt with here, and the answer then: all nodes where the end of the graph is cut off, and of an
+    /// evaluation that is not the observer's.
     ///
     /// # Safety
     /// As for the trampoline.
@@ -157,12 +170,16 @@ impl<O: Observer> Latch<O> {
                 Some(false)
             }
             Head::Cut(_) if self.fault.is_some() => None,
-            Head::Cut(_) if ask => is_output_matrix(tensor).then(|| {
+            Head::Cut(head) if ask => {
+                let may_end = head.scorer.is_none() && !self.to_the_end;
                 let observed = self.on_node(tensor, true);
-                let Head::Cut(head) = &mut self.head else { return observed };
-                // SAFETY: by contract the node is a graph's that waits for our answer.
-                observed | unsafe { head.cut(node, observed) }
-            }),
+                let ends = is_output_matrix(tensor) || (observed && may_end && self.ends_with(tensor));
+                if ends && let Head::Cut(head) = &mut self.head {
+                    // SAFETY: by contract the node is a graph's that waits for our answer.
+                    unsafe { head.cut(node, observed) };
+                }
+                Some(observed || ends)
+            }
             Head::Cut(head) => {
                 let observed = head.is_cut(node)?;
                 head.restore();
@@ -176,9 +193,20 @@ impl<O: Observer> Latch<O> {
                 {
                     self.fault.get_or_insert(Fault::Error(reason.into()));
                 }
-                Some(false) // leaves the split: what follows works on logits
+                Some(false) // leaves the split: what follows is not wanted
             }
         }
+    }
+
+    fn ends_with(&mut self, node: TensorRef<'_>) -> bool {
+        if self.fault.is_some() {
+            return false;
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.observer.ends_with(node)));
+        outcome.unwrap_or_else(|payload| {
+            self.fault = Some(Fault::Panic(payload));
+            false
+        })
     }
 
     /// The answer for the scheduler. Once latched: ask for the next node, then refuse it, which leaves the split at once.

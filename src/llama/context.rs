@@ -348,7 +348,7 @@ impl<'m, O: Observer> Context<'m, O> {
         self.ptr.as_ptr()
     }
 
-    fn latch_mut(&mut self) -> &mut Latch<O> {
+    pub(super) fn latch_mut(&mut self) -> &mut Latch<O> {
         // SAFETY: as in observer(), and `&mut self` makes the reference unique.
         unsafe { self.latch.as_mut() }
     }

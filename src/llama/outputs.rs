@@ -1,9 +1,10 @@
-//! Logits that nobody reads are not computed.
+//! What nobody reads is not computed: logits, and without them all that comes after the last node that is observed.
 //!
 //! llama.cpp has no switch for it: asking for the logits of fewer tokens makes the last layer skip their rows, which
-//! are to be collected. So every token asks, and the product with the output matrix is cut down to one row while the
-//! graph runs, and what follows it, which works on logits alone, does not run. Where perplexity needs some rows, they
-//! go through a graph of our own ([`Scorer`]).
+//! are to be collected. So every token asks, the product with the output matrix is no operation while the graph runs, and
+//! what follows it, which works on logits alone, does not run. Where perplexity needs some rows, they go through a graph
+//! of our own ([`Scorer`]). Where no logits are wanted at all, the same is done as early as the observer has seen all
+//! it wants ([`Observer::ends_with`](super::Observer::ends_with)).
 
 use std::ptr::NonNull;
 
@@ -33,7 +34,7 @@ pub(super) enum Head {
     Whole,
     /// Nobody observes: it is found out what follows it.
     Probed(TailProbe),
-    /// One row is computed.
+    /// It is not computed.
     Cut(HeadCut),
     /// Nobody observes: the graph is taken down.
     Recorded(Box<Recorder>),
@@ -45,7 +46,7 @@ pub(super) fn is_output_matrix(node: TensorRef<'_>) -> bool {
         && node.src(0).is_some_and(|weight| matches!(weight.base_name(), "output.weight" | "token_embd.weight"))
 }
 
-/// The product with the output matrix, cut down to one row from when it is announced to when it is computed.
+/// The product that a graph ends with: no operation from when it is announced to when it would have been computed.
 #[derive(Default)]
 pub(super) struct HeadCut {
     cut: Option<Cut>,
@@ -55,10 +56,7 @@ pub(super) struct HeadCut {
 
 struct Cut {
     node: NonNull<sys::ggml_tensor>,
-    rows: i64,
-    input: *mut sys::ggml_tensor,
-    /// The input's first row. Boxed, since the node points to it.
-    _row: Box<sys::ggml_tensor>,
+    op: sys::ggml_op,
     /// Whether the observer asked for the node.
     observed: bool,
 }
@@ -68,26 +66,15 @@ impl HeadCut {
         Self { cut: None, scorer: Some(scorer) }
     }
 
-    /// Cuts `node` if it is the product with the output matrix. It is then to be asked for.
+    /// Has `node` not computed. It is then to be asked for.
     ///
     /// # Safety
     /// `node` is a node of a graph, not computed yet, that nobody else uses until [`restore`](Self::restore).
-    pub(super) unsafe fn cut(&mut self, node: NonNull<sys::ggml_tensor>, observed: bool) -> bool {
-        // SAFETY: by contract the node is ours for now, and its sources live as long as it does.
+    pub(super) unsafe fn cut(&mut self, node: NonNull<sys::ggml_tensor>, observed: bool) {
+        // SAFETY: by contract the node is ours for now.
         let tensor = unsafe { &mut *node.as_ptr() };
-        let input = tensor.src[1];
-        // SAFETY: as above.
-        let Some(source) = (unsafe { input.as_ref() }) else { return false };
-        let plain = source.ne[2] == 1 && source.ne[3] == 1 && tensor.ne[1] == source.ne[1];
-        if !plain {
-            return false;
-        }
-        let mut row = Box::new(*source);
-        row.ne[1] = 1;
-        let rows = std::mem::replace(&mut tensor.ne[1], 1);
-        tensor.src[1] = &raw mut *row;
-        self.cut = Some(Cut { node, rows, input, _row: row, observed });
-        true
+        let op = std::mem::replace(&mut tensor.op, sys::GGML_OP_NONE);
+        self.cut = Some(Cut { node, op, observed });
     }
 
     /// Whether `node` is the one that was cut, and if so, whether the observer asked for it.
@@ -99,9 +86,7 @@ impl HeadCut {
     pub(super) fn restore(&mut self) {
         if let Some(cut) = self.cut.take() {
             // SAFETY: cut()'s contract: the node is alive and ours until now.
-            let tensor = unsafe { &mut *cut.node.as_ptr() };
-            tensor.ne[1] = cut.rows;
-            tensor.src[1] = cut.input;
+            unsafe { &mut *cut.node.as_ptr() }.op = cut.op;
         }
     }
 }

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from bench_common import print_table, two_lengths
+
 MIB = 1 << 20
 # Bytes in a unit of ru_maxrss.
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -215,24 +217,9 @@ def plural(n, noun):
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def print_table(header, rows):
-    rows = [header, *rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    print("\n".join(lines))
-
-
 def named_file(text):
     name, _, path = text.partition("=")
     return name, Path(path)
-
-
-def two_lengths(text):
-    short, long = map(int, text.split(","))
-    if not 0 < short < long:
-        raise ValueError
-    return short, long
 
 
 def main():

@@ -3,13 +3,14 @@
 
 import argparse
 import os
-import re
 import socket
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from bench_common import print_table, sums_off_by, two_lengths
 
 PERPLEXITY = {"no": ["--no-ppl"], "yes": []}
 
@@ -89,12 +90,6 @@ class Bench:
         subprocess.run([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.work,
                        check=True)
 
-    def difference(self, who):
-        program = [sys.executable, Path(__file__).with_name("imatrix_diff.py"), "exact.gguf", f"{who}.gguf"]
-        result = subprocess.run([str(part) for part in program], stdout=subprocess.PIPE, cwd=self.work)
-        sums = re.findall(r"in_sum2?: largest relative difference ([0-9.e+-]+)", result.stdout.decode(errors="replace"))
-        return max(sums, key=float, default="0" if result.returncode == 0 else "?")
-
     def table(self, models):
         header = ["model", "perplexity", "MB a chunk, ours", "upstream", "ours / upstream", "s a chunk, ours", "upstream",
                   "ours / upstream", "sums off by, ours", "upstream"]
@@ -109,17 +104,8 @@ class Bench:
                     pairs = [(ours[index] / scale, theirs[index] / scale) for ours, theirs in turns]
                     row += [form.format(statistics.median(pair[who] for pair in pairs)) for who in (0, 1)]
                     row.append(f"{statistics.median(ours / theirs for ours, theirs in pairs):.3f}")
-                rows.append([*row, self.difference("ours"), self.difference("upstream")])
-        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-        for row in [header, ["-" * width for width in widths], *rows]:
-            print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
-
-
-def lengths(text):
-    short, long = map(int, text.split(","))
-    if not 0 < short < long:
-        raise argparse.ArgumentTypeError("two lengths, the shorter first")
-    return short, long
+                rows.append([*row, *(sums_off_by("exact.gguf", f"{who}.gguf", self.work) for who in self.workers)])
+        print_table(header, rows)
 
 
 def main():
@@ -129,7 +115,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--chunks", type=lengths, default=(2, 6))
+    parser.add_argument("--chunks", type=two_lengths, default=(2, 6))
     parser.add_argument("models", nargs="+", type=lambda text: text.split("=", 1))
     bench = Bench(parser.parse_args())
     try:

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The part of run.sh that runs the programs and prints a table of tokens a second. Needs nothing but Python 3.8.
+"""The part of run.sh that runs the programs and prints a table of tokens a second. Needs nothing but Python 3.8
+and, beside it, bench_common.py and imatrix_diff.py.
 
-    measure.py --ours PROGRAM --upstream FOLDER --diff imatrix_diff.py --text FILE --work FOLDER [options] MODEL...
+    measure.py --ours PROGRAM --upstream FOLDER --text FILE --work FOLDER [options] MODEL...
 
     --pairs N          how often each is run, in turn (3)
     --chunks 4,20      the two lengths whose difference counts
@@ -17,6 +18,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+
+from bench_common import print_table, sums_off_by, two_lengths
 
 CHUNK = 512
 
@@ -84,12 +87,6 @@ class Measure:
                    "--chunks", self.long, "-o", "exact.gguf", "--no-ppl", "--accumulate", "f64"]
         self.run(command, f"{model.stem} exact sums, {self.long} chunks")
 
-    def difference(self, output):
-        command = [sys.executable, self.args.diff, "exact.gguf", output]
-        result = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.work)
-        sums = re.findall(r"in_sum2?: largest relative difference ([0-9.e+-]+)", result.stdout.decode(errors="replace"))
-        return max(sums, key=float, default="0" if result.returncode == 0 else "?")
-
     def table(self, models):
         rows = []
         for model in models:
@@ -108,7 +105,7 @@ class Measure:
                         figures[name, mode] = []
                         order.append((name, mode))
                     speed, peak = turn()
-                    apart = self.difference(output) if output else ""
+                    apart = sums_off_by("exact.gguf", output, self.work) if output else ""
                     figures[name, mode].append((speed, peak, apart))
             bench = statistics.median(figure[0] for figure in figures[order[0]])
             for name, mode in order:
@@ -121,24 +118,15 @@ class Measure:
                              f"{peak} MiB" if peak else "", mine[-1][2]])
         header = ["model", "what", "perplexity", "tokens/s", "of upstream", "of llama-bench", "peak on the GPUs",
                   "sums off by, relative"]
-        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-        for row in [header, ["-" * width for width in widths], *rows]:
-            print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
-
-
-def lengths(text):
-    short, long = map(int, text.split(","))
-    if not 0 < short < long:
-        raise argparse.ArgumentTypeError("two lengths, the shorter first")
-    return short, long
+        print_table(header, rows)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("--ours", "--upstream", "--diff", "--text", "--work"):
+    for name in ("--ours", "--upstream", "--text", "--work"):
         parser.add_argument(name, required=True, type=lambda text: Path(text).resolve())
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--chunks", type=lengths, default=(4, 20))
+    parser.add_argument("--chunks", type=two_lengths, default=(4, 20))
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("models", nargs="+", type=lambda text: Path(text).resolve())
     args = parser.parse_args()

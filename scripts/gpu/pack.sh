@@ -71,7 +71,7 @@ sources "$crate" llama.cpp
 sources "$tools" upstream
 # Tests are listed by the build files even where they are not built.
 mkdir -p "$pack/upstream/tests" "$pack/llama.cpp/tests"
-cp "$here/run.sh" "$here/measure.py" "$root/scripts/imatrix_diff.py" "$pack/"
+cp "$here/run.sh" "$here/measure.py" "$root/scripts/bench_common.py" "$root/scripts/imatrix_diff.py" "$pack/"
 cp "$root/assets/quickstart/calibration.txt" "$pack/text.txt"
 
 say "compressing"

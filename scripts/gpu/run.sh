@@ -77,7 +77,7 @@ measure() {
     for name in ${MODELS:-dense-8b moe-15b}; do files+=("$work/$name.gguf"); done
     say "measuring"
     PYTHONDONTWRITEBYTECODE=1 python3 "$here/measure.py" --ours "$here/bin/llama-imatrix" --upstream "$work/tools/bin" \
-        --diff "$here/imatrix_diff.py" --text "$here/text.txt" --work "$work" ${MEASURE:-} "${files[@]}"
+        --text "$here/text.txt" --work "$work" ${MEASURE:-} "${files[@]}"
 }
 
 [ $# -gt 0 ] || set -- backend tools models measure

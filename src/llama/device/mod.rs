@@ -4,7 +4,9 @@
 //! [`collect`](crate::collect)); a channel's rows are added as a tree, so the error grows with the logarithm of their
 //! number. What a device lacks an operation for, or multiplies too coarsely, is left to the host.
 
+mod health;
 mod logits;
+mod place;
 mod reduce;
 mod resident;
 #[cfg(test)]
@@ -17,21 +19,16 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::draft::{Draft, Node};
 use super::log::{Level, say};
-use super::workbench::{Workbench, read_f32, write};
+use super::workbench::read_f32;
 use super::{Device, TensorRef};
 use crate::collect::OnDevice;
 
-use reduce::{Layout, Products, Reduced};
-use resident::Resident;
+use place::{Place, Verdict};
+use reduce::Layout;
 use totals::Totals;
 
 pub(super) use logits::DeviceScorer;
-
-/// How far sums of squares by expert may be off, as a root mean square of relative errors: f32 comes to 1e-7, TF32 to
-/// 2e-6 and more.
-const TOLERANCE: f64 = 5e-7;
 
 /// Why a device could not sum.
 #[derive(Debug)]
@@ -40,38 +37,11 @@ pub(crate) struct DeviceError {
     pub(crate) reason: String,
 }
 
-/// Where an input is summed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Host,
-    Device(Products),
-}
-
 /// What one lane sums with on devices.
 #[derive(Debug, Default)]
 pub(crate) struct DeviceSums {
     places: BTreeMap<usize, Place>,
 }
-
-/// One device.
-#[derive(Debug)]
-struct Place {
-    bench: Workbench,
-    verdicts: BTreeMap<(Layout, i64), Verdict>,
-    /// Identity matrices, by size.
-    identities: BTreeMap<i64, Resident>,
-    health: Health,
-}
-
-/// Whether a batch's sums are numbers: for each weight, the sum of all of them.
-#[derive(Debug, Default)]
-struct Health {
-    pages: Vec<Resident>,
-    slots: BTreeMap<String, usize>,
-}
-
-/// Weights to a page of [`Health`].
-const PAGE: usize = 256;
 
 impl DeviceSums {
     /// Whether the input of `node`, which is computed, is to be summed on its device. `host_too`: also what lies in host
@@ -82,15 +52,10 @@ impl DeviceSums {
             return false;
         }
         let (Some(layout), Some(device)) = (Layout::of(node), device_of(input)) else { return false };
-        let key = (layout, input.ne()[0]);
         let Some(place) = self.place(device) else { return false };
-        if let Some(verdict) = place.verdicts.get(&key) {
-            return *verdict != Verdict::Host;
-        }
         // SAFETY: the node and its sources are computed and stay so while it is borrowed.
-        let verdict = unsafe { place.judge(node, layout) };
-        place.verdicts.insert(key, verdict);
-        if verdict == Verdict::Host {
+        let (verdict, new) = unsafe { place.verdict(node, layout, input.ne()[0]) };
+        if verdict == Verdict::Host && new {
             let weight = node.src(0).map_or("?", TensorRef::base_name);
             let name = device.name();
             say(Level::Info, &format!("{name} cannot sum inputs like that of {weight}: these are fetched\n"));
@@ -129,10 +94,7 @@ impl DeviceSums {
             return Err(failed(format!("its sums are on {before} or of another shape; run with --sum-on host")));
         }
         let place = self.place(device).ok_or_else(|| failed("it cannot be set up".to_owned()))?;
-        let products = match place.verdicts.get(&(layout, channels)) {
-            Some(Verdict::Device(products)) => *products,
-            _ => Products::Plain,
-        };
+        let products = place.products(layout, channels);
         // SAFETY: the node and its sources are computed and stay so while it is borrowed.
         unsafe { place.add(weight, node, layout, products, own) }.map_err(|r| failed(advise(&r)))?;
         Ok(totals)
@@ -141,7 +103,7 @@ impl DeviceSums {
     /// A batch begins.
     pub(crate) fn begin_batch(&mut self) {
         for place in self.places.values() {
-            place.health.pages.iter().for_each(Resident::clear);
+            place.health.clear();
         }
     }
 
@@ -159,7 +121,7 @@ impl DeviceSums {
         }
         let pairs = [Some((own.sums(), other.sums())), own.expert_rows().zip(other.expert_rows())];
         let Some(place) = self.place(own.device()) else { return false };
-        let difference = place.bench.compute(
+        let difference = place.workbench.compute(
             |draft| {
                 let square = |(a, b)| draft.sum(draft.sqr(draft.sub(a, b)));
                 let sum = pairs.into_iter().flatten().map(square).reduce(|a, b| draft.add(a, b));
@@ -173,15 +135,8 @@ impl DeviceSums {
 
     fn place(&mut self, device: Device) -> Option<&mut Place> {
         match self.places.entry(device.as_ptr() as usize) {
-            Entry::Occupied(place) => Some(place.into_mut()),
-            Entry::Vacant(none) => {
-                let bench = Workbench::new(device)?;
-                if device.is_cpu() {
-                    bench.set_threads(1);
-                }
-                let health = Health::default();
-                Some(none.insert(Place { bench, verdicts: BTreeMap::new(), identities: BTreeMap::new(), health }))
-            }
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(none) => Place::new(device).map(|place| none.insert(place)),
         }
     }
 }
@@ -200,154 +155,4 @@ fn device_of(tensor: TensorRef<'_>) -> Option<Device> {
     // SAFETY: the buffer lives as long as the tensor; a buffer type without a device gives null.
     let device = unsafe { sys::ggml_backend_buft_get_device(sys::ggml_backend_buffer_get_type(buffer.as_ptr())) };
     if tensor.is_on_host() { Device::cpu() } else { Device::new(device).or_else(Device::cpu) }
-}
-
-impl Place {
-    /// # Safety
-    /// `node` and its sources are computed and stay so for the call.
-    unsafe fn judge(&mut self, node: TensorRef<'_>, layout: Layout) -> Verdict {
-        for products in [Products::Plain, Products::Split] {
-            let Layout::Routed { experts, .. } = layout else {
-                // SAFETY: our own contract.
-                let supported = self.bench.supports(|draft| unsafe {
-                    let reduced = reduce(draft, node, layout, None, products);
-                    draft.want(draft.sum(reduced.sums));
-                });
-                return if supported { Verdict::Device(products) } else { Verdict::Host };
-            };
-            let Some(identity) = self.identity(experts) else { return Verdict::Host };
-            // SAFETY: our own contract.
-            let supported = self.bench.supports(|draft| unsafe {
-                let reduced = reduce(draft, node, layout, Some(identity), products);
-                draft.want(draft.sum(reduced.sums));
-                reduced.counts.into_iter().for_each(|counts| draft.want(counts));
-            });
-            // SAFETY: our own contract.
-            if supported && unsafe { self.is_exact(node, layout, identity, products) } {
-                return Verdict::Device(products);
-            }
-        }
-        Verdict::Host
-    }
-
-    /// Whether what went to the experts adds up to what came in, summed without products.
-    ///
-    /// # Safety
-    /// As for [`judge`](Self::judge).
-    unsafe fn is_exact(&mut self, node: TensorRef<'_>, layout: Layout, identity: Node, products: Products) -> bool {
-        let Layout::Routed { tokens, slots, row_a_slot, .. } = layout else { return true };
-        let (rows, times) = if row_a_slot { (tokens * slots, 1) } else { (tokens, slots) };
-        let computed = self.bench.compute(
-            // SAFETY: our own contract.
-            |draft| unsafe {
-                let reduced = reduce(draft, node, layout, Some(identity), products);
-                let whole = reduce(draft, node, Layout::Dense { rows, matrices: 1 }, None, products).sums;
-                draft.want_to_read(reduced.sums);
-                draft.want_to_read(whole);
-                (reduced.sums, whole)
-            },
-            |_| {},
-            |&(by_expert, whole)| (read_f32(by_expert), read_f32(whole)),
-        );
-        let Ok((by_expert, whole)) = computed else { return false };
-        let channels = whole.len() / 2;
-        let mut error = 0.0;
-        for channel in channels..whole.len() {
-            let sum: f64 = by_expert.iter().skip(channel).step_by(whole.len()).map(|&x| f64::from(x)).sum();
-            let expected = f64::from(whole[channel]) * times as f64;
-            error += ((sum - expected) / expected.abs().max(f64::from(f32::MIN_POSITIVE))).powi(2);
-        }
-        // Input that is not finite says nothing about the device.
-        error.is_nan() || error / channels as f64 <= TOLERANCE * TOLERANCE
-    }
-
-    /// # Safety
-    /// As for [`judge`](Self::judge).
-    unsafe fn add(
-        &mut self,
-        weight: &str,
-        node: TensorRef<'_>,
-        layout: Layout,
-        products: Products,
-        totals: &Totals,
-    ) -> Result<(), String> {
-        let identity = match layout {
-            Layout::Routed { experts, .. } => Some(self.identity(experts).ok_or("there is no room on it")?),
-            Layout::Dense { .. } => None,
-        };
-        let (page, offset) = self.health.slot(weight, self.bench.device())?;
-        self.bench.compute(
-            // SAFETY: our own contract.
-            |draft| unsafe {
-                let reduced = reduce(draft, node, layout, identity, products);
-                draft.want(draft.add_to(totals.sums(), reduced.sums));
-                if let (Some(counts), Some(more)) = (totals.expert_rows(), reduced.counts) {
-                    draft.want(draft.add_to(counts, more));
-                }
-                draft.want(draft.add_to(draft.view_1d(page, 1, offset), draft.sum(reduced.sums)));
-            },
-            |()| {},
-            |()| {},
-        )
-    }
-
-    fn identity(&mut self, n: i64) -> Option<Node> {
-        match self.identities.entry(n) {
-            Entry::Occupied(memory) => Some(memory.get().get(0)),
-            Entry::Vacant(none) => {
-                let memory = Resident::new(self.bench.device(), &[[n, n]]).ok()?;
-                let size = n as usize;
-                let mut ones = vec![0.0_f32; size * size];
-                ones.iter_mut().step_by(size + 1).for_each(|one| *one = 1.0);
-                write(memory.get(0), &ones);
-                Some(none.insert(memory).get(0))
-            }
-        }
-    }
-}
-
-impl Health {
-    /// Where the sum of all of `weight`'s is, and the bytes before it.
-    fn slot(&mut self, weight: &str, device: Device) -> Result<(Node, usize), String> {
-        let next = self.slots.len();
-        let slot = *self.slots.entry(weight.to_owned()).or_insert(next);
-        if slot / PAGE >= self.pages.len() {
-            self.pages.push(Resident::new(device, &[[PAGE as i64, 1]])?);
-        }
-        Ok((self.pages[slot / PAGE].get(0), slot % PAGE * size_of::<f32>()))
-    }
-
-    fn first_bad(&self) -> Option<String> {
-        let sums: Vec<f32> = self.pages.iter().flat_map(|page| read_f32(page.get(0))).collect();
-        let bad = |(_, slot): &(&String, &usize)| !sums[**slot].is_finite();
-        self.slots.iter().find(bad).map(|(weight, _)| weight.clone())
-    }
-}
-
-/// The input of `node`, summed.
-///
-/// # Safety
-/// The node's sources stay allocated until the draft is computed; `identity` is there where rows are routed.
-unsafe fn reduce(
-    draft: &Draft<'_>,
-    node: TensorRef<'_>,
-    layout: Layout,
-    identity: Option<Node>,
-    products: Products,
-) -> Reduced {
-    let source = |i| {
-        let tensor = node.src(i).expect("a product has sources, and its layout was found").raw();
-        // SAFETY: our own contract.
-        let leaf = unsafe { draft.leaf(tensor) };
-        // SAFETY: a leaf is a valid tensor.
-        if unsafe { sys::ggml_is_contiguous(leaf.0.as_ptr()) } { leaf } else { draft.cont(leaf) }
-    };
-    match (layout, identity) {
-        (Layout::Routed { tokens, slots, row_a_slot, .. }, Some(identity)) => {
-            let sources = (source(1), source(2), identity);
-            reduce::routed(draft, sources, (tokens, slots, row_a_slot), products)
-        }
-        (Layout::Routed { tokens: rows, .. }, None) => reduce::dense(draft, source(1), rows, 1),
-        (Layout::Dense { rows, matrices }, _) => reduce::dense(draft, source(1), rows, matrices),
-    }
 }

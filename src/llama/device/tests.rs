@@ -1,13 +1,18 @@
 //! The graphs, on the CPU as a device, against loops.
 
-use super::*;
+use llama_cpp_sys_2 as sys;
+
+use super::health::{Health, PAGE};
+use super::reduce::{self, Products};
+use super::resident::Resident;
 use crate::llama::Backend;
+use crate::llama::workbench::{Workbench, read_f32, write};
 
 fn cpu() -> Workbench {
     let devices = Backend::init().devices();
-    let bench = Workbench::new(devices.into_iter().find(|device| device.is_cpu()).unwrap()).unwrap();
-    bench.set_threads(1);
-    bench
+    let workbench = Workbench::new(devices.into_iter().find(|device| device.is_cpu()).unwrap()).unwrap();
+    workbench.set_threads(1);
+    workbench
 }
 
 /// Numbers of many sizes.
@@ -46,13 +51,13 @@ fn expected(x: &[f32], channels: usize, matrices: usize, of_row: impl Fn(usize) 
 
 #[test]
 fn any_number_of_rows_is_summed_for_any_number_of_matrices() {
-    let mut bench = cpu();
+    let mut workbench = cpu();
     for (rows, matrices) in [(1, 1), (2, 1), (3, 1), (7, 1), (512, 1), (1, 4), (5, 3), (64, 2), (1023, 1)] {
         let (rows, matrices, channels): (usize, usize, usize) = (rows, matrices, 24);
         let x = numbers(channels * rows * matrices);
-        let memory = Resident::new(bench.device(), &[[channels as i64, (rows * matrices) as i64]]).unwrap();
+        let memory = Resident::new(workbench.device(), &[[channels as i64, (rows * matrices) as i64]]).unwrap();
         write(memory.get(0), &x);
-        let found = bench
+        let found = workbench
             .compute(
                 |draft| {
                     let sums = reduce::dense(draft, memory.get(0), rows as i64, matrices as i64).sums;
@@ -70,7 +75,7 @@ fn any_number_of_rows_is_summed_for_any_number_of_matrices() {
 
 #[test]
 fn rows_go_to_their_experts_also_in_three_parts() {
-    let mut bench = cpu();
+    let mut workbench = cpu();
     let (channels, tokens, slots, experts) = (40_usize, 33_usize, 3_usize, 5_usize);
     // Expert 4 is never routed to.
     let ids: Vec<i32> = (0..tokens * slots).map(|i| ((i / slots * 7 + i % slots) % 4) as i32).collect();
@@ -80,7 +85,7 @@ fn rows_go_to_their_experts_also_in_three_parts() {
         let rows = if row_a_slot { tokens * slots } else { tokens };
         let x = numbers(channels * rows);
         let shapes = [[channels as i64, rows as i64], [experts as i64, experts as i64]];
-        let memory = Resident::new(bench.device(), &shapes).unwrap();
+        let memory = Resident::new(workbench.device(), &shapes).unwrap();
         write(memory.get(0), &x);
         write(memory.get(1), &identity);
         let of_row = |row: usize| {
@@ -91,7 +96,7 @@ fn rows_go_to_their_experts_also_in_three_parts() {
         let mut counts = vec![0.0; experts];
         (0..rows).flat_map(of_row).for_each(|expert| counts[expert] += 1.0);
         for products in [Products::Plain, Products::Split] {
-            let (sums, found_counts) = bench
+            let (sums, found_counts) = workbench
                 .compute(
                     |draft| {
                         let flat = draft.input_i32(ids.len() as i64);
@@ -115,16 +120,26 @@ fn rows_go_to_their_experts_also_in_three_parts() {
 
 #[test]
 fn a_sum_that_is_no_number_is_found_and_only_until_the_next_batch() {
-    let bench = cpu();
+    let workbench = cpu();
     let mut health = Health::default();
     assert_eq!(health.first_bad(), None);
-    let (page, offset) = health.slot("blk.1.ffn_up.weight", bench.device()).unwrap();
-    let (_, other) = health.slot("blk.0.ffn_up.weight", bench.device()).unwrap();
+    let (page, offset) = health.slot("blk.1.ffn_up.weight", workbench.device()).unwrap();
+    let (_, other) = health.slot("blk.0.ffn_up.weight", workbench.device()).unwrap();
     assert_eq!((offset, other), (0, 4));
     let mut sums = vec![1.0_f32; PAGE];
     sums[1] = f32::NAN;
     write(page, &sums);
     assert_eq!(health.first_bad().as_deref(), Some("blk.0.ffn_up.weight"));
-    health.pages.iter().for_each(Resident::clear);
+    health.clear();
     assert_eq!(health.first_bad(), None);
+}
+
+/// What a device lacks is found out before it would abort the process over it.
+#[test]
+fn an_operation_that_the_device_lacks_is_not_computed_there() {
+    let mut workbench = cpu();
+    let memory = Resident::new(workbench.device(), &[[256, 4]]).unwrap();
+    let cast = |workbench: &mut Workbench, to| workbench.supports(|draft| draft.want(draft.cast(memory.get(0), to)));
+    assert!(cast(&mut workbench, sys::GGML_TYPE_F16));
+    assert!(!cast(&mut workbench, sys::GGML_TYPE_IQ2_XXS), "it takes an importance matrix");
 }

@@ -1,0 +1,42 @@
+//! Whether a batch's sums on a device are numbers.
+
+use std::collections::BTreeMap;
+
+use super::resident::Resident;
+use crate::llama::Device;
+use crate::llama::draft::Node;
+use crate::llama::workbench::read_f32;
+
+/// For each weight, the sum of all of a batch's sums.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    pages: Vec<Resident>,
+    slots: BTreeMap<String, usize>,
+}
+
+/// Weights to a page of [`Health`].
+pub(super) const PAGE: usize = 256;
+
+impl Health {
+    /// Where the sum of all of `weight`'s is, and the bytes before it.
+    pub(super) fn slot(&mut self, weight: &str, device: Device) -> Result<(Node, usize), String> {
+        let next = self.slots.len();
+        let slot = *self.slots.entry(weight.to_owned()).or_insert(next);
+        if slot / PAGE >= self.pages.len() {
+            self.pages.push(Resident::new(device, &[[PAGE as i64, 1]])?);
+        }
+        Ok((self.pages[slot / PAGE].get(0), slot % PAGE * size_of::<f32>()))
+    }
+
+    /// A batch begins.
+    pub(super) fn clear(&self) {
+        self.pages.iter().for_each(Resident::clear);
+    }
+
+    /// A weight whose sums of this batch are not all finite. Waits for the device.
+    pub(super) fn first_bad(&self) -> Option<String> {
+        let sums: Vec<f32> = self.pages.iter().flat_map(|page| read_f32(page.get(0))).collect();
+        let bad = |(_, slot): &(&String, &usize)| !sums[**slot].is_finite();
+        self.slots.iter().find(bad).map(|(weight, _)| weight.clone())
+    }
+}

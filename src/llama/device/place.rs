@@ -1,0 +1,202 @@
+//! What sums on one device.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use llama_cpp_sys_2 as sys;
+
+use super::health::Health;
+use super::reduce::{self, Layout, Products, Reduced};
+use super::resident::Resident;
+use super::totals::Totals;
+use crate::llama::draft::{Draft, Node};
+use crate::llama::workbench::{Workbench, read_f32, write};
+use crate::llama::{Device, TensorRef};
+
+/// How far sums of squares by expert may be off, as a root mean square of relative errors: f32 comes to 1e-7, TF32 to
+/// 2e-6 and more.
+const TOLERANCE: f64 = 5e-7;
+
+/// Where an input is summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Host,
+    Device(Products),
+}
+
+/// One device.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) workbench: Workbench,
+    verdicts: BTreeMap<(Layout, i64), Verdict>,
+    /// Identity matrices, by size.
+    identities: BTreeMap<i64, Resident>,
+    pub(super) health: Health,
+}
+
+impl Place {
+    /// `None` where ggml cannot set the device up.
+    pub(super) fn new(device: Device) -> Option<Self> {
+        let workbench = Workbench::new(device)?;
+        if device.is_cpu() {
+            workbench.set_threads(1);
+        }
+        let health = Health::default();
+        Some(Self { workbench, verdicts: BTreeMap::new(), identities: BTreeMap::new(), health })
+    }
+
+    /// Where the input of `node` is summed, and whether that has just been found out.
+    ///
+    /// # Safety
+    /// `node` and its sources are computed and stay so for the call.
+    pub(super) unsafe fn verdict(&mut self, node: TensorRef<'_>, layout: Layout, channels: i64) -> (Verdict, bool) {
+        let key = (layout, channels);
+        if let Some(&verdict) = self.verdicts.get(&key) {
+            return (verdict, false);
+        }
+        // SAFETY: our own contract.
+        let verdict = unsafe { self.judge(node, layout) };
+        self.verdicts.insert(key, verdict);
+        (verdict, true)
+    }
+
+    /// How inputs that it sums are multiplied.
+    pub(super) fn products(&self, layout: Layout, channels: i64) -> Products {
+        match self.verdicts.get(&(layout, channels)) {
+            Some(&Verdict::Device(products)) => products,
+            _ => Products::Plain,
+        }
+    }
+
+    /// # Safety
+    /// As for [`verdict`](Self::verdict).
+    unsafe fn judge(&mut self, node: TensorRef<'_>, layout: Layout) -> Verdict {
+        for products in [Products::Plain, Products::Split] {
+            let Layout::Routed { experts, .. } = layout else {
+                // SAFETY: our own contract.
+                let supported = self.workbench.supports(|draft| unsafe {
+                    let reduced = reduce(draft, node, layout, None, products);
+                    draft.want(draft.sum(reduced.sums));
+                });
+                return if supported { Verdict::Device(products) } else { Verdict::Host };
+            };
+            let Some(identity) = self.identity(experts) else { return Verdict::Host };
+            // SAFETY: our own contract.
+            let supported = self.workbench.supports(|draft| unsafe {
+                let reduced = reduce(draft, node, layout, Some(identity), products);
+                draft.want(draft.sum(reduced.sums));
+                reduced.counts.into_iter().for_each(|counts| draft.want(counts));
+            });
+            // SAFETY: our own contract.
+            if supported && unsafe { self.is_exact(node, layout, identity, products) } {
+                return Verdict::Device(products);
+            }
+        }
+        Verdict::Host
+    }
+
+    /// Whether what went to the experts adds up to what came in, summed without products.
+    ///
+    /// # Safety
+    /// As for [`verdict`](Self::verdict).
+    unsafe fn is_exact(&mut self, node: TensorRef<'_>, layout: Layout, identity: Node, products: Products) -> bool {
+        let Layout::Routed { tokens, slots, row_a_slot, .. } = layout else { return true };
+        let (rows, times) = if row_a_slot { (tokens * slots, 1) } else { (tokens, slots) };
+        let computed = self.workbench.compute(
+            // SAFETY: our own contract.
+            |draft| unsafe {
+                let reduced = reduce(draft, node, layout, Some(identity), products);
+                let whole = reduce(draft, node, Layout::Dense { rows, matrices: 1 }, None, products).sums;
+                draft.want_to_read(reduced.sums);
+                draft.want_to_read(whole);
+                (reduced.sums, whole)
+            },
+            |_| {},
+            |&(by_expert, whole)| (read_f32(by_expert), read_f32(whole)),
+        );
+        let Ok((by_expert, whole)) = computed else { return false };
+        let channels = whole.len() / 2;
+        let mut error = 0.0;
+        for channel in channels..whole.len() {
+            let sum: f64 = by_expert.iter().skip(channel).step_by(whole.len()).map(|&x| f64::from(x)).sum();
+            let expected = f64::from(whole[channel]) * times as f64;
+            error += ((sum - expected) / expected.abs().max(f64::from(f32::MIN_POSITIVE))).powi(2);
+        }
+        // Input that is not finite says nothing about the device.
+        error.is_nan() || error / channels as f64 <= TOLERANCE * TOLERANCE
+    }
+
+    /// Adds the input of `node`, of `weight`, to `totals`.
+    ///
+    /// # Safety
+    /// As for [`verdict`](Self::verdict).
+    pub(super) unsafe fn add(
+        &mut self,
+        weight: &str,
+        node: TensorRef<'_>,
+        layout: Layout,
+        products: Products,
+        totals: &Totals,
+    ) -> Result<(), String> {
+        let identity = match layout {
+            Layout::Routed { experts, .. } => Some(self.identity(experts).ok_or("there is no room on it")?),
+            Layout::Dense { .. } => None,
+        };
+        let (page, offset) = self.health.slot(weight, self.workbench.device())?;
+        self.workbench.compute(
+            // SAFETY: our own contract.
+            |draft| unsafe {
+                let reduced = reduce(draft, node, layout, identity, products);
+                draft.want(draft.add_to(totals.sums(), reduced.sums));
+                if let (Some(counts), Some(more)) = (totals.expert_rows(), reduced.counts) {
+                    draft.want(draft.add_to(counts, more));
+                }
+                draft.want(draft.add_to(draft.view_1d(page, 1, offset), draft.sum(reduced.sums)));
+            },
+            |()| {},
+            |()| {},
+        )
+    }
+
+    fn identity(&mut self, n: i64) -> Option<Node> {
+        match self.identities.entry(n) {
+            Entry::Occupied(memory) => Some(memory.get().get(0)),
+            Entry::Vacant(none) => {
+                let memory = Resident::new(self.workbench.device(), &[[n, n]]).ok()?;
+                let size = n as usize;
+                let mut ones = vec![0.0_f32; size * size];
+                ones.iter_mut().step_by(size + 1).for_each(|one| *one = 1.0);
+                write(memory.get(0), &ones);
+                Some(none.insert(memory).get(0))
+            }
+        }
+    }
+}
+
+/// The input of `node`, summed.
+///
+/// # Safety
+/// The node's sources stay allocated until the draft is computed; `identity` is there where rows are routed.
+unsafe fn reduce(
+    draft: &Draft<'_>,
+    node: TensorRef<'_>,
+    layout: Layout,
+    identity: Option<Node>,
+    products: Products,
+) -> Reduced {
+    let source = |i| {
+        let tensor = node.src(i).expect("a product has sources, and its layout was found").raw();
+        // SAFETY: our own contract.
+        let leaf = unsafe { draft.leaf(tensor) };
+        // SAFETY: a leaf is a valid tensor.
+        if unsafe { sys::ggml_is_contiguous(leaf.0.as_ptr()) } { leaf } else { draft.cont(leaf) }
+    };
+    match (layout, identity) {
+        (Layout::Routed { tokens, slots, row_a_slot, .. }, Some(identity)) => {
+            let sources = (source(1), source(2), identity);
+            reduce::routed(draft, sources, (tokens, slots, row_a_slot), products)
+        }
+        (Layout::Routed { tokens: rows, .. }, None) => reduce::dense(draft, source(1), rows, 1),
+        (Layout::Dense { rows, matrices }, _) => reduce::dense(draft, source(1), rows, matrices),
+    }
+}

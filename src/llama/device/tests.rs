@@ -3,10 +3,13 @@
 use llama_cpp_sys_2 as sys;
 
 use super::health::{Health, PAGE};
+use super::logits::DeviceScorer;
 use super::reduce::{self, Products};
 use super::resident::Resident;
 use crate::llama::Backend;
+use crate::llama::draft::Arena;
 use crate::llama::workbench::{Workbench, read_f32, write};
+use crate::perplexity::negative_log_likelihood;
 
 fn cpu() -> Workbench {
     let devices = Backend::init().devices();
@@ -142,4 +145,37 @@ fn an_operation_that_the_device_lacks_is_not_computed_there() {
     let cast = |workbench: &mut Workbench, to| workbench.supports(|draft| draft.want(draft.cast(memory.get(0), to)));
     assert!(cast(&mut workbench, sys::GGML_TYPE_F16));
     assert!(!cast(&mut workbench, sys::GGML_TYPE_IQ2_XXS), "it takes an importance matrix");
+}
+
+/// Off by less than one f32 sum of all exponentials would be, which is 1e-8 and more.
+#[test]
+fn scores_are_those_of_exact_sums() {
+    let mut workbench = cpu();
+    let (channels, n_vocab, rows) = (32_usize, 8_000_usize, 24_usize);
+    let memory =
+        Resident::new(workbench.device(), &[[channels as i64, n_vocab as i64], [channels as i64, rows as i64]])
+            .unwrap();
+    let small = |n| numbers(n).iter().map(|x| x / 64.0).collect::<Vec<f32>>();
+    write(memory.get(0), &small(channels * n_vocab));
+    write(memory.get(1), &small(channels * rows));
+    let product = |draft: &crate::llama::draft::Draft<'_>| {
+        let logits = draft.mul_mat(memory.get(0), memory.get(1));
+        draft.want_to_read(logits);
+        logits
+    };
+    let logits = workbench.compute(product, |_| {}, |&logits| read_f32(logits)).unwrap();
+    let targets: Vec<i32> = (0..rows as i32).map(|row| row * 331).collect();
+
+    let (mut arena, mut found) = (Arena::new(), Vec::new());
+    let draft = arena.draft().unwrap();
+    let node = draft.mul_mat(memory.get(0), memory.get(1));
+    // SAFETY: the product's sources are in the device's memory, which stays; it has these rows.
+    unsafe {
+        let mut scorer = DeviceScorer::new(workbench.device(), memory.get(0).0.as_ref(), &Vec::new()).unwrap();
+        scorer.score(node.0.as_ref(), &Vec::new(), &(0..rows), &targets, &mut found).unwrap();
+    }
+    let want = logits.chunks_exact(n_vocab).zip(&targets).map(|(row, &target)| negative_log_likelihood(row, target));
+    let errors: Vec<f64> = want.zip(&found).map(|(want, found)| (want - found).abs()).collect();
+    assert_eq!(errors.len(), rows);
+    assert!(errors.iter().sum::<f64>() / (rows as f64) < 5e-9, "{errors:?}");
 }

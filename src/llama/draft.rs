@@ -6,6 +6,7 @@ use std::ptr::{NonNull, null_mut};
 use llama_cpp_sys_2 as sys;
 
 use super::tail::RowOp;
+use super::tensor::buffer_of;
 
 /// Tensors that a graph may have. The deepest, a sum over a million rows, has half of them.
 const MAX_TENSORS: usize = 256;
@@ -163,8 +164,7 @@ impl Draft<'_> {
             let leaf = sys::ggml_new_tensor_4d(self.ctx.as_ptr(), tensor.type_, n0, n1, n2, n3);
             let made = node(leaf);
             (*leaf).nb = tensor.nb;
-            let buffer = tensor.view_src.as_ref().map_or(tensor.buffer, |owner| owner.buffer);
-            sys::ggml_backend_tensor_alloc(buffer, leaf, tensor.data);
+            sys::ggml_backend_tensor_alloc(buffer_of(tensor), leaf, tensor.data);
             made
         }
     }
@@ -179,9 +179,8 @@ impl Draft<'_> {
             let leaf = sys::ggml_new_tensor_2d(self.ctx.as_ptr(), tensor.type_, tensor.ne[0], rows.len() as i64);
             let made = node(leaf);
             (*leaf).nb[1] = tensor.nb[1];
-            let buffer = tensor.view_src.as_ref().map_or(tensor.buffer, |owner| owner.buffer);
             sys::ggml_backend_tensor_alloc(
-                buffer,
+                buffer_of(tensor),
                 leaf,
                 tensor.data.cast::<u8>().add(rows.start * tensor.nb[1]).cast(),
             );

@@ -10,6 +10,7 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::Device;
+use super::tensor::buffer_of;
 
 /// The nodes of an evaluation that have lost their sources.
 #[derive(Default)]
@@ -89,10 +90,9 @@ impl Links {
     /// # Safety
     /// `node` is a node of a graph.
     unsafe fn is_remote(&mut self, node: NonNull<sys::ggml_tensor>) -> bool {
-        // SAFETY: a node's buffer and the owner of its memory live as long as it does.
+        // SAFETY: by contract a node, whose buffer lives as long as it does.
         let kind = unsafe {
-            let tensor = node.as_ref();
-            let buffer = tensor.view_src.as_ref().unwrap_or(tensor).buffer;
+            let buffer = buffer_of(node.as_ref());
             if buffer.is_null() {
                 return false;
             }
@@ -101,8 +101,8 @@ impl Links {
         if let Some((_, remote)) = self.kinds.iter().find(|(known, _)| *known == kind) {
             return *remote;
         }
-        // SAFETY: the kind is valid; one without a device gives null.
-        let device = Device::new(unsafe { sys::ggml_backend_buft_get_device(kind) });
+        // SAFETY: the kind is that of a live buffer.
+        let device = unsafe { Device::of_buffer_type(kind) };
         let remote = device.is_some_and(Device::is_remote);
         self.kinds.push((kind, remote));
         remote

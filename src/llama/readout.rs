@@ -8,6 +8,7 @@ use super::Device;
 use super::draft::{Draft, Node};
 use super::graph::{Graph, Leaf, Source};
 use super::tail::{RowOp, is_on_host};
+use super::tensor::{buffer_of, device_of};
 use super::workbench::{Workbench, read_f32_into, write};
 
 /// Rows whose logits are in memory at once.
@@ -76,8 +77,7 @@ impl Readout {
         let norm: Vec<RowOp> = norm.iter().map(row_op).collect::<Result<_, _>>()?;
         let leaf = &graph.leaves[matrix];
         let matrix = own(leaf)?;
-        let workbench =
-            device_of(matrix).and_then(Workbench::new).ok_or("ggml has no backend for the output matrix")?;
+        let workbench = place_of(matrix).and_then(Workbench::new).ok_or("ggml has no backend for the output matrix")?;
         let mut readout = Self {
             norm,
             matrix,
@@ -115,9 +115,9 @@ impl Readout {
         if device.is_cpu() {
             return is_on_host(tensor);
         }
+        let buffer = buffer_of(tensor);
         // SAFETY: as above; the device is the registry's.
         unsafe {
-            let buffer = tensor.view_src.as_ref().map_or(tensor.buffer, |source| source.buffer);
             !buffer.is_null()
                 && sys::ggml_backend_dev_supports_buft(device.as_ptr(), sys::ggml_backend_buffer_get_type(buffer))
         }
@@ -186,15 +186,8 @@ fn own(leaf: &Leaf) -> Result<NonNull<sys::ggml_tensor>, String> {
 }
 
 /// Where a weight of the model lies.
-fn device_of(weight: NonNull<sys::ggml_tensor>) -> Option<Device> {
+fn place_of(weight: NonNull<sys::ggml_tensor>) -> Option<Device> {
     // SAFETY: the model's weights live as long as the model, of which a graph has just been evaluated.
     let tensor = unsafe { weight.as_ref() };
-    if is_on_host(tensor) {
-        return Device::cpu();
-    }
-    // SAFETY: a view's source lives as long as the view, a buffer as long as its tensors.
-    unsafe {
-        let buffer = NonNull::new(tensor.view_src.as_ref().map_or(tensor.buffer, |source| source.buffer))?;
-        Device::of_buffer_type(sys::ggml_backend_buffer_get_type(buffer.as_ptr()))
-    }
+    if is_on_host(tensor) { Device::cpu() } else { device_of(tensor) }
 }

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::outputs::is_output_matrix;
+use super::tensor::{buffer_of, device_of};
 use super::{Device, TensorRef};
 
 /// An operation on rows that leaves their shape, and what it takes besides.
@@ -125,15 +126,11 @@ pub(super) fn is_on_host(tensor: &sys::ggml_tensor) -> bool {
 }
 
 fn place_of(tensor: &sys::ggml_tensor) -> Option<Place> {
-    // SAFETY: a view's source lives as long as the view.
-    let owner = unsafe { tensor.view_src.as_ref() }.unwrap_or(tensor);
-    let buffer = NonNull::new(owner.buffer)?.as_ptr();
+    let buffer = NonNull::new(buffer_of(tensor))?.as_ptr();
     // SAFETY: the buffer lives as long as the tensor.
     let (kind, is_host) =
         unsafe { (sys::ggml_backend_buffer_get_type(buffer), sys::ggml_backend_buffer_is_host(buffer)) };
-    // SAFETY: the kind is valid; one without a device gives null.
-    let device = Device::new(unsafe { sys::ggml_backend_buft_get_device(kind) });
-    match device {
+    match device_of(tensor) {
         // Weights in a CPU buffer of another layout are no plain host memory, but are the CPU's.
         _ if is_host => Some(Place::Host),
         Some(device) if device.is_cpu() => Some(Place::Host),

@@ -5,6 +5,8 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use super::Device;
+
 /// The operation of a graph node, as far as this crate tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -25,6 +27,19 @@ pub enum Op {
 pub struct TensorRef<'a> {
     ptr: NonNull<sys::ggml_tensor>,
     graph: PhantomData<&'a sys::ggml_tensor>,
+}
+
+/// The buffer that a tensor lies in, its own or that of what it is a view of; null where there is none yet.
+pub(super) fn buffer_of(tensor: &sys::ggml_tensor) -> sys::ggml_backend_buffer_t {
+    // SAFETY: a view's source lives as long as the view.
+    unsafe { tensor.view_src.as_ref() }.unwrap_or(tensor).buffer
+}
+
+/// The device whose memory a tensor lies in, as its buffer names it.
+pub(super) fn device_of(tensor: &sys::ggml_tensor) -> Option<Device> {
+    let buffer = NonNull::new(buffer_of(tensor))?;
+    // SAFETY: the buffer lives as long as the tensor.
+    unsafe { Device::of_buffer_type(sys::ggml_backend_buffer_get_type(buffer.as_ptr())) }
 }
 
 impl<'a> TensorRef<'a> {
@@ -125,8 +140,7 @@ impl<'a> TensorRef<'a> {
 
     /// The buffer it lies in; null where it has none yet.
     pub(super) fn buffer(self) -> sys::ggml_backend_buffer_t {
-        // SAFETY: a view's source lives as long as the view.
-        unsafe { self.raw().view_src.as_ref() }.unwrap_or(self.raw()).buffer
+        buffer_of(self.raw())
     }
 
     /// Whether it lies in memory that this process can read.
@@ -206,16 +220,10 @@ impl<'a> TensorRef<'a> {
     /// Whether there is memory, and bytes can be had from it. Of weights that a CPU kernel has laid out anew (`CPU_REPACK`
     /// and its like) they cannot: ggml has no way back.
     pub(super) fn is_readable(self) -> bool {
-        let buffer = self.buffer();
-        if self.raw().data.is_null() || buffer.is_null() {
+        if self.raw().data.is_null() || self.buffer().is_null() {
             return false;
         }
-        // SAFETY: the buffer of a live tensor; the others belong to it and to ggml's registry.
-        unsafe {
-            let device = sys::ggml_backend_buft_get_device(sys::ggml_backend_buffer_get_type(buffer));
-            sys::ggml_backend_buffer_is_host(buffer)
-                || (!device.is_null() && sys::ggml_backend_dev_type(device) != sys::GGML_BACKEND_DEVICE_TYPE_CPU)
-        }
+        self.is_on_host() || device_of(self.raw()).is_some_and(|device| !device.is_cpu())
     }
 
     pub(super) fn copy<T: Copy + Default>(self, into: &mut Vec<T>) -> bool {

@@ -17,9 +17,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ptr::NonNull;
 
-use llama_cpp_sys_2 as sys;
-
 use super::log::{Level, say};
+use super::tensor::device_of;
 use super::workbench::read_f32;
 use super::{Device, TensorRef};
 use crate::collect::OnDevice;
@@ -51,7 +50,7 @@ impl DeviceSums {
         if input.is_on_host() && !host_too {
             return false;
         }
-        let (Some(layout), Some(device)) = (Layout::of(node), device_of(input)) else { return false };
+        let (Some(layout), Some(device)) = (Layout::of(node), device_for(input)) else { return false };
         let Some(place) = self.place(device) else { return false };
         // SAFETY: the node and its sources are computed and stay so while it is borrowed.
         let (verdict, new) = unsafe { place.verdict(node, layout, input.ne()[0]) };
@@ -75,7 +74,7 @@ impl DeviceSums {
         let (Some(input), Some(layout)) = (node.src(1), Layout::of(node)) else {
             return Err(failed("a device", "an input of another shape than before".to_owned()));
         };
-        let Some(device) = device_of(input) else {
+        let Some(device) = device_for(input) else {
             return Err(failed("a device", "the input lies nowhere".to_owned()));
         };
         let name = device.name();
@@ -149,10 +148,8 @@ fn advise(reason: &str) -> String {
     )
 }
 
-/// The device whose memory the tensor lies in: the CPU for the host's.
-fn device_of(tensor: TensorRef<'_>) -> Option<Device> {
-    let buffer = NonNull::new(tensor.buffer())?;
-    // SAFETY: the buffer lives as long as the tensor; a buffer type without a device gives null.
-    let device = unsafe { sys::ggml_backend_buft_get_device(sys::ggml_backend_buffer_get_type(buffer.as_ptr())) };
-    if tensor.is_on_host() { Device::cpu() } else { Device::new(device).or_else(Device::cpu) }
+/// The device that sums what lies where the tensor does: the CPU for memory that is no device's.
+fn device_for(tensor: TensorRef<'_>) -> Option<Device> {
+    NonNull::new(tensor.buffer())?;
+    if tensor.is_on_host() { Device::cpu() } else { device_of(tensor.raw()).or_else(Device::cpu) }
 }

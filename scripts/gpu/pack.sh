@@ -1,21 +1,20 @@
 #!/usr/bin/env bash
-# Packs what scripts/gpu/run.sh needs on a machine with CUDA and without Rust or network: our program with backends that are
-# loaded when it starts, the sources of the llama.cpp that it is built with (for the CUDA backend) and of llama.cpp's tools,
-# and what makes models and a text.
+# Packs what scripts/gpu/run.sh needs on a machine with CUDA and without Rust or network: our program and llama.cpp's tools,
+# both with backends that are loaded when they start, the sources of ggml's CUDA backend, and what makes models and a text.
 #
-#   scripts/gpu/pack.sh [FILE]        imatrix-gpu.tar.xz unless named; some 30 MB
+#   scripts/gpu/pack.sh [FILE]        imatrix-gpu.tar.xz unless named; some 20 MB
 #
 # There: tar -xf imatrix-gpu.tar.xz && imatrix-gpu/run.sh
 #
-# The build has a folder of its own, ~/.cache/llama-imatrix/target-gpu: llama.cpp is compiled once more, as shared libraries
-# and for several kinds of CPU, ten minutes on two cores. The program runs on any x86-64 that has AVX2.
+# The builds have folders of their own in ~/.cache/llama-imatrix: llama.cpp is compiled twice more, as shared libraries and
+# for several kinds of CPU, twenty minutes on two cores. The programs run on any x86-64 that has AVX2.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 file=${1:-imatrix-gpu.tar.xz}
 case "$file" in -*)
-    sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 2
     ;;
 esac
@@ -45,11 +44,20 @@ out=$(find "$CARGO_TARGET_DIR/release/build" -maxdepth 2 -path '*llama-cpp-sys-2
     exit 1
 }
 crate=$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$out/build/CMakeCache.txt")
+
+# llama.cpp's tools, with the same kind of backends. ggml's backend interface is the same in both, so one CUDA backend serves
+# both programs: the comparison is between what they do with it.
+"$root/scripts/upstream.sh" >/dev/null
 tools=$(find "$LLAMA_IMATRIX_CACHE/upstream" -maxdepth 1 -name 'xllamacpp-*' -type d | sort | tail -n 1)/thirdparty/llama.cpp
-[ -f "$tools/CMakeLists.txt" ] || {
-    "$root/scripts/upstream.sh" >/dev/null
-    tools=$(find "$LLAMA_IMATRIX_CACHE/upstream" -maxdepth 1 -name 'xllamacpp-*' -type d | sort | tail -n 1)/thirdparty/llama.cpp
+interface() { cat "$1/ggml/include/ggml.h" "$1/ggml/src/ggml-impl.h" "$1/ggml/src/ggml-backend-impl.h"; }
+[ "$(interface "$crate" | sha256sum)" = "$(interface "$tools" | sha256sum)" ] || {
+    say "the two versions of ggml have different interfaces: one CUDA backend cannot serve both"
+    exit 1
 }
+tools_build="$LLAMA_IMATRIX_CACHE/upstream/build-gpu"
+cmake -S "$tools" -B "$tools_build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON \
+    -DGGML_NATIVE=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF >&2
+cmake --build "$tools_build" --target llama-imatrix llama-bench ggml-cpu >&2
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -59,18 +67,25 @@ cp "$CARGO_TARGET_DIR/release/llama-imatrix" "$CARGO_TARGET_DIR/release/examples
 for folder in "$out/lib" "$out/lib64" "$out/backends"; do
     [ ! -d "$folder" ] || find "$folder" -name '*.so*' -exec cp -P {} "$pack/bin/" \;
 done
-find "$pack/bin" -type f -exec strip --strip-unneeded {} +
-# Sources without what no build here reads.
-sources() {
-    mkdir -p "$pack/$2"
-    tar -C "$1" --exclude=.git --exclude=./docs --exclude=./media --exclude=./models --exclude=./tests --exclude=./gguf-py \
-        --exclude=./tools/server/webui --exclude=./tools/server/public --exclude=./tools/ui --exclude='*.gguf' -cf - . |
-        tar -C "$pack/$2" -xf -
-}
-sources "$crate" llama.cpp
-sources "$tools" upstream
-# Tests are listed by the build files even where they are not built.
-mkdir -p "$pack/upstream/tests" "$pack/llama.cpp/tests"
+# In a folder of their own, since both programs' libraries have the same names.
+mkdir -p "$pack/upstream/lib"
+cp "$tools_build/bin/llama-imatrix" "$tools_build/bin/llama-bench" "$pack/upstream/lib/"
+find "$tools_build/bin" -name '*.so*' -exec cp -P {} "$pack/upstream/lib/" \;
+# What llama.cpp's tools and both programs need of a system and it may lack.
+for library in libgomp.so.1 libssl.so.3 libcrypto.so.3; do
+    file_of=$(ldconfig -p | sed -n "s/.*$library .*=> //p" | head -n 1)
+    [ -z "$file_of" ] || cp "$file_of" "$pack/upstream/lib/"
+done
+[ ! -e "$pack/upstream/lib/libgomp.so.1" ] || cp "$pack/upstream/lib/libgomp.so.1" "$pack/bin/"
+for tool in llama-imatrix llama-bench; do
+    printf '#!/bin/sh\nhere=$(cd "$(dirname "$0")" && pwd)\nLD_LIBRARY_PATH=$here/lib exec "$here/lib/%s" "$@"\n' "$tool" >"$pack/upstream/$tool"
+    chmod +x "$pack/upstream/$tool"
+done
+find "$pack/bin" "$pack/upstream/lib" -type f -exec strip --strip-unneeded {} +
+# ggml alone, with the one backend.
+mkdir -p "$pack/backend"
+cp -R "$crate/ggml" "$pack/backend/"
+printf 'cmake_minimum_required(VERSION 3.18)\nproject(backend C CXX)\nadd_subdirectory(ggml)\n' >"$pack/backend/CMakeLists.txt"
 cp "$here/run.sh" "$here/measure.py" "$root/scripts/bench_common.py" "$root/scripts/imatrix_diff.py" "$pack/"
 cp "$root/assets/quickstart/calibration.txt" "$pack/text.txt"
 

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # For faults.sh and power.sh, which source this: a program, its test models and the tracer, in $folder.
 
-cd "$here/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 if [ "$(uname -sm)" != "Linux x86_64" ]; then
     echo "system calls are traced on Linux and x86-64 only: not run here" >&2
     exit 0

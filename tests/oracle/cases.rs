@@ -51,7 +51,8 @@ impl Default for Setup {
 impl Setup {
     /// The same settings as flags of the program.
     pub(super) fn flags(&self) -> String {
-        let mut flags = format!("-c {} -b {} -ub {} --min-rows {}", self.size, self.n_batch, self.n_ubatch, self.min_rows);
+        let mut flags =
+            format!("-c {} -b {} -ub {} --min-rows {}", self.size, self.n_batch, self.n_ubatch, self.min_rows);
         let mut add = |wanted: bool, flag: &str| {
             if wanted {
                 flags += " ";

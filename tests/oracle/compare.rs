@@ -77,7 +77,8 @@ pub(super) fn collect(
 
 /// The first weight and value whose bits differ.
 pub(super) fn difference(want: &Collected, found: &Imatrix) -> Option<String> {
-    let names = |left: Vec<&String>, right: &dyn Fn(&String) -> bool| left.into_iter().find(|name| !right(name)).cloned();
+    let names =
+        |left: Vec<&String>, right: &dyn Fn(&String) -> bool| left.into_iter().find(|name| !right(name)).cloned();
     if let Some(name) = names(want.entries.keys().collect(), &|name| found.entries.contains_key(name)) {
         return Some(format!("no {name}"));
     }

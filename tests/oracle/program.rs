@@ -47,7 +47,9 @@ fn the_programs_flags_collect_what_the_oracle_does() {
         }
         // A part of the chunks is the library's: the program has shards of them.
         let cases = CASES.iter().filter(|case| case.setup().part.is_none());
-        failures.extend(cases.filter_map(|case| check(dir.path(), &model, case)).map(|failure| format!("{name}: {failure}")));
+        failures.extend(
+            cases.filter_map(|case| check(dir.path(), &model, case)).map(|failure| format!("{name}: {failure}")),
+        );
     }
     report(failures);
 }

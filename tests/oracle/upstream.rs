@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use llama_imatrix::imatrix::Imatrix;
-use llama_imatrix::llama::{
-    Batch, Context, ContextOptions, FlashAttention, Model, NextnContext, Outputs, Tuning,
-};
+use llama_imatrix::llama::{Batch, Context, ContextOptions, FlashAttention, Model, NextnContext, Outputs, Tuning};
 use llama_imatrix::nextn::Layer;
 
 use super::cases::Setup;
@@ -96,7 +94,11 @@ fn document_groups(model: &Model, setup: &Setup) -> Vec<Group> {
 
 /// Texts of unequal length: shorter than a chunk, longer, and a few tokens.
 pub(super) fn documents() -> Vec<String> {
-    [9, 40, 3, 150, 25, 60, 12, 1, 33].iter().zip(50..).map(|(&words, seed)| crate::support::text(words, seed)).collect()
+    [9, 40, 3, 150, 25, 60, 12, 1, 33]
+        .iter()
+        .zip(50..)
+        .map(|(&words, seed)| crate::support::text(words, seed))
+        .collect()
 }
 
 fn options(setup: &Setup, groups: &[Group]) -> ContextOptions {
@@ -131,13 +133,7 @@ struct Evaluation<'m> {
 }
 
 impl<'m> Evaluation<'m> {
-    fn new(
-        model: &'m Model,
-        layer: Option<Layer<'m>>,
-        setup: &Setup,
-        options: &ContextOptions,
-        naive: Naive,
-    ) -> Self {
+    fn new(model: &'m Model, layer: Option<Layer<'m>>, setup: &Setup, options: &ContextOptions, naive: Naive) -> Self {
         let sums: Shared = Rc::clone(&naive.sums);
         let mut trunk = Context::new(model, options, naive).unwrap();
         let has_memory = trunk.has_memory();

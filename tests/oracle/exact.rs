@@ -31,7 +31,11 @@ impl ExactSums {
         }
     }
 
+    /// Adds a term. One that is not finite is left to the f32 sums beside, by which the chunk is then discarded.
     pub(super) fn add(&mut self, i: usize, x: f32) {
+        if !x.is_finite() {
+            return;
+        }
         let (mantissa, exponent) = parts(x);
         self.sum[i] += shifted(mantissa, exponent);
         self.sum2[i] += shifted(mantissa * mantissa, 2 * exponent);

@@ -55,7 +55,9 @@ fn failures(name: &str, model: &Model, layer: Option<Layer<'_>>, case: &Case) ->
     let earlier = setup.earlier.then(|| compare::collect(model, layer, &case.before(), 1, &Imatrix::default()));
     let earlier = earlier.unwrap_or_default();
     let want = upstream::collect(model, layer, &setup, &earlier);
-    assert!(!want.entries.is_empty(), "{name}, {}: nothing was collected", case.name);
+    // A recurrent model's inputs have a chunk's rows, however many chunks are side by side.
+    let too_few_rows = setup.min_rows > setup.size as i64;
+    assert!(too_few_rows || !want.entries.is_empty(), "{name}, {}: nothing was collected", case.name);
     let mut failures = Vec::new();
     for lanes in LANES {
         let found = compare::collect(model, layer, &setup, lanes, &earlier);

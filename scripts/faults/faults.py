@@ -124,7 +124,7 @@ def main():
         print(f"{scene.name}: {found['faults']} faults in {sum(expected.counts.values())} system calls", flush=True)
     for failure in failures:
         print(failure)
-    bad = ", ".join(f"{totals[kind]} {kind}" for kind in ("crashed", "hung") if totals[kind])
+    bad = ", ".join(f"{totals[kind]} {kind}" for kind in ("crashed", "hung", "not reached") if totals[kind])
     print(f"{totals['faults']} faults in {n_calls} system calls, {totals['lost']} lost, {totals['silent']} silent{', ' + bad if bad else ''}")
     return 1 if failures else 0
 

@@ -2,6 +2,7 @@
 
 /// Settings of a run, for the oracle, the library and the program alike.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "flags, which are what is varied")]
 pub(super) struct Setup {
     pub(super) size: usize,
     pub(super) n_batch: usize,

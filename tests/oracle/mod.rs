@@ -46,7 +46,8 @@ fn check_model(name: &str, cases: &[Case]) {
         Located::Layer(layer) => Some(layer),
         _ => None,
     });
-    report(cases.iter().flat_map(|case| failures(name, &model, layer, case)).collect());
+    let failures: Vec<_> = cases.iter().flat_map(|case| failures(name, &model, layer, case)).collect();
+    report(&failures);
 }
 
 fn failures(name: &str, model: &Model, layer: Option<Layer<'_>>, case: &Case) -> Vec<String> {
@@ -68,7 +69,7 @@ fn failures(name: &str, model: &Model, layer: Option<Layer<'_>>, case: &Case) ->
     failures
 }
 
-fn report(failures: Vec<String>) {
+fn report(failures: &[String]) {
     assert!(failures.is_empty(), "{} cases differ:\n{}", failures.len(), failures.join("\n"));
 }
 
@@ -130,5 +131,5 @@ fn a_discarded_chunk_leaves_the_bits_of_the_others() {
             }
         }
     }
-    report(failures);
+    report(&failures);
 }

@@ -51,7 +51,7 @@ fn the_programs_flags_collect_what_the_oracle_does() {
             cases.filter_map(|case| check(dir.path(), &model, case)).map(|failure| format!("{name}: {failure}")),
         );
     }
-    report(failures);
+    report(&failures);
 }
 
 #[test]

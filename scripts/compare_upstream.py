@@ -417,7 +417,7 @@ def main():
     if skipped:
         print(f"\nnot run, since upstream could not make their input files: {', '.join(skipped)}")
     code = report.finish(whole=args.only == "*")
-    return code
+    return 1 if skipped else code
 
 
 if __name__ == "__main__":

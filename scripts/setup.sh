@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Installs what a build needs and this machine lacks: cmake, make, a C++ compiler, libclang (bindgen reads C headers
-# with it), ccache and git; with --upstream also ninja and Python with pip, for building llama.cpp's own tools.
+# with it), ccache and git; with --upstream also ninja and Python with pip, for building llama.cpp's own tools; with
+# --checks also what .ci/run checks with: shellcheck, zsh, fish, mandoc, cargo-deny and cargo-machete. Of these, what cannot
+# be installed is an error only where CI is set.
 #
-#   scripts/setup.sh [--upstream]
+#   scripts/setup.sh [--upstream] [--checks]
 #
 # Uses apt, dnf, pacman, zypper, apk or brew, with sudo where needed, or says what to install by hand. Rust is checked,
 # never installed. Quick and silent where nothing is missing. All output goes to standard error.
@@ -158,6 +160,30 @@ install_missing() {
     [ -z "$words" ] || die "still missing after the installation: $words"
 }
 
+# What .ci/run checks with. Checks are skipped where these are missing, but not where CI is set.
+install_checks() {
+    local tool pm
+    pm=$(manager)
+    for tool in shellcheck zsh fish mandoc; do
+        have "$tool" && continue
+        if can_install "$pm"; then install "$pm" "$tool" || true; fi
+        hash -r
+        have "$tool" || lacks "$tool"
+    done
+    for tool in cargo-deny cargo-machete; do
+        have "$tool" && continue
+        # Compiled here, which takes minutes: only where they have to be there.
+        if [ -n "${CI:-}" ]; then cargo install --quiet --locked --target-dir "$LLAMA_IMATRIX_CACHE/$tool" "$tool" >&2 || true; fi
+        hash -r
+        have "$tool" || lacks "$tool"
+    done
+}
+
+lacks() {
+    [ -z "${CI:-}" ] || die "CI is set, and $1 could not be installed"
+    say "no $1: checks with it are skipped"
+}
+
 # The minimum stands in Cargo.toml alone.
 required_rust() { sed -n 's/^rust-version *= *"\(.*\)"/\1/p' "$here/../Cargo.toml"; }
 
@@ -181,11 +207,13 @@ check_rust() {
 
 main() {
     with_upstream=no
+    with_checks=no
     while [ $# -gt 0 ]; do
         case "$1" in
         --upstream) with_upstream=yes ;;
+        --checks) with_checks=yes ;;
         -h | --help)
-            sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             exit 0
             ;;
         *) die "unknown argument '$1'" ;;
@@ -196,6 +224,7 @@ main() {
     check_rust
     require_apple_tools
     install_missing
+    if [ "$with_checks" = yes ]; then install_checks; fi
 }
 
 main "$@"

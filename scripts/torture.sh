@@ -5,7 +5,7 @@
 #
 # N (100) runs over tiny models are killed by SIGKILL at random instants and inside saves, again and again, and resumed:
 # their files have to be, byte for byte, those of runs that were never stopped, and so has what they print. Then the disk
-# is filled and made read-only under runs (where a small tmpfs may be mounted: as root), and files are cut short at every
+# is filled and made read-only under runs (where a small tmpfs may be mounted: as root, or with sudo that asks nothing), and files are cut short at every
 # 1,000th byte. Needs python3; builds the program if it has to. LLAMA_IMATRIX names a program that is there already.
 set -euo pipefail
 

@@ -8,4 +8,6 @@ mod golden;
 #[cfg(feature = "llama")]
 mod llama;
 #[cfg(all(feature = "llama", feature = "cli"))]
+mod oracle;
+#[cfg(all(feature = "llama", feature = "cli"))]
 mod program;

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::accumulate::{Scratch, add_dense, add_routed, prepare_on_device};
 use super::collector::Collector;
@@ -10,6 +10,7 @@ use super::product::{Ids, Kind, Product, Rows};
 use super::rule::Verdict;
 use super::sharing::{Same, Sums, Take};
 use super::state::{Shared, State};
+use super::sync::MutexGuard;
 #[cfg(feature = "llama")]
 use crate::{collect::SumOn, state::Accumulate};
 

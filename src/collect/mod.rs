@@ -23,6 +23,7 @@ mod rule;
 mod sharing;
 mod state;
 mod stored;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod undo;

@@ -1,12 +1,13 @@
 //! What lanes share, and whose turn it is.
 
 use std::collections::BTreeSet;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use super::chunks::ChunkClock;
 use super::collector::{CollectorOptions, Snapshot};
 use super::error::Error;
 use super::sharing::Sharing;
+use super::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug)]
 pub(super) struct Shared {

@@ -11,8 +11,8 @@ pub struct Distribution {
     pub min: f64,
     /// The largest.
     pub max: f64,
-    /// Share of columns more than one standard deviation from the mean (the ZD score of arXiv 2406.17415, which counts
-    /// weights; here it counts columns, as llama.cpp PR 12718 did).
+    /// Share of columns whose average is more than one standard deviation from the mean, on either side. Named after the
+    /// ZD score of arXiv 2406.17415, which counts weights; not comparable with it, or with that of llama.cpp PR 12718.
     pub zd1: f64,
     /// Share of columns more than three standard deviations from the mean.
     pub zd3: f64,

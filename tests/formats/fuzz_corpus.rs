@@ -57,6 +57,43 @@ fn pair(a: &[u8], b: &[u8], weight: u8) -> Vec<u8> {
     [&(a.len() as u16).to_le_bytes()[..], &[weight], a, b].concat()
 }
 
+const TOOLS: &str = r#"{"messages":[{"role":"user","content":"Two?"},{"role":"assistant","content":null,"tool_calls":[{"type":"function","function":{"name":"add","arguments":{"a":1.5e-7,"b":[true,null,"\u00e9\ud83d\ude42"]}}}]}],"tools":[{"type":"function","function":{"name":"add"}}]}"#;
+const SHARE_GPT: &str = r#"{"conversations":[{"from":"human","value":"Hi"},{"from":"gpt","value":"Ho"}]}"#;
+const CALLS: &str = "{%- for message in messages %}{{ '<|' + message.role + '|>' }}{% if message.tool_calls %}\
+                     {{ message.tool_calls | tojson(indent=2) }}{% else %}{{ message.content.strip() }}{% endif %}\
+                     {% endfor %}";
+const NAMESPACE: &str = "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}\
+                         {{ ns.n }}{{ tools | tojson }}{{ strftime_now('%d %b %Y') }}";
+/// Three lines of text, by gzip.
+const GZIP: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\x2b\xc9\x48\x55\x28\x4e\x4d\xd4\x51\x28\x81\x30\xb8\x4a\x08\x0a\x00\x00\xbc\x85\xda\x7c\x33\x00\x00\x00";
+
+/// A template behind its length, and a line.
+fn chat(template: &str, line: &str) -> Vec<u8> {
+    [&(template.len() as u16).to_le_bytes()[..], template.as_bytes(), line.as_bytes()].concat()
+}
+
+/// A frame of zstd that is skipped, and one of a raw and a repeated block; by its first byte a text.
+fn zstd() -> Vec<u8> {
+    let skipped = [0x50, 0x2a, 0x4d, 0x18, 2, 0, 0, 0, 7, 7];
+    let block = |last: u32, kind: u32, size: u32| ((size << 3) | (kind << 1) | last).to_le_bytes()[..3].to_vec();
+    let header = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 13];
+    [&[1], &skipped[..], &header, &block(0, 0, 8), b"the sea\n", &block(1, 1, 5), b"a"].concat()
+}
+
+/// Two chunks of four tokens each, a vocabulary of three.
+fn logits() -> Vec<u8> {
+    let mut out = b"_logits_".to_vec();
+    for number in [4, 3, 2, 1, 0, 2, 1, 1, 2, 0, 1] {
+        out.extend(i32::to_le_bytes(number));
+    }
+    for _ in 0..2 {
+        out.extend(0.5_f32.to_le_bytes());
+        out.extend((-9.0_f32).to_le_bytes());
+        out.extend([1, 0, 16, 0, 2, 0, 0, 0]);
+    }
+    out
+}
+
 fn all() -> Vec<(PathBuf, Vec<u8>)> {
     let input = |name: &str| inputs::all().into_iter().find(|(found, _)| *found == name).unwrap().1;
     let mut out = Vec::new();
@@ -72,6 +109,14 @@ fn all() -> Vec<(PathBuf, Vec<u8>)> {
     add("merge", "matrices", pair(&input("bare.gguf"), &input("bare.gguf"), 8));
     add("merge", "formats", pair(&input("routed-one.gguf"), &input("legacy-bare.dat"), 40));
     add("merge", "states", pair(&state(0, Accumulate::F64), &state(1, Accumulate::F64), 16));
+    add("chat", "calls", chat(CALLS, TOOLS));
+    add("chat", "namespace", chat(NAMESPACE, TOOLS));
+    add("chat", "share-gpt", chat(CALLS, SHARE_GPT));
+    add("jsonl", "conversations", [TOOLS, SHARE_GPT, r#"{"text":"a\nb"}"#, ""].join("\n").into_bytes());
+    add("compressed", "gzip", [&[0], GZIP].concat());
+    add("compressed", "gzip-twice", [&[0], GZIP, GZIP].concat());
+    add("compressed", "zstd", zstd());
+    add("logits", "two-chunks", logits());
     out
 }
 

@@ -1,6 +1,6 @@
 //! The command line against that of llama.cpp's tool: `tests/data/flags/upstream-options.txt` lists its options.
 
-#![expect(clippy::print_stderr, reason = "counts, and what was skipped, for those who run the tests")]
+#![expect(clippy::print_stderr, reason = "counts, for those who run the tests")]
 
 use super::*;
 

@@ -1,7 +1,5 @@
 //! Each flag that changes a run changes it: in its numbers, or in what llama.cpp says it does.
 
-#![expect(clippy::print_stderr, reason = "what was skipped, for those who run the tests")]
-
 use std::collections::BTreeSet;
 
 use llama_imatrix::gguf::Writer;
@@ -244,10 +242,13 @@ fn threads_run_where_and_how_they_are_told() {
             line.strip_prefix("Cpus_allowed_list:").is_some_and(|list| list.trim() == cpu)
         })
     };
-    if !runs_on("-t 2", "0-1") {
-        eprintln!("skipped: this machine's CPUs are not 0 and 1");
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let all = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+    if !all.starts_with("0-") {
+        support::cannot_test(&format!("the CPUs 0 and 1 are not both this process's, which are {all}"));
         return;
     }
+    assert!(runs_on("-t 2", all));
     for args in ["-C 0x2", "-Cr 1-1", "-C 1 -Cb 2", "-C 1 -Crb 1-1", "-C 3 --cpu-strict 1", "-C 3 --cpu-strict-batch 1"]
     {
         assert!(runs_on(&format!("-t 2 {args}"), "1"), "{args}");

@@ -1,6 +1,6 @@
 //! Sums on devices: the CPU as one, and workers on this machine, over the same protocol as far ones.
 
-#![expect(clippy::print_stderr, reason = "what was skipped, for those who run the tests")]
+#![expect(clippy::print_stderr, reason = "counts, for those who run the tests")]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -48,7 +48,7 @@ impl Worker {
             let mut says = String::new();
             worker.child.stderr.take().unwrap().read_to_string(&mut says).unwrap();
             if says.contains("not supported in this build") {
-                eprintln!("skipped: {says}");
+                support::cannot_test(&says);
                 return None;
             }
         }
@@ -309,7 +309,7 @@ fn a_worker_without_room_is_an_error_that_says_what_to_do() {
     match Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status() {
         Ok(status) if status.success() => {}
         other => {
-            eprintln!("skipped: no prlimit ({other:?})");
+            support::cannot_test(&format!("no prlimit ({other:?})"));
             return;
         }
     }

@@ -25,6 +25,14 @@ pub use hostile::{HOSTILE, truncated};
 pub use nextn::{DRAFTS, NEXTN};
 pub use text::text;
 
+/// For a test that ends early: says what it lacks. Where CI is set everything is there, and its lack is a failure.
+#[expect(clippy::print_stderr, reason = "what was skipped, for those who run the tests")]
+pub fn cannot_test(lacks: &str) {
+    let ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+    assert!(!ci, "CI is set, and this test cannot run: {lacks}");
+    eprintln!("skipped: {lacks}");
+}
+
 /// Seed and words of the text that `write_all` puts beside the models.
 const CALIBRATION: (usize, u64) = (8000, 1);
 

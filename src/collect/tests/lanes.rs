@@ -22,7 +22,7 @@ const GRAPH: &[(&str, usize)] = &[
 ];
 
 /// Sixteen rows of sizes so different that the order in which they are added shows.
-fn input(batch: usize, input: usize) -> Vec<f32> {
+pub(super) fn input(batch: usize, input: usize) -> Vec<f32> {
     (0..32)
         .map(|i| {
             let bits = (batch * 977 + input * 131 + i * 29) % 251;

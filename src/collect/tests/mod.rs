@@ -4,6 +4,8 @@ mod accumulators;
 mod devices;
 mod lanes;
 mod shared;
+#[cfg(shuttle)]
+mod turns;
 
 use super::{Collector, CollectorOptions, Earlier, Ids, Kind, Lane, Product, Rows};
 use crate::imatrix::{Entry, Imatrix};

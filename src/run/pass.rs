@@ -92,6 +92,12 @@ impl<'a> Pass<'a> {
         self.context.observer().lane.collector()
     }
 
+    /// Bytes of host memory that the context writes in every run, cache and computation; `None` where this build cannot tell.
+    pub(super) fn host_memory(&self) -> Option<[u64; 2]> {
+        let host = self.context.memory()?.into_iter().find(|memory| memory.device.is_none())?;
+        Some([host.cache as u64, host.compute.saturating_sub(self.context.unused_logits()) as u64])
+    }
+
     pub(super) fn timings(&self) -> Timings {
         self.context.timings()
     }

@@ -17,14 +17,14 @@ use super::*;
 const TOLERANCE: f64 = 1e-5;
 
 /// A worker of ours, killed when it is dropped.
-struct Worker {
-    child: Child,
-    address: String,
+pub(super) struct Worker {
+    pub(super) child: Child,
+    pub(super) address: String,
 }
 
 impl Worker {
     /// `None` where this build has no RPC.
-    fn start() -> Option<Self> {
+    pub(super) fn start() -> Option<Self> {
         Self::start_with(|_| {})
     }
 
@@ -336,7 +336,7 @@ fn a_worker_stops_when_it_is_told_and_warns_when_it_is_open() {
     worker.child.stderr.take().unwrap().read_to_string(&mut says).unwrap();
     assert_eq!(worker.child.wait().unwrap().code(), Some(0), "{says}");
     assert!(says.contains("the protocol has no authentication"), "{says}");
-    assert!(says.contains("stopped by signal 15"), "{says}");
+    assert!(says.contains("interrupted by SIGTERM"), "{says}");
 }
 
 #[test]

@@ -93,6 +93,7 @@ pub struct Context<'m, O: Observer> {
     has_weights: bool,
     /// Whether the model computes logits.
     has_logits: bool,
+    learned_positions: Option<i32>,
     model: PhantomData<&'m Model>,
 }
 
@@ -147,6 +148,7 @@ impl<'m, O: Observer> Context<'m, O> {
                 outputs: options.outputs,
                 all_logits: None,
                 logit_rows: 0,
+                learned_positions: model.learned_positions(),
                 has_weights: !model.is_dry(),
                 // Of the models that see one batch at a time, those that do not make text are encoders.
                 // SAFETY: the context was just created.
@@ -252,7 +254,7 @@ impl<'m, O: Observer> Context<'m, O> {
     /// Evaluates a batch. The observer sees each node it asks for.
     ///
     /// # Errors
-    /// [`Error::BatchTooLarge`]; [`Error::Decode`] where llama.cpp fails; [`Error::Observer`] where the observer did.
+    /// [`Error::BatchTooLarge`]; [`Error::NoWeights`]; [`Error::Position`]; [`Error::Decode`] where llama.cpp fails; [`Error::Observer`] where the observer did.
     ///
     /// # Panics
     /// Goes on with a panic of the observer.
@@ -263,6 +265,11 @@ impl<'m, O: Observer> Context<'m, O> {
             return Err(Error::BatchTooLarge { found: n_tokens, limit: self.n_batch });
         }
         self.check_weights()?;
+        if let Some(limit) = self.learned_positions
+            && let Some(found) = batch.position_beyond(limit)
+        {
+            return Err(Error::Position { found, limit }); // ggml would abort the process
+        }
         let ctx = self.ptr.as_ptr();
         // SAFETY: the context is ours, the batch's arrays are valid during the call, and `&mut self` keeps every other
         // reference to the latch away while the trampoline uses it.

@@ -124,6 +124,13 @@ impl Model {
         unsafe { sys::llama_model_n_layer_nextn(self.ptr.as_ptr()) }
     }
 
+    /// Positions that the model has learned an embedding for each of, as GPT-2 and BERT have. `None` where any can be computed.
+    #[must_use]
+    pub fn learned_positions(&self) -> Option<i32> {
+        let file = crate::gguf::File::open(&self.path).ok()?;
+        i32::try_from(file.tensor("position_embd.weight")?.shape[1]).ok()
+    }
+
     /// Values in a hidden state, as it leaves the last layer.
     #[must_use]
     pub fn n_embd_out(&self) -> usize {

@@ -49,6 +49,10 @@ impl<'a> Pass<'a> {
         if model.is_encoder_decoder() {
             return Err(Error::EncoderDecoder);
         }
+        let longest = i32::try_from(chunks.size()).unwrap_or(i32::MAX);
+        if let Some(limit) = model.learned_positions().filter(|&limit| longest > limit) {
+            return Err(llama::Error::Position { found: longest - 1, limit }.into());
+        }
         let mut context_options = options.context(chunks, layout, nextn.is_some());
         let mut n_batch = context_options.n_batch as usize;
         let n_ubatch = options.n_ubatch.min(n_batch);

@@ -167,6 +167,28 @@ fn any_number_of_threads_is_one_that_ggml_can_run() {
     });
 }
 
+/// GPT-2 and BERT look positions up in a table, and ggml aborts the process at one that is not there.
+#[test]
+fn positions_that_were_not_learned_are_refused() {
+    for name in ["gpt2", "bert"] {
+        with_built(name, |model| {
+            let limit = model.learned_positions().unwrap();
+            let mut context = context(model, ());
+            for position in [limit, i32::MAX, -1] {
+                let mut batch = Batch::new();
+                batch.add(3, position, 0);
+                let refused = context.decode(&mut batch);
+                assert!(
+                    matches!(refused, Err(Error::Position { found, .. }) if found == position),
+                    "{name} {position}: {refused:?}"
+                );
+            }
+            context.decode(&mut self::batch()).unwrap();
+        });
+    }
+    with_model(|model| assert_eq!(model.learned_positions(), None));
+}
+
 /// Pages that are not reserved are the program's affair: a library leaves its process as it is.
 #[cfg(target_os = "linux")]
 #[test]

@@ -294,6 +294,10 @@ fn who_is_no_worker_is_told_from_one() {
     let run = "-m llama.gguf -f calibration.txt -c 64 --chunks 2";
     let says = format!("RPC server '{address}': it does not answer as an RPC server of this version of ggml does");
     bench.fails(&format!("{run} --rpc {address}"), &[&says]);
+    // ggml would abort the process.
+    for endpoint in ["::1:50052", "[::1]:50052", "127.0.0.1", "127.0.0.1:"] {
+        bench.fails(&format!("{run} --rpc {endpoint}"), &[&format!("RPC server '{endpoint}': ")]);
+    }
 }
 
 /// A worker that gets no more memory than it has.

@@ -26,9 +26,15 @@ impl Connection {
     }
 }
 
-/// The addresses that `host:port` stands for.
+/// The addresses that `host:port` stands for, as far as ggml connects to them: it knows IPv4 alone, and aborts the process
+/// at an endpoint that it cannot parse.
 pub(super) fn addresses(endpoint: &str) -> io::Result<Vec<SocketAddr>> {
-    Ok(endpoint.to_socket_addrs()?.collect())
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what);
+    if endpoint.matches(':').count() != 1 {
+        return Err(invalid("expected HOST:PORT, and no IPv6 address: ggml's RPC connects over IPv4 alone"));
+    }
+    let addresses: Vec<_> = endpoint.to_socket_addrs()?.filter(SocketAddr::is_ipv4).collect();
+    if addresses.is_empty() { Err(invalid("the host has no IPv4 address")) } else { Ok(addresses) }
 }
 
 /// The time left until the deadline, never zero: a socket takes a timeout of zero for none.

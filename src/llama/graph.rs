@@ -277,10 +277,12 @@ impl Recorder {
 
 /// Only weights are in buffers that are marked as such: those of the model and of its adapters.
 fn kind(leaf: TensorInfo<'_>) -> LeafKind {
-    match leaf.name() != leaf.base_name() {
-        true => LeafKind::Copy,
-        false if leaf.is_weight() => LeafKind::Weight,
-        false => LeafKind::Input,
+    if leaf.name() != leaf.base_name() {
+        LeafKind::Copy
+    } else if leaf.is_weight() {
+        LeafKind::Weight
+    } else {
+        LeafKind::Input
     }
 }
 

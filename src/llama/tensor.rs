@@ -1,4 +1,4 @@
-//! A tensor's description: name, operation, type, shape, sources, place. Its data: see [`super::data`].
+//! A tensor's description: name, operation, type, shape, sources, place. Its data is `data.rs`'s.
 
 use std::ffi::{CStr, c_char};
 use std::fmt;

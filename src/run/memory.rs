@@ -1,6 +1,6 @@
 //! Memory, as far as the system and the devices tell: whether a run fits, and whether there is room for another lane.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Error;
 use crate::llama::{Backend, Device};
@@ -45,7 +45,7 @@ fn left_in_group() -> Option<u64> {
 }
 
 /// What one group's limit leaves, if it has one.
-fn left_in(group: &PathBuf, [limit, used]: [&str; 2]) -> Option<u64> {
+fn left_in(group: &Path, [limit, used]: [&str; 2]) -> Option<u64> {
     let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
     let limit: u64 = read(limit)?.trim().parse().ok()?;
     let used = read("memory.stat")?.lines().find_map(|line| line.strip_prefix(used)?.trim().parse::<u64>().ok())?;

@@ -16,7 +16,14 @@ pub(super) struct Socket {
 
 /// All stream sockets of this process.
 pub(super) fn all() -> Vec<Socket> {
-    numbers().into_iter().filter_map(open).collect()
+    // Two steps: a duplicate of ours may get a number of the list that was free by now, and is no second connection.
+    let sockets: Vec<_> = numbers().into_iter().filter(|&number| is_stream(number)).collect();
+    sockets.into_iter().filter_map(open).collect()
+}
+
+/// Other files are not touched: closing a second handle to one would release its POSIX locks.
+fn is_stream(number: RawFd) -> bool {
+    option(number, libc::SOL_SOCKET, libc::SO_TYPE).is_ok_and(|kind| kind == libc::SOCK_STREAM)
 }
 
 #[cfg(target_os = "linux")]
@@ -32,10 +39,6 @@ fn numbers() -> Vec<RawFd> {
 }
 
 fn open(number: RawFd) -> Option<Socket> {
-    // Other files are not touched: closing a second handle to one would release its POSIX locks.
-    if option(number, libc::SOL_SOCKET, libc::SO_TYPE).ok()? != libc::SOCK_STREAM {
-        return None;
-    }
     // SAFETY: the number is duplicated at once. Whatever file has it by now stays open through the duplicate, which is ours.
     let own = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned().ok()?;
     Some(Socket { number, stream: TcpStream::from(own) })
@@ -149,6 +152,9 @@ mod tests {
         let mut client = TcpStream::connect(address).unwrap();
         let mut server = listener.accept().unwrap().0;
         let find = |number| all().into_iter().find(|socket| socket.number == number).unwrap();
+        let own = client.local_addr().unwrap();
+        let ours = |socket: &Socket| socket.stream.local_addr().is_ok_and(|address| address == own);
+        assert_eq!(all().iter().filter(|socket| ours(socket)).count(), 1, "our own duplicates are not found again");
         assert!(find(listener.as_raw_fd()).is_listener());
         let found = find(client.as_raw_fd());
         assert!(!found.is_listener());

@@ -91,8 +91,8 @@ timeout=4
 ip netns exec "$far" "$LLAMA_IMATRIX" worker --host 10.77.0.2 --port 50052 --threads 1 --client-timeout "$timeout" \
     >"$folder/worker.log" 2>&1 &
 pids+=($!)
-wait_for 20 grep -q 'Devices:' "$folder/worker.log" || die "the worker did not start"
-sleep 1
+listens() { ip netns exec "$near" bash -c '</dev/tcp/10.77.0.2/50052' 2>/dev/null; }
+wait_for 20 listens || die "the worker did not start"
 
 text="$folder/text.txt"
 touch "$text"

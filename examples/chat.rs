@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 position += 1;
             }
             context.decode(&mut batch)?; // an error of the collector comes out here
-            let logits = context.logits(batch.len()).ok_or("the model computes no logits")?;
+            let logits = context.logits().ok_or("the model computes no logits")?;
             let last = &logits[logits.len() - vocab.n_tokens()..];
             let likeliest = (0..).zip(last).max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(token, _)| token);
             if vocab.is_end(likeliest) {

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes the readers of files and texts, the state file, the merge and chat templates: scripts/fuzz.sh [SECONDS [TARGET...]]
+# Fuzzes the readers of files and texts, the state file, the merge, chat templates and the greeting of an RPC server:
+# scripts/fuzz.sh [SECONDS [TARGET...]]
 #
 # Each target runs SECONDS (60) under AddressSanitizer, with leak detection, a timeout of 10 seconds and a memory limit,
 # from the committed corpus. What it finds lies in fuzz/artifacts/; what it learns, in fuzz/work/.
@@ -10,7 +11,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(gguf_imatrix dat state merge lens chat jsonl compressed logits)
+[ ${#targets[@]} -gt 0 ] || targets=(gguf_imatrix dat state merge lens chat jsonl compressed logits rpc_greeting)
 
 command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked" >&2; exit 1; }
 export RUSTC_BOOTSTRAP=1

@@ -145,8 +145,8 @@ ended() { ! squeue --noheader --jobs="$merge" 2>/dev/null | grep -q .; }
 until_ok 600 ended || die "the jobs do not end: $(squeue 2>&1)"
 scontrol show job "$merge" | grep -q JobState=COMPLETED || die "the merge failed: $(scontrol show job "$merge")"
 
-if grep -q 'stopped by signal 15' "imatrix.gguf.shards/$last.log"; then
-    grep -h -e 'stopped by signal 15' -e 'resuming from' "imatrix.gguf.shards/$last.log"
+if grep -q 'interrupted by SIGTERM' "imatrix.gguf.shards/$last.log"; then
+    grep -h -e 'interrupted by SIGTERM' -e 'resuming from' "imatrix.gguf.shards/$last.log"
     grep -q 'resuming from' "imatrix.gguf.shards/$last.log" || die "shard $last was not resumed"
 else
     echo "shard $last was through before the signal"

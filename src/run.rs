@@ -168,6 +168,22 @@ pub enum Error {
     /// The model could not be set up.
     #[error(transparent)]
     Setup(#[from] llama::Error),
+    /// The context's memory cannot be there: pages that are only promised would be missing in the middle of the run.
+    #[error(
+        "the run needs {:.1} GiB of memory for its {lanes} contexts (cache {:.1} GiB, computing {:.1} GiB), found {:.1} GiB \
+         available; hint: a smaller --ctx-size, --batch-size or --ubatch-size, or --lanes 1, needs less",
+        gib(*cache + *compute), gib(*cache), gib(*compute), gib(*available)
+    )]
+    Memory {
+        /// Contexts that are evaluated side by side.
+        lanes: usize,
+        /// Bytes that their caches take.
+        cache: u64,
+        /// Bytes that their graphs compute with.
+        compute: u64,
+        /// Bytes that the system has available.
+        available: u64,
+    },
     /// A batch could not be evaluated or collected.
     #[error("chunks {first} to {last}")]
     Chunks {
@@ -234,6 +250,10 @@ pub enum Error {
     /// Whoever listens to the run ended it.
     #[error(transparent)]
     Listener(Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 fn bad_chunks(chunks: &[usize], (first, last): (usize, usize)) -> String {

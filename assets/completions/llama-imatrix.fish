@@ -35,6 +35,7 @@ complete -c llama-imatrix -n '__fish_seen_subcommand_from worker' -s H -l host -
 complete -c llama-imatrix -n '__fish_seen_subcommand_from worker' -s p -l port -r -f -d 'The port [default: 50052]'
 complete -c llama-imatrix -n '__fish_seen_subcommand_from worker' -s t -l threads -r -f -d 'Threads of the CPU, if it is lent: half of those there are, unless given'
 complete -c llama-imatrix -n '__fish_seen_subcommand_from worker' -s d -l device -r -f -d 'The devices to lend, by name: all but the CPU unless given, and the CPU where there is no other'
+complete -c llama-imatrix -n '__fish_seen_subcommand_from worker' -l client-timeout -r -f -d 'Disconnect a client whose machine has not answered for N seconds; 0: never [default: 60]'
 complete -c llama-imatrix -n '__fish_seen_subcommand_from worker' -F
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -s h -l help -l usage -d 'Show this'
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -l version -d 'Show versions, of this program and of its llama.cpp'
@@ -96,6 +97,7 @@ complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare repo
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -o ngl -l gpu-layers -l n-gpu-layers -r -f -d 'Layers to hold on devices other than the CPU: a number, auto or all (auto)'
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -o dev -l device -r -f -d 'The devices layers go to, by the names that --list-devices shows; none for the CPU alone (all)'
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -l rpc -r -f -d 'Servers that lend their devices'
+complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -l rpc-timeout -r -f -d 'End the run if an RPC server does not answer for N seconds; 0: never (60)'
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -o sm -l split-mode -r -f -a 'none layer row tensor' -d 'What goes to several devices: none of it, layers, rows of matrices, or matrices and cache (layer)'
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -o ts -l tensor-split -r -f -d 'Each device\'s share, in proportion (after their free memory)'
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -o mg -l main-gpu -r -f -d 'The device that holds what is not split (0)'

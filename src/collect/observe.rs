@@ -1,6 +1,6 @@
 //! A lane as an observer of a llama.cpp context.
 
-use crate::llama::{Observer, ObserverError, Op, TensorRef};
+use crate::llama::{Observer, ObserverError, Op, TensorInfo, TensorRef};
 
 use super::error::Error;
 use super::lane::Lane;
@@ -15,7 +15,7 @@ pub(super) struct Fetched {
 }
 
 impl Observer for Lane {
-    fn asks(&mut self, node: TensorRef<'_>) -> bool {
+    fn asks(&mut self, node: TensorInfo<'_>) -> bool {
         self.begin_node(node.id());
         if node.writes_elsewhere() {
             self.ending.store();
@@ -24,7 +24,7 @@ impl Observer for Lane {
     }
 
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
-        let (Some(product), Some(input)) = (product(node), node.src(1)) else { return Ok(()) };
+        let (Some(product), Some(input)) = (product(*node), node.src(1)) else { return Ok(()) };
         if self.sums_on_device(node) {
             return Ok(add_on_device(self, &product, node)?);
         }
@@ -34,7 +34,7 @@ impl Observer for Lane {
         Ok(result?)
     }
 
-    fn ends_with(&mut self, _: TensorRef<'_>) -> bool {
+    fn ends_with(&mut self, _: TensorInfo<'_>) -> bool {
         self.ending.end_with_product()
     }
 
@@ -66,7 +66,7 @@ fn add_on_device(lane: &mut Lane, product: &Product<'_>, node: TensorRef<'_>) ->
     result
 }
 
-fn product(node: TensorRef<'_>) -> Option<Product<'_>> {
+fn product(node: TensorInfo<'_>) -> Option<Product<'_>> {
     let (kind, ids) = match node.op() {
         Op::MulMat => (Kind::Dense, 0),
         Op::MulMatId => (Kind::Routed, node.src(2)?.id()),

@@ -33,15 +33,15 @@ pub struct Glass<'m> {
     n_threads: usize,
     /// None for a graph of another structure than the first: its results could not be put together with the others'.
     plans: BTreeMap<Shape, Option<Arc<Plan>>>,
-    tools: Option<Tools>,
+    tools: Option<Tools<'m>>,
     layout: Arc<Layout>,
     sights: Vec<Sight>,
 }
 
 /// What measuring takes, the same for all graphs of a model.
-struct Tools {
+struct Tools<'m> {
     first: Arc<Plan>,
-    readout: Option<Readout>,
+    readout: Option<Readout<'m>>,
     prism: Option<PrismScale>,
 }
 
@@ -81,7 +81,7 @@ impl<'m> Glass<'m> {
     }
 
     /// Takes in the graph of a decode of `n_tokens` that is of this shape.
-    pub fn learn(&mut self, shape: Shape, n_tokens: usize, graph: &Graph) {
+    pub fn learn(&mut self, shape: Shape, n_tokens: usize, graph: &Graph<'m>) {
         let plan = Plan::new(graph, n_tokens, &self.options).map(Arc::new);
         let agrees = |plan: &Arc<Plan>| self.tools.as_ref().is_some_and(|tools| tools.first.agrees(plan));
         let plan = match (&self.tools, plan) {
@@ -175,13 +175,19 @@ impl View<'_> {
     }
 }
 
-impl Tools {
+impl<'m> Tools<'m> {
     fn nothing() -> Self {
         Self { first: Arc::new(Plan::empty()), readout: None, prism: None }
     }
 
     /// Also says what the model allows.
-    fn new(model: &Model, graph: &Graph, plan: &Arc<Plan>, options: &LensOptions, n_threads: usize) -> (Self, Columns) {
+    fn new(
+        model: &Model,
+        graph: &Graph<'m>,
+        plan: &Arc<Plan>,
+        options: &LensOptions,
+        n_threads: usize,
+    ) -> (Self, Columns) {
         let mut columns = plan.columns.clone();
         let mut tools = Self { first: Arc::clone(plan), readout: None, prism: None };
         if options.lens || options.prism {

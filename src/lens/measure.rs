@@ -31,7 +31,7 @@ impl Distributions {
     /// The model's own, from the input of its output matrix, or those of a file.
     pub(super) fn last(
         view: &View<'_>,
-        readout: &mut Readout,
+        readout: &mut Readout<'_>,
         sights: Range<usize>,
         options: &LensOptions,
     ) -> Result<Self, String> {
@@ -79,7 +79,7 @@ fn likeliest(logits: &[f32]) -> usize {
 /// the plan, into each row from its beginning.
 pub(super) fn divergences(
     view: &View<'_>,
-    readout: &mut Readout,
+    readout: &mut Readout<'_>,
     last: &Distributions,
     sights: Range<usize>,
     n_threads: usize,
@@ -173,7 +173,7 @@ impl PrismScale {
     pub(super) fn measure(
         &mut self,
         view: &View<'_>,
-        readout: &mut Readout,
+        readout: &mut Readout<'_>,
         start: usize,
         parts: &[(Part, Option<u32>)],
         rows: &mut [Vec<f64>],

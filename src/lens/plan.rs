@@ -19,7 +19,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// For a graph of `n_tokens` tokens.
-    pub(super) fn new(graph: &Graph, n_tokens: usize, options: &LensOptions) -> Result<Self, String> {
+    pub(super) fn new(graph: &Graph<'_>, n_tokens: usize, options: &LensOptions) -> Result<Self, String> {
         let structure = Structure::find(graph, n_tokens)?;
         let wants_parts = options.prism && structure.terms.is_ok();
         let wants_steps = options.similarity && structure.steps.is_ok();
@@ -43,11 +43,11 @@ impl Plan {
                 nodes.extend(step.attention.iter().chain(&step.feed_forward).map(|(at, _)| *at));
             }
         }
-        if let Some(&gap) = nodes.iter().find(|&&at| !graph.nodes[at].is_plain) {
-            return Err(format!("what '{}' holds has gaps or is not f32", graph.nodes[gap].name));
+        if let Some(&gap) = nodes.iter().find(|&&at| !graph.nodes()[at].is_plain) {
+            return Err(format!("what '{}' holds has gaps or is not f32", graph.nodes()[gap].name));
         }
         let columns = columns(&structure, options);
-        let captures = nodes.into_iter().map(|at| (at, graph.nodes[at].name.clone())).collect();
+        let captures = nodes.into_iter().map(|at| (at, graph.nodes()[at].name.clone())).collect();
         Ok(Self { structure, captures, columns })
     }
 
@@ -82,11 +82,11 @@ pub(super) struct LinearTail {
 
 impl LinearTail {
     /// The tail up to a soft cap, if there is one.
-    pub(super) fn new(graph: &Graph) -> Result<Self, String> {
-        let mut at = graph.head.ok_or("its graph has no product with an output matrix")?;
+    pub(super) fn new(graph: &Graph<'_>) -> Result<Self, String> {
+        let mut at = graph.head().ok_or("its graph has no product with an output matrix")?;
         let mut ops: Vec<&Node> = Vec::new();
-        for (next, node) in graph.nodes.iter().enumerate().skip(at + 1) {
-            if node.sources.first() != Some(&Source::Node(at)) || node.ne != graph.nodes[at].ne {
+        for (next, node) in graph.nodes().iter().enumerate().skip(at + 1) {
+            if node.sources.first() != Some(&Source::Node(at)) || node.ne != graph.nodes()[at].ne {
                 break;
             }
             if node.op == NodeOp::Other {
@@ -102,7 +102,7 @@ impl LinearTail {
         let mut tail = Self { factor: 1.0, bias: Vec::new() };
         for node in ops {
             let values = match node.sources.get(1) {
-                Some(&Source::Leaf(leaf)) => graph.leaves[leaf].values.as_deref(),
+                Some(&Source::Leaf(leaf)) => graph.leaves()[leaf].values.as_deref(),
                 _ => None,
             };
             match (node.op, values) {

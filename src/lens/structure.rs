@@ -108,13 +108,13 @@ impl Structure {
     ///
     /// # Errors
     /// Why there is none to be found.
-    pub(super) fn find(graph: &Graph, n_tokens: usize) -> Result<Self, String> {
-        let head = graph.head.ok_or("its graph has no product with an output matrix")?;
-        let Some(&Source::Node(normed)) = graph.nodes[head].sources.get(1) else {
+    pub(super) fn find(graph: &Graph<'_>, n_tokens: usize) -> Result<Self, String> {
+        let head = graph.head().ok_or("its graph has no product with an output matrix")?;
+        let Some(&Source::Node(normed)) = graph.nodes()[head].sources.get(1) else {
             return Err("the input of its output matrix is not computed".to_owned());
         };
         let [width, rows] = graph.shape(normed);
-        if rows != n_tokens as i64 || !graph.nodes[normed].is_plain {
+        if rows != n_tokens as i64 || !graph.nodes()[normed].is_plain {
             return Err(format!("the input of its output matrix has {rows} rows for {n_tokens} tokens"));
         }
         let finder = Finder::new(graph, width, rows);
@@ -160,7 +160,7 @@ impl Structure {
 }
 
 struct Finder<'g> {
-    graph: &'g Graph,
+    graph: &'g Graph<'g>,
     width: i64,
     rows: i64,
     /// By node: the highest layer that any of what it is computed from belongs to.
@@ -172,24 +172,24 @@ struct Finder<'g> {
 }
 
 impl<'g> Finder<'g> {
-    fn new(graph: &'g Graph, width: i64, rows: i64) -> Self {
+    fn new(graph: &'g Graph<'g>, width: i64, rows: i64) -> Self {
         let mut finder = Self {
             graph,
             width,
             rows,
-            top: Vec::with_capacity(graph.nodes.len()),
+            top: Vec::with_capacity(graph.nodes().len()),
             streams: Vec::new(),
             depth: Vec::new(),
         };
-        for node in &graph.nodes {
+        for node in graph.nodes() {
             let top = |source: &Source| match *source {
                 Source::Node(at) => finder.top.get(at).copied().flatten(),
-                Source::Leaf(at) => super::parts::layer(&graph.leaves[at].name),
+                Source::Leaf(at) => super::parts::layer(&graph.leaves()[at].name),
             };
             let top = node.sources.iter().filter_map(top).max();
             finder.top.push(top);
         }
-        for at in 0..graph.nodes.len() {
+        for at in 0..graph.nodes().len() {
             let stream = finder.has_streams_shape(at)
                 && match finder.top[at] {
                     None => true,
@@ -203,19 +203,19 @@ impl<'g> Finder<'g> {
     }
 
     fn has_streams_shape(&self, at: usize) -> bool {
-        self.graph.nodes[at].is_plain && self.graph.shape(at) == [self.width, self.rows]
+        self.graph.nodes()[at].is_plain && self.graph.shape(at) == [self.width, self.rows]
     }
 
     /// A leaf's values, if it is one number or one a channel.
     fn constant(&self, source: Source) -> Option<&'g [f32]> {
         let Source::Leaf(at) = source else { return None };
-        let values = self.graph.leaves[at].values.as_deref()?;
+        let values = self.graph.leaves()[at].values.as_deref()?;
         (values.len() == 1 || values.len() as i64 == self.width).then_some(values)
     }
 
     /// The nodes that `at` carries on, each row as it is or times a constant; none where it computes anything else.
     fn carried(&self, at: usize) -> Vec<usize> {
-        let node = &self.graph.nodes[at];
+        let node = &self.graph.nodes()[at];
         let computed = |source: &Source| match *source {
             Source::Node(from) if self.has_streams_shape(from) => Some(from),
             _ => None,
@@ -244,7 +244,7 @@ impl<'g> Finder<'g> {
         let (mut nodes, mut ops) = (Vec::new(), Vec::new());
         let mut at = normed;
         while !(matches!(ops.last(), Some(AfterOp::Norm { .. })) || self.streams[at] && self.top[at].is_some()) {
-            let node = &self.graph.nodes[at];
+            let node = &self.graph.nodes()[at];
             let constant = node.sources.get(1).and_then(|&b| self.constant(b)).map(<[f32]>::to_vec);
             let op = match (node.op, constant) {
                 (NodeOp::RmsNorm { eps }, _) => Some(AfterOp::Norm { eps, centered: false }),
@@ -271,7 +271,7 @@ impl<'g> Finder<'g> {
     }
 
     fn no_norm(&self, at: usize) -> String {
-        let node = &self.graph.nodes[at];
+        let node = &self.graph.nodes()[at];
         format!(
             "between its residual stream and its output matrix is {} '{}', which is no norm, factor or bias",
             node.op_name, node.name
@@ -299,7 +299,7 @@ impl<'g> Finder<'g> {
     }
 
     fn name(&self, at: usize) -> &str {
-        &self.graph.nodes[at].name
+        &self.graph.nodes()[at].name
     }
 
     /// The stream before the first layer and after each: the last node of the chain that knows of no higher one.
@@ -314,7 +314,7 @@ impl<'g> Finder<'g> {
     /// What llama.cpp calls the stream after a layer, where it is of the stream's shape.
     fn named_states(&self, last: usize) -> Vec<(Option<u32>, usize)> {
         let mut states = BTreeMap::new();
-        for at in (0..self.graph.nodes.len()).filter(|&at| self.has_streams_shape(at)) {
+        for at in (0..self.graph.nodes().len()).filter(|&at| self.has_streams_shape(at)) {
             if let Some(layer) = self.name(at).strip_prefix("l_out-").and_then(|layer| layer.parse().ok()) {
                 states.insert(Some(layer), at);
             }
@@ -343,7 +343,7 @@ impl<'g> Finder<'g> {
                 terms.push((TermValue::Node(at), factor));
                 continue;
             }
-            let node = &self.graph.nodes[at];
+            let node = &self.graph.nodes()[at];
             let constant = node.sources.get(1).and_then(|&b| self.constant(b));
             let mut onward = vec![factor.clone(); carried.len()];
             match node.op {
@@ -382,9 +382,9 @@ impl<'g> Finder<'g> {
         let mut seen = BTreeSet::from([at]);
         let mut next = vec![at];
         while let Some(at) = next.pop() {
-            for &source in &self.graph.nodes[at].sources {
+            for &source in &self.graph.nodes()[at].sources {
                 match source {
-                    Source::Leaf(leaf) => cone.add(&self.graph.leaves[leaf].name),
+                    Source::Leaf(leaf) => cone.add(&self.graph.leaves()[leaf].name),
                     Source::Node(from) if self.streams[from] => {}
                     Source::Node(from) => {
                         if seen.insert(from) {
@@ -456,7 +456,7 @@ impl<'g> Finder<'g> {
             if from.iter().any(|(other, _)| *other == at) {
                 return true;
             }
-            for &source in &self.graph.nodes[at].sources {
+            for &source in &self.graph.nodes()[at].sources {
                 if let Source::Node(source) = source
                     && source >= lowest
                     && seen.insert(source)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::llama::TensorRef;
+use crate::llama::{TensorInfo, TensorRef};
 
 use super::plan::Plan;
 
@@ -60,7 +60,7 @@ impl LensWatch {
     }
 
     /// Whether `node`, the evaluation's next, is to be shown once it is computed.
-    pub fn asks(&mut self, node: TensorRef<'_>) -> bool {
+    pub fn asks(&mut self, node: TensorInfo<'_>) -> bool {
         let Some(plan) = &self.plan else { return false };
         if self.wanted.is_empty() || self.fault.is_some() {
             return false;

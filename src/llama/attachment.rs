@@ -8,7 +8,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::callback::{Fault, Latch};
 use super::outputs::Head;
-use super::{Error, Observer, TensorRef};
+use super::{Error, Observer, TensorInfo};
 
 /// What goes into `llama_context_params`, or into `ggml_backend_sched_set_eval_callback`.
 #[derive(Debug, Clone, Copy)]
@@ -155,6 +155,7 @@ unsafe extern "C" fn on_eval<O: Observer>(node: *mut sys::ggml_tensor, ask: bool
     // SAFETY: by contract the user data of an attachment that is alive.
     let shared = unsafe { shared.as_ref() };
     // SAFETY: by contract a tensor that is not written before this returns, nor are its sources.
-    let Some(node) = (unsafe { TensorRef::new(node) }) else { return false };
-    shared.lock().on_node(node, ask)
+    let Some(node) = (unsafe { TensorInfo::new(node) }) else { return false };
+    // SAFETY: by contract computed, with its sources, where `ask` is false.
+    unsafe { shared.lock().on_node(node, ask) }
 }

@@ -19,17 +19,36 @@ pub enum Numa {
 #[derive(Debug)]
 pub struct Backend(());
 
+/// What initializing llama.cpp may change of its process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BackendOptions {
+    /// Has all of ggml's host buffers of a megabyte and more come from pages that take memory only once they are written,
+    /// and that the system does not reserve: those of every user of ggml in this process. A context then takes half of the
+    /// memory or less where the vocabulary is large, and one that is too large is created all the same; a run checks first
+    /// whether it fits. For a program, which knows what else is in its process, and not for a library.
+    pub fresh_pages: bool,
+}
+
 impl Backend {
-    /// Initializes llama.cpp on the first call and returns the one instance on every call.
+    /// Initializes llama.cpp on the first call and returns the one instance on every call. Nothing else of the process is
+    /// changed: no allocator, signal handler or log.
     #[must_use]
     pub fn init() -> &'static Self {
+        Self::init_with(BackendOptions::default())
+    }
+
+    /// As [`init`](Self::init), with options. The first call of either counts.
+    #[must_use]
+    pub fn init_with(options: BackendOptions) -> &'static Self {
         static BACKEND: OnceLock<Backend> = OnceLock::new();
         BACKEND.get_or_init(|| {
-            // SAFETY: both are called once, by OnceLock, before any other llama.cpp call that needs them.
-            unsafe {
-                super::memory::install();
-                sys::llama_backend_init();
+            if options.fresh_pages {
+                // SAFETY: called once, by OnceLock, and before any buffer is made by this crate, all of whose types begin
+                // with this call.
+                unsafe { super::memory::install() };
             }
+            // SAFETY: called once, by OnceLock, before any other llama.cpp call that needs it.
+            unsafe { sys::llama_backend_init() };
             if cfg!(feature = "dynamic-backends") {
                 load_dynamic_backends();
             }

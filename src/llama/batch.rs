@@ -51,6 +51,11 @@ impl Batch {
         self.tokens.iter().copied().zip(self.positions.iter().copied())
     }
 
+    /// A position outside of `0..limit`, if there is one.
+    pub(super) fn position_beyond(&self, limit: i32) -> Option<i32> {
+        self.positions.iter().copied().find(|position| !(0..limit).contains(position))
+    }
+
     /// Whether all tokens are of one sequence.
     pub(super) fn is_one_sequence(&self) -> bool {
         self.sequences.windows(2).all(|pair| pair[0] == pair[1])

@@ -2,7 +2,7 @@
 
 use llama_cpp_sys_2 as sys;
 
-use super::{Context, ContextOptions, Device, Error, Model, Observer, Outputs, TensorRef};
+use super::{Context, ContextOptions, Device, Error, Model, Observer, Outputs};
 
 /// Bytes that a model and a context take on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,19 +15,6 @@ pub struct DeviceMemory {
     pub cache: usize,
     /// What a graph computes with, logits included.
     pub compute: usize,
-}
-
-/// Sees nothing.
-struct Nobody;
-
-impl Observer for Nobody {
-    fn asks(&mut self, _: TensorRef<'_>) -> bool {
-        false
-    }
-
-    fn sees(&mut self, _: TensorRef<'_>) -> Result<(), super::ObserverError> {
-        Ok(())
-    }
 }
 
 #[cfg(breakdown)]
@@ -61,24 +48,32 @@ impl Model {
         // is the same as where no logits are wanted.
         let outputs = if options.outputs == Outputs::Scores { Outputs::Nothing } else { options.outputs };
         let mut options = ContextOptions { outputs, ..options.clone() };
-        let mut context = Context::new(self, &options, Nobody)?;
+        let mut context = Context::new(self, &options, ())?;
         if !context.has_memory() && options.n_batch < options.n_ctx {
             // Such a model sees all at once.
             options.n_batch = options.n_ctx;
             drop(context);
-            context = Context::new(self, &options, Nobody)?;
+            context = Context::new(self, &options, ())?;
         }
-        Ok(breakdown(&context))
+        Ok(context.memory())
+    }
+}
+
+impl<O: Observer> Context<'_, O> {
+    /// What memory the model and this context take: host memory first. `None` where this build cannot tell.
+    #[must_use]
+    pub fn memory(&self) -> Option<Vec<DeviceMemory>> {
+        breakdown(self)
     }
 }
 
 #[cfg(not(breakdown))]
-fn breakdown(_: &Context<'_, Nobody>) -> Option<Vec<DeviceMemory>> {
+fn breakdown<O: Observer>(_: &Context<'_, O>) -> Option<Vec<DeviceMemory>> {
     None
 }
 
 #[cfg(breakdown)]
-fn breakdown(context: &Context<'_, Nobody>) -> Option<Vec<DeviceMemory>> {
+fn breakdown<O: Observer>(context: &Context<'_, O>) -> Option<Vec<DeviceMemory>> {
     const EMPTY: Entry = Entry { buffer_type: std::ptr::null_mut(), model: 0, context: 0, compute: 0 };
     let mut entries = [EMPTY; 64];
     let mut n = 0;

@@ -11,9 +11,10 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::TensorRef;
 use super::links::Links;
 use super::outputs::{Head, is_output_matrix};
+use super::rpc::Pulse;
+use super::{TensorInfo, TensorRef};
 
 /// What an observer may fail with.
 pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
@@ -25,13 +26,13 @@ pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
 /// together, so ask for few. Neither is called again in a decode once `sees` has failed or either has panicked.
 ///
 /// ```
-/// use llama_imatrix::llama::{Observer, ObserverError, TensorRef};
+/// use llama_imatrix::llama::{Observer, ObserverError, TensorInfo, TensorRef};
 ///
 /// /// Prints the mean of what leaves each layer.
 /// struct Means(Vec<f32>);
 ///
 /// impl Observer for Means {
-///     fn asks(&mut self, node: TensorRef<'_>) -> bool {
+///     fn asks(&mut self, node: TensorInfo<'_>) -> bool {
 ///         node.name().starts_with("l_out-")
 ///     }
 ///
@@ -47,22 +48,21 @@ pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
 /// What is seen is borrowed for the call, and cannot be kept:
 ///
 /// ```compile_fail
-/// # use llama_imatrix::llama::{Observer, ObserverError, TensorRef};
+/// # use llama_imatrix::llama::{Observer, ObserverError, TensorInfo, TensorRef};
 /// struct Keeps<'a>(Option<TensorRef<'a>>);
 ///
 /// impl<'a> Observer for Keeps<'a> {
-///     fn asks(&mut self, node: TensorRef<'_>) -> bool {
+///     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
 ///         self.0 = Some(node);
-///         false
+///         Ok(())
 ///     }
-/// #   fn sees(&mut self, _: TensorRef<'_>) -> Result<(), ObserverError> { Ok(()) }
+/// #   fn asks(&mut self, _: TensorInfo<'_>) -> bool { false }
 /// }
 /// ```
 pub trait Observer {
-    /// Whether [`sees`](Self::sees) shall be called once `node` is computed. Its shape, name and sources can be read,
-    /// its data cannot. Where not [all logits](super::Outputs) are computed, neither can those of the product with the
+    /// Whether [`sees`](Self::sees) shall be called once `node` is computed. Where not [all logits](super::Outputs) are computed, neither can those of the product with the
     /// output matrix be later, only its input's.
-    fn asks(&mut self, node: TensorRef<'_>) -> bool;
+    fn asks(&mut self, node: TensorInfo<'_>) -> bool;
 
     /// `node` and its sources are computed and stay so until this returns.
     ///
@@ -73,10 +73,10 @@ pub trait Observer {
     /// Whether nothing that comes after `node` in this graph is wanted, nor what `node` itself comes to, but its sources
     /// alone. Called for a node that was just asked for, where no logits are wanted ([`Outputs::Nothing`]) and nothing
     /// else reads the end of the graph: if so, neither it nor what follows is computed, and [`sees`](Self::sees) is called
-    /// for it all the same.
+    /// for it all the same, with data in its sources alone.
     ///
     /// [`Outputs::Nothing`]: super::Outputs::Nothing
-    fn ends_with(&mut self, node: TensorRef<'_>) -> bool {
+    fn ends_with(&mut self, node: TensorInfo<'_>) -> bool {
         let _ = node;
         false
     }
@@ -87,7 +87,7 @@ pub trait Observer {
 
 /// Watches nothing.
 impl Observer for () {
-    fn asks(&mut self, _: TensorRef<'_>) -> bool {
+    fn asks(&mut self, _: TensorInfo<'_>) -> bool {
         false
     }
 
@@ -120,11 +120,12 @@ pub(super) struct Latch<O> {
     /// Whether somebody reads what comes after the last node that is observed.
     pub(super) to_the_end: bool,
     links: Links,
+    pulse: Pulse,
 }
 
 impl<O: Observer> Latch<O> {
     pub(super) fn new(observer: O, head: Head) -> Self {
-        Self { observer, fault: None, head, to_the_end: false, links: Links::default() }
+        Self { observer, fault: None, head, to_the_end: false, links: Links::default(), pulse: Pulse::default() }
     }
 
     /// Ends a decode and raises what was latched in it: errors are returned, panics go on.
@@ -156,7 +157,7 @@ impl<O: Observer> Latch<O> {
     ///
     /// # Safety
     /// As for the trampoline.
-    unsafe fn on_head(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorRef<'_>, ask: bool) -> Option<bool> {
+    unsafe fn on_head(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorInfo<'_>, ask: bool) -> Option<bool> {
         match &mut self.head {
             Head::Whole => None,
             Head::Probed(probe) => {
@@ -172,7 +173,7 @@ impl<O: Observer> Latch<O> {
             Head::Cut(_) if self.fault.is_some() => None,
             Head::Cut(head) if ask => {
                 let may_end = head.scorer.is_none() && !self.to_the_end;
-                let observed = self.on_node(tensor, true);
+                let observed = self.before(tensor);
                 let ends = is_output_matrix(tensor) || (observed && may_end && self.ends_with(tensor));
                 if ends && let Head::Cut(head) = &mut self.head {
                     // SAFETY: by contract the node is a graph's that waits for our answer.
@@ -184,7 +185,8 @@ impl<O: Observer> Latch<O> {
                 let observed = head.is_cut(node)?;
                 head.restore();
                 if observed {
-                    self.on_node(tensor, false);
+                    // SAFETY: by contract the node's turn has come, so its sources are computed; the node was cut.
+                    self.after(unsafe { TensorRef::sources_computed(tensor) });
                 }
                 if let Head::Cut(head) = &mut self.head
                     && let Some(scorer) = &mut head.scorer
@@ -198,7 +200,7 @@ impl<O: Observer> Latch<O> {
         }
     }
 
-    fn ends_with(&mut self, node: TensorRef<'_>) -> bool {
+    fn ends_with(&mut self, node: TensorInfo<'_>) -> bool {
         if self.fault.is_some() {
             return false;
         }
@@ -209,20 +211,38 @@ impl<O: Observer> Latch<O> {
         })
     }
 
-    /// The answer for the scheduler. Once latched: ask for the next node, then refuse it, which leaves the split at once.
-    pub(super) fn on_node(&mut self, node: TensorRef<'_>, ask: bool) -> bool {
+    /// The answer for the scheduler before a node is computed. Once latched: ask for the next node, to refuse it then.
+    fn before(&mut self, node: TensorInfo<'_>) -> bool {
         if self.fault.is_some() {
-            return ask;
+            return true;
         }
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            if ask { Ok(self.observer.asks(node)) } else { self.observer.sees(node).map(|()| true) }
-        }));
-        match outcome {
-            Ok(Ok(answer)) => return answer,
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.observer.asks(node)));
+        outcome.unwrap_or_else(|payload| {
+            self.fault = Some(Fault::Panic(payload));
+            true
+        })
+    }
+
+    /// The answer after it is computed. Once latched: no, which leaves the split at once.
+    fn after(&mut self, node: TensorRef<'_>) -> bool {
+        if self.fault.is_some() {
+            return false;
+        }
+        match catch_unwind(AssertUnwindSafe(|| self.observer.sees(node))) {
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => self.fault = Some(Fault::Error(error)),
             Err(payload) => self.fault = Some(Fault::Panic(payload)),
         }
-        ask
+        false
+    }
+
+    /// The answer for the scheduler.
+    ///
+    /// # Safety
+    /// Where it is not asked whether `node` is wanted, it and its sources are computed, and not written meanwhile.
+    pub(super) unsafe fn on_node(&mut self, node: TensorInfo<'_>, ask: bool) -> bool {
+        // SAFETY: our own contract.
+        if ask { self.before(node) } else { self.after(unsafe { TensorRef::computed(node) }) }
     }
 }
 
@@ -239,7 +259,7 @@ pub(super) unsafe extern "C" fn trampoline<O: Observer>(
     // SAFETY: by contract valid and unaliased until this returns.
     let latch = unsafe { &mut *user_data.cast::<Latch<O>>() };
     // SAFETY: the scheduler waits for us, so nothing writes the node or its sources until this returns.
-    let (Some(node), Some(ptr)) = (unsafe { TensorRef::new(tensor) }, NonNull::new(tensor)) else { return false };
+    let (Some(node), Some(ptr)) = (unsafe { TensorInfo::new(tensor) }, NonNull::new(tensor)) else { return false };
     if ask {
         // SAFETY: our own contract is the same.
         unsafe { latch.links.announce(ptr) };
@@ -247,11 +267,17 @@ pub(super) unsafe extern "C" fn trampoline<O: Observer>(
     // SAFETY: our own contract is the same.
     let answer = match unsafe { latch.on_head(ptr, node, ask) } {
         Some(answer) => answer,
-        None => latch.on_node(node, ask),
+        // SAFETY: our own contract is the same.
+        None => unsafe { latch.on_node(node, ask) },
     };
     if !ask {
         // SAFETY: our own contract is the same, and nobody looks at the sources any more.
-        unsafe { latch.links.computed() };
+        unsafe {
+            if !latch.has_fault() && latch.links.is_remote(ptr) {
+                latch.pulse.computed(ptr);
+            }
+            latch.links.computed();
+        }
     }
     answer
 }

@@ -12,7 +12,7 @@ use super::outputs::{Head, HeadCut, Targets};
 use super::sampler::NoSampler;
 use super::scorer::Scorer;
 use super::tail::TailProbe;
-use super::threads::Pools;
+use super::threads::{Pools, clamp_threads};
 use super::{Batch, Error, Model, Observer, Outputs, Token, Tuning};
 use crate::perplexity::negative_log_likelihoods;
 
@@ -81,11 +81,19 @@ pub struct Context<'m, O: Observer> {
     /// Given to the context, which is freed before them.
     samplers: Vec<NoSampler>,
     n_batch: usize,
+    n_ubatch: usize,
     n_vocab: usize,
     n_threads: usize,
     outputs: Outputs,
     /// Why all logits are computed where fewer were asked for.
     all_logits: Option<&'static str>,
+    /// Rows of logits that the last decode left.
+    logit_rows: usize,
+    /// Whether the model has its weights.
+    has_weights: bool,
+    /// Whether the model computes logits.
+    has_logits: bool,
+    learned_positions: Option<i32>,
     model: PhantomData<&'m Model>,
 }
 
@@ -134,10 +142,17 @@ impl<'m, O: Observer> Context<'m, O> {
                 pools,
                 samplers,
                 n_batch: options.n_batch as usize,
+                n_ubatch: options.n_ubatch as usize,
                 n_vocab: model.vocab().n_tokens(),
-                n_threads: usize::try_from(options.n_threads_batch).unwrap_or(1),
+                n_threads: clamp_threads(usize::try_from(options.n_threads_batch).unwrap_or(1)),
                 outputs: options.outputs,
                 all_logits: None,
+                logit_rows: 0,
+                learned_positions: model.learned_positions(),
+                has_weights: !model.is_dry(),
+                // Of the models that see one batch at a time, those that do not make text are encoders.
+                // SAFETY: the context was just created.
+                has_logits: model.is_diffusion() || !unsafe { sys::llama_get_memory(ptr.as_ptr()) }.is_null(),
                 model: PhantomData,
             }),
             Err(error) => {
@@ -177,10 +192,10 @@ impl<'m, O: Observer> Context<'m, O> {
         self.all_logits
     }
 
-    /// Computes on so many threads from now on.
+    /// Sets the number of threads, 1 to 512.
     pub fn set_threads(&mut self, n_threads: usize) {
-        self.n_threads = n_threads;
-        let n = i32::try_from(n_threads).unwrap_or(i32::MAX);
+        self.n_threads = clamp_threads(n_threads);
+        let n = clamp_threads(n_threads) as i32;
         // SAFETY: the context is ours.
         unsafe { sys::llama_set_n_threads(self.ptr.as_ptr(), n, n) };
         if let Head::Cut(HeadCut { scorer: Some(scorer), .. }) = &mut self.latch_mut().head {
@@ -195,11 +210,16 @@ impl<'m, O: Observer> Context<'m, O> {
     /// the other, and equally many of each unless the cache is a unified one: only then do its rows come up in its order.
     ///
     /// # Errors
-    /// As for [`decode`](Self::decode).
+    /// [`Error::Targets`] where there is not one target for each token, or one is no token of the vocabulary; else as for
+    /// [`decode`](Self::decode).
     ///
     /// # Panics
     /// Goes on with a panic of the observer.
     pub fn score(&mut self, batch: &mut Batch, targets: Vec<Option<Token>>) -> Result<Option<Vec<f64>>, Error> {
+        let known = |token: Token| usize::try_from(token).is_ok_and(|token| token < self.n_vocab);
+        if targets.len() != batch.len() || !targets.iter().flatten().all(|&token| known(token)) {
+            return Err(Error::Targets { found: targets.len(), expected: batch.len(), n_vocab: self.n_vocab });
+        }
         if self.outputs == Outputs::Scores
             && let Head::Cut(HeadCut { scorer: Some(scorer), .. }) = &mut self.latch_mut().head
         {
@@ -209,12 +229,12 @@ impl<'m, O: Observer> Context<'m, O> {
             return Ok(Some(scorer.finish()));
         }
         self.decode(batch)?;
-        Ok(self.scores_from_logits(batch.len(), &targets))
+        Ok(self.scores_from_logits(&targets))
     }
 
-    fn scores_from_logits(&mut self, n_tokens: usize, targets: &Targets) -> Option<Vec<f64>> {
+    fn scores_from_logits(&mut self, targets: &Targets) -> Option<Vec<f64>> {
         let (n_vocab, n_threads) = (self.n_vocab, self.n_threads);
-        let logits = if targets.iter().any(Option::is_some) { self.logits(n_tokens)? } else { &[] };
+        let logits = if targets.iter().any(Option::is_some) { self.logits()? } else { &[] };
         let mut scores = Vec::new();
         let mut from = 0;
         while let Some(start) = targets[from..].iter().position(Option::is_some).map(|skipped| from + skipped) {
@@ -234,20 +254,36 @@ impl<'m, O: Observer> Context<'m, O> {
     /// Evaluates a batch. The observer sees each node it asks for.
     ///
     /// # Errors
-    /// [`Error::BatchTooLarge`]; [`Error::Decode`] where llama.cpp fails; [`Error::Observer`] where the observer did.
+    /// [`Error::BatchTooLarge`]; [`Error::NoWeights`]; [`Error::Position`]; [`Error::Decode`] where llama.cpp fails; [`Error::Observer`] where the observer did.
     ///
     /// # Panics
     /// Goes on with a panic of the observer.
     pub fn decode(&mut self, batch: &mut Batch) -> Result<(), Error> {
         let n_tokens = batch.len();
+        self.logit_rows = 0;
         if n_tokens > self.n_batch {
             return Err(Error::BatchTooLarge { found: n_tokens, limit: self.n_batch });
+        }
+        self.check_weights()?;
+        if let Some(limit) = self.learned_positions
+            && let Some(found) = batch.position_beyond(limit)
+        {
+            return Err(Error::Position { found, limit }); // ggml would abort the process
         }
         let ctx = self.ptr.as_ptr();
         // SAFETY: the context is ours, the batch's arrays are valid during the call, and `&mut self` keeps every other
         // reference to the latch away while the trampoline uses it.
         let (status, reason) = with_reason(|| batch.with_c(|batch| unsafe { sys::llama_decode(ctx, batch) }));
-        self.finish_decode(status, n_tokens, reason)
+        self.finish_decode(status, n_tokens, reason)?;
+        if self.outputs == Outputs::All && self.has_logits {
+            self.logit_rows = n_tokens;
+        }
+        Ok(())
+    }
+
+    /// A model without weights would be evaluated on null pointers.
+    pub(super) fn check_weights(&self) -> Result<(), Error> {
+        if self.has_weights { Ok(()) } else { Err(Error::NoWeights) }
     }
 
     /// Raises what went wrong in a decode: what the observer latched comes before what llama.cpp returned.
@@ -275,16 +311,18 @@ impl<'m, O: Observer> Context<'m, O> {
     ///
     /// # Errors
     /// As for [`decode`](Self::decode).
-    pub fn record(&mut self, batch: &mut Batch) -> Result<Graph, Error> {
+    pub fn record(&mut self, batch: &mut Batch) -> Result<Graph<'m>, Error> {
         self.clear_memory();
         let head = std::mem::replace(&mut self.latch_mut().head, Head::Recorded(Box::default()));
         let decoded = self.decode(batch);
         let recorded = std::mem::replace(&mut self.latch_mut().head, head);
+        self.logit_rows = 0;
         self.synchronize();
         self.clear_memory();
         decoded?;
         let Head::Recorded(recorder) = recorded else { return Ok(Graph::default()) };
-        Ok(recorder.finish())
+        // SAFETY: the context borrows its model for 'm.
+        Ok(unsafe { recorder.finish() })
     }
 
     /// Waits until all that was started is computed.
@@ -293,9 +331,10 @@ impl<'m, O: Observer> Context<'m, O> {
         unsafe { sys::llama_synchronize(self.ptr.as_ptr()) };
     }
 
-    /// The logits of the last decode, `[n_tokens, n_vocab]` in the batch's order. `None` where there are none.
-    pub fn logits(&mut self, n_tokens: usize) -> Option<&[f32]> {
-        if self.outputs != Outputs::All {
+    /// The logits of the last decode, `[tokens of its batch, n_vocab]` in the batch's order. `None` where there are none: it
+    /// failed or was [`record`](Self::record)'s, logits were not [asked for](Outputs), or the model is an encoder.
+    pub fn logits(&mut self) -> Option<&[f32]> {
+        if self.logit_rows == 0 {
             return None;
         }
         // SAFETY: the context is ours; waits for the computation.
@@ -303,9 +342,21 @@ impl<'m, O: Observer> Context<'m, O> {
         if ptr.is_null() {
             return None;
         }
-        // SAFETY: every token of a batch asks for its row, so the last decode left n_tokens rows of n_vocab; they stay
-        // until the next decode, which needs `&mut self`.
-        Some(unsafe { std::slice::from_raw_parts(ptr, n_tokens * self.n_vocab) })
+        // SAFETY: every token of a batch asks for its row, so the last decode, which succeeded, left a row of n_vocab for
+        // each; they stay until the next decode, which needs `&mut self`.
+        Some(unsafe { std::slice::from_raw_parts(ptr, self.logit_rows * self.n_vocab) })
+    }
+
+    /// Bytes that llama.cpp sets aside for logits of a micro-batch, and copies of them, and that stay unused where no logits
+    /// are computed.
+    pub(crate) fn unused_logits(&self) -> usize {
+        const COPIES: usize = 5;
+        match self.outputs {
+            Outputs::All => 0,
+            Outputs::Scores | Outputs::Nothing => {
+                COPIES.saturating_mul(self.n_ubatch).saturating_mul(self.n_vocab).saturating_mul(size_of::<f32>())
+            }
+        }
     }
 
     /// Where time went so far.

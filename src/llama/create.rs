@@ -8,7 +8,7 @@ use super::callback::{Latch, trampoline};
 use super::context::Kind;
 use super::log::{with_advice, with_reason};
 use super::sampler::NoSampler;
-use super::threads::Pools;
+use super::threads::{Pools, clamp_threads};
 use super::{ContextOptions, Error, FlashAttention, Model, Observer, Outputs};
 
 /// A context and what it points to: both are to outlive it.
@@ -112,8 +112,8 @@ fn create_once<O: Observer>(
         Kind::Trunk => sys::LLAMA_CONTEXT_TYPE_DEFAULT,
         Kind::Nextn => sys::LLAMA_CONTEXT_TYPE_MTP,
     };
-    params.n_threads = options.n_threads;
-    params.n_threads_batch = options.n_threads_batch;
+    params.n_threads = clamp_threads(options.n_threads.max(1) as usize) as i32;
+    params.n_threads_batch = clamp_threads(options.n_threads_batch.max(1) as usize) as i32;
     params.flash_attn_type = match options.flash_attention {
         FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
         FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,

@@ -1,17 +1,42 @@
-//! A tensor's elements, whatever their type and wherever they lie.
+//! A tensor's elements, whatever their type and wherever they lie, once they are computed.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::c_void;
+use std::fmt;
+use std::ops::Deref;
 
 use llama_cpp_sys_2 as sys;
 
-use super::TensorRef;
+use super::TensorInfo;
+use super::tensor::device_of;
+
+/// A tensor of a graph that is being computed, borrowed for one call of [`Observer::sees`](super::Observer::sees): its
+/// [description](TensorInfo), and its data where it has been computed.
+#[derive(Clone, Copy)]
+pub struct TensorRef<'a> {
+    info: TensorInfo<'a>,
+    data: Data,
+}
+
+/// What is computed and still there: the memory of a graph is used again for later nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Data {
+    /// The tensor, and its sources.
+    Own,
+    /// Its sources: the tensor itself is left out of the computation.
+    Sources,
+    /// The tensor: it is the source of one that was just computed.
+    Source,
+    /// Neither.
+    Gone,
+}
 
 /// Why a tensor's elements cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// There is no memory behind the tensor, as in a graph that is only being planned.
-    #[error("tensor '{name}' has no data: it is not allocated")]
+    /// There is no memory behind the tensor, as in a graph that is only being planned, or the memory holds something else:
+    /// the tensor is not computed, or is neither the one that is seen nor one of its sources.
+    #[error("tensor '{name}' has no data: it is not computed, or its memory is used again")]
     NotAllocated {
         /// The tensor.
         name: String,
@@ -34,46 +59,146 @@ pub enum DataError {
     },
 }
 
-impl TensorRef<'_> {
-    /// Number of elements.
-    #[must_use]
-    pub fn n_elements(self) -> usize {
-        self.ne().iter().map(|&n| usize::try_from(n).unwrap_or(0)).product()
+impl<'a> Deref for TensorRef<'a> {
+    type Target = TensorInfo<'a>;
+
+    fn deref(&self) -> &TensorInfo<'a> {
+        &self.info
+    }
+}
+
+impl<'a> TensorRef<'a> {
+    /// A node that is computed.
+    ///
+    /// # Safety
+    /// The tensor and its sources are computed, and not written during `'a`.
+    pub(super) unsafe fn computed(info: TensorInfo<'a>) -> Self {
+        Self { info, data: Data::Own }
     }
 
-    /// ggml's name of the elements' type, such as `f32`, `q4_K` or `iq2_xxs`.
-    #[must_use]
-    pub fn type_name(self) -> &'static str {
-        // SAFETY: the type of a valid tensor; names are string literals.
-        unsafe { text(sys::ggml_type_name(self.raw().type_)) }
+    /// A node of which only the sources are computed.
+    ///
+    /// # Safety
+    /// The tensor's sources are computed, and not written during `'a`.
+    pub(super) unsafe fn sources_computed(info: TensorInfo<'a>) -> Self {
+        Self { info, data: Data::Sources }
     }
 
-    /// ggml's name of the operation, such as `MUL_MAT`, `RMS_NORM` or, of unary ones, `SILU`.
+    /// Source `i` of the operation, if it has one. A source's own sources can be described, and read only where they are
+    /// weights or inputs.
     #[must_use]
-    pub fn op_name(self) -> &'static str {
-        // SAFETY: reads the operation of a valid tensor; names are string literals.
-        unsafe { text(sys::ggml_op_desc(self.raw())) }
+    pub fn src(self, i: usize) -> Option<Self> {
+        let data = match self.data {
+            Data::Own | Data::Sources => Data::Source,
+            Data::Source | Data::Gone => Data::Gone,
+        };
+        self.info.src(i).map(|info| Self { info, data })
     }
 
     /// The tensor that this one is a view of.
     #[must_use]
     pub fn view_src(self) -> Option<Self> {
-        // SAFETY: a view's source lives as long as the view, and is written no more than it.
-        unsafe { TensorRef::new(self.raw().view_src) }
+        self.info.view_src().map(|info| Self { info, data: self.data })
     }
 
-    /// The memory that holds it, such as `CPU`, `CPU_Mapped`, `CUDA0` or `RPC0[host:port]`; `None` where there is none.
+    /// Whether it holds its own elements: it is computed, or nothing computes it.
+    fn is_computed(self) -> bool {
+        let raw = self.raw();
+        matches!(self.data, Data::Own | Data::Source) || (raw.op == sys::GGML_OP_NONE && raw.view_src.is_null())
+    }
+
+    /// The elements where they lie, if that is memory this process can read.
+    ///
+    /// `None` for a tensor on a device, one that is not [`is_f32`](Self::is_f32), or one not computed yet.
     #[must_use]
-    pub fn buffer_name(self) -> Option<String> {
-        let buffer = self.buffer();
-        if buffer.is_null() {
+    pub fn as_f32(self) -> Option<&'a [f32]> {
+        let raw = self.raw();
+        // SAFETY: the buffer, where there is one, lives as long as the graph.
+        let on_host = !raw.buffer.is_null() && unsafe { sys::ggml_backend_buffer_is_host(raw.buffer) };
+        let data = raw.data.cast::<f32>();
+        if !self.is_computed() || !on_host || !self.is_f32() || data.is_null() || !data.is_aligned() {
             return None;
         }
-        // SAFETY: the buffer of a tensor of a live graph; its name is NUL-terminated and copied here.
-        unsafe {
-            let name = sys::ggml_backend_buft_name(sys::ggml_backend_buffer_get_type(buffer));
-            (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+        // SAFETY: a host buffer holds ggml_nbytes of this tensor from `data` on, aligned (checked), initialized since it is
+        // computed (checked), and not written while the observer holds the graph.
+        Some(unsafe { std::slice::from_raw_parts(data, self.n_bytes() / size_of::<f32>()) })
+    }
+
+    /// Copies 32-bit floats from wherever they lie, waiting for the device. `false` where the tensor holds others.
+    #[must_use]
+    pub fn copy_f32(self, into: &mut Vec<f32>) -> bool {
+        self.is_f32() && self.copy(into)
+    }
+
+    /// Copies 32-bit integers from wherever they lie, waiting for the device. `false` where the tensor holds others.
+    #[must_use]
+    pub fn copy_i32(self, into: &mut Vec<i32>) -> bool {
+        self.is_i32() && self.copy(into)
+    }
+
+    /// Appends these rows of a tensor without gaps, `ne[0]` values each, from wherever they lie. `false`, and nothing
+    /// appended, where it is not f32, has gaps, is not computed, or has no such row.
+    #[must_use]
+    pub fn append_rows(self, rows: &[usize], into: &mut Vec<f32>) -> bool {
+        let raw = self.raw();
+        // SAFETY: reads shape and type of a valid tensor.
+        let contiguous = unsafe { sys::ggml_is_contiguous(self.as_ptr().as_ptr()) };
+        let [width, n1, n2, n3] = raw.ne.map(|n| usize::try_from(n).unwrap_or(0));
+        if !self.is_f32() || !contiguous || rows.iter().any(|&row| row >= n1 * n2 * n3) {
+            return false;
         }
+        if let Some(data) = self.as_f32() {
+            for &row in rows {
+                into.extend_from_slice(&data[row * width..][..width]);
+            }
+            return true;
+        }
+        if !self.is_readable() {
+            return false;
+        }
+        for &row in rows {
+            let at = into.len();
+            into.resize(at + width, 0.0);
+            let (offset, bytes) = (row * width * size_of::<f32>(), width * size_of::<f32>());
+            // SAFETY: the tensor is allocated and has the row (checked), and `into` has room for its values.
+            unsafe {
+                sys::ggml_backend_tensor_get(
+                    self.as_ptr().as_ptr(),
+                    into[at..].as_mut_ptr().cast::<c_void>(),
+                    offset,
+                    bytes,
+                );
+            };
+        }
+        true
+    }
+
+    /// Whether there is memory, and bytes can be had from it. Of weights that a CPU kernel has laid out anew (`CPU_REPACK`
+    /// and its like) they cannot: ggml has no way back.
+    pub(super) fn is_readable(self) -> bool {
+        if !self.is_computed() || self.raw().data.is_null() || self.buffer().is_null() {
+            return false;
+        }
+        self.is_on_host() || device_of(self.raw()).is_some_and(|device| !device.is_cpu())
+    }
+
+    pub(super) fn copy<T: Copy + Default>(self, into: &mut Vec<T>) -> bool {
+        if !self.is_readable() {
+            return false; // ggml_backend_tensor_get would abort the process
+        }
+        let n = self.n_bytes() / size_of::<T>();
+        into.clear();
+        into.resize(n, T::default());
+        // SAFETY: the tensor is allocated (checked) and `into` has room for the `n` elements that are asked for.
+        unsafe {
+            sys::ggml_backend_tensor_get(
+                self.as_ptr().as_ptr(),
+                into.as_mut_ptr().cast::<c_void>(),
+                0,
+                n * size_of::<T>(),
+            );
+        };
+        true
     }
 
     /// Copies the elements as they lie, [`n_bytes`](Self::n_bytes) of them with the gaps that [`nb`](Self::nb) tells of,
@@ -137,6 +262,12 @@ impl TensorRef<'_> {
     }
 }
 
+impl fmt::Debug for TensorRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.info.fmt(f)
+    }
+}
+
 /// Elements of one type to f32.
 enum Converter {
     /// ggml's.
@@ -182,14 +313,4 @@ impl Converter {
             }
         }
     }
-}
-
-/// # Safety
-/// `text`, if not null, is NUL-terminated and lives as long as the process.
-unsafe fn text(text: *const c_char) -> &'static str {
-    if text.is_null() {
-        return "unknown";
-    }
-    // SAFETY: our own contract.
-    unsafe { CStr::from_ptr(text) }.to_str().unwrap_or("unknown")
 }

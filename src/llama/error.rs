@@ -92,6 +92,27 @@ pub enum Error {
         /// `n_batch` of the context.
         limit: usize,
     },
+    /// A position that the model has learned no embedding for.
+    #[error("position {found} is none of the {limit} that the model has learned; hint: --ctx-size {limit} or less")]
+    Position {
+        /// The position, from 0.
+        found: i32,
+        /// Positions that were learned.
+        limit: i32,
+    },
+    /// Tokens to score a batch by that are not one for each of its tokens, or not of the vocabulary.
+    #[error("{found} targets for {expected} tokens, each a token of the vocabulary's {n_vocab}")]
+    Targets {
+        /// Targets given.
+        found: usize,
+        /// Tokens of the batch.
+        expected: usize,
+        /// Tokens of the vocabulary.
+        n_vocab: usize,
+    },
+    /// The model was loaded [`dry`](super::ModelOptions::dry).
+    #[error("the model was loaded without its weights, so nothing can be computed with it")]
+    NoWeights,
     /// llama.cpp could not evaluate a batch.
     #[error("cannot evaluate a batch of {n_tokens} tokens: {reason} (status {status})")]
     Decode {

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::TensorRef;
 use super::tail::{Tail, TailProbe};
+use super::{Model, TensorInfo, TensorRef};
 
 /// Values of a leaf that are kept: a factor or bias a channel.
 const MAX_KEPT: i64 = 1 << 20;
@@ -85,28 +86,69 @@ pub struct Leaf {
     pub ne: [i64; 4],
     /// Its values, where it is a single row of f32.
     pub values: Option<Vec<f32>>,
-    /// Whether it is a copy that the scheduler made, in memory that is used again.
-    pub(super) is_copy: bool,
+    pub(super) kind: LeafKind,
     pub(super) ptr: NonNull<sys::ggml_tensor>,
 }
 
-/// The nodes of an evaluation in order, each after its sources.
+/// How long a leaf lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LeafKind {
+    /// As long as the model: a weight.
+    Weight,
+    /// As long as the evaluation: a weight that the scheduler copied to another device, in memory that is used again.
+    Copy,
+    /// As long as the evaluation: an input.
+    Input,
+}
+
+/// The nodes of an evaluation in order, each after its sources, with the weights of the model that they read.
+///
+/// It borrows the model, whose weights it points to:
+///
+/// ```compile_fail,E0505
+/// # use llama_imatrix::llama::{Batch, Context, ContextOptions, Error, Model, Readout};
+/// fn outlives(model: Model, options: &ContextOptions, batch: &mut Batch) -> Result<(), Error> {
+///     let graph = Context::new(&model, options, ())?.record(batch)?;
+///     drop(model);
+///     let readout = Readout::new(&graph, &[], 1);
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug, Default)]
-pub struct Graph {
-    /// The nodes.
-    pub nodes: Vec<Node>,
-    /// What they read besides each other.
-    pub leaves: Vec<Leaf>,
-    /// The product with the output matrix, if there is one.
-    pub head: Option<usize>,
+pub struct Graph<'m> {
+    pub(super) nodes: Vec<Node>,
+    pub(super) leaves: Vec<Leaf>,
+    pub(super) head: Option<usize>,
     pub(super) tail: Option<Result<Tail, &'static str>>,
+    model: PhantomData<&'m Model>,
 }
 
 // SAFETY: the pointers are to tensors of the model, which is not written, or are not followed.
-unsafe impl Send for Graph {}
+unsafe impl Send for Graph<'_> {}
 
-impl Graph {
+impl Graph<'_> {
+    /// The nodes, in order of computation.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// What the nodes read besides each other.
+    #[must_use]
+    pub fn leaves(&self) -> &[Leaf] {
+        &self.leaves
+    }
+
+    /// The product with the output matrix, by its place among the nodes, if there is one.
+    #[must_use]
+    pub fn head(&self) -> Option<usize> {
+        self.head
+    }
+
     /// Elements of a node along its first dimension, and how many such rows it has.
+    ///
+    /// # Panics
+    /// Where there is no such node.
     #[must_use]
     pub fn shape(&self, node: usize) -> [i64; 2] {
         let ne = self.nodes[node].ne;
@@ -117,7 +159,7 @@ impl Graph {
 /// Watches one evaluation and takes down its graph.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    graph: Graph,
+    graph: Graph<'static>,
     nodes: HashMap<usize, usize>,
     leaves: HashMap<usize, usize>,
     names: HashMap<String, usize>,
@@ -142,7 +184,7 @@ impl Default for Recorder {
 impl Recorder {
     /// # Safety
     /// `node` is a node of a graph that is about to be computed.
-    pub(super) unsafe fn watch(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorRef<'_>) {
+    pub(super) unsafe fn watch(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorInfo<'_>) {
         self.full |= self.nodes.contains_key(&tensor.id());
         if self.full {
             return;
@@ -190,7 +232,7 @@ impl Recorder {
         });
     }
 
-    fn source(&mut self, src: TensorRef<'_>, keeps: bool) -> Source {
+    fn source(&mut self, src: TensorInfo<'_>, keeps: bool) -> Source {
         if let Some(&node) = self.nodes.get(&src.id()) {
             return Source::Node(node);
         }
@@ -205,7 +247,7 @@ impl Recorder {
                 name: src.base_name().to_owned(),
                 ne: src.ne(),
                 values: None,
-                is_copy: src.name() != src.base_name(),
+                kind: kind(src),
                 ptr: src.as_ptr(),
             });
             self.graph.leaves.len() - 1
@@ -213,13 +255,19 @@ impl Recorder {
         let kept = &mut self.graph.leaves[leaf];
         if keeps && kept.values.is_none() && kept.ne[0] <= MAX_KEPT && kept.ne[1..] == [1, 1, 1] {
             let mut values = Vec::new();
+            // SAFETY: no node of the graph computes a leaf, and copies are made before the nodes that read them come up.
+            let src = unsafe { TensorRef::computed(src) };
             kept.values = src.copy_f32(&mut values).then_some(values);
         }
         Source::Leaf(leaf)
     }
 
-    pub(super) fn finish(self) -> Graph {
-        let mut graph = self.graph;
+    /// The graph, which points to weights of the model whose evaluation was watched.
+    ///
+    /// # Safety
+    /// That model lives for `'m`.
+    pub(super) unsafe fn finish<'m>(self) -> Graph<'m> {
+        let mut graph: Graph<'m> = self.graph;
         if graph.head.is_some() {
             graph.tail = Some(self.tail.tail());
         }
@@ -227,12 +275,27 @@ impl Recorder {
     }
 }
 
+/// Only weights are in buffers that are marked as such: those of the model and of its adapters.
+fn kind(leaf: TensorInfo<'_>) -> LeafKind {
+    if leaf.name() != leaf.base_name() {
+        LeafKind::Copy
+    } else if leaf.is_weight() {
+        LeafKind::Weight
+    } else {
+        LeafKind::Input
+    }
+}
+
 /// Graphs made by hand, for tests of what is read out of one.
 #[cfg(test)]
-impl Graph {
+impl Graph<'_> {
+    pub(crate) fn set_head(&mut self, head: usize) {
+        self.head = Some(head);
+    }
+
     /// Adds a weight or input; its values where it is a single row of them.
     pub(crate) fn push_leaf(&mut self, name: &str, ne: [i64; 4], values: Option<Vec<f32>>) -> Source {
-        self.leaves.push(Leaf { name: name.to_owned(), ne, values, is_copy: false, ptr: NonNull::dangling() });
+        self.leaves.push(Leaf { name: name.to_owned(), ne, values, kind: LeafKind::Input, ptr: NonNull::dangling() });
         Source::Leaf(self.leaves.len() - 1)
     }
 

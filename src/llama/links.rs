@@ -87,9 +87,11 @@ impl Links {
         self.first = None;
     }
 
+    /// Whether a node lies in a server's memory.
+    ///
     /// # Safety
     /// `node` is a node of a graph.
-    unsafe fn is_remote(&mut self, node: NonNull<sys::ggml_tensor>) -> bool {
+    pub(super) unsafe fn is_remote(&mut self, node: NonNull<sys::ggml_tensor>) -> bool {
         // SAFETY: by contract a node, whose buffer lives as long as it does.
         let kind = unsafe {
             let buffer = buffer_of(node.as_ref());

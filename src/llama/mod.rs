@@ -8,7 +8,7 @@
 //! | [`NextnContext`] | the same for a NextN layer, fed with another context's hidden states |
 //! | [`Device`], [`BufferType`] | what computes, and the memory it computes in |
 //! | [`Batch`] | tokens for one decode |
-//! | [`TensorRef`] | a tensor, valid during one call of the observer |
+//! | [`TensorInfo`], [`TensorRef`] | a tensor's description, and a computed tensor, valid during one call of the observer |
 //! | [`Graph`], [`Readout`] | what was computed from what; a stream's rows through the model's output |
 //! | [`Attachment`] | an observer in a context of your own, by a function pointer and user data |
 //!
@@ -85,14 +85,14 @@ mod vocab;
 mod workbench;
 
 pub use attachment::{Attachment, EvalCallback};
-pub use backend::{Backend, Numa};
+pub use backend::{Backend, BackendOptions, Numa};
 pub use batch::{Batch, Token};
 pub use breakdown::DeviceMemory;
 pub use callback::{Observer, ObserverError};
 pub use context::{Context, ContextOptions, FlashAttention, Timings};
 pub use control_vector::{ControlVector, ControlVectorError};
 pub use cpu::unused_vector_features;
-pub use data::DataError;
+pub use data::{DataError, TensorRef};
 pub(crate) use device::DeviceSums;
 pub use devices::{BufferType, Device};
 pub use error::Error;
@@ -107,8 +107,8 @@ pub use pieces::Pieces;
 pub use process::is_ignored;
 pub use readout::{Entry, Exit, ROWS_AT_ONCE, Readout};
 pub use rows::{OutputRows, RowsError};
-pub use rpc::{on_lost_server, serve_rpc};
-pub use tensor::{Op, TensorRef};
+pub use rpc::{LostServer, on_lost_server, serve_rpc};
+pub use tensor::{Op, TensorInfo};
 pub use threads::{PoolOptions, Priority, ThreadOptions};
 pub use tuning::{CacheType, Rope, RopeScaling, Tuning};
 pub use vocab::{Vocab, VocabKind};

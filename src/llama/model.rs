@@ -18,6 +18,8 @@ pub struct Model {
     adapters: Vec<(NonNull<sys::llama_adapter_lora>, f32)>,
     /// Whether something the file says about its tokenizer was overridden: [`Model::meta`] has the file's word.
     tokenizer_overridden: bool,
+    /// Whether it was loaded without its weights.
+    dry: bool,
 }
 
 // SAFETY: a loaded llama_model is never written again; llama.cpp shares one between contexts on several threads.
@@ -45,7 +47,13 @@ impl Model {
         let (ptr, reason) = with_reason(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
         let tokenizer_overridden = options.kv_overrides.iter().any(|(key, _)| key.starts_with("tokenizer."));
         NonNull::new(ptr)
-            .map(|ptr| Self { ptr, path: path.to_owned(), adapters: Vec::new(), tokenizer_overridden })
+            .map(|ptr| Self {
+                ptr,
+                path: path.to_owned(),
+                adapters: Vec::new(),
+                tokenizer_overridden,
+                dry: options.dry,
+            })
             .ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason: with_advice(reason) })
     }
 
@@ -54,6 +62,10 @@ impl Model {
     pub fn vocab(&self) -> Vocab<'_> {
         // SAFETY: the model is alive; its vocabulary lives and dies with it, which the lifetime says.
         Vocab::new(unsafe { sys::llama_model_get_vocab(self.ptr.as_ptr()) }, self)
+    }
+
+    pub(super) fn is_dry(&self) -> bool {
+        self.dry
     }
 
     pub(super) fn tokenizer_overridden(&self) -> bool {
@@ -110,6 +122,13 @@ impl Model {
     pub fn n_layer_nextn(&self) -> i32 {
         // SAFETY: the model is alive.
         unsafe { sys::llama_model_n_layer_nextn(self.ptr.as_ptr()) }
+    }
+
+    /// Positions that the model has learned an embedding for each of, as GPT-2 and BERT have. `None` where any can be computed.
+    #[must_use]
+    pub fn learned_positions(&self) -> Option<i32> {
+        let file = crate::gguf::File::open(&self.path).ok()?;
+        i32::try_from(file.tensor("position_embd.weight")?.shape[1]).ok()
     }
 
     /// Values in a hidden state, as it leaves the last layer.

@@ -171,6 +171,7 @@ impl<'m, O: Observer> NextnContext<'m, O> {
     /// # Panics
     /// Goes on with a panic of the observer.
     pub fn decode(&mut self) -> Result<(), Error> {
+        self.context.check_weights()?;
         let (ctx, batch, n_tokens) = (self.context.as_ptr(), self.batch.as_ptr(), self.len);
         // SAFETY: both are ours, the batch made for this context, and `&mut self` keeps every other reference to the
         // observer away while the trampoline uses it.

@@ -13,7 +13,7 @@ use llama_cpp_sys_2 as sys;
 use super::graph::Recorder;
 use super::scorer::Scorer;
 use super::tail::TailProbe;
-use super::{Op, TensorRef, Token};
+use super::{Op, TensorInfo, Token};
 
 /// Which logits a context computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,7 +41,7 @@ pub(super) enum Head {
 }
 
 /// The name that tells an output matrix, or the token embedding where it is tied to it.
-pub(super) fn is_output_matrix(node: TensorRef<'_>) -> bool {
+pub(super) fn is_output_matrix(node: TensorInfo<'_>) -> bool {
     node.op() == Op::MulMat
         && node.src(0).is_some_and(|weight| matches!(weight.base_name(), "output.weight" | "token_embd.weight"))
 }

@@ -1,23 +1,36 @@
 //! Rows of a residual stream through the model's own output, in a graph of our own.
 
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::Device;
 use super::draft::{Draft, Node};
-use super::graph::{Graph, Leaf, Source};
+use super::graph::{Graph, Leaf, LeafKind, Source};
 use super::tail::{RowOp, is_on_host};
 use super::tensor::{buffer_of, device_of};
+use super::threads::clamp_threads;
 use super::workbench::{Workbench, read_f32_into, write};
+use super::{Device, Model};
 
 /// Rows whose logits are in memory at once.
 pub const ROWS_AT_ONCE: usize = 64;
 
 /// The model's output on its own: the final norm, the product with the output matrix, and what follows that.
 ///
-/// It computes with the operations and weights that llama.cpp's graph has, on the device that has the output matrix.
-pub struct Readout {
+/// It computes with the operations and weights that llama.cpp's graph has, on the device that has the output matrix. It
+/// borrows the model that the graph is of:
+///
+/// ```compile_fail,E0505
+/// # use llama_imatrix::llama::{Entry, Exit, Graph, Model, Readout};
+/// fn outlives<'m>(model: Model, graph: impl FnOnce(&Model) -> Graph<'_>) -> Result<(), String> {
+///     let graph = graph(&model);
+///     let mut readout = Readout::new(&graph, &[], 1)?;
+///     drop(model);
+///     readout.compute(&[], Entry::Stream, Exit::Logits, &mut Vec::new())
+/// }
+/// ```
+pub struct Readout<'m> {
     /// From the residual stream to the input of the output matrix.
     norm: Vec<RowOp>,
     matrix: NonNull<sys::ggml_tensor>,
@@ -26,10 +39,11 @@ pub struct Readout {
     n_embd: usize,
     n_vocab: usize,
     workbench: Workbench,
+    model: PhantomData<&'m Model>,
 }
 
 // SAFETY: all it points to is its own, or the model's, which is not written.
-unsafe impl Send for Readout {}
+unsafe impl Send for Readout<'_> {}
 
 /// Where rows enter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +63,14 @@ pub enum Exit {
     Logits,
 }
 
-impl Readout {
+impl<'m> Readout<'m> {
     /// `norm` are the nodes of `graph` from the residual stream to the input of the output matrix, in order, without those
     /// that only give numbers another shape.
     ///
     /// # Errors
-    /// Why it cannot be computed apart from the model's own graph.
-    pub fn new(graph: &Graph, norm: &[usize], n_threads: usize) -> Result<Self, String> {
+    /// Why it cannot be computed apart from the model's own graph: `norm` may also name nodes that are not there, or that do
+    /// more than a norm.
+    pub fn new(graph: &Graph<'m>, norm: &[usize], n_threads: usize) -> Result<Self, String> {
         let head = graph.head.ok_or("the graph has no product with an output matrix")?;
         let tail = match &graph.tail {
             Some(Ok(tail)) => tail,
@@ -65,18 +80,9 @@ impl Readout {
         let Some(&Source::Leaf(matrix)) = graph.nodes[head].sources.first() else {
             return Err("the output matrix is itself computed".to_owned());
         };
-        let row_op = |&at: &usize| {
-            let node = &graph.nodes[at];
-            let operand = match node.sources.get(1) {
-                None => None,
-                Some(&Source::Leaf(leaf)) => Some(own(&graph.leaves[leaf])?),
-                Some(Source::Node(_)) => return Err(format!("'{}' takes more than a weight", node.name)),
-            };
-            Ok(RowOp { op: node.raw.0, params: node.raw.1, operand })
-        };
-        let norm: Vec<RowOp> = norm.iter().map(row_op).collect::<Result<_, _>>()?;
         let leaf = &graph.leaves[matrix];
         let matrix = own(leaf)?;
+        let norm: Vec<RowOp> = norm.iter().map(|&at| row_op(graph, at, leaf.ne[0])).collect::<Result<_, _>>()?;
         let workbench = place_of(matrix).and_then(Workbench::new).ok_or("ggml has no backend for the output matrix")?;
         let mut readout = Self {
             norm,
@@ -86,6 +92,7 @@ impl Readout {
             n_embd: leaf.ne[0] as usize,
             n_vocab: leaf.ne[1] as usize,
             workbench,
+            model: PhantomData,
         };
         let operands = readout.norm.iter().chain(&readout.tail).filter_map(|op| op.operand);
         if !operands.into_iter().all(|operand| readout.reads(operand)) {
@@ -147,19 +154,23 @@ impl Readout {
         !self.tail.is_empty()
     }
 
-    /// Computes on so many threads from now on.
+    /// Sets the number of threads, 1 to 512.
     pub fn set_threads(&mut self, n_threads: usize) {
-        self.workbench.set_threads(n_threads.max(1));
+        self.workbench.set_threads(clamp_threads(n_threads));
     }
 
     /// The outputs of `rows`, [`n_embd`](Self::n_embd) values each, at most [`ROWS_AT_ONCE`] of them:
     /// [`n_vocab`](Self::n_vocab) logits each.
     ///
     /// # Errors
-    /// What ggml could not do.
+    /// What ggml could not do, or that `rows` are not whole rows, or too many.
     pub fn compute(&mut self, rows: &[f32], entry: Entry, exit: Exit, into: &mut Vec<f32>) -> Result<(), String> {
-        let n_rows = rows.len() / self.n_embd;
         into.clear();
+        let n_rows = rows.len() / self.n_embd;
+        if !rows.len().is_multiple_of(self.n_embd) || n_rows > ROWS_AT_ONCE {
+            let (found, width) = (rows.len(), self.n_embd);
+            return Err(format!("{found} values are not up to {ROWS_AT_ONCE} rows of {width} values each"));
+        }
         if n_rows == 0 {
             return Ok(());
         }
@@ -177,12 +188,37 @@ impl Readout {
     }
 }
 
-/// A weight that is the model's own: copies that the scheduler makes are gone with the graph.
-fn own(leaf: &Leaf) -> Result<NonNull<sys::ggml_tensor>, String> {
-    if leaf.is_copy {
-        return Err(format!("'{}' is copied from one device's memory to another's (--no-op-offload)", leaf.name));
+/// A node that leaves the shape of its rows, of `width` values, with a weight of a value for each or none.
+fn row_op(graph: &Graph<'_>, at: usize, width: i64) -> Result<RowOp, String> {
+    let node = graph.nodes.get(at).ok_or_else(|| format!("the graph has no node {at}"))?;
+    let keeps_shape = matches!(
+        node.raw.0,
+        sys::GGML_OP_RMS_NORM | sys::GGML_OP_NORM | sys::GGML_OP_ADD | sys::GGML_OP_MUL | sys::GGML_OP_SCALE
+    );
+    if !keeps_shape || !node.is_plain || node.ne[0] != width {
+        return Err(format!("'{}' ({}) is no part of a norm of rows of {width} values", node.name, node.op_name));
     }
-    Ok(leaf.ptr)
+    let operand = match node.sources.get(1) {
+        None => None,
+        Some(&Source::Leaf(leaf))
+            if [1, width].contains(&graph.leaves[leaf].ne[0]) && graph.leaves[leaf].ne[1..] == [1; 3] =>
+        {
+            Some(own(&graph.leaves[leaf])?)
+        }
+        Some(_) => return Err(format!("'{}' takes more than a weight", node.name)),
+    };
+    Ok(RowOp { op: node.raw.0, params: node.raw.1, operand })
+}
+
+/// A weight that is the model's own: what else there is, is gone with the evaluation.
+fn own(leaf: &Leaf) -> Result<NonNull<sys::ggml_tensor>, String> {
+    match leaf.kind {
+        LeafKind::Weight => Ok(leaf.ptr),
+        LeafKind::Copy => {
+            Err(format!("'{}' is copied from one device's memory to another's (--no-op-offload)", leaf.name))
+        }
+        LeafKind::Input => Err(format!("'{}' is no weight of the model", leaf.name)),
+    }
 }
 
 /// Where a weight of the model lies.

@@ -60,7 +60,7 @@ impl OutputRows {
     ///
     /// # Errors
     /// See [`RowsError`].
-    pub fn open(model: &Model, graph: &Graph) -> Result<Self, RowsError> {
+    pub fn open(model: &Model, graph: &Graph<'_>) -> Result<Self, RowsError> {
         let head = &graph.nodes[graph.head.ok_or(RowsError::NoHead)?];
         let Some(&Source::Leaf(leaf)) = head.sources.first() else { return Err(RowsError::NoHead) };
         let leaf = &graph.leaves[leaf];

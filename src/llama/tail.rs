@@ -5,8 +5,8 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::outputs::is_output_matrix;
-use super::tensor::{buffer_of, device_of};
-use super::{Device, TensorRef};
+use super::tensor::{buffer_of, device_of, is_weight};
+use super::{Device, TensorInfo};
 
 /// An operation on rows that leaves their shape, and what it takes besides.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +61,7 @@ impl TailProbe {
 
     /// # Safety
     /// `node` is a node of a graph that is about to be computed.
-    pub(super) unsafe fn watch(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorRef<'_>) {
+    pub(super) unsafe fn watch(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorInfo<'_>) {
         if self.outcome.is_some() {
             return;
         }
@@ -159,7 +159,7 @@ unsafe fn tail_op(
     let fixed = operand.is_none_or(|operand| unsafe {
         let operand = operand.as_ref();
         let in_place = place.is_none() || place_of(operand) == place;
-        operand.op == sys::GGML_OP_NONE && operand.ne[1..] == [1, 1, 1] && in_place
+        is_weight(operand) && operand.ne[1..] == [1, 1, 1] && in_place
     });
     if fixed { Ok(RowOp { op: node.op, params: node.op_params, operand }) } else { Err(UNKNOWN) }
 }

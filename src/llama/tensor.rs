@@ -1,4 +1,6 @@
-use std::ffi::c_void;
+//! A tensor's description: name, operation, type, shape, sources, place. Its data is `data.rs`'s.
+
+use std::ffi::{CStr, c_char};
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -19,12 +21,20 @@ pub enum Op {
     Other,
 }
 
-/// A tensor of a graph that is being computed, borrowed for one call of an [`Observer`](super::Observer).
+/// The description of a tensor of a graph that is being computed, borrowed for one call of an
+/// [`Observer`](super::Observer). It has no method that reads the tensor's data, since there may be none yet:
+///
+/// ```compile_fail
+/// # use llama_imatrix::llama::TensorInfo;
+/// fn reads(node: TensorInfo<'_>) -> Option<&[f32]> {
+///     node.as_f32()
+/// }
+/// ```
 ///
 /// Shapes are ggml's: `ne[0]` is the length of a row, the fastest dimension; `nb[i]` the step in bytes along
 /// dimension `i`.
 #[derive(Clone, Copy)]
-pub struct TensorRef<'a> {
+pub struct TensorInfo<'a> {
     ptr: NonNull<sys::ggml_tensor>,
     graph: PhantomData<&'a sys::ggml_tensor>,
 }
@@ -35,6 +45,19 @@ pub(super) fn buffer_of(tensor: &sys::ggml_tensor) -> sys::ggml_backend_buffer_t
     unsafe { tensor.view_src.as_ref() }.unwrap_or(tensor).buffer
 }
 
+/// Whether a tensor lies in a buffer of weights, and nothing computes it.
+pub(super) fn is_weight(tensor: &sys::ggml_tensor) -> bool {
+    let buffer = buffer_of(tensor);
+    // SAFETY: the buffer, where there is one, lives as long as the tensor.
+    let usage = unsafe {
+        if buffer.is_null() {
+            return false;
+        }
+        sys::ggml_backend_buffer_get_usage(buffer)
+    };
+    usage == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS && tensor.op == sys::GGML_OP_NONE
+}
+
 /// The device whose memory a tensor lies in, as its buffer names it.
 pub(super) fn device_of(tensor: &sys::ggml_tensor) -> Option<Device> {
     let buffer = NonNull::new(buffer_of(tensor))?;
@@ -42,9 +65,9 @@ pub(super) fn device_of(tensor: &sys::ggml_tensor) -> Option<Device> {
     unsafe { Device::of_buffer_type(sys::ggml_backend_buffer_get_type(buffer.as_ptr())) }
 }
 
-impl<'a> TensorRef<'a> {
+impl<'a> TensorInfo<'a> {
     /// # Safety
-    /// `ptr`, if not null, is a ggml tensor that nobody writes during `'a`, and so are its sources.
+    /// `ptr`, if not null, is a ggml tensor whose fields nobody writes during `'a`, and so are its sources.
     pub(super) unsafe fn new(ptr: *mut sys::ggml_tensor) -> Option<Self> {
         NonNull::new(ptr).map(|ptr| Self { ptr, graph: PhantomData })
     }
@@ -101,10 +124,10 @@ impl<'a> TensorRef<'a> {
 
     /// Source `i` of the operation, if it has one.
     #[must_use]
-    pub fn src(self, i: usize) -> Option<TensorRef<'a>> {
+    pub fn src(self, i: usize) -> Option<Self> {
         let ptr = *self.raw().src.get(i)?;
         // SAFETY: a node's sources live as long as the node does.
-        unsafe { TensorRef::new(ptr) }
+        unsafe { Self::new(ptr) }
     }
 
     /// Elements along each dimension.
@@ -143,6 +166,11 @@ impl<'a> TensorRef<'a> {
         buffer_of(self.raw())
     }
 
+    /// Whether it lies in a buffer of weights, which lives as long as the model, and nothing computes it.
+    pub(super) fn is_weight(self) -> bool {
+        is_weight(self.raw())
+    }
+
     /// Whether it lies in memory that this process can read.
     #[must_use]
     pub fn is_on_host(self) -> bool {
@@ -151,98 +179,64 @@ impl<'a> TensorRef<'a> {
         !buffer.is_null() && unsafe { sys::ggml_backend_buffer_is_host(buffer) }
     }
 
-    /// The elements where they lie, if that is memory this process can read.
-    ///
-    /// `None` for a tensor on a device, one that is not [`is_f32`](Self::is_f32), or one not computed yet.
+    /// Number of elements.
     #[must_use]
-    pub fn as_f32(self) -> Option<&'a [f32]> {
-        let raw = self.raw();
-        // SAFETY: the buffer, where there is one, lives as long as the graph.
-        let on_host = !raw.buffer.is_null() && unsafe { sys::ggml_backend_buffer_is_host(raw.buffer) };
-        let data = raw.data.cast::<f32>();
-        if !on_host || !self.is_f32() || data.is_null() || !data.is_aligned() {
+    pub fn n_elements(self) -> usize {
+        self.ne().iter().map(|&n| usize::try_from(n).unwrap_or(0)).product()
+    }
+
+    /// ggml's name of the elements' type, such as `f32`, `q4_K` or `iq2_xxs`.
+    #[must_use]
+    pub fn type_name(self) -> &'static str {
+        // SAFETY: the type of a valid tensor; names are string literals.
+        unsafe { text(sys::ggml_type_name(self.raw().type_)) }
+    }
+
+    /// ggml's name of the operation, such as `MUL_MAT`, `RMS_NORM` or, of unary ones, `SILU`.
+    #[must_use]
+    pub fn op_name(self) -> &'static str {
+        // SAFETY: reads the operation of a valid tensor; names are string literals.
+        unsafe { text(sys::ggml_op_desc(self.raw())) }
+    }
+
+    /// The tensor that this one is a view of.
+    #[must_use]
+    pub fn view_src(self) -> Option<Self> {
+        // SAFETY: a view's source lives as long as the view, and is written no more than it.
+        unsafe { Self::new(self.raw().view_src) }
+    }
+
+    /// The memory that holds it, such as `CPU`, `CPU_Mapped`, `CUDA0` or `RPC0[host:port]`; `None` where there is none.
+    #[must_use]
+    pub fn buffer_name(self) -> Option<String> {
+        let buffer = self.buffer();
+        if buffer.is_null() {
             return None;
         }
-        // SAFETY: a host buffer holds ggml_nbytes of this tensor from `data` on, aligned (checked), initialized once the
-        // node is computed (which is when observers see it), and not written while the observer holds the graph.
-        Some(unsafe { std::slice::from_raw_parts(data, self.n_bytes() / size_of::<f32>()) })
-    }
-
-    /// Copies 32-bit floats from wherever they lie, waiting for the device. `false` where the tensor holds others.
-    #[must_use]
-    pub fn copy_f32(self, into: &mut Vec<f32>) -> bool {
-        self.is_f32() && self.copy(into)
-    }
-
-    /// Copies 32-bit integers from wherever they lie, waiting for the device. `false` where the tensor holds others.
-    #[must_use]
-    pub fn copy_i32(self, into: &mut Vec<i32>) -> bool {
-        self.is_i32() && self.copy(into)
-    }
-
-    /// Appends these rows of a tensor without gaps, `ne[0]` values each, from wherever they lie. `false`, and nothing
-    /// appended, where it is not f32, has gaps, is not computed, or has no such row.
-    #[must_use]
-    pub fn append_rows(self, rows: &[usize], into: &mut Vec<f32>) -> bool {
-        let raw = self.raw();
-        // SAFETY: reads shape and type of a valid tensor.
-        let contiguous = unsafe { sys::ggml_is_contiguous(self.ptr.as_ptr()) };
-        let [width, n1, n2, n3] = raw.ne.map(|n| usize::try_from(n).unwrap_or(0));
-        if !self.is_f32() || !contiguous || rows.iter().any(|&row| row >= n1 * n2 * n3) {
-            return false;
-        }
-        if let Some(data) = self.as_f32() {
-            for &row in rows {
-                into.extend_from_slice(&data[row * width..][..width]);
-            }
-            return true;
-        }
-        if !self.is_readable() {
-            return false;
-        }
-        for &row in rows {
-            let at = into.len();
-            into.resize(at + width, 0.0);
-            let (offset, bytes) = (row * width * size_of::<f32>(), width * size_of::<f32>());
-            // SAFETY: the tensor is allocated and has the row (checked), and `into` has room for its values.
-            unsafe {
-                sys::ggml_backend_tensor_get(
-                    self.ptr.as_ptr(),
-                    into[at..].as_mut_ptr().cast::<c_void>(),
-                    offset,
-                    bytes,
-                );
-            };
-        }
-        true
-    }
-
-    /// Whether there is memory, and bytes can be had from it. Of weights that a CPU kernel has laid out anew (`CPU_REPACK`
-    /// and its like) they cannot: ggml has no way back.
-    pub(super) fn is_readable(self) -> bool {
-        if self.raw().data.is_null() || self.buffer().is_null() {
-            return false;
-        }
-        self.is_on_host() || device_of(self.raw()).is_some_and(|device| !device.is_cpu())
-    }
-
-    pub(super) fn copy<T: Copy + Default>(self, into: &mut Vec<T>) -> bool {
-        if !self.is_readable() {
-            return false; // ggml_backend_tensor_get would abort the process
-        }
-        let n = self.n_bytes() / size_of::<T>();
-        into.clear();
-        into.resize(n, T::default());
-        // SAFETY: the tensor is allocated (checked) and `into` has room for the `n` elements that are asked for.
+        // SAFETY: the buffer of a tensor of a live graph; its name is NUL-terminated and copied here.
         unsafe {
-            sys::ggml_backend_tensor_get(self.ptr.as_ptr(), into.as_mut_ptr().cast::<c_void>(), 0, n * size_of::<T>());
-        };
-        true
+            let name = sys::ggml_backend_buft_name(sys::ggml_backend_buffer_get_type(buffer));
+            (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+        }
     }
 }
 
-impl fmt::Debug for TensorRef<'_> {
+impl fmt::Debug for TensorInfo<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TensorRef").field("name", &self.name()).field("op", &self.op()).field("ne", &self.ne()).finish()
+        f.debug_struct("TensorInfo")
+            .field("name", &self.name())
+            .field("op", &self.op())
+            .field("ne", &self.ne())
+            .finish()
     }
+}
+
+/// # Safety
+/// `text`, if not null, is NUL-terminated and lives as long as the process.
+unsafe fn text(text: *const c_char) -> &'static str {
+    if text.is_null() {
+        return "unknown";
+    }
+    // SAFETY: our own contract.
+    unsafe { CStr::from_ptr(text) }.to_str().unwrap_or("unknown")
 }

@@ -110,6 +110,14 @@ pub struct PoolOptions {
     pub batch: ThreadOptions,
 }
 
+/// `GGML_MAX_N_THREADS`: ggml has no room for more.
+const MAX_THREADS: usize = 512;
+
+/// The nearest number of threads that ggml can run.
+pub(super) fn clamp_threads(n_threads: usize) -> usize {
+    n_threads.clamp(1, MAX_THREADS)
+}
+
 type New = unsafe extern "C" fn(*mut sys::ggml_threadpool_params) -> *mut sys::ggml_threadpool;
 type Free = unsafe extern "C" fn(*mut sys::ggml_threadpool);
 
@@ -124,6 +132,8 @@ pub(super) struct Pools {
 impl Pools {
     /// `None` where there is no CPU backend, or no memory: ggml then makes threads as it needs them.
     pub(super) fn new(options: &PoolOptions, n_threads: i32, n_threads_batch: i32) -> Option<Self> {
+        let [n_threads, n_threads_batch] =
+            [n_threads, n_threads_batch].map(|n| clamp_threads(n.max(1) as usize) as i32);
         let (new, free) = pool_functions()?;
         let mut single = options.single.to_c(n_threads);
         let mut batch = options.batch.to_c(n_threads_batch);

@@ -89,6 +89,7 @@ pub(super) fn passes<'a>(
     if options.lanes == Lanes::Auto && !(has_room(before) && memory::have_room(&devices)) {
         lanes = 1;
     }
+    memory::check(passes[0].host_memory(), lanes)?;
     while passes.len() < lanes {
         passes.push(pass()?);
     }

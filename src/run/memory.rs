@@ -1,6 +1,56 @@
-//! Memory, as far as the system and the devices tell: what decides whether there is room for another lane.
+//! Memory, as far as the system and the devices tell: whether a run fits, and whether there is room for another lane.
 
+use std::path::Path;
+
+use super::Error;
 use crate::llama::{Backend, Device};
+
+/// Refuses `lanes` contexts that each write so many bytes of host memory, cache and computation, where so many can never be
+/// there. A system that promises more memory than it has would end the process in the middle of the run.
+///
+/// Nothing of it may have been written yet. Where the system does not tell, all is well.
+pub(super) fn check(host: Option<[u64; 2]>, lanes: usize) -> Result<(), Error> {
+    let (Some(host), Some(available)) = (host, attainable()) else { return Ok(()) };
+    let [cache, compute] = host.map(|bytes| bytes.saturating_mul(lanes as u64));
+    if cache.saturating_add(compute) <= available {
+        return Ok(());
+    }
+    Err(Error::Memory { lanes, cache, compute, available })
+}
+
+/// Bytes of memory that can be had, if need be by swapping.
+fn attainable() -> Option<u64> {
+    let system = available()?.saturating_add(field("/proc/meminfo", "SwapFree:").unwrap_or(0));
+    Some(left_in_group().map_or(system, |group| group.min(system)))
+}
+
+/// Bytes that this process's control groups still allow it, not counting what the system gives back by itself.
+fn left_in_group() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let left = |line: &str| {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?.strip_prefix('/')?);
+        let (root, files) = match controllers {
+            "" => ("/sys/fs/cgroup", ["memory.max", "anon "]),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", ["memory.limit_in_bytes", "total_rss "])
+            }
+            _ => return None,
+        };
+        // A limit holds for all groups below.
+        let groups = Path::new(path).ancestors().map(|group| Path::new(root).join(group));
+        groups.filter_map(|group| left_in(&group, files)).min()
+    };
+    groups.lines().filter_map(left).min()
+}
+
+/// What one group's limit leaves, if it has one.
+fn left_in(group: &Path, [limit, used]: [&str; 2]) -> Option<u64> {
+    let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
+    let limit: u64 = read(limit)?.trim().parse().ok()?;
+    let used = read("memory.stat")?.lines().find_map(|line| line.strip_prefix(used)?.trim().parse::<u64>().ok())?;
+    Some(limit.saturating_sub(used))
+}
 
 /// Bytes of memory that can be had without swapping. `None` where the system does not tell.
 pub(super) fn available() -> Option<u64> {
@@ -36,6 +86,16 @@ fn field(list: &str, name: &str) -> Option<u64> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    #[test]
+    fn a_run_that_cannot_fit_is_refused_before_its_first_batch() {
+        let available = super::attainable().unwrap();
+        super::check(Some([1 << 20, 1 << 20]), 2).unwrap();
+        let error = super::check(Some([available / 2, available / 4]), 2).unwrap_err().to_string();
+        assert!(error.contains("the run needs") && error.contains("GiB available; hint: "), "{error}");
+        super::check(Some([available / 2, available / 4]), 1).unwrap();
+        super::check(None, 2).unwrap();
+    }
+
     #[test]
     fn linux_tells() {
         assert!(super::available().unwrap() > 1 << 20);

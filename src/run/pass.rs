@@ -49,6 +49,10 @@ impl<'a> Pass<'a> {
         if model.is_encoder_decoder() {
             return Err(Error::EncoderDecoder);
         }
+        let longest = i32::try_from(chunks.size()).unwrap_or(i32::MAX);
+        if let Some(limit) = model.learned_positions().filter(|&limit| longest > limit) {
+            return Err(llama::Error::Position { found: longest - 1, limit }.into());
+        }
         let mut context_options = options.context(chunks, layout, nextn.is_some());
         let mut n_batch = context_options.n_batch as usize;
         let n_ubatch = options.n_ubatch.min(n_batch);
@@ -90,6 +94,12 @@ impl<'a> Pass<'a> {
 
     pub(super) fn collector(&self) -> Collector {
         self.context.observer().lane.collector()
+    }
+
+    /// Bytes of host memory that the context writes in every run, cache and computation; `None` where this build cannot tell.
+    pub(super) fn host_memory(&self) -> Option<[u64; 2]> {
+        let host = self.context.memory()?.into_iter().find(|memory| memory.device.is_none())?;
+        Some([host.cache as u64, host.compute.saturating_sub(self.context.unused_logits()) as u64])
     }
 
     pub(super) fn timings(&self) -> Timings {

@@ -2,7 +2,7 @@
 
 use crate::collect::Lane;
 use crate::lens::LensWatch;
-use crate::llama::{Observer, ObserverError, TensorRef};
+use crate::llama::{Observer, ObserverError, TensorInfo, TensorRef};
 
 /// Shows each node to whichever of the two asks for it.
 #[derive(Debug)]
@@ -20,12 +20,12 @@ impl Watcher {
 }
 
 impl Observer for Watcher {
-    fn asks(&mut self, node: TensorRef<'_>) -> bool {
+    fn asks(&mut self, node: TensorInfo<'_>) -> bool {
         self.asked = [Observer::asks(&mut self.lane, node), self.lens.asks(node)];
         self.asked.contains(&true)
     }
 
-    fn ends_with(&mut self, node: TensorRef<'_>) -> bool {
+    fn ends_with(&mut self, node: TensorInfo<'_>) -> bool {
         // A lens looks at what comes after the last product, too.
         !self.lens.watches() && self.lane.ends_with(node)
     }

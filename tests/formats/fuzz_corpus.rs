@@ -108,6 +108,12 @@ fn all() -> Vec<(PathBuf, Vec<u8>)> {
     add("state", "f64.state", state(1, Accumulate::F64));
     add("merge", "matrices", pair(&input("bare.gguf"), &input("bare.gguf"), 8));
     add("merge", "formats", pair(&input("routed-one.gguf"), &input("legacy-bare.dat"), 40));
+    // Bytes at a time, then what a server answers: a size, a version, what its transport can do.
+    let answer = |size: u64, version: &[u8]| [&[255], &size.to_le_bytes()[..], version].concat();
+    add("rpc_greeting", "answer", [answer(28, &[7, 0, 3, 0]), vec![0; 24]].concat());
+    add("rpc_greeting", "older", answer(3, &[3, 5, 0]));
+    add("rpc_greeting", "cut", answer(28, &[7]));
+    add("rpc_greeting", "http", b"\x01HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
     add("merge", "states", pair(&state(0, Accumulate::F64), &state(1, Accumulate::F64), 16));
     add("chat", "calls", chat(CALLS, TOOLS));
     add("chat", "namespace", chat(NAMESPACE, TOOLS));

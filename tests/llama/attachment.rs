@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use llama_cpp_sys_2 as sys;
 use llama_imatrix::collect::{Lane, Rule};
-use llama_imatrix::llama::{Attachment, Backend, Error, Observer, ObserverError, TensorRef};
+use llama_imatrix::llama::{Attachment, Backend, Error, Observer, ObserverError, TensorInfo, TensorRef};
 use llama_imatrix::{Collector, CollectorOptions, Imatrix};
 
 use super::{N_TOKENS, Watch, batch, context, with_model};
@@ -137,7 +137,7 @@ impl Counting {
 }
 
 impl Observer for Counting {
-    fn asks(&mut self, node: TensorRef<'_>) -> bool {
+    fn asks(&mut self, node: TensorInfo<'_>) -> bool {
         let asks = Observer::asks(&mut self.lane, node);
         *self.asked.last_mut().unwrap() += usize::from(asks);
         asks

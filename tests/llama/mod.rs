@@ -5,6 +5,7 @@ mod lens;
 mod nextn;
 mod pieces;
 mod session;
+mod sound;
 mod tensors;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use llama_imatrix::collect::{Collector, CollectorOptions, Lane};
 use llama_imatrix::llama::{
     Batch, Context, ContextOptions, Error, FlashAttention, Model, ModelOptions, Observer, ObserverError, Op, Outputs,
-    TensorRef, Tuning,
+    TensorInfo, TensorRef, Tuning,
 };
 
 use crate::support::{self, TestModel};
@@ -74,7 +75,7 @@ impl Watch {
 }
 
 impl Observer for Watch {
-    fn asks(&mut self, node: TensorRef<'_>) -> bool {
+    fn asks(&mut self, node: TensorInfo<'_>) -> bool {
         self.asked_after_fault += usize::from(self.faulted);
         node.op() == Op::MulMat && node.src(0).is_some_and(|weight| weight.name() == self.weight)
     }
@@ -100,7 +101,7 @@ fn an_observer_sees_what_it_asks_for() {
     with_model(|model| {
         let mut context = context(model, Watch::new("blk.0.attn_q.weight", None));
         context.decode(&mut batch()).unwrap();
-        let logits = context.logits(N_TOKENS).unwrap().to_vec();
+        let logits = context.logits().unwrap().to_vec();
         assert_eq!(logits.len(), N_TOKENS * model.vocab().n_tokens());
         assert!(logits.iter().all(|logit| logit.is_finite()));
         let seen = context.into_observer().seen;
@@ -111,7 +112,7 @@ fn an_observer_sees_what_it_asks_for() {
         // Watching changes nothing.
         let mut plain = self::context(model, ());
         plain.decode(&mut batch()).unwrap();
-        assert_eq!(plain.logits(N_TOKENS).unwrap(), logits);
+        assert_eq!(plain.logits().unwrap(), logits);
     });
 }
 
@@ -192,7 +193,7 @@ fn logits_nobody_reads_are_not_computed_and_change_nothing() {
             for _ in 0..3 {
                 context.clear_memory();
                 context.decode(&mut batch()).unwrap();
-                assert_eq!(context.logits(N_TOKENS).is_none(), outputs != Outputs::All);
+                assert_eq!(context.logits().is_none(), outputs != Outputs::All);
             }
             context.into_observer().seen
         };
@@ -208,7 +209,7 @@ struct Head {
 }
 
 impl Observer for Head {
-    fn asks(&mut self, node: TensorRef<'_>) -> bool {
+    fn asks(&mut self, node: TensorInfo<'_>) -> bool {
         self.after += usize::from(!self.rows.is_empty());
         node.src(0).is_some_and(|weight| weight.name() == "output.weight")
     }
@@ -242,7 +243,7 @@ struct Counted {
 }
 
 impl Observer for Counted {
-    fn asks(&mut self, node: TensorRef<'_>) -> bool {
+    fn asks(&mut self, node: TensorInfo<'_>) -> bool {
         self.nodes += 1;
         Observer::asks(&mut self.lane, node)
     }
@@ -251,7 +252,7 @@ impl Observer for Counted {
         self.lane.sees(node)
     }
 
-    fn ends_with(&mut self, node: TensorRef<'_>) -> bool {
+    fn ends_with(&mut self, node: TensorInfo<'_>) -> bool {
         self.ends && self.lane.ends_with(node)
     }
 

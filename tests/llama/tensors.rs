@@ -1,7 +1,7 @@
 //! What an observer can learn of a tensor of any kind.
 
 use llama_imatrix::gguf::f16_to_f32;
-use llama_imatrix::llama::{DataError, Model, ModelOptions, Observer, ObserverError, Outputs, TensorRef};
+use llama_imatrix::llama::{DataError, Model, ModelOptions, Observer, ObserverError, Outputs, TensorInfo, TensorRef};
 
 use super::{batch, context_with};
 use crate::support;
@@ -54,7 +54,7 @@ impl Look {
 }
 
 impl Observer for Look {
-    fn asks(&mut self, node: TensorRef<'_>) -> bool {
+    fn asks(&mut self, node: TensorInfo<'_>) -> bool {
         assert_ne!(node.op_name(), "NONE", "{node:?}");
         true
     }

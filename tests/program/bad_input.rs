@@ -26,6 +26,17 @@ fn a_model_that_is_none_or_is_cut_short() {
     }
 }
 
+/// GPT-2 looks positions up in a table, where upstream's tool aborts.
+#[test]
+fn chunks_longer_than_the_positions_that_were_learned() {
+    let bench = Bench::new(&["gpt2"]);
+    bench.write("long.txt", support::text(6000, 3).as_bytes());
+    let run = "-m gpt2.gguf -f long.txt --chunks 1";
+    bench.ok(&format!("{run} -c 1024 -o fits.gguf"));
+    let says = ["position 2047 is none of the 1024 that the model has learned; hint: --ctx-size 1024 or less"];
+    bench.fails(&format!("{run} -c 2048"), &says);
+}
+
 #[test]
 fn a_text_that_is_missing_or_too_short() {
     let bench = Bench::new(&["llama"]);

@@ -165,7 +165,7 @@ fn save_logits(bench: &Bench, model: &str, chunk_size: usize, n_chunks: usize) -
         }
         context.clear_memory();
         context.decode(&mut batch).unwrap();
-        let logits = context.logits(chunk_size).unwrap();
+        let logits = context.logits().unwrap();
         for row in logits.chunks_exact(n_vocab).take(chunk_size - 1).skip(chunk_size / 2) {
             let max = row.iter().copied().fold(f32::MIN, f32::max);
             let min = row.iter().copied().fold(f32::MAX, f32::min).max(max - 16.0);

@@ -10,6 +10,8 @@ mod flags;
 mod flags_act;
 mod flags_log;
 mod lens;
+#[cfg(target_os = "linux")]
+mod memory;
 mod merge;
 mod nan;
 mod nextn;
@@ -17,6 +19,8 @@ mod nextn;
 mod resume;
 #[cfg(unix)]
 mod signals;
+#[cfg(target_os = "linux")]
+mod silence;
 mod workers;
 
 use std::ffi::OsStr;
@@ -142,7 +146,11 @@ fn rpc_server() -> Option<String> {
     let devices = llama_imatrix::llama::Backend::init().devices();
     let cpu: Vec<_> = devices.into_iter().filter(|device| device.is_cpu()).collect();
     std::thread::spawn(move || {
-        send.send(llama_imatrix::llama::serve_rpc(&endpoint, &cpu, 1, None).unwrap_err().to_string())
+        send.send(
+            llama_imatrix::llama::serve_rpc(&endpoint, &cpu, 1, None, std::time::Duration::ZERO)
+                .unwrap_err()
+                .to_string(),
+        )
     });
     for _ in 0..100 {
         if let Ok(reason) = stopped.try_recv() {

@@ -42,7 +42,7 @@ mod with_llama {
             Lock::check(task.merge.output.path())?;
         }
         let signals = Signals::register()?;
-        let backend = settings::start_backend(&task.flags)?;
+        let backend = settings::start_backend(&task.flags, &signals)?;
         settings::warn_of_backend(&task.flags, backend);
         settings::set_priority(task);
         let model_options = settings::model_options(task, backend)?;
@@ -97,7 +97,7 @@ mod with_llama {
                 layout.n_seq
             ));
         }
-        signals.register_ending()?;
+        signals.register_ending(layout.n_seq)?;
         if options.part.as_ref().is_some_and(std::ops::Range::is_empty) {
             log::warn(format_args!("shard {} has no chunk: there are more shards than batches", task.shard));
         }

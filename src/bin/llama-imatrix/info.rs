@@ -19,7 +19,7 @@ pub(crate) fn version() -> String {
 #[cfg(feature = "llama")]
 pub(crate) fn devices(flags: &Flags) -> anyhow::Result<String> {
     const MIB: usize = 1024 * 1024;
-    let backend = crate::settings::start_backend(flags)?;
+    let backend = crate::settings::start_backend(flags, &crate::signals::Signals::default())?;
     let mut text = String::from("Available devices:\n");
     let devices: Vec<_> = backend.devices().into_iter().filter(|device| !device.is_cpu()).collect();
     if devices.is_empty() {

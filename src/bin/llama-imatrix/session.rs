@@ -10,7 +10,7 @@ use llama_imatrix::run::{Checkpoint, Error, Listener, Outcome, Plan, Position, S
 
 use crate::config::Collect;
 use crate::output::{print, warn_of_gaps};
-use crate::signals::Signals;
+use crate::signals::{Signals, interrupted};
 use crate::state_file::StateFile;
 use crate::{log, lost, progress};
 
@@ -99,10 +99,11 @@ impl<'a> Session<'a> {
     /// A signal has ended the run: everything so far is saved.
     pub(crate) fn stopped(&mut self, collector: &Collector, outcome: &Outcome) -> anyhow::Result<ExitCode> {
         let signal = self.signals.ended_by().unwrap_or(2);
+        let interrupted = interrupted(signal);
         let code = ExitCode::from((128 + signal) as u8);
         print(format_args!("\n"));
         if outcome.position.done.is_empty() {
-            log::warn(format_args!("stopped by signal {signal} before the first chunk was through"));
+            log::warn(format_args!("{interrupted} before the first chunk was through"));
             return Ok(code);
         }
         let snapshot = collector.snapshot();
@@ -127,7 +128,7 @@ impl<'a> Session<'a> {
         let resume = resume?;
         let done = &outcome.position.done;
         let chunks = if done.len() == 1 { "chunk" } else { "chunks" };
-        log::warn(format_args!("stopped by signal {signal} after {chunks} {done}; {resume}"));
+        log::warn(format_args!("{interrupted} after {chunks} {done}; {resume}"));
         Ok(code)
     }
 

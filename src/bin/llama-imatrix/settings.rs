@@ -1,23 +1,25 @@
 //! Flags in llama.cpp's terms: what a backend, a model and a context are set up with.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::collect::SumOn;
 use llama_imatrix::llama::{
-    Backend, BufferType, CacheType, ControlVector, Device, FlashAttention, GpuLayers, LazyMode, LoadMode, Model,
-    ModelOptions, Numa, OverrideValue, PoolOptions, Priority, Rope, RopeScaling, SplitMode, ThreadOptions, Tuning,
-    unused_vector_features,
+    Backend, BackendOptions, BufferType, CacheType, ControlVector, Device, FlashAttention, GpuLayers, LazyMode,
+    LoadMode, Model, ModelOptions, Numa, OverrideValue, PoolOptions, Priority, Rope, RopeScaling, SplitMode,
+    ThreadOptions, Tuning, unused_vector_features,
 };
 
 use crate::config::{Collect, Threads};
 use crate::flags::{self, Flags, KvOverride, Tristate};
 use crate::log;
+use crate::signals::Signals;
 
-/// llama.cpp, with all devices that were named.
-pub(crate) fn start_backend(flags: &Flags) -> anyhow::Result<&'static Backend> {
+/// Starts llama.cpp, with all devices that were named. A signal in `signals` ends the wait for a server.
+pub(crate) fn start_backend(flags: &Flags, signals: &Signals) -> anyhow::Result<&'static Backend> {
     log::forward_llama_log();
-    let backend = Backend::init();
+    let backend = Backend::init_with(BackendOptions { fresh_pages: true });
     if let Some(name) = flags.numa {
         log::debug(format_args!("NUMA strategy: {name}"));
         backend.init_numa(match name {
@@ -27,7 +29,8 @@ pub(crate) fn start_backend(flags: &Flags) -> anyhow::Result<&'static Backend> {
         });
     }
     if !flags.rpc.is_empty() {
-        crate::lost::watch_workers();
+        let timeout = (flags.rpc_timeout > 0).then(|| Duration::from_secs(flags.rpc_timeout.into()));
+        crate::lost::watch_workers(backend, timeout, signals);
     }
     for server in &flags.rpc {
         backend.add_rpc_server(server)?;

@@ -8,7 +8,7 @@ const SHAPE: [i64; 4] = [WIDTH, ROWS, 1, 1];
 
 /// A graph under construction.
 #[derive(Default)]
-struct Build(Graph);
+struct Build(Graph<'static>);
 
 impl Build {
     fn op(&mut self, name: &str, op: NodeOp, sources: &[Source]) -> Source {
@@ -53,7 +53,7 @@ impl Build {
         let matrix = self.0.push_leaf("output.weight", [WIDTH, 9, 1, 1], None);
         let head = self.0.push_node("result_output", NodeOp::MulMat, [9, ROWS, 1, 1], &[matrix, normed]);
         let Source::Node(head) = head else { panic!() };
-        self.0.head = Some(head);
+        self.0.set_head(head);
         Structure::find(&self.0, ROWS as usize)
     }
 }

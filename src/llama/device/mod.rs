@@ -50,12 +50,12 @@ impl DeviceSums {
         if input.is_on_host() && !host_too {
             return false;
         }
-        let (Some(layout), Some(device)) = (Layout::of(node), device_for(input)) else { return false };
+        let (Some(layout), Some(device)) = (Layout::of(*node), device_for(input)) else { return false };
         let Some(place) = self.place(device) else { return false };
         // SAFETY: the node and its sources are computed and stay so while it is borrowed.
         let (verdict, new) = unsafe { place.verdict(node, layout, input.ne()[0]) };
         if verdict == Verdict::Host && new {
-            let weight = node.src(0).map_or("?", TensorRef::base_name);
+            let weight = node.src(0).map_or("?", |weight| weight.base_name());
             let name = device.name();
             say(Level::Info, &format!("{name} cannot sum inputs like that of {weight}: these are fetched\n"));
         }
@@ -71,7 +71,7 @@ impl DeviceSums {
         totals: Option<Box<dyn OnDevice>>,
     ) -> Result<Box<dyn OnDevice>, DeviceError> {
         let failed = |device: &str, reason: String| DeviceError { device: device.to_owned(), reason };
-        let (Some(input), Some(layout)) = (node.src(1), Layout::of(node)) else {
+        let (Some(input), Some(layout)) = (node.src(1), Layout::of(*node)) else {
             return Err(failed("a device", "an input of another shape than before".to_owned()));
         };
         let Some(device) = device_for(input) else {

@@ -5,7 +5,7 @@
 use llama_cpp_sys_2 as sys;
 
 use crate::llama::draft::{Draft, Node};
-use crate::llama::{Op, TensorRef};
+use crate::llama::{Op, TensorInfo};
 
 /// How the rows of a product's input lie, and which matrix each goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,7 +18,7 @@ pub(super) enum Layout {
 
 impl Layout {
     /// `None` for what is left to the host.
-    pub(super) fn of(node: TensorRef<'_>) -> Option<Self> {
+    pub(super) fn of(node: TensorInfo<'_>) -> Option<Self> {
         let (weight, input) = (node.src(0)?, node.src(1)?);
         let [_, n1, n2, n3] = input.ne();
         let [_, _, m2, m3] = weight.ne();

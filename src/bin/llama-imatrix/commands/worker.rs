@@ -23,6 +23,9 @@ pub(super) struct Worker {
     /// The devices to lend, by name: all but the CPU unless given, and the CPU where there is no other.
     #[arg(short, long, value_delimiter = ',')]
     device: Vec<String>,
+    /// Disconnect a client whose machine has not answered for N seconds; 0: never.
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    client_timeout: u32,
     /// Keep weights that were sent on disk, so that the next run of the same model need not send them.
     #[arg(short, long)]
     cache: bool,
@@ -50,7 +53,8 @@ pub(super) fn run(args: &Worker) -> anyhow::Result<()> {
     stop_on_signals()?;
     let half = std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).max(1));
     let threads = args.threads.map_or(half, usize::from);
-    serve_rpc(&format!("{}:{}", args.host, args.port), &devices, threads, cache.as_deref())?;
+    let client_timeout = std::time::Duration::from_secs(args.client_timeout.into());
+    serve_rpc(&format!("{}:{}", args.host, args.port), &devices, threads, cache.as_deref(), client_timeout)?;
     Ok(())
 }
 
@@ -106,7 +110,7 @@ fn stop_on_signals() -> anyhow::Result<()> {
         let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
         std::thread::spawn(move || {
             if let Some(signal) = signals.forever().next() {
-                crate::log::info(format_args!("stopped by signal {signal}"));
+                crate::log::info(format_args!("{}", crate::signals::interrupted(signal)));
                 #[expect(clippy::exit, reason = "the server does not return")]
                 std::process::exit(0);
             }

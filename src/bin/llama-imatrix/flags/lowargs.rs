@@ -75,6 +75,8 @@ pub(crate) struct Flags {
     pub(crate) main_gpu: i32,
     pub(crate) devices: Option<Vec<String>>,
     pub(crate) rpc: Vec<String>,
+    /// Seconds without an answer from a server that end a run; 0 for no end.
+    pub(crate) rpc_timeout: u32,
     /// Patterns of tensor names and the memory they go to; `CPU` is there in every build.
     pub(crate) override_tensor: Vec<(String, String)>,
     pub(crate) moe_cache_mib: i32,
@@ -295,6 +297,7 @@ impl Default for Flags {
             main_gpu: 0,
             devices: None,
             rpc: Vec::new(),
+            rpc_timeout: 60,
             override_tensor: Vec::new(),
             moe_cache_mib: 0,
             fit: None,

@@ -114,6 +114,15 @@ pub(super) static FLAGS: &[Flag] = &[
         }),
     )
     .env("LLAMA_ARG_RPC"),
+    Flag::int(
+        &["--rpc-timeout"],
+        "End the run if an RPC server does not answer for N seconds; 0: never (60)",
+        |flags, n| {
+            flags.rpc_timeout = u32::try_from(n).map_err(|_| format!("{n} is below 0"))?;
+            Ok(())
+        },
+    )
+    .ours(),
     Flag::new(
         &["-sm", "--split-mode"],
         "HOW",

@@ -1,0 +1,218 @@
+//! What safe code may ask of the layer, and what it is refused: lengths, order and lifetimes are never on trust.
+//!
+//! Lifetimes themselves are in `compile_fail` examples of the types' documentation.
+
+use llama_imatrix::llama::{Entry, Exit, NextnContext, ROWS_AT_ONCE, Readout, nextn_available};
+
+use super::*;
+
+#[test]
+fn logits_are_those_of_the_last_decode_or_none() {
+    with_model(|model| {
+        let n_vocab = model.vocab().n_tokens();
+        let mut context = context(model, ());
+        assert!(context.logits().is_none(), "nothing was decoded");
+        let mut few = Batch::new();
+        (0..3).for_each(|i| few.add(3, i, 0));
+        context.decode(&mut few).unwrap();
+        assert_eq!(context.logits().unwrap().len(), 3 * n_vocab);
+        let mut unknown = Batch::new();
+        unknown.add(n_vocab as i32, 3, 0);
+        assert!(matches!(context.decode(&mut unknown), Err(Error::Decode { .. })));
+        assert!(context.logits().is_none(), "the last decode failed");
+        context.clear_memory();
+        context.decode(&mut few).unwrap();
+        context.record(&mut batch()).unwrap();
+        assert!(context.logits().is_none(), "the last decode was recorded");
+        context.decode(&mut few).unwrap();
+        assert!(context.decode(&mut Batch::new()).is_err());
+        assert!(context.logits().is_none(), "an empty batch");
+    });
+    with_built("bert", |model| {
+        let mut context = context(model, ());
+        context.decode(&mut batch()).unwrap();
+        assert!(context.logits().is_none(), "an encoder's room for logits is never written");
+    });
+}
+
+#[test]
+fn targets_are_one_for_each_token_and_of_the_vocabulary() {
+    with_model(|model| {
+        let n_vocab = model.vocab().n_tokens() as i32;
+        for outputs in [Outputs::All, Outputs::Scores] {
+            let mut context = context_with(model, outputs, ());
+            for targets in [vec![Some(3); 5], vec![Some(3); 40], vec![Some(n_vocab); 32], vec![Some(-1); 32]] {
+                let found = context.score(&mut batch(), targets.clone());
+                assert!(matches!(found, Err(Error::Targets { .. })), "{outputs:?} {targets:?}: {found:?}");
+            }
+            assert_eq!(context.score(&mut batch(), vec![Some(3); 32]).unwrap().unwrap().len(), 32);
+        }
+    });
+}
+
+#[test]
+fn a_model_without_weights_computes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, support::build("llama")).unwrap();
+    let dry = ModelOptions { dry: true, ..ModelOptions::default() };
+    let model = Model::load(&path, &dry).unwrap();
+    let mut context = context(&model, ());
+    assert!(matches!(context.decode(&mut batch()), Err(Error::NoWeights)));
+    assert!(matches!(context.record(&mut batch()), Err(Error::NoWeights)));
+    assert!(matches!(context.score(&mut batch(), vec![None; 32]), Err(Error::NoWeights)));
+}
+
+#[test]
+fn a_readout_takes_whole_rows_and_nodes_of_a_norm() {
+    with_model(|model| {
+        let mut context = context(model, ());
+        let graph = context.record(&mut batch()).unwrap();
+        assert!(graph.head().is_some_and(|head| head < graph.nodes().len()) && !graph.leaves().is_empty());
+        let refused = |norm: &[usize]| Readout::new(&graph, norm, 1).err().unwrap();
+        assert!(refused(&[graph.nodes().len()]).contains("has no node"));
+        assert!(refused(&[graph.head().unwrap()]).contains("is no part of a norm"));
+        for at in 0..graph.nodes().len() {
+            // None of them aborts.
+            let _ = Readout::new(&graph, &[at], 1).map(|mut readout| {
+                let rows = vec![0.5; readout.n_embd()];
+                readout.compute(&rows, Entry::Stream, Exit::Logits, &mut Vec::new())
+            });
+        }
+        let mut readout = Readout::new(&graph, &[], usize::MAX).unwrap();
+        let (width, n_vocab) = (readout.n_embd(), readout.n_vocab());
+        let mut compute = |values: usize| {
+            let mut logits = Vec::new();
+            let result = readout.compute(&vec![0.5; values], Entry::Normed, Exit::Logits, &mut logits);
+            result.map(|()| logits.len())
+        };
+        assert_eq!(compute(2 * width), Ok(2 * n_vocab));
+        assert_eq!(compute(0), Ok(0));
+        for values in [1, width - 1, width + 1, (ROWS_AT_ONCE + 1) * width] {
+            assert!(compute(values).unwrap_err().contains("rows of"), "{values}");
+        }
+    });
+}
+
+/// Ends the graph with one product, and looks at all that can be reached from it.
+#[derive(Default)]
+struct Reach {
+    own: Option<bool>,
+    input: Option<bool>,
+    weight: Option<bool>,
+    behind: Option<bool>,
+}
+
+impl Observer for Reach {
+    fn asks(&mut self, node: TensorInfo<'_>) -> bool {
+        node.src(0).is_some_and(|weight| weight.name() == "blk.1.ffn_down.weight")
+    }
+
+    fn ends_with(&mut self, _: TensorInfo<'_>) -> bool {
+        true
+    }
+
+    fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
+        let reads = |tensor: TensorRef<'_>| {
+            let mut values = Vec::new();
+            let all = [tensor.as_f32().is_some(), tensor.copy_f32(&mut values), tensor.to_f32(&mut values).is_ok()];
+            assert!(all.iter().all(|&read| read == all[0]), "{tensor:?}: {all:?}");
+            assert_eq!(tensor.append_rows(&[0], &mut values), all[0]);
+            all[0]
+        };
+        let input = node.src(1).unwrap();
+        self.own = Some(reads(node));
+        self.input = Some(reads(input));
+        self.weight = Some(reads(node.src(0).unwrap()));
+        self.behind = Some(reads(input.src(0).unwrap()));
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_not_computed_or_gone_cannot_be_read() {
+    with_model(|model| {
+        let mut context = context_with(model, Outputs::Nothing, Reach::default());
+        context.decode(&mut batch()).unwrap();
+        let Reach { own, input, weight, behind } = context.into_observer();
+        assert_eq!((own, input), (Some(false), Some(true)), "the product is left out, its input is there");
+        assert_eq!(weight, Some(true), "weights stay");
+        assert_eq!(behind, Some(false), "the memory of what the input was made of may be used again");
+        let mut context = self::context(model, Reach::default());
+        context.decode(&mut batch()).unwrap();
+        assert_eq!(context.observer().own, Some(true), "where all is computed");
+    });
+}
+
+#[test]
+fn a_model_without_nextn_layers_has_no_nextn_context() {
+    if !nextn_available() {
+        return;
+    }
+    with_model(|model| {
+        let made = NextnContext::new(model, &options(Outputs::All), (), true);
+        assert!(made.is_err());
+    });
+}
+
+#[test]
+fn any_number_of_threads_is_one_that_ggml_can_run() {
+    with_model(|model| {
+        for n_threads in [i32::MIN, 0, 1, i32::MAX] {
+            let options = ContextOptions { n_threads, n_threads_batch: n_threads, ..options(Outputs::All) };
+            let mut context = Context::new(model, &options, ()).unwrap();
+            context.set_threads(0);
+            context.decode(&mut batch()).unwrap();
+        }
+    });
+}
+
+/// GPT-2 and BERT look positions up in a table, and ggml aborts the process at one that is not there.
+#[test]
+fn positions_that_were_not_learned_are_refused() {
+    for name in ["gpt2", "bert"] {
+        with_built(name, |model| {
+            let limit = model.learned_positions().unwrap();
+            let mut context = context(model, ());
+            for position in [limit, i32::MAX, -1] {
+                let mut batch = Batch::new();
+                batch.add(3, position, 0);
+                let refused = context.decode(&mut batch);
+                assert!(
+                    matches!(refused, Err(Error::Position { found, .. }) if found == position),
+                    "{name} {position}: {refused:?}"
+                );
+            }
+            context.decode(&mut self::batch()).unwrap();
+        });
+    }
+    with_model(|model| assert_eq!(model.learned_positions(), None));
+}
+
+/// Pages that are not reserved are the program's affair: a library leaves its process as it is.
+#[cfg(target_os = "linux")]
+#[test]
+fn initializing_leaves_the_allocator_of_the_process_alone() {
+    with_model(|model| {
+        // A cache of 96 MiB, above what any allocator maps for itself.
+        let options = ContextOptions { n_ctx: 1 << 18, ..options(Outputs::Nothing) };
+        let context = Context::new(model, &options, ()).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut size = 0;
+        let mut largest = (0, false);
+        for line in maps.lines() {
+            if let Some(kib) = line.strip_prefix("Size:") {
+                size = kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+            } else if let Some(flags) = line.strip_prefix("VmFlags:") {
+                let writable = flags.split_whitespace().any(|flag| flag == "wr");
+                let unreserved = flags.split_whitespace().any(|flag| flag == "nr");
+                if writable && size > largest.0 {
+                    largest = (size, unreserved);
+                }
+            }
+        }
+        assert!(largest.0 >= 80 << 10, "the cache is mapped: {largest:?}");
+        assert!(!largest.1, "memory is taken without the system's promise: {largest:?}");
+        drop(context);
+    });
+}

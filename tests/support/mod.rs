@@ -23,7 +23,7 @@ pub use arch::qwen3moe::{DEAD_EXPERT, DEAD_LAYER};
 use arch::{bert, deepseek2, dream, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, qwen2, qwen3moe};
 pub use hostile::{HOSTILE, truncated};
 pub use nextn::{DRAFTS, NEXTN};
-pub use text::text;
+pub use text::{LATE, text};
 
 /// Seed and words of the text that `write_all` puts beside the models.
 const CALIBRATION: (usize, u64) = (8000, 1);
@@ -113,7 +113,6 @@ pub fn write_all(dir: &Path) -> io::Result<()> {
 mod tests {
     use llama_imatrix::gguf::File;
 
-    use super::text::LATE;
     use super::*;
 
     #[test]

@@ -6,6 +6,7 @@ mod nextn;
 mod pieces;
 mod session;
 mod tensors;
+mod vocab;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -132,7 +132,7 @@ mod with_server {
             Some(line[name.len()..].trim().to_owned())
         };
         let first = header("range:")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().unwrap();
-        header("if-range:").is_none_or(|etag| page.etag == Some(&etag)).then_some(first)
+        header("if-range:").is_none_or(|etag| page.etag == Some(etag.as_str())).then_some(first)
     }
 
     /// Runs with the cache in `cache` and the server in Hugging Face's place.

@@ -1,5 +1,5 @@
-//! Compiles and binds what C alone cannot reach of llama.cpp: the shims in `vendor/nextn`, `vendor/breakdown` and
-//! `vendor/memory`.
+//! Compiles and binds what C alone cannot reach of llama.cpp: the shims in `vendor/tokenizer`, `vendor/nextn`,
+//! `vendor/breakdown` and `vendor/memory`.
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(nextn)");
@@ -30,48 +30,52 @@ mod shims {
     use std::path::{Path, PathBuf};
     use std::{env, fs};
 
+    const TOKENIZER: &str = "vendor/tokenizer";
     const NEXTN: &str = "vendor/nextn";
     const BREAKDOWN: &str = "vendor/breakdown";
     const MEMORY: &str = "vendor/memory";
 
     /// Builds the shims and sets `cfg(nextn)`, `cfg(breakdown)` and `cfg(fresh_memory)`, if the headers of the llama.cpp
     /// that is linked can be found: not where it was installed by somebody else. The program then says so on `--nextn` and
-    /// `--dry-run`, and uses more memory.
+    /// `--dry-run`, and uses more memory. The tokenizer's shim needs no headers and is always built.
     pub(super) fn build() {
+        println!("cargo::rerun-if-changed={TOKENIZER}");
         println!("cargo::rerun-if-changed={NEXTN}");
         println!("cargo::rerun-if-changed={BREAKDOWN}");
         println!("cargo::rerun-if-changed={MEMORY}");
+        compile(None, TOKENIZER, "tokenizer", &[]);
+        bind(TOKENIZER, "tokenizer");
         let Some(llama) = llama_source() else {
             println!("cargo::warning=llama.cpp's src/llama-ext.h was not found: built without NextN");
             return;
         };
-        compile(&llama, NEXTN, "nextn", &["include", "src", "ggml/include"]);
-        bind();
+        compile(Some(&llama), NEXTN, "nextn", &["include", "src", "ggml/include"]);
+        bind(NEXTN, "nextn");
         println!("cargo::rustc-cfg=nextn");
-        compile(&llama, BREAKDOWN, "breakdown", &["include", "src", "ggml/include"]);
+        compile(Some(&llama), BREAKDOWN, "breakdown", &["include", "src", "ggml/include"]);
         println!("cargo::rustc-cfg=breakdown");
-        compile(&llama, MEMORY, "memory", &["ggml/include", "ggml/src"]);
+        compile(Some(&llama), MEMORY, "memory", &["ggml/include", "ggml/src"]);
         println!("cargo::rustc-cfg=fresh_memory");
     }
 
-    fn compile(llama: &Path, folder: &str, name: &str, includes: &[&str]) {
+    fn compile(llama: Option<&Path>, folder: &str, name: &str, includes: &[&str]) {
         cc::Build::new()
             .cpp(true)
             .std("c++17")
             .file(format!("{folder}/{name}.cpp"))
             .include(folder)
-            .includes(includes.iter().map(|include| llama.join(include)))
+            .includes(llama.into_iter().flat_map(|llama| includes.iter().map(|include| llama.join(include))))
             .compile(&format!("imatrix_{name}"));
     }
 
-    fn bind() {
-        let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("nextn.rs");
+    fn bind(folder: &str, name: &str) {
+        let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join(format!("{name}.rs"));
         bindgen::Builder::default()
-            .header(format!("{NEXTN}/nextn.h"))
-            .allowlist_function("imatrix_nextn_.*")
-            .allowlist_var("IMATRIX_NEXTN_.*")
+            .header(format!("{folder}/{name}.h"))
+            .allowlist_function(format!("imatrix_{name}_.*"))
+            .allowlist_var(format!("IMATRIX_{}_.*", name.to_uppercase()))
             // The library's own.
-            .blocklist_type("llama_context|llama_batch_ext")
+            .blocklist_type("llama_context|llama_batch_ext|llama_vocab")
             .prepend_enum_name(false)
             .generate()
             .expect("the shim's header binds")

@@ -32,6 +32,10 @@ if strange=$(grep -E '^(scripts|tests|fuzz|benches|assets/quickstart/[a-z]|\.git
     die "these do not belong in the package: $strange"
 fi
 
+if grep -q test-hooks <<<"$(cargo tree --edges features,normal)"; then
+    die "what is installed must not have the feature test-hooks"
+fi
+
 tree=$(cargo tree --no-default-features --edges normal,build --prefix none)
 if cpp=$(grep -E '^(cc|cmake|bindgen|llama-cpp-sys-2|clang-sys) ' <<<"$tree"); then
     die "without features there is to be no C++: $cpp"

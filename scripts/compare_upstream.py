@@ -55,6 +55,7 @@ FLAG_SETS = [
     FlagSet("process-output", "-c 128 -b 128 --process-output --chunks 5"),
     FlagSet("no-ppl", "-c 128 -b 128 --no-ppl --chunks 5"),
     FlagSet("chunks", "-c 64 -b 64 --chunk 2 --chunks 3"),
+    FlagSet("no-chunks", "-c 64 -b 64 --chunks 0"),
     FlagSet("dat", "-c 128 -b 128 --output-format dat --chunks 5 -o imatrix.dat"),
     FlagSet("parse-special", "-c 128 -b 128 --parse-special --chunks 5", text="special.txt"),
     FlagSet("in-file", "-c 128 -b 128 --chunks 2 --in-file a.gguf", inputs=["a.gguf"]),

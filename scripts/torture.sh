@@ -5,14 +5,15 @@
 #
 # N (100) runs over tiny models are killed by SIGKILL at random instants and inside saves, again and again, and resumed:
 # their files have to be, byte for byte, those of runs that were never stopped, and so has what they print. Then the disk
-# is filled and made read-only under runs (where a small tmpfs may be mounted: as root, or with sudo that asks nothing), and files are cut short at every
-# 1,000th byte. Needs python3; builds the program if it has to. LLAMA_IMATRIX names a program that is there already.
+# is filled and made read-only under runs (where a small tmpfs may be mounted: as root, or with sudo that asks nothing), and
+# files are cut short at every 1,000th byte. Needs python3; builds the program if it has to. LLAMA_IMATRIX names a program
+# that is there already, built with the feature test-hooks: without it no run is killed inside a save.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 case "${1:-}" in
 -h | --help)
-    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 0
     ;;
 esac
@@ -20,7 +21,8 @@ cd "$here/.."
 # shellcheck source=scripts/env.sh
 . scripts/env.sh
 if [ -z "${LLAMA_IMATRIX:-}" ]; then
-    cargo build --release --bin llama-imatrix
+    # With what ends it inside a save on request.
+    cargo build --release --features test-hooks --bin llama-imatrix
     LLAMA_IMATRIX="$CARGO_TARGET_DIR/release/llama-imatrix"
 fi
 folder=$(mktemp -d "${TMPDIR:-/tmp}/torture.XXXXXX")

@@ -1,6 +1,7 @@
 //! The loop: chunks through the model, with the collector watching.
 
 mod documents;
+mod kept;
 mod lanes;
 mod layout;
 mod memory;
@@ -302,6 +303,12 @@ pub trait Listener {
     /// Chunks are discarded. The sums of chunks since the last checkpoint are collected again.
     fn discarded(&mut self, _: &Error) {}
 
+    /// Whether [`restore`](Self::restore) returns the last checkpoint. Where it does not, and chunks may be discarded, the
+    /// run keeps checkpoints in memory: a second copy of the sums.
+    fn keeps_checkpoints(&self) -> bool {
+        false
+    }
+
     /// The last checkpoint, if it was kept: where to go on after chunks were discarded.
     fn restore(&mut self) -> Option<Start> {
         None
@@ -429,7 +436,8 @@ pub fn run(
             delivery.listener.discarded(&error);
             delivery.discarded = discarded;
         }
-        let Some(restored) = delivery.listener.restore().or_else(|| fresh.clone()) else {
+        let restored = delivery.listener.restore().or_else(|| delivery.step_back());
+        let Some(restored) = restored.or_else(|| fresh.clone()) else {
             return Err(failure.unwrap_or(Error::NoCheckpoint));
         };
         attempt = restored;

@@ -3,8 +3,11 @@
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
+use super::encoding::{self, NotText, PROBE};
 use super::error::Error;
+use super::folder::files_of;
 use super::jsonl::{self, Conversation, Record};
+use super::note::Note;
 use super::read::{Compression, explain, open};
 
 /// A file or folder to read.
@@ -33,6 +36,8 @@ pub struct Corpus {
     pub files: Vec<String>,
     /// What is in them.
     pub items: Vec<Item>,
+    /// What their user should hear of.
+    pub notes: Vec<Note>,
 }
 
 /// A text or a conversation.
@@ -59,12 +64,19 @@ impl Corpus {
     /// A text without a file.
     #[must_use]
     pub fn of_text(text: Vec<u8>) -> Self {
-        let items =
-            if text.is_empty() { Vec::new() } else { vec![Item { file: 0, line: None, body: Body::Text(text) }] };
-        Self { files: Vec::new(), items }
+        let mut corpus = Self::default();
+        if !text.is_empty() {
+            corpus.note_invalid("the prompt", &text);
+            corpus.items.push(Item { file: 0, line: None, body: Body::Text(text) });
+        }
+        corpus
     }
 
-    /// Reads files, and the files of folders: by name, those of folders in them too, hidden ones left out.
+    /// Reads files, and the files of folders: by name, those of folders in them too, hidden ones left out. A folder that
+    /// links lead to several times is read once.
+    ///
+    /// A file that is no text (NUL bytes, a GGUF file, UTF-16) is an error; in a folder it is skipped, and so
+    /// [noted](Self::notes), as are bytes that are not UTF-8.
     ///
     /// `.gz` and `.zst` are decompressed. `.jsonl` holds a conversation or document a line: an object with `messages`
     /// (`role`, `content`), `conversations` (also `from`, `value`) or `text`. All else is plain text.
@@ -76,17 +88,32 @@ impl Corpus {
         // The last plain text, and whether it may lack the line end that is between it and the next.
         let mut open_text: Option<bool> = None;
         for Input { path, raw } in inputs {
-            let files = if *raw { vec![path.clone()] } else { files_of(path)? };
+            let is_folder = !raw && path.is_dir();
+            let files = if is_folder { files_of(path)? } else { vec![path.clone()] };
+            let before = corpus.files.len();
             for path in files {
                 let name = path.to_str().ok_or_else(|| Error::Name { path: path.clone() })?;
-                corpus.files.push(name.to_owned());
                 let (compression, inner) = if *raw { (Compression::None, "") } else { Compression::of(name) };
                 if is_jsonl(inner) {
+                    corpus.files.push(name.to_owned());
                     corpus.close(&mut open_text);
                     corpus.read_lines(&path, compression)?;
                     continue;
                 }
-                let text = read_all(&path, compression)?;
+                let text = match read_all(&path, compression, *raw)? {
+                    Contents::Text(text) => text,
+                    Contents::Other(reason, text) if *raw => {
+                        corpus.notes.push(Note::Raw { origin: name.to_owned(), reason });
+                        text
+                    }
+                    Contents::Other(reason, _) if is_folder => {
+                        corpus.notes.push(Note::Skipped { origin: name.to_owned(), reason });
+                        continue;
+                    }
+                    Contents::Other(reason, _) => return Err(Error::NotText { path, reason }),
+                };
+                corpus.files.push(name.to_owned());
+                corpus.note_invalid(name, &text);
                 if open_text.is_none() || layout == Layout::Apart {
                     corpus.close(&mut open_text);
                     let file = corpus.files.len() - 1;
@@ -99,9 +126,18 @@ impl Corpus {
                 }
                 open_text = Some(!raw);
             }
+            if is_folder && corpus.files.len() == before {
+                return Err(Error::EmptyFolder { path: path.clone() });
+            }
         }
         corpus.close(&mut open_text);
         Ok(corpus)
+    }
+
+    fn note_invalid(&mut self, origin: &str, text: &[u8]) {
+        if let Some(what) = encoding::invalid(text) {
+            self.notes.push(Note::Invalid { origin: origin.to_owned(), what });
+        }
     }
 
     /// The last plain text is complete: its line end is dropped, and all of it if nothing is left.
@@ -177,55 +213,26 @@ fn is_jsonl(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("jsonl"))
 }
 
-fn read_all(path: &Path, compression: Compression) -> Result<Vec<u8>, Error> {
-    if compression == Compression::None {
-        return std::fs::read(path).map_err(|source| Error::read(path, source));
-    }
-    let mut text = Vec::new();
-    open(path, compression)?.read_to_end(&mut text).map_err(|error| explain(path, compression, error))?;
-    Ok(text)
+/// What a file holds.
+enum Contents {
+    Text(Vec<u8>),
+    /// No text, and why. Unless the file is taken as it is, only its first bytes are there: it may be large.
+    Other(NotText, Vec<u8>),
 }
 
-/// The file itself, or those in the folder.
-fn files_of(path: &Path) -> Result<Vec<PathBuf>, Error> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
+fn read_all(path: &Path, compression: Compression, raw: bool) -> Result<Contents, Error> {
+    let failed = |error| explain(path, compression, error);
+    let mut reader = open(path, compression)?;
+    let mut bytes = Vec::new();
+    reader.by_ref().take(PROBE as u64).read_to_end(&mut bytes).map_err(failed)?;
+    if !raw && let Some(reason) = encoding::not_text(&bytes) {
+        return Ok(Contents::Other(reason, bytes));
     }
-    let mut files = Vec::new();
-    walk(path, &mut Vec::new(), &mut files).map_err(|(path, source)| Error::Read { path, source })?;
-    if files.is_empty() {
-        return Err(Error::EmptyFolder { path: path.to_owned() });
-    }
-    Ok(files)
-}
-
-/// Folders in `above` are not entered again: a link may lead back to one.
-fn walk(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), (PathBuf, std::io::Error)> {
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |source| (path, source)
-    };
-    let real = folder.canonicalize().map_err(at(folder))?;
-    if above.contains(&real) {
-        return Ok(());
-    }
-    above.push(real);
-    let mut entries = std::fs::read_dir(folder)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>())
-        .map_err(at(folder))?;
-    entries.retain(|name| !name.as_encoded_bytes().starts_with(b"."));
-    entries.sort_unstable();
-    for name in entries {
-        let path = folder.join(name);
-        let metadata = path.metadata().map_err(at(&path))?;
-        if metadata.is_dir() {
-            walk(&path, above, files)?;
-        } else if metadata.is_file() {
-            files.push(path);
-        }
-    }
-    above.pop();
-    Ok(())
+    reader.read_to_end(&mut bytes).map_err(failed)?;
+    Ok(match encoding::not_text(&bytes) {
+        None => Contents::Text(bytes),
+        Some(reason) => Contents::Other(reason, bytes),
+    })
 }
 
 #[cfg(test)]
@@ -348,5 +355,44 @@ mod tests {
         assert!(error.to_string().contains("decompresses to more than 64 MiB"), "{error}");
         // As it is, on request.
         assert_eq!(folder.read(&["!z.zst"], Layout::Joined).unwrap().items[0].body.n_bytes(), zst.len());
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_is_refused_and_in_a_folder_skipped() {
+        let folder = Folder::new(&[("f/a", "a"), ("f/m.gguf", "GGUF\u{3}\0\0\0"), ("f/n", "b\0"), ("g/n", "\0")]);
+        std::fs::write(folder.0.path().join("f/u"), b"\xff\xfeU\0").unwrap();
+        let corpus = folder.read(&["f"], Layout::Apart).unwrap();
+        assert_eq!((corpus.files.len(), corpus.items.len()), (1, 1));
+        let notes: Vec<_> = corpus.notes.iter().map(ToString::to_string).collect();
+        assert_eq!(notes.len(), 3, "{notes:?}");
+        for (note, says) in notes.iter().zip(["m.gguf: skipped", "n: skipped", "u: skipped"]) {
+            assert!(note.contains(says), "{note}");
+        }
+        assert!(folder.read(&["g"], Layout::Apart).unwrap_err().to_string().contains("holds no files that are text"));
+        for (name, says) in [("f/m.gguf", "a GGUF file"), ("f/n", "a NUL byte at offset 1"), ("f/u", "hint: iconv")] {
+            let error = folder.read(&[name], Layout::Joined).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("is no text") && error.contains(says), "{error}");
+        }
+        // As it is, to the last byte.
+        let raw = folder.read(&["!f/n"], Layout::Joined).unwrap();
+        assert_eq!(raw.items[0].body, Body::Text(b"b\0".to_vec()));
+        assert!(raw.notes[0].to_string().contains("taken as it is"));
+    }
+
+    /// The byte is behind the first that are looked at.
+    #[test]
+    fn a_nul_byte_is_found_wherever_it_is() {
+        let folder = Folder::new(&[("late", &("x".repeat(PROBE + 5) + "\0"))]);
+        let error = folder.read(&["late"], Layout::Joined).unwrap_err();
+        assert!(matches!(error, Error::NotText { reason: NotText::Nul { offset }, .. } if offset == PROBE as u64 + 5));
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_noted_by_their_place_in_their_file() {
+        let folder = Folder::new(&[("a", "whole\n")]);
+        std::fs::write(folder.0.path().join("latin1"), b"caf\xe9 cr\xe8me").unwrap();
+        let corpus = folder.read(&["a", "latin1"], Layout::Joined).unwrap();
+        let [note] = &corpus.notes[..] else { panic!("{:?}", corpus.notes) };
+        assert!(note.to_string().ends_with("latin1: 2 byte sequences not UTF-8, the first at offset 3"), "{note}");
     }
 }

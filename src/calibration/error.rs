@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use super::encoding::NotText;
+
 /// Why a text cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -12,8 +14,16 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// A folder without a file in it.
-    #[error("the folder '{}' holds no files (hidden ones do not count)", path.display())]
+    /// A file that is no text.
+    #[error("'{}' is no text: {reason}", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// How it is told.
+        reason: NotText,
+    },
+    /// A folder without a text in it.
+    #[error("the folder '{}' holds no files that are text (hidden ones do not count)", path.display())]
     EmptyFolder {
         /// The folder.
         path: PathBuf,

@@ -107,6 +107,12 @@ impl Earlier {
         Ok(Self { chunks: imatrix.chunk_count, entries })
     }
 
+    /// Those of a moment of a run. Nothing is copied.
+    #[must_use]
+    pub fn from_snapshot(snapshot: &Snapshot) -> Self {
+        Self { chunks: snapshot.chunks, entries: snapshot.entries.clone() }
+    }
+
     /// Those of a run that was stopped, with its count of chunks.
     #[must_use]
     pub fn from_state(sums: state::Sums<'_>, chunks: i32) -> Self {

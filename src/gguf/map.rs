@@ -1,6 +1,7 @@
 //! The bytes of a file, mapped or owned.
 
 use std::borrow::Cow;
+use std::io::Read as _;
 use std::ops::Deref;
 use std::path::Path;
 
@@ -26,10 +27,13 @@ impl Deref for Bytes<'_> {
 
 /// Maps a file read-only; what cannot be mapped (a pipe, an empty file) is read instead.
 pub(crate) fn open(path: &Path) -> std::io::Result<Bytes<'static>> {
-    let file = std::fs::File::open(path)?;
+    let mut file = std::fs::File::open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() == 0 {
-        return Ok(Bytes::Held(std::fs::read(path)?.into()));
+        // A pipe is opened once: who writes into it has gone by the second time.
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        return Ok(Bytes::Held(bytes.into()));
     }
     // SAFETY: a mapping is a `&[u8]` only while nobody changes or shortens the file. Nothing in
     // this process does: `save_atomic` replaces files by rename, which leaves the mapped inode as

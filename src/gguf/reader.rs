@@ -77,6 +77,11 @@ impl<'a> File<'a> {
         self.alignment
     }
 
+    /// All bytes of the file.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Bytes of the whole file.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {

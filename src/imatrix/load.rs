@@ -80,6 +80,15 @@ impl<'a> File<'a> {
         Ok(Self(if is_gguf { Kind::Gguf(gguf::File::parse(bytes)?) } else { Kind::Dat(bytes) }))
     }
 
+    /// All bytes of the file.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Kind::Gguf(file) => file.bytes(),
+            Kind::Dat(bytes) => bytes,
+        }
+    }
+
     /// What the file holds, its sums where they are.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ mod dat;
 mod early_sync;
 mod error;
 mod gguf;
+mod invalid;
 mod leftovers;
 mod load;
 mod merge;
@@ -19,6 +20,7 @@ use std::path::Path;
 use save::Target;
 
 pub use error::Error;
+pub use invalid::Invalid;
 pub use leftovers::remove_leftovers;
 pub use load::{File, Loaded};
 pub use merge::{ChunkSizes, Warning, rows_to_chunks};

@@ -70,7 +70,8 @@ pub(super) fn save_with<E: From<io::Error>>(
     Ok(())
 }
 
-/// For tests alone: ends the process inside a save, as a kill there would.
+/// For tests alone: ends the process inside a save, as a kill there would. Without the feature `test-hooks`, which a
+/// program that is installed does not have, it does nothing.
 ///
 /// `LLAMA_IMATRIX_TEST_STOP_SAVE=STAGE:K` aborts the process in its K-th save (from 1): with a part of the bytes in the
 /// temporary file (`write`), with all of them (`fsync`), with all of them on the disk (`rename`), or after the save
@@ -81,7 +82,8 @@ impl TestStop {
     fn next() -> Self {
         static SAVES: AtomicU64 = AtomicU64::new(0);
         let number = SAVES.fetch_add(1, Ordering::Relaxed) + 1;
-        let wanted = std::env::var("LLAMA_IMATRIX_TEST_STOP_SAVE").ok();
+        let wanted =
+            if cfg!(feature = "test-hooks") { std::env::var("LLAMA_IMATRIX_TEST_STOP_SAVE").ok() } else { None };
         let stage = wanted.and_then(|wanted| {
             let (stage, k) = wanted.split_once(':')?;
             (k.parse() == Ok(number)).then(|| stage.to_owned())

@@ -84,6 +84,21 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// The model's vocabulary cannot tokenize: llama.cpp would end the process.
+    #[error("cannot tokenize: {reason}")]
+    Vocabulary {
+        /// What it lacks.
+        reason: &'static str,
+    },
+    /// llama.cpp's tokenizer fails on the text.
+    #[error(
+        "llama.cpp's tokenizer fails on this text: {reason}; the text may be no UTF-8, or the model's vocabulary lacks tokens \
+         for some of its bytes"
+    )]
+    Tokenizer {
+        /// What it says.
+        reason: String,
+    },
     /// A batch that does not fit its context.
     #[error("batch has {found} tokens, the context takes at most {limit}")]
     BatchTooLarge {

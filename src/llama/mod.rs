@@ -82,6 +82,7 @@ mod tensor;
 mod threads;
 mod tuning;
 mod vocab;
+mod vocab_check;
 mod workbench;
 
 pub use attachment::{Attachment, EvalCallback};

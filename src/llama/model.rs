@@ -6,7 +6,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::log::{with_advice, with_reason};
 use super::model_options::{Arrays, ModelOptions};
-use super::{Backend, Error, Vocab};
+use super::{Backend, Error, Vocab, vocab_check};
 
 /// The weights and vocabulary of one GGUF model.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::ModelFile`] where the file cannot be opened, [`Error::ModelLoad`] where it is no model, is truncated,
-    /// is of an architecture this llama.cpp does not have, or does not fit into memory.
+    /// is of an architecture this llama.cpp does not have, has a token twice in its vocabulary, or does not fit into memory.
     pub fn load(path: &Path, options: &ModelOptions) -> Result<Self, Error> {
         let _ = Backend::init();
         // llama.cpp says only "failed to open": the operating system knows more.
@@ -41,6 +41,7 @@ impl Model {
         });
         readable.map_err(|source| Error::ModelFile { path: path.to_owned(), source })?;
         let c_path = path_to_c(path)?;
+        vocab_check::check_file(path).map_err(|reason| Error::ModelLoad { path: path.to_owned(), reason })?;
         let mut arrays = Arrays::new(options)?;
         let params = arrays.params(options);
         // SAFETY: the path is NUL-terminated, and it and what `params` points to in `arrays` outlive the call.

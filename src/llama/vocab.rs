@@ -3,7 +3,17 @@ use std::fmt;
 
 use llama_cpp_sys_2 as sys;
 
+use super::vocab_check::{self, Facts};
 use super::{Error, Model, Token};
+
+#[allow(dead_code, non_camel_case_types, unreachable_pub, reason = "generated")]
+mod shim {
+    use llama_cpp_sys_2::llama_vocab;
+    include!(concat!(env!("OUT_DIR"), "/tokenizer.rs"));
+}
+
+/// Bytes kept of what a tokenizer's exception says.
+const REASON: usize = 256;
 
 /// How a vocabulary's tokenizer works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +112,8 @@ impl<'m> Vocab<'m> {
     #[must_use]
     pub fn text(&self, token: Token) -> Option<&'m CStr> {
         let known = usize::try_from(token).is_ok_and(|token| token < self.n_tokens());
-        if !known {
-            return None; // llama.cpp throws
+        if !known || self.kind().0 == sys::LLAMA_VOCAB_TYPE_NONE {
+            return None; // llama.cpp throws, or has an assertion fail
         }
         // SAFETY: the token exists, so this is a string of the vocabulary, which lives as long as the model.
         let text = unsafe { sys::llama_vocab_get_text(self.ptr, token) };
@@ -154,36 +164,98 @@ impl<'m> Vocab<'m> {
         (unsafe { sys::llama_vocab_get_attr(self.ptr, token) } & special) != 0
     }
 
+    /// Whether texts can be tokenized, found out before one is.
+    ///
+    /// # Errors
+    /// [`Error::Vocabulary`]: llama.cpp would end the process.
+    pub fn check(&self) -> Result<(), Error> {
+        self.check_for(true)
+    }
+
+    fn check_for(&self, around: bool) -> Result<(), Error> {
+        // SAFETY: as in n_tokens, for all three calls.
+        let (adds_bos, adds_eos, sep) = unsafe {
+            (
+                sys::llama_vocab_get_add_bos(self.ptr),
+                sys::llama_vocab_get_add_eos(self.ptr),
+                sys::llama_vocab_sep(self.ptr),
+            )
+        };
+        let facts = Facts {
+            kind: self.kind().0,
+            n_tokens: self.n_tokens(),
+            adds_bos,
+            adds_eos,
+            has_bos: self.bos().is_some(),
+            has_eos: self.eos().is_some(),
+            has_sep: sep >= 0,
+        };
+        vocab_check::check(&facts, around).map_err(|reason| Error::Vocabulary { reason })
+    }
+
     /// Tokenizes `text`, with the tokens the vocabulary puts around a text; `parse_special` reads control tokens
     /// written out in it, such as `<|im_start|>`, as themselves.
     ///
     /// One call of llama.cpp, on one thread; [`pieces`](Self::pieces) gives the same tokens faster.
     ///
     /// # Errors
-    /// [`Error::TextTooLong`] beyond 2 GiB.
+    /// [`Error::TextTooLong`] beyond 2 GiB; [`Error::Vocabulary`]; [`Error::Tokenizer`].
     pub fn tokenize(&self, text: &[u8], parse_special: bool) -> Result<Vec<Token>, Error> {
         self.tokenize_part(text, true, parse_special)
     }
 
     /// As [`tokenize`](Self::tokenize), without the tokens around a text unless `around`.
     pub(crate) fn tokenize_part(&self, text: &[u8], around: bool, parse_special: bool) -> Result<Vec<Token>, Error> {
+        self.check_for(around)?;
         let too_long = || Error::TextTooLong { found: text.len(), limit: i32::MAX as usize - 2 };
         let len = i32::try_from(text.len()).ok().filter(|&len| len <= i32::MAX - 2).ok_or_else(too_long)?;
         let mut tokens: Vec<Token> = vec![0; text.len() + 2];
-        let mut n = self.tokenize_into(text, len, &mut tokens, around, parse_special);
+        let mut n = self.tokenize_into(text, len, &mut tokens, around, parse_special)?;
         if n < 0 && n != i32::MIN {
             // Rare: normalization made more tokens than there were bytes. The count came back negated.
             tokens.resize(n.unsigned_abs() as usize, 0);
-            n = self.tokenize_into(text, len, &mut tokens, around, parse_special);
+            n = self.tokenize_into(text, len, &mut tokens, around, parse_special)?;
         }
         tokens.truncate(usize::try_from(n).map_err(|_| too_long())?);
-        Ok(tokens)
+        let known = 0..self.n_tokens();
+        match tokens.iter().find(|&&token| !usize::try_from(token).is_ok_and(|token| known.contains(&token))) {
+            // What a vocabulary without an unknown token has for what it does not know.
+            Some(token) => Err(Error::Tokenizer { reason: format!("there is no token {token}") }),
+            None => Ok(tokens),
+        }
     }
 
-    fn tokenize_into(&self, text: &[u8], len: i32, tokens: &mut [Token], around: bool, parse_special: bool) -> i32 {
+    fn tokenize_into(
+        &self,
+        text: &[u8],
+        len: i32,
+        tokens: &mut [Token],
+        around: bool,
+        parse_special: bool,
+    ) -> Result<i32, Error> {
         let capacity = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
+        let (mut n, mut reason) = (0, [0_u8; REASON]);
         let (text, tokens) = (text.as_ptr().cast(), tokens.as_mut_ptr());
-        // SAFETY: both buffers are valid for the lengths passed with them and llama.cpp writes at most `capacity` tokens.
-        unsafe { sys::llama_tokenize(self.ptr, text, len, tokens, capacity, around, parse_special) }
+        // SAFETY: all buffers are valid for the lengths passed with them, and the shim writes at most `capacity` tokens and
+        // `REASON` bytes. It lets no exception through, and `check_for` has refused what would fail an assertion.
+        let status = unsafe {
+            shim::imatrix_tokenizer_tokenize(
+                self.ptr,
+                text,
+                len,
+                tokens,
+                capacity,
+                around,
+                parse_special,
+                &raw mut n,
+                reason.as_mut_ptr().cast(),
+                reason.len(),
+            )
+        };
+        if status == shim::IMATRIX_TOKENIZER_OK {
+            return Ok(n);
+        }
+        let reason = CStr::from_bytes_until_nul(&reason).unwrap_or_default().to_string_lossy().into_owned();
+        Err(Error::Tokenizer { reason })
     }
 }

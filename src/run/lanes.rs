@@ -6,15 +6,16 @@ use std::sync::mpsc::{self, Sender};
 use std::time::Instant;
 
 use crate::calibration::Chunks;
-use crate::collect::{self, Collector};
+use crate::collect::{self, Collector, Snapshot};
 use crate::lens::Findings;
 use crate::llama::{self, Model};
 use crate::nextn::Layer;
 use crate::state::ChunkSet;
 
+use super::kept::Kept;
 use super::memory;
 use super::pass::{Evaluated, Pass};
-use super::{Checkpoint, Error, Layout, Listener, Position, RunOptions};
+use super::{Checkpoint, Error, Layout, Listener, Position, RunOptions, Start};
 
 /// How many batches are evaluated side by side, each with its share of the threads and a context of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -136,6 +137,10 @@ pub(super) struct Delivery<'l> {
     told: ChunkSet,
     timed: bool,
     stop_when_covered: Option<u64>,
+    /// Whether the listener has asked for a checkpoint that has not come yet.
+    asked: bool,
+    /// The last checkpoint, where the listener keeps none and chunks may be discarded.
+    kept: Option<Kept>,
     /// Whether all experts have their tokens.
     pub(super) covered: bool,
     /// What was found out about the layers.
@@ -151,6 +156,7 @@ impl<'l> Delivery<'l> {
         options: &RunOptions,
         position: Position,
     ) -> Self {
+        let kept = (options.max_bad_chunks > 0 && !listener.keeps_checkpoints()).then(Kept::new);
         Self {
             collector,
             listener,
@@ -161,6 +167,8 @@ impl<'l> Delivery<'l> {
             told: position.done.clone(),
             timed: false,
             stop_when_covered: options.stop_when_covered,
+            asked: false,
+            kept,
             covered: false,
             findings: Findings::default(),
             position,
@@ -208,15 +216,36 @@ impl<'l> Delivery<'l> {
         }
         self.listener.progress(batch[batch.len() - 1] + 1, self.chunks.len());
         for snapshot in snapshots.iter().filter(|snapshot| snapshot.due.is_empty()) {
-            self.listener.checkpoint(&Checkpoint { snapshot, position: &self.position });
+            self.checkpoint(snapshot);
         }
-        if self.listener.wants_checkpoint(&self.position) {
+        self.asked |= self.listener.wants_checkpoint(&self.position);
+        let is_due = self.kept.as_mut().is_some_and(Kept::is_due_after_batch);
+        if self.asked || is_due {
             self.collector.request_snapshot();
             for snapshot in self.collector.take_due(report.index) {
-                self.listener.checkpoint(&Checkpoint { snapshot: &snapshot, position: &self.position });
+                self.checkpoint(&snapshot);
             }
         }
         Ok(())
+    }
+
+    /// Gives the end of a batch to whoever keeps it.
+    fn checkpoint(&mut self, snapshot: &Snapshot) {
+        let checkpoint = Checkpoint { snapshot, position: &self.position };
+        if let Some(kept) = &mut self.kept {
+            kept.keep(&checkpoint);
+        }
+        if std::mem::take(&mut self.asked) {
+            self.listener.checkpoint(&checkpoint);
+        }
+    }
+
+    /// The last checkpoint in memory, to go on from.
+    pub(super) fn step_back(&mut self) -> Option<Start> {
+        self.asked = false;
+        let kept = self.kept.as_mut()?;
+        kept.step_back();
+        kept.restore()
     }
 }
 

@@ -45,6 +45,18 @@ impl Digest {
         Self(hash.finalize().into())
     }
 
+    /// Of the contents of files one after the other, their lengths included: [`of_files`](Self::of_files) for files that
+    /// have been read.
+    #[must_use]
+    pub fn of_contents<'b>(files: impl IntoIterator<Item = &'b [u8]>) -> Self {
+        let mut hash = Sha256::new();
+        for bytes in files {
+            hash.update(bytes);
+            hash.update((bytes.len() as u64).to_le_bytes());
+        }
+        Self(hash.finalize().into())
+    }
+
     /// Of whole files one after the other, their lengths included.
     ///
     /// # Errors
@@ -289,6 +301,11 @@ mod tests {
         let tokens: Vec<i32> = (0..3000).collect();
         let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
         assert_eq!(Digest::of_tokens(&tokens), Digest::of(&bytes));
+        let dir = tempfile::tempdir().unwrap();
+        let files = [&b"hello"[..], b"", &bytes].map(|bytes| (dir.path().join(bytes.len().to_string()), bytes));
+        files.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+        let read = Digest::of_files(files.iter().map(|(path, _)| path)).unwrap();
+        assert_eq!(Digest::of_contents(files.iter().map(|(_, bytes)| *bytes)), read);
         let cut = |lengths: &[u64]| Digest::of_documents(&tokens, lengths.iter().copied());
         assert_eq!(cut(&[]), Digest::of_tokens(&tokens));
         assert_ne!(cut(&[1000, 2000]), cut(&[2000, 1000]));

@@ -7,6 +7,7 @@ mod pieces;
 mod session;
 mod sound;
 mod tensors;
+mod vocab;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

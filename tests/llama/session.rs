@@ -7,7 +7,7 @@ use llama_imatrix::imatrix::{ChunkSizes, Format};
 use llama_imatrix::run::{Lanes, RunOptions};
 use llama_imatrix::{Imatrix, Progress, Session, SessionOptions, session};
 
-use super::with_model;
+use super::{with_built, with_model};
 use crate::support;
 
 fn options() -> SessionOptions {
@@ -119,5 +119,41 @@ fn what_cannot_be_done_is_an_error() {
         }
         let error = run(options(), "a few words").unwrap_err();
         assert!(matches!(error, session::Error::Text(calibration::Error::TooShort { needed: 128, .. })), "{error}");
+    });
+}
+
+/// Text with a bad token in every fiftieth chunk. Going back to the beginning each time would take some 3600 batches more.
+#[test]
+fn discarded_chunks_cost_few_batches_each_wherever_they_are() {
+    with_built("llama-nan-token", |model| {
+        let words = support::text(12_000, 3).replace(support::LATE, "");
+        let every = words.len() / 12;
+        let mut text = String::new();
+        for (i, word) in words.split_inclusive(' ').enumerate() {
+            let parts = (text.len() / every, (text.len() + word.len()) / every);
+            text.push_str(word);
+            if i > 0 && parts.0 < parts.1 {
+                text.push(support::LATE);
+                text.push(' ');
+            }
+        }
+        for lanes in [1, 2] {
+            let run = RunOptions { max_bad_chunks: 20, lanes: Lanes::Count(lanes), ..options().run };
+            let chunks = ChunkOptions { size: 64, ..ChunkOptions::default() };
+            let session = Session::new(model, SessionOptions { run, chunks, ..options() });
+            let mut evaluated = 0;
+            let mut n_chunks = 0;
+            let collected = session.collect(text.as_bytes(), |progress| {
+                match progress {
+                    Progress::Tokenized { chunks, .. } => n_chunks = chunks,
+                    Progress::Chunks { .. } => evaluated += 1,
+                    _ => {}
+                }
+                ControlFlow::Continue(())
+            });
+            let bad = collected.unwrap().discarded.len() as usize;
+            assert!(n_chunks > 400 && bad > 8, "{n_chunks} chunks, {bad} bad");
+            assert!(evaluated <= n_chunks + bad * 65, "{evaluated} of {n_chunks} chunks, {bad} bad, {lanes} lanes");
+        }
     });
 }

@@ -33,6 +33,8 @@ mod with_server {
         etag: Option<&'static str>,
         /// Hangs up after half of the body.
         cut: bool,
+        /// Answers requests for a range.
+        ranges: bool,
     }
 
     /// A server of pages, for as long as the test runs.
@@ -50,7 +52,7 @@ mod with_server {
             let server = Self { address, pages: Arc::default(), requests: Arc::default() };
             let (pages, requests) = (Arc::clone(&server.pages), Arc::clone(&server.requests));
             std::thread::spawn(move || {
-                for stream in listener.incoming().take(50) {
+                for stream in listener.incoming().take(100) {
                     // A client that has seen enough hangs up: no fault of the test.
                     let _ = answer(stream.unwrap(), &pages, &requests);
                 }
@@ -107,8 +109,30 @@ mod with_server {
             return write!(stream, "HTTP/1.1 304 Not Modified\r\n{etag}Connection: close\r\n\r\n");
         }
         let length = page.body.len();
+        if let Some(first) = range(&request, &page).filter(|_| page.ranges) {
+            if first >= length {
+                return write!(
+                    stream,
+                    "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                );
+            }
+            let (last, rest) = (length - 1, length - first);
+            write!(stream, "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{last}/{length}\r\n")?;
+            write!(stream, "Content-Length: {rest}\r\n{etag}Connection: close\r\n\r\n")?;
+            return stream.write_all(&page.body[first..]);
+        }
         write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{etag}Connection: close\r\n\r\n")?;
         stream.write_all(&page.body[..if page.cut { length / 2 } else { length }])
+    }
+
+    /// Where a range that is asked for begins, unless it is asked for of another version.
+    fn range(request: &str, page: &Page) -> Option<usize> {
+        let header = |name: &str| {
+            let line = request.lines().find(|line| line.to_lowercase().starts_with(name))?;
+            Some(line[name.len()..].trim().to_owned())
+        };
+        let first = header("range:")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().unwrap();
+        header("if-range:").is_none_or(|etag| page.etag == Some(etag.as_str())).then_some(first)
     }
 
     /// Runs with the cache in `cache` and the server in Hugging Face's place.
@@ -206,8 +230,11 @@ mod with_server {
         let address = server.address.clone();
         std::fs::create_dir(bench.path("cache")).unwrap();
         fails(&bench, &server, &format!("-mu {address}/m.gguf"), &["/m.gguf: HTTP status 404 Not Found"]);
-        server.put("/m.gguf", Page { cut: true, ..llama(Some("\"1\"")) });
-        fails(&bench, &server, &format!("-mu {address}/m.gguf"), &["/m.gguf: broke off after ", " bytes"]);
+        // Without an ETag or with a weak one there is no telling whether the rest will be of the same file.
+        for etag in [None, Some("W/\"1\"")] {
+            server.put("/m.gguf", Page { cut: true, ..llama(etag) });
+            fails(&bench, &server, &format!("-mu {address}/m.gguf"), &["/m.gguf: broke off after ", " bytes"]);
+        }
         let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let says = ["/m.gguf: cannot download: ", "refused"];
         fails(&bench, &server, &format!("-mu http://{unused}/m.gguf"), &says);
@@ -218,6 +245,111 @@ mod with_server {
         server.asked();
         fails(&bench, &server, &format!("-mu {address}/m.gguf -ub 0"), &["--ubatch-size must be above 0"]);
         assert!(server.asked().is_empty());
+    }
+
+    /// The requests' headers of that name since the last call.
+    fn headers(server: &Server, name: &str) -> Vec<String> {
+        let requests = std::mem::take(&mut *server.requests.lock().unwrap());
+        let lines = requests.iter().flat_map(|request| request.lines());
+        let values =
+            lines.filter_map(|line| line.to_lowercase().strip_prefix(name).map(|value| value.trim().to_owned()));
+        values.collect()
+    }
+
+    #[test]
+    fn a_download_that_broke_off_goes_on_where_it_was() {
+        let (bench, server) = (Bench::new(&[]), Server::start());
+        let url = format!("-mu {}/m.gguf", server.address);
+        let (model, half) = (support::build("llama"), support::build("llama").len() / 2);
+        let left = ["cache/.m.gguf.download", "cache/.m.gguf.download.note"];
+        let cut = |etag| Page { cut: true, ranges: true, ..llama(Some(etag)) };
+        let break_off = |etag| {
+            server.put("/m.gguf", cut(etag));
+            let ran = with(&bench, &server, &url);
+            assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+            assert!(ran.stderr.contains(&format!("broke off after {half} of {} bytes", model.len())), "{}", ran.stderr);
+            assert!(ran.stderr.contains("hint: the same command goes on from there"), "{}", ran.stderr);
+            assert!(left.iter().all(|file| bench.path(file).exists()) && !bench.path("cache/m.gguf").exists());
+            headers(&server, "range:");
+        };
+        let start_over = |bench: &Bench| std::fs::remove_dir_all(bench.path("cache")).unwrap();
+        let whole = |bench: &Bench| {
+            assert!(bench.read("cache/m.gguf") == model);
+            assert!(left.iter().all(|file| !bench.path(file).exists()), "nothing is left beside it");
+            start_over(bench);
+        };
+        // The same version: the rest alone is asked for.
+        break_off("\"1\"");
+        server.put("/m.gguf", Page { ranges: true, ..llama(Some("\"1\"")) });
+        let ran = works(&bench, &server, &url);
+        assert!(ran.stderr.contains(&format!("from byte {half} on")), "{}", ran.stderr);
+        assert_eq!(headers(&server, "range:"), [format!("bytes={half}-")]);
+        whole(&bench);
+        // A kill leaves more than was noted, and perhaps garbage: what was noted counts.
+        break_off("\"1\"");
+        let mut partial = std::fs::OpenOptions::new().append(true).open(bench.path(left[0])).unwrap();
+        partial.write_all(b"not noted").unwrap();
+        server.put("/m.gguf", Page { ranges: true, ..llama(Some("\"1\"")) });
+        works(&bench, &server, &url);
+        whole(&bench);
+        // Another version, a server without ranges, a file that has become shorter: all of it is fetched.
+        let other = Page { ranges: true, ..llama(Some("\"2\"")) };
+        for page in [other.clone(), Page { ranges: false, ..other.clone() }, Page { etag: None, ..other }] {
+            break_off("\"1\"");
+            server.put("/m.gguf", page);
+            works(&bench, &server, &url);
+            assert!(headers(&server, "if-range:").contains(&"\"1\"".to_owned()));
+            whole(&bench);
+        }
+        break_off("\"1\"");
+        std::fs::write(bench.path(left[0]), vec![0; 2 * model.len()]).unwrap();
+        std::fs::write(bench.path(left[1]), format!("{}\n\"1\"\n", 2 * model.len())).unwrap();
+        server.put("/m.gguf", Page { ranges: true, ..llama(Some("\"1\"")) });
+        works(&bench, &server, &url);
+        whole(&bench);
+    }
+
+    #[test]
+    fn a_blob_that_broke_off_is_known_by_its_digest() {
+        let (bench, server) = (Bench::new(&[]), Server::start());
+        let model = support::build("llama");
+        let digest = format!("{:x}", sha2::Sha256::digest(&model));
+        server.repository("user/model", &["m-Q4_K_M.gguf"], Some(&digest));
+        let path = format!("/user/model/resolve/{COMMIT}/m-Q4_K_M.gguf");
+        let blob = format!("cache/models--user--model/blobs/{digest}");
+        let partial = format!("cache/models--user--model/blobs/.{digest}.download");
+        for damaged in [false, true] {
+            server.put(&path, Page { cut: true, ranges: true, ..llama(None) });
+            assert_eq!(with(&bench, &server, "-hf user/model").code, Some(1));
+            headers(&server, "range:");
+            server.put(&path, Page { ranges: true, ..llama(None) });
+            if damaged {
+                let mut bytes = bench.read(&partial);
+                bytes[7] ^= 1;
+                bench.write(&partial, &bytes);
+                let ran = with(&bench, &server, "-hf user/model");
+                assert_eq!((ran.code, ran.stderr.contains("its SHA-256 should be")), (Some(1), true), "{}", ran.stderr);
+                assert!(!bench.path(&partial).exists(), "the next try begins anew");
+            }
+            works(&bench, &server, "-hf user/model");
+            let ranges = headers(&server, "range:");
+            assert_eq!(ranges, [format!("bytes={}-", model.len() / 2)]);
+            assert!(bench.read(&blob) == model && !bench.path(&partial).exists());
+            std::fs::remove_dir_all(bench.path("cache")).unwrap();
+        }
+    }
+
+    /// A process that is killed in the midst leaves its part; the next on the same file waits for nobody.
+    #[cfg(unix)]
+    #[test]
+    fn what_a_kill_has_left_is_in_nobodys_way() {
+        let (bench, server) = (Bench::new(&[]), Server::start());
+        std::fs::create_dir(bench.path("cache")).unwrap();
+        bench.write("cache/.m.gguf.download", b"what came before the kill");
+        server.put("/m.gguf", llama(None));
+        works(&bench, &server, &format!("-mu {}/m.gguf", server.address));
+        assert_eq!(bench.read("cache/m.gguf"), support::build("llama"));
+        assert!(!bench.path("cache/.m.gguf.download").exists());
     }
 
     #[test]

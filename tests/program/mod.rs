@@ -9,6 +9,7 @@ mod files;
 mod flags;
 mod flags_act;
 mod flags_log;
+mod inputs;
 mod lens;
 #[cfg(target_os = "linux")]
 mod memory;

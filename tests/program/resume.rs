@@ -179,6 +179,7 @@ fn a_state_is_gone_on_from_by_the_same_run_alone() {
         ("--accumulate f64", "--accumulate is f32 before, f64 now"),
         ("--no-ppl", "--ppl is 'true' before, 'false' now"),
         ("-fa off", "--flash-attn"),
+        ("--sum-on device", "--sum-on is not set before, 'device' now"),
         ("--chunks 4", "this one 4 (--chunks)"),
     ] {
         bench.fails(&format!("{RUN} {flags} --resume"), &["cannot resume from 'imatrix.gguf.state'", says]);

@@ -23,7 +23,7 @@ pub use arch::qwen3moe::{DEAD_EXPERT, DEAD_LAYER};
 use arch::{bert, deepseek2, dream, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, qwen2, qwen3moe};
 pub use hostile::{HOSTILE, truncated};
 pub use nextn::{DRAFTS, NEXTN};
-pub use text::text;
+pub use text::{LATE, text};
 
 /// For a test that ends early: says what it lacks. Where CI is set everything is there, and its lack is a failure.
 #[expect(clippy::print_stderr, reason = "what was skipped, for those who run the tests")]
@@ -121,7 +121,6 @@ pub fn write_all(dir: &Path) -> io::Result<()> {
 mod tests {
     use llama_imatrix::gguf::File;
 
-    use super::text::LATE;
     use super::*;
 
     #[test]

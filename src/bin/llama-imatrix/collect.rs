@@ -10,32 +10,28 @@ pub(crate) use with_llama::collect;
 
 #[cfg(feature = "llama")]
 mod with_llama {
-    use std::path::Path;
     use std::process::ExitCode;
-
-    use anyhow::ensure;
 
     use llama_imatrix::SessionOptions;
     use llama_imatrix::collect::{Collector, Earlier, Rule};
-    use llama_imatrix::gguf;
-    use llama_imatrix::imatrix::{Imatrix, remove_leftovers};
+    use llama_imatrix::imatrix::remove_leftovers;
     use llama_imatrix::lens::LensOptions;
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
     use llama_imatrix::run::{Lanes, Layout, Outcome, RunOptions, Start};
 
     use crate::config::Collect;
+    use crate::in_files::{self, Base};
     use crate::lock::Lock;
     use crate::output::{print, print_estimate, print_saved, warn_of_discarded, warn_of_gaps};
     use crate::session::Session;
     use crate::signals::Signals;
     use crate::state_file::StateFile;
     use crate::text::{self, Text};
-    use crate::{disk, dry_run, files, lens, log, progress, settings};
+    use crate::{disk, dry_run, lens, log, progress, settings};
 
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
-        let mut base = files::load_all(&task.merge.in_files, task.merge.chunk_sizes)?;
-        check_sizes(&base, &task.model)?;
+        let Base { imatrix: mut base, digest: base_digest } = in_files::load(task)?;
         check_files(&task.model, task.draft_model.as_deref())?;
         if !task.flags.dry_run {
             disk::check_room(task, None)?;
@@ -76,7 +72,7 @@ mod with_llama {
             base.n_layer_nextn = 1;
         }
         let _lock = lock_output(task)?;
-        let mut state_file = StateFile::new(task, backend, digest, *n_tokens, chunks, &base)?;
+        let mut state_file = StateFile::new(task, backend, digest, *n_tokens, chunks, &base, base_digest)?;
         let start = begin(task, state_file.as_mut(), earlier)?;
         if task.flags.documents {
             log::info(format_args!(
@@ -98,7 +94,7 @@ mod with_llama {
             ));
         }
         signals.register_ending(layout.n_seq)?;
-        if options.part.as_ref().is_some_and(std::ops::Range::is_empty) {
+        if !task.shard.is_whole() && options.part.as_ref().is_some_and(std::ops::Range::is_empty) {
             log::warn(format_args!("shard {} has no chunk: there are more shards than batches", task.shard));
         }
         let session_options = SessionOptions {
@@ -171,6 +167,9 @@ mod with_llama {
     ) -> anyhow::Result<()> {
         if let Some(estimate) = outcome.perplexity {
             print_estimate(&estimate);
+        } else if task.flags.chunks == 0 && !task.flags.no_ppl {
+            // What llama.cpp's tool makes of a perplexity of nothing.
+            print(format_args!("Unexpected negative standard deviation of log(prob)\n"));
         }
         if let Some(look) = look {
             look.print();
@@ -226,28 +225,6 @@ mod with_llama {
                 experts.least, experts.unseen, experts.total
             )),
         }
-    }
-
-    /// Finds matrices of another model now, not in the first batch. What the model's file does not hold (another shard
-    /// may) and what cannot be read is left to llama.cpp and the collector.
-    fn check_sizes(base: &Imatrix, model: &Path) -> anyhow::Result<()> {
-        if base.entries.is_empty() {
-            return Ok(());
-        }
-        let Ok(model) = gguf::File::open(model) else { return Ok(()) };
-        for (name, entry) in &base.entries {
-            let Some(tensor) = model.tensor(name) else { continue };
-            let [channels, _, n2, n3] = tensor.shape;
-            let expected = channels.saturating_mul(n2).saturating_mul(n3);
-            ensure!(
-                entry.sum2.len() as u64 == expected,
-                "inconsistent size of '{name}': the --in-file has {} values, the model's inputs {expected} \
-                 ({channels} channels, {} matrices)",
-                entry.sum2.len(),
-                n2.saturating_mul(n3)
-            );
-        }
-        Ok(())
     }
 
     fn run_options(

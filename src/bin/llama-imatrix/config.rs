@@ -107,7 +107,7 @@ impl Config {
             });
         }
         ensure!(flags.ctx_size > 0, "imatrix tool requires '--ctx-size' > 0, found {}", flags.ctx_size);
-        let nextn = flags.nextn || flags.draft_model.is_some();
+        let nextn = flags.collects_nextn();
         // Also where nothing is collected, as llama.cpp's tool.
         ensure!(
             !nextn || flags.batch_size / flags.ctx_size <= 1,
@@ -184,6 +184,15 @@ impl Collect {
                 flags.ctx_size
             );
         }
+        match flags.chunks {
+            // As llama.cpp's tool does: nothing is evaluated, and a matrix is written all the same.
+            0 => log::warn(format_args!(
+                "--chunks 0 evaluates nothing of the text: the matrix will hold the sums of --in-file alone; --chunks -1 \
+                 evaluates all"
+            )),
+            ..=-2 => log::warn(format_args!("--chunks {} evaluates all chunks, as -1 does", flags.chunks)),
+            _ => {}
+        }
         if flags.documents && flags.keep_tail {
             log::warn(format_args!("--keep-tail changes nothing: with --documents no token is left out"));
         }
@@ -205,13 +214,12 @@ impl Collect {
         Ok(Self {
             // Last: a download is long, and all else that is wrong is told before it.
             model: model_path(&flags)?,
-            nextn: flags.nextn || flags.draft_model.is_some(),
+            nextn: flags.collects_nextn(),
             draft_model: flags.draft_model.clone(),
             corpus,
             datasets,
             shuffle: flags.shuffle.then_some(flags.seed),
-            // Of documents the last micro-batch is as short as it comes, and its rows are to count like all others.
-            min_rows: flags.min_rows.unwrap_or(if flags.documents { 1 } else { 16 }),
+            min_rows: flags.min_rows(),
             n_batch,
             n_ubatch,
             threads,
@@ -348,6 +356,9 @@ fn read_corpus(flags: &Flags) -> anyhow::Result<(Corpus, Vec<String>)> {
             (corpus, datasets)
         }
     };
+    for note in &corpus.notes {
+        log::warn(format_args!("{note}"));
+    }
     if flags.escape {
         for item in corpus.items.iter_mut().filter(|item| item.line.is_none()) {
             if let Body::Text(text) = &mut item.body {
@@ -387,7 +398,12 @@ fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
 /// `--in-file`'s files, if they can all be opened.
 fn openable(files: &[String]) -> anyhow::Result<Vec<String>> {
     for file in files {
-        std::fs::File::open(Path::new(file)).with_context(|| format!("failed to open file '{file}'"))?;
+        // A pipe is left for the one who reads it: opening it waits for a writer, who ends with what opened it.
+        let opens = std::fs::metadata(file).and_then(|metadata| match metadata.is_file() {
+            true => std::fs::File::open(file).map(drop),
+            false => Ok(()),
+        });
+        opens.with_context(|| format!("failed to open file '{file}'"))?;
     }
     Ok(files.to_vec())
 }

@@ -4,6 +4,7 @@
 mod docker;
 mod http;
 mod hugging_face;
+mod partial;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,10 @@
 //! Commands over files: they load no model and start no backend.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::{Context as _, bail};
-use llama_imatrix::imatrix::{ChunkSizes, File, Imatrix, Loaded, Numbers, Slice};
+use llama_imatrix::imatrix::{ChunkSizes, File, Imatrix, Loaded, Numbers, Slice, Values};
 use llama_imatrix::report::{self, Outcome};
 
 use crate::config::{Merge, ShowStatistics};
@@ -14,6 +15,7 @@ use crate::output::{print_saved, warn_of_dat, warn_of_gaps};
 pub(crate) fn show_statistics(task: &ShowStatistics) -> anyhow::Result<()> {
     let files = open(std::slice::from_ref(&task.file))?;
     let loaded = load(&files, task.chunk_sizes)?;
+    warn_of_invalid(&loaded);
     let imatrix = add_up(&loaded, task.chunk_sizes)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let outcome = report::show_statistics(&mut out, &imatrix, &task.file)
@@ -34,6 +36,8 @@ pub(crate) fn merge(task: &Merge) -> anyhow::Result<()> {
     log::info(format_args!("No prompt provided; combining precomputed matrices only."));
     let files = open(&task.in_files)?;
     let loaded = load(&files, task.chunk_sizes)?;
+    warn_of_invalid(&loaded);
+    warn_of_names(loaded.iter().map(|(name, loaded)| (*name, loaded)));
     let mut imatrix = add_up(&loaded, task.chunk_sizes)?;
     imatrix.settle_chunk_size(task.chunk_sizes.run);
     let kind = if task.in_files.len() > 1 { "combined imatrix" } else { "imatrix" };
@@ -45,14 +49,8 @@ pub(crate) fn merge(task: &Merge) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads and adds up matrices, in order.
-pub(crate) fn load_all(files: &[String], sizes: ChunkSizes) -> anyhow::Result<Imatrix> {
-    let files = open(files)?;
-    Ok(add_up(&load(&files, sizes)?, sizes)?.to_owned())
-}
-
 /// Files that are mapped: their numbers are read when something is made of them.
-fn open(files: &[String]) -> anyhow::Result<Vec<(&str, File<'static>)>> {
+pub(crate) fn open(files: &[String]) -> anyhow::Result<Vec<(&str, File<'static>)>> {
     files.iter().map(|file| Ok((file.as_str(), File::open(file).with_context(|| failed(file))?))).collect()
 }
 
@@ -60,7 +58,7 @@ fn failed(file: &str) -> String {
     format!("failed to load imatrix '{file}'")
 }
 
-fn load<'f>(
+pub(crate) fn load<'f>(
     files: &'f [(&str, File<'static>)],
     sizes: ChunkSizes,
 ) -> anyhow::Result<Vec<(&'f str, Loaded<Slice<'f>>)>> {
@@ -78,7 +76,10 @@ fn load<'f>(
     files.iter().map(load).collect()
 }
 
-fn add_up<'f>(files: &'f [(&str, Loaded<Slice<'f>>)], sizes: ChunkSizes) -> anyhow::Result<Imatrix<Numbers<'f>>> {
+pub(crate) fn add_up<'f>(
+    files: &'f [(&str, Loaded<Slice<'f>>)],
+    sizes: ChunkSizes,
+) -> anyhow::Result<Imatrix<Numbers<'f>>> {
     let mut imatrix = Imatrix::new();
     for (name, loaded) in files {
         let warnings = imatrix.merge(loaded, sizes).with_context(|| format!("cannot add '{name}'"))?;
@@ -87,4 +88,44 @@ fn add_up<'f>(files: &'f [(&str, Loaded<Slice<'f>>)], sizes: ChunkSizes) -> anyh
         }
     }
     Ok(imatrix)
+}
+
+/// What a file holds that no run leaves: the first such number, and how many entries have one.
+pub(crate) fn invalid(name: &str, loaded: &Loaded<impl Values>) -> Option<String> {
+    let invalid = loaded.invalid();
+    let more = match invalid.len().saturating_sub(1) {
+        0 => String::new(),
+        1 => " (and 1 more entry is invalid)".to_owned(),
+        more => format!(" (and {more} more entries are invalid)"),
+    };
+    invalid.first().map(|first| format!("'{name}': {first}{more}"))
+}
+
+fn warn_of_invalid(files: &[(&str, Loaded<Slice<'_>>)]) {
+    for problem in files.iter().filter_map(|(name, loaded)| invalid(name, loaded)) {
+        log::warn(format_args!("{problem}"));
+    }
+}
+
+/// Says how many names are in some of the files alone: matrices of one model have the same.
+pub(crate) fn warn_of_names<'f, V: 'f>(files: impl Iterator<Item = (&'f str, &'f Loaded<V>)> + Clone) {
+    let n_files = files.clone().count();
+    let mut in_files: BTreeMap<&str, usize> = BTreeMap::new();
+    for weight in files.clone().flat_map(|(_, loaded)| loaded.entries.keys()) {
+        *in_files.entry(weight).or_default() += 1;
+    }
+    let total = in_files.len();
+    in_files.retain(|_, n| *n < n_files);
+    if in_files.is_empty() {
+        return;
+    }
+    let has = |(name, loaded): (&str, &Loaded<V>)| {
+        let n = loaded.entries.keys().filter(|weight| in_files.contains_key(weight.as_str())).count();
+        format!("{n} of them in '{name}'")
+    };
+    log::warn(format_args!(
+        "{} of {total} names are not in all files: {}; are these matrices of one model?",
+        in_files.len(),
+        files.map(has).collect::<Vec<_>>().join(", ")
+    ));
 }

@@ -14,6 +14,8 @@ mod download;
 mod dry_run;
 mod files;
 mod flags;
+#[cfg(feature = "llama")]
+mod in_files;
 mod info;
 #[cfg(feature = "llama")]
 mod lens;

@@ -263,6 +263,10 @@ impl Listener for Session<'_> {
         log::warn(format_args!("discarded {}", text.unwrap_or_default()));
     }
 
+    fn keeps_checkpoints(&self) -> bool {
+        self.state.is_some()
+    }
+
     fn restore(&mut self) -> Option<Start> {
         self.state.as_mut()?.restore()
     }

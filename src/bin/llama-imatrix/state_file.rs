@@ -1,6 +1,5 @@
 //! The state file of a run: written between chunks, gone on from with --resume.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use llama_imatrix::run::{Checkpoint, Position, Start};
 use llama_imatrix::state::{Digest, Fingerprint, ModelFingerprint, Output, Progress, State};
 
 use crate::config::Collect;
-use crate::{log, lost};
+use crate::{flags, log, lost};
 
 /// Of a run's time, saves take one part in so many, where workers have the sums.
 const SAVE_EVERY_SO_MANY_TIMES_ITS_COST: u32 = 50;
@@ -47,25 +46,22 @@ impl StateFile {
         n_tokens: usize,
         chunks: &Chunks,
         base: &Imatrix,
+        base_digest: Option<Digest>,
     ) -> anyhow::Result<Option<Self>> {
-        let flags = &task.flags;
-        let by_default = flags.state_interval > 0 && task.merge.output.is_file();
-        if !(by_default || flags.state_frequency.is_some() || flags.resume || !task.shard.is_whole()) {
+        let given = &task.flags;
+        let by_default = given.state_interval > 0 && task.merge.output.is_file();
+        if !(by_default || given.state_frequency.is_some() || given.resume || !task.shard.is_whole()) {
             return Ok(None);
         }
         let model = match ModelFingerprint::of_file(&task.model) {
             Ok(model) => model,
-            Err(error) if !flags.resume && task.shard.is_whole() => {
+            Err(error) if !given.resume && task.shard.is_whole() => {
                 log::warn(format_args!("no state is kept, since the model has no fingerprint: {error}"));
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
         };
         let draft = task.draft_model.as_ref().map(ModelFingerprint::of_file).transpose()?;
-        let base_digest = match &task.merge.in_files[..] {
-            [] => None,
-            files => Some(Digest::of_files(files).context("cannot read --in-file again")?),
-        };
         Ok(Some(Self {
             path: task.state_path.clone(),
             fingerprint: Fingerprint {
@@ -78,7 +74,7 @@ impl StateFile {
                 n_ubatch: task.n_ubatch as u32,
                 accumulate: task.accumulate,
                 llama_cpp: build(backend),
-                flags: deciding_flags(task)?,
+                flags: flags::deciding(given)?,
             },
             output: Output {
                 datasets: base.datasets.clone(),
@@ -88,13 +84,13 @@ impl StateFile {
             },
             n_chunks: chunks.len() as u64,
             shard: task.shard,
-            every: flags.state_frequency.map(u64::from),
-            interval: (flags.state_interval > 0).then(|| Duration::from_secs(flags.state_interval.into())),
+            every: given.state_frequency.map(u64::from),
+            interval: (given.state_interval > 0).then(|| Duration::from_secs(given.state_interval.into())),
             last: Instant::now(),
             last_chunks: 0,
             due_since: std::cell::Cell::new(None),
             cost: None,
-            workers: !flags.rpc.is_empty(),
+            workers: !given.rpc.is_empty(),
             ours: false,
         }))
     }
@@ -237,52 +233,4 @@ fn build(backend: &Backend) -> String {
     let features = backend.system_info().replace(" = 1", "").replace([':', '|'], "");
     let features: Vec<&str> = features.split_whitespace().collect();
     format!("{} for {}", Backend::version(), features.join(" "))
-}
-
-/// What changes results besides what the fingerprint names.
-fn deciding_flags(task: &Collect) -> anyhow::Result<BTreeMap<String, String>> {
-    let flags = &task.flags;
-    let mut named = BTreeMap::new();
-    let mut add = |name: &str, value: String| named.insert(name.to_owned(), value);
-    add("ppl", (!flags.no_ppl).to_string());
-    add("process-output", flags.process_output.to_string());
-    add("min-rows", task.min_rows.to_string());
-    if flags.documents {
-        add("documents", "true".to_owned());
-    }
-    if let Some(seed) = task.shuffle {
-        add("shuffle", format!("true, --seed {seed}"));
-    }
-    add("keep-tail", flags.keep_tail.to_string());
-    add("chunk", flags.chunk.to_string());
-    add("nextn", task.nextn.to_string());
-    add("flash-attn", format!("{:?}", flags.flash_attn));
-    add("cache-type-k", format!("{:?}", flags.cache_type_k));
-    add("cache-type-v", format!("{:?}", flags.cache_type_v));
-    add("swa-full", flags.swa_full.to_string());
-    add("override-kv", format!("{:?}", flags.override_kv));
-    add("lora", adapters(&flags.lora)?);
-    add("control-vector", format!("{} {:?}", adapters(&flags.control_vectors)?, flags.control_vector_layers));
-    let rope = (flags.rope_freq_base, flags.rope_freq_scale, flags.yarn_ext_factor, flags.yarn_attn_factor);
-    let yarn = (flags.yarn_orig_ctx, flags.yarn_beta_fast, flags.yarn_beta_slow);
-    add("rope", format!("{:?} {rope:?} {yarn:?}", flags.rope_scaling));
-    // Where it is computed: each kind of device, and the CPU's repacked weights, round in their own ways.
-    add("n-gpu-layers", format!("{:?}", flags.gpu_layers));
-    add("device", format!("{:?}", flags.devices));
-    add("split-mode", format!("{} {:?} {}", flags.split_mode, flags.tensor_split, flags.main_gpu));
-    add("override-tensor", format!("{:?}", flags.override_tensor));
-    add("rpc", format!("{} servers", flags.rpc.len()));
-    add("no-repack", flags.no_repack.to_string());
-    add("no-kv-offload", flags.no_kv_offload.to_string());
-    add("no-op-offload", flags.no_op_offload.to_string());
-    Ok(named)
-}
-
-/// Adapters by what is in them, and their scales.
-fn adapters(files: &[(PathBuf, f32)]) -> anyhow::Result<String> {
-    let known_by = |(path, scale): &(PathBuf, f32)| {
-        let digest = Digest::of_files([path]).with_context(|| format!("cannot read '{}'", path.display()))?;
-        anyhow::Ok(format!("{scale} of {digest}"))
-    };
-    Ok(format!("[{}]", files.iter().map(known_by).collect::<anyhow::Result<Vec<_>>>()?.join(", ")))
 }

@@ -23,6 +23,7 @@ pub(crate) struct Text {
 pub(crate) fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<Text> {
     let flags = &task.flags;
     let started = Instant::now();
+    model.vocab().check().with_context(|| format!("'{}'", task.model.display()))?;
     let template = chat_template(task, model)?;
     if !flags.documents && task.corpus.items.iter().any(|item| item.line.is_some()) {
         log::info(format_args!(

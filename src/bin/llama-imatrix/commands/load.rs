@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 use llama_imatrix::imatrix::{ChunkSizes, Imatrix};
 
+use crate::files::invalid;
 use crate::log;
 
 /// What tells how legacy files are to be read.
@@ -18,6 +19,9 @@ pub(super) struct Legacy {
 /// Loads one file; `true` if it is a legacy one.
 pub(super) fn load(path: &Path, legacy: Legacy) -> anyhow::Result<(Imatrix, bool)> {
     let loaded = Imatrix::load(path).with_context(|| format!("failed to load imatrix '{}'", path.display()))?;
+    if let Some(problem) = invalid(&path.display().to_string(), &loaded) {
+        log::warn(format_args!("{problem}"));
+    }
     let sizes = ChunkSizes { run: legacy.legacy_chunk_size, legacy: legacy.legacy_chunk_size };
     let mut imatrix = Imatrix::default();
     let warnings = imatrix.merge(&loaded, sizes).with_context(|| format!("cannot use '{}'", path.display()))?;

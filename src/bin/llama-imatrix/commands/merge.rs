@@ -8,6 +8,7 @@ use llama_imatrix::gguf;
 use llama_imatrix::imatrix::{self, ChunkSizes, Imatrix, merge_weighted};
 use llama_imatrix::state;
 
+use crate::files;
 use crate::log;
 use crate::output::{Output, print_estimate, warn_of_dat, warn_of_discarded, warn_of_gaps};
 
@@ -87,7 +88,8 @@ fn is_state(path: &Path) -> bool {
     let says = |file: gguf::File<'_>| {
         file.get("general.type").and_then(gguf::Value::as_str).is_some_and(|kind| kind == state::KIND)
     };
-    named || gguf::File::open(path).is_ok_and(says)
+    // A pipe can be read once, and a matrix is what comes through it.
+    named || (path.is_file() && gguf::File::open(path).is_ok_and(says))
 }
 
 fn merge_states(args: &Merge) -> anyhow::Result<Imatrix> {
@@ -102,13 +104,13 @@ fn merge_states(args: &Merge) -> anyhow::Result<Imatrix> {
 }
 
 fn merge_matrices(args: &Merge) -> anyhow::Result<Imatrix> {
-    let (files, weights) = (args.files.len(), args.weights.len());
+    let (n_files, weights) = (args.files.len(), args.weights.len());
     ensure!(
-        weights == 0 || weights == files,
-        "--weight is given for {weights} of {files} files: one for each, in order"
+        weights == 0 || weights == n_files,
+        "--weight is given for {weights} of {n_files} files: one for each, in order"
     );
     let sizes = ChunkSizes { run: args.legacy_chunk_size, legacy: args.legacy_chunk_size };
-    let mut loaded = Vec::with_capacity(files);
+    let mut loaded = Vec::with_capacity(n_files);
     for (i, path) in args.files.iter().enumerate() {
         let shown = path.display();
         let file = Imatrix::load(path).with_context(|| format!("failed to load imatrix '{shown}'"))?;
@@ -121,9 +123,14 @@ fn merge_matrices(args: &Merge) -> anyhow::Result<Imatrix> {
                 "'{shown}' does not say its chunk size: {size} tokens are assumed, --legacy-chunk-size says otherwise"
             ));
         }
+        if let Some(problem) = files::invalid(&shown.to_string(), &file) {
+            log::warn(format_args!("{problem}"));
+        }
         check_shapes(&args.files, &loaded, path, &file)?;
         loaded.push((file, args.weights.get(i).copied().unwrap_or(1.0)));
     }
+    let names: Vec<_> = args.files.iter().map(|path| path.display().to_string()).collect();
+    files::warn_of_names(names.iter().map(String::as_str).zip(loaded.iter().map(|(loaded, _)| loaded)));
     let (mut merged, warnings) = merge_weighted(&loaded, sizes).context("cannot merge")?;
     for warning in warnings {
         log::warn(format_args!("{warning}"));

@@ -13,11 +13,13 @@ pub(super) static FLAGS: &[Flag] = &[
         flags.cpu.threads = Some(n);
         Ok(())
     })
-    .env("LLAMA_ARG_THREADS"),
+    .env("LLAMA_ARG_THREADS")
+    .same_bits(),
     Flag::int(&["-tb", "--threads-batch"], "CPU threads for batches (as --threads)", |flags, n| {
         flags.cpu_batch.threads = Some(n);
         Ok(())
-    }),
+    })
+    .same_bits(),
     mask(&["-C", "--cpu-mask"], "CPUs to run on, as bits of a hexadecimal number (all)", |flags, value| {
         add_mask(&mut flags.cpu, value)
     }),
@@ -32,7 +34,8 @@ pub(super) static FLAGS: &[Flag] = &[
         &["--prio"],
         "How urgent process and threads are: -1 low, 0 normal, 1 medium, 2 high, 3 realtime (0)",
         |flags, n| set_prio(&mut flags.cpu, n, -1),
-    ),
+    )
+    .same_bits(),
     poll(&["--poll"], "How long a thread spins for work, 0 to 100; no effect under OpenMP (50)", |flags, n| {
         set_poll(&mut flags.cpu, n)
     }),
@@ -48,7 +51,8 @@ pub(super) static FLAGS: &[Flag] = &[
     }),
     Flag::int(&["--prio-batch"], "The same for threads that compute batches, from 0 on (as --prio)", |flags, n| {
         set_prio(&mut flags.cpu_batch, n, 0)
-    }),
+    })
+    .same_bits(),
     poll(&["--poll-batch"], "The same for batches (as --poll)", |flags, n| set_poll(&mut flags.cpu_batch, n)),
     Flag::new(
         &["--numa"],
@@ -58,26 +62,27 @@ pub(super) static FLAGS: &[Flag] = &[
             flags.numa = Some(if numa.is_empty() { "distribute" } else { numa });
         }),
     )
-    .env("LLAMA_ARG_NUMA"),
+    .env("LLAMA_ARG_NUMA")
+    .same_bits(),
 ];
 
 type SetText = fn(&mut Flags, &str) -> Checked;
 type SetInt = fn(&mut Flags, i32) -> Checked;
 
 const fn mask(names: &'static [&'static str], help: &'static str, set: SetText) -> Flag {
-    Flag::new(names, "MASK", help, Set::Text(set))
+    Flag::new(names, "MASK", help, Set::Text(set)).same_bits()
 }
 
 const fn range(names: &'static [&'static str], help: &'static str, set: SetText) -> Flag {
-    Flag::new(names, "LO-HI", help, Set::Text(set))
+    Flag::new(names, "LO-HI", help, Set::Text(set)).same_bits()
 }
 
 const fn strict(names: &'static [&'static str], help: &'static str, set: SetInt) -> Flag {
-    Flag::int(names, help, set).value("0|1")
+    Flag::int(names, help, set).value("0|1").same_bits()
 }
 
 const fn poll(names: &'static [&'static str], help: &'static str, set: SetInt) -> Flag {
-    Flag::int(names, help, set).value("0..100")
+    Flag::int(names, help, set).value("0..100").same_bits()
 }
 
 fn set_prio(cpu: &mut Cpu, n: i32, lowest: i32) -> Checked {

@@ -1,5 +1,6 @@
 //! The matrix: what it is made from, where it goes, what it holds.
 
+use super::bits::Key;
 use super::lowargs::{OutputFormat, Text};
 use super::table::{Flag, Set};
 
@@ -13,7 +14,8 @@ pub(super) static FLAGS: &[Flag] = &[
             flags.add_file(value.into(), false);
             Ok(())
         }),
-    ),
+    )
+    .key(Key::Text),
     Flag::new(
         &["-bf", "--binary-file"],
         "FNAME",
@@ -22,7 +24,8 @@ pub(super) static FLAGS: &[Flag] = &[
             flags.add_file(value.into(), true);
             Ok(())
         }),
-    ),
+    )
+    .key(Key::Text),
     Flag::new(
         &["-p", "--prompt"],
         "PROMPT",
@@ -31,13 +34,15 @@ pub(super) static FLAGS: &[Flag] = &[
             flags.text = Some(Text::Prompt(value.into()));
             Ok(())
         }),
-    ),
+    )
+    .key(Key::Text),
     Flag::toggle(
         &["-e", "--escape"],
         &["--no-escape"],
         "Read \\n, \\r, \\t, \\', \\\", \\\\ and \\xHH in plain text as the characters they stand for",
         |flags, on| flags.escape = on,
-    ),
+    )
+    .key(Key::Text),
     Flag::new(
         &["-o", "--output", "--output-file"],
         "FNAME",
@@ -46,7 +51,8 @@ pub(super) static FLAGS: &[Flag] = &[
             flags.output = value.into();
             Ok(())
         }),
-    ),
+    )
+    .same_bits(),
     Flag::new(
         &["--output-format"],
         "FORMAT",
@@ -54,15 +60,18 @@ pub(super) static FLAGS: &[Flag] = &[
         Set::Choice(&["gguf", "dat"], |flags, format| {
             flags.output_format = Some(if format == "dat" { OutputFormat::Dat } else { OutputFormat::Gguf });
         }),
-    ),
+    )
+    .same_bits(),
     Flag::int(&["-ofreq", "--output-frequency"], "Write the matrix every N chunks (10)", |flags, n| {
         flags.output_frequency = n;
         Ok(())
-    }),
+    })
+    .same_bits(),
     Flag::int(&["--save-frequency"], "Also write a copy named FNAME.at_N every N chunks (0, none)", |flags, n| {
         flags.save_frequency = n;
         Ok(())
-    }),
+    })
+    .same_bits(),
     Flag::new(
         &["--in-file"],
         "FNAME",
@@ -74,7 +83,8 @@ pub(super) static FLAGS: &[Flag] = &[
             flags.in_file.extend(super::model::split_csv(value));
             Ok(())
         }),
-    ),
+    )
+    .key(Key::Base),
     Flag::int(
         &["--legacy-chunk-size"],
         "Tokens a chunk had in runs that .dat files came from (512; in a merge --ctx-size)",
@@ -83,35 +93,44 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         },
     )
-    .ours(),
+    .ours()
+    .named("legacy-chunk-size"),
     Flag::switch(&["--show-statistics"], "Show the statistics of the matrix given by --in-file, and exit", |flags| {
         flags.show_statistics = true;
-    }),
+    })
+    .same_bits(),
     Flag::int(&["--chunk", "--from-chunk"], "Begin with chunk N (0)", |flags, n| {
         flags.chunk = n;
         Ok(())
-    }),
+    })
+    .named("chunk"),
     Flag::int(&["--chunks"], "Process at most N chunks (-1, all)", |flags, n| {
         flags.chunks = n;
         Ok(())
-    }),
-    Flag::toggle(&["--ppl"], &["--no-ppl"], "Compute perplexity (yes)", |flags, on| flags.no_ppl = !on),
-    Flag::switch(&["--process-output"], "Also collect for the output matrix", |flags| flags.process_output = true),
+    })
+    .key(Key::Chunks),
+    Flag::toggle(&["--ppl"], &["--no-ppl"], "Compute perplexity (yes)", |flags, on| flags.no_ppl = !on)
+    .named("ppl"),
+    Flag::switch(&["--process-output"], "Also collect for the output matrix", |flags| flags.process_output = true)
+    .named("process-output"),
     Flag::switch(&["--nextn"], "Also collect for the layers that predict further tokens (MTP, NextN)", |flags| {
         flags.nextn = true;
-    }),
+    })
+    .named("nextn"),
     Flag::switch(
         &["--parse-special"],
         "Read special tokens written out in the text, such as <|im_start|>, as themselves",
         |flags| flags.parse_special = true,
-    ),
+    )
+    .key(Key::Text),
     Flag::switch(
         &["--documents"],
         "Evaluate each document for itself: a file, a line of a .jsonl file. None is cut but where it is longer than \
          --ctx-size, none has another before it, and no token is left out",
         |flags| flags.documents = true,
     )
-    .ours(),
+    .ours()
+    .named("documents"),
     Flag::new(
         &["--chat-template-file"],
         "FNAME",
@@ -121,7 +140,8 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .ours(),
+    .ours()
+    .key(Key::Text),
     Flag::new(
         &["--chat-date"],
         "YYYY-MM-DD",
@@ -131,13 +151,15 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .ours(),
+    .ours()
+    .key(Key::Text),
     Flag::switch(
         &["--shuffle"],
         "Take chunks, or with --documents whole documents, in a random order: --seed says which",
         |flags| flags.shuffle = true,
     )
-    .ours(),
+    .ours()
+    .named("shuffle"),
     Flag::new(
         &["--tokens"],
         "N",
@@ -147,13 +169,15 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .ours(),
+    .ours()
+    .key(Key::Chunks),
     Flag::switch(
         &["--dry-run"],
         "Say how many tokens and chunks there are, what memory each device needs and how much is to be computed, and exit",
         |flags| flags.dry_run = true,
     )
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::float(
         &["--tokens-per-second"],
         "The speed that --dry-run reckons the time with, as the log of an earlier run shows it at its end",
@@ -162,11 +186,13 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         },
     )
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::switch(&["--keep-tail"], "Also process what is left of the text after the last whole chunk", |flags| {
         flags.keep_tail = true;
     })
-    .ours(),
+    .ours()
+    .named("keep-tail"),
     Flag::int(
         &["--min-rows"],
         "Collect inputs of at least N rows; experts' inputs always are (16; with --documents 1)",
@@ -175,7 +201,8 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         },
     )
-    .ours(),
+    .ours()
+    .named("min-rows"),
     Flag::new(
         &["--lanes"],
         "N|auto",
@@ -188,7 +215,8 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .ours(),
+    .ours()
+    .same_bits(),
 ];
 
 /// A number, in thousands, millions or billions where a letter says so.

@@ -6,20 +6,24 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::switch(&["--logit-lens"], "Say how near each layer's output is to the model's final prediction", |flags| {
         flags.logit_lens = true;
     })
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::switch(&["--logit-prism"], "Say what each attention and feed-forward part adds to the logits", |flags| {
         flags.logit_prism = true;
     })
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::switch(&["--layer-similarity"], "Say how much each layer turns its input", |flags| {
         flags.layer_similarity = true;
     })
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::int(&["--lens-tokens"], "Look at N positions of each chunk for these three (32)", |flags, n| {
         flags.lens_tokens = usize::try_from(n).ok().filter(|&n| n > 0).ok_or(format!("{n} is below 1"))?;
         Ok(())
     })
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::new(
         &["--lens-seed"],
         "SEED",
@@ -29,7 +33,8 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::new(
         &["--kl-divergence-base"],
         "FNAME",
@@ -40,5 +45,6 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .ours(),
+    .ours()
+    .same_bits(),
 ];

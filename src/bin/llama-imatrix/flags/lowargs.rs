@@ -153,6 +153,17 @@ pub(crate) enum Text {
 }
 
 impl Flags {
+    /// Rows that an input must have: of documents the last micro-batch is as short as it comes, and its rows count like
+    /// all others.
+    pub(crate) fn min_rows(&self) -> u32 {
+        self.min_rows.unwrap_or(if self.documents { 1 } else { 16 })
+    }
+
+    /// Whether the NextN layer is collected too.
+    pub(crate) fn collects_nextn(&self) -> bool {
+        self.nextn || self.draft_model.is_some()
+    }
+
     /// One more file of the calibration text.
     pub(super) fn add_file(&mut self, path: PathBuf, raw: bool) {
         self.dataset = Some(path.clone());

@@ -6,6 +6,7 @@
 //! The parser is our own: llama.cpp's flags have several letters after one dash, take the next word as their value
 //! whatever it looks like, and of `-f`, `-bf` and `-p` it depends on the order which are the text.
 
+mod bits;
 mod common;
 mod complete;
 mod config_file;
@@ -28,6 +29,8 @@ mod table;
 
 use std::ffi::OsString;
 
+#[cfg(feature = "llama")]
+pub(crate) use bits::deciding;
 #[cfg(feature = "download")]
 pub(crate) use lowargs::Remote;
 pub(crate) use lowargs::{Cpu, Flags, LogOptions, OutputFormat, Text, Tristate};

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::bits::Key;
 use super::lowargs::{GpuLayers, KvOverride};
 use super::table::{Checked, Flag, Set};
 
@@ -15,11 +16,13 @@ pub(super) static FLAGS: &[Flag] = &[
         "FNAME",
         "The model to evaluate, a GGUF file",
         Set::Raw(|flags, value| {
-            flags.model = Some(value.into());
+            // As with llama.cpp's tool, a name of no letters is none.
+            flags.model = (!value.is_empty()).then(|| value.into());
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_MODEL"),
+    .env("LLAMA_ARG_MODEL")
+    .key(Key::Model),
     Flag::new(
         &["-mu", "--model-url"],
         "URL",
@@ -29,7 +32,8 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_MODEL_URL"),
+    .env("LLAMA_ARG_MODEL_URL")
+    .key(Key::Model),
     Flag::new(
         &["-dr", "--docker-repo"],
         "[REPO/]MODEL[:TAG]",
@@ -39,7 +43,8 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_DOCKER_REPO"),
+    .env("LLAMA_ARG_DOCKER_REPO")
+    .key(Key::Model),
     Flag::new(
         &["-hf", "-hfr", "--hf-repo"],
         "USER/MODEL[:QUANT]",
@@ -49,7 +54,8 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_HF_REPO"),
+    .env("LLAMA_ARG_HF_REPO")
+    .key(Key::Model),
     Flag::new(
         &["-hff", "--hf-file"],
         "FILE",
@@ -59,7 +65,8 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_HF_FILE"),
+    .env("LLAMA_ARG_HF_FILE")
+    .key(Key::Model),
     Flag::new(
         &["-hft", "--hf-token"],
         "TOKEN",
@@ -69,13 +76,15 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .env("HF_TOKEN"),
+    .env("HF_TOKEN")
+    .same_bits(),
     Flag::switch(
         &["--offline"],
         "Take the model from the cache alone, download nothing; --rpc connects all the same, as with llama.cpp's tool",
         |flags| flags.remote.offline = true,
     )
-    .env("LLAMA_ARG_OFFLINE"),
+    .env("LLAMA_ARG_OFFLINE")
+    .same_bits(),
     Flag::new(
         &["-ngl", "--gpu-layers", "--n-gpu-layers"],
         "N",
@@ -92,7 +101,8 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_N_GPU_LAYERS"),
+    .env("LLAMA_ARG_N_GPU_LAYERS")
+    .named("n-gpu-layers"),
     Flag::new(
         &["-dev", "--device"],
         "DEV,..",
@@ -103,7 +113,8 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_DEVICE"),
+    .env("LLAMA_ARG_DEVICE")
+    .named("device"),
     Flag::new(
         &["--rpc"],
         "HOST:PORT,..",
@@ -113,7 +124,8 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_RPC"),
+    .env("LLAMA_ARG_RPC")
+    .named("rpc"),
     Flag::int(
         &["--rpc-timeout"],
         "End the run if an RPC server does not answer for N seconds; 0: never (60)",
@@ -122,14 +134,16 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         },
     )
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::new(
         &["-sm", "--split-mode"],
         "HOW",
         "What goes to several devices: none of it, layers, rows of matrices, or matrices and cache (layer)",
         Set::Choice(&["none", "layer", "row", "tensor"], |flags, mode| flags.split_mode = mode),
     )
-    .env("LLAMA_ARG_SPLIT_MODE"),
+    .env("LLAMA_ARG_SPLIT_MODE")
+    .named("split-mode"),
     Flag::new(
         &["-ts", "--tensor-split"],
         "N0,N1,..",
@@ -141,13 +155,15 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_TENSOR_SPLIT"),
+    .env("LLAMA_ARG_TENSOR_SPLIT")
+    .named("split-mode"),
     Flag::int(&["-mg", "--main-gpu"], "The device that holds what is not split (0)", |flags, n| {
         flags.main_gpu = n;
         Ok(())
     })
     .value("INDEX")
-    .env("LLAMA_ARG_MAIN_GPU"),
+    .env("LLAMA_ARG_MAIN_GPU")
+    .named("split-mode"),
     Flag::new(
         &["-ot", "--override-tensor"],
         "PATTERN=BUFFER,..",
@@ -161,21 +177,25 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_OVERRIDE_TENSOR"),
+    .env("LLAMA_ARG_OVERRIDE_TENSOR")
+    .named("override-tensor"),
     Flag::switch(&["-cmoe", "--cpu-moe"], "Keep all experts' weights on the CPU", |flags| {
         flags.override_tensor.push((EXPERTS.to_owned(), "CPU".to_owned()));
     })
-    .env("LLAMA_ARG_CPU_MOE"),
+    .env("LLAMA_ARG_CPU_MOE")
+    .named("override-tensor"),
     Flag::int(&["-ncmoe", "--n-cpu-moe"], "Keep the experts' weights of the first N layers on the CPU", |flags, n| {
         keep_on_cpu(&mut flags.override_tensor, n, EXPERTS)
     })
-    .env("LLAMA_ARG_N_CPU_MOE"),
+    .env("LLAMA_ARG_N_CPU_MOE")
+    .named("override-tensor"),
     Flag::int(
         &["-ncffn", "--n-cpu-ffn"],
         "Keep the dense feed-forward weights of the first N layers on the CPU",
         |flags, n| keep_on_cpu(&mut flags.override_tensor, n, DENSE),
     )
-    .env("LLAMA_ARG_N_CPU_FFN"),
+    .env("LLAMA_ARG_N_CPU_FFN")
+    .named("override-tensor"),
     Flag::int(&["--moe-cache-mib"], "A device's cache for experts that the CPU keeps", |flags, n| {
         flags.moe_cache_mib = u32::try_from(n).map(|_| n).map_err(|_| format!("invalid value {n}, below 0"))?;
         Ok(())
@@ -211,28 +231,33 @@ pub(super) static FLAGS: &[Flag] = &[
          system's cache",
         Set::Choice(&["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"], |flags, mode| flags.load_mode = mode),
     )
-    .env("LLAMA_ARG_LOAD_MODE"),
+    .env("LLAMA_ARG_LOAD_MODE")
+    .same_bits(),
     Flag::new(
         &["-lzm", "--lazy-mode"],
         "MODE",
         "Read rows of big tables as they are needed, such as embeddings a layer: always, above 4 GiB (auto), never",
         Set::Choice(&["on", "auto", "off"], |flags, mode| flags.lazy_mode = mode),
     )
-    .env("LLAMA_ARG_LAZY_MODE"),
+    .env("LLAMA_ARG_LAZY_MODE")
+    .named("lazy-mode"),
     Flag::toggle(
         &["--repack"],
         &["-nr", "--no-repack"],
         "Reorder weights for the CPU where that is faster (yes)",
         |flags, on| flags.no_repack = !on,
     )
-    .env("LLAMA_ARG_REPACK"),
+    .env("LLAMA_ARG_REPACK")
+    .named("no-repack"),
     Flag::switch(&["--no-host"], "Bypass the devices' host buffers, so that others can be used", |flags| {
         flags.no_host = true;
     })
-    .env("LLAMA_ARG_NO_HOST"),
+    .env("LLAMA_ARG_NO_HOST")
+    .named("no-host"),
     Flag::switch(&["--check-tensors"], "Look for values that are none while loading", |flags| {
         flags.check_tensors = true;
-    }),
+    })
+    .same_bits(),
     Flag::new(
         &["--override-kv"],
         "KEY=TYPE:VALUE,..",
@@ -244,7 +269,8 @@ pub(super) static FLAGS: &[Flag] = &[
             }
             Ok(())
         }),
-    ),
+    )
+    .named("override-kv"),
     Flag::new(
         &["--lora"],
         "FNAME,..",
@@ -253,13 +279,15 @@ pub(super) static FLAGS: &[Flag] = &[
             flags.lora.extend(split_csv(value).into_iter().map(|file| (PathBuf::from(file), 1.0)));
             Ok(())
         }),
-    ),
+    )
+    .named("lora"),
     Flag::new(
         &["--lora-scaled"],
         "FNAME:SCALE,..",
         "Apply LoRA adapters, each times its scale",
         Set::Text(|flags, value| add_scaled(&mut flags.lora, value, "lora-scaled")),
-    ),
+    )
+    .named("lora"),
     Flag::new(
         &["--control-vector"],
         "FNAME,..",
@@ -268,13 +296,15 @@ pub(super) static FLAGS: &[Flag] = &[
             flags.control_vectors.extend(split_csv(value).into_iter().map(|file| (PathBuf::from(file), 1.0)));
             Ok(())
         }),
-    ),
+    )
+    .named("control-vector"),
     Flag::new(
         &["--control-vector-scaled"],
         "FNAME:SCALE,..",
         "Add control vectors, each times its scale",
         Set::Text(|flags, value| add_scaled(&mut flags.control_vectors, value, "control-vector-scaled")),
-    ),
+    )
+    .named("control-vector"),
     Flag::new(
         &["--control-vector-layer-range"],
         "START END",
@@ -284,7 +314,8 @@ pub(super) static FLAGS: &[Flag] = &[
             flags.control_vector_layers = (number(start)?, number(end)?);
             Ok(())
         }),
-    ),
+    )
+    .named("control-vector"),
 ];
 
 /// Adds a rule for each of the first `n` layers.

@@ -20,7 +20,7 @@ pub(super) fn parse(
 ) -> Result<Parsed, String> {
     let mut parsed = Parsed { flags: Flags::default(), special: None, warnings: Vec::new() };
     let from_files = config_file::apply(config_files, &mut parsed);
-    let from_env = flags().try_for_each(|flag| apply_env(flag, env, &mut parsed.flags));
+    let from_env = flags().try_for_each(|flag| apply_env(flag, env, &mut parsed));
     // Texts on the command line add to each other, and not to those of a file.
     let text_before = parsed.flags.text.take();
     parse_args(args, env, &mut parsed)?;
@@ -31,24 +31,36 @@ pub(super) fn parse(
     Ok(parsed)
 }
 
-fn apply_env(flag: &Flag, env: Env<'_>, flags: &mut Flags) -> Checked {
+/// What a variable says, as llama.cpp reads it: a switch is on where the value says so, and whatever else it says counts
+/// for nothing; all others must have a value that is right.
+fn apply_env(flag: &Flag, env: Env<'_>, parsed: &mut Parsed) -> Checked {
     if flag.env.is_empty() {
         return Ok(());
     }
     let negated = flag.negated_env().is_some_and(|name| env(&name).is_some());
     let value = if negated { Some("0".into()) } else { env(flag.env) };
     let Some(value) = value else { return Ok(()) };
+    let flags = &mut parsed.flags;
     let result = match flag.set {
         Set::Switch(set) => {
-            if value.to_str().is_some_and(is_truthy) {
-                set(flags);
+            match value.to_str() {
+                Some(word) if is_truthy(word) => set(flags),
+                Some(word) if is_falsey(word) => {}
+                _ => parsed.warnings.push(format!(
+                    "environment variable {} has no effect with the value '{}'; 1 turns {} on",
+                    flag.env,
+                    value.display(),
+                    flag.long_name()
+                )),
             }
             Ok(())
         }
         Set::Toggle(set) => on_or_off(&value).map(|on| set(flags, on)),
         _ => set_value(flag, flags, &value),
     };
-    result.map_err(|error| format!("error while handling environment variable \"{}\": {error}\n", flag.env))
+    let hint =
+        if value.is_empty() { format!("; it is set without a value, hint: unset {}", flag.env) } else { String::new() };
+    result.map_err(|error| format!("error while handling environment variable \"{}\": {error}{hint}\n", flag.env))
 }
 
 fn parse_args(mut args: impl Iterator<Item = OsString>, env: Env<'_>, parsed: &mut Parsed) -> Result<(), String> {
@@ -249,6 +261,28 @@ mod tests {
             assert_eq!(flag.value.is_empty(), takes_none, "{}", flag.names[0]);
             assert_eq!(flag.negated.is_empty(), !matches!(flag.set, Set::Toggle(_)), "{}", flag.names[0]);
         }
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_an_error_or_a_warning() {
+        for (name, says) in [
+            (
+                "LLAMA_ARG_CTX_SIZE",
+                "'' is not a whole number; it is set without a value, hint: unset LLAMA_ARG_CTX_SIZE",
+            ),
+            ("LLAMA_ARG_PERF", "invalid boolean value ''; it is set without a value, hint: unset LLAMA_ARG_PERF"),
+            ("LLAMA_ARG_CACHE_TYPE_K", "invalid value ''"),
+            ("LLAMA_ARG_FLASH_ATTN", "hint: unset LLAMA_ARG_FLASH_ATTN"),
+            ("LLAMA_ARG_N_GPU_LAYERS", "hint: unset LLAMA_ARG_N_GPU_LAYERS"),
+        ] {
+            let error = parse_with("", &[(name, "")]).map(|_| String::new()).unwrap_or_else(|error| error);
+            assert!(error.contains(says) && error.contains(name), "{name}: {error}");
+        }
+        let parsed = parse_with("", &[("LLAMA_ARG_SWA_FULL", ""), ("LLAMA_ARG_MODEL", "")]).unwrap();
+        assert!(!parsed.flags.swa_full && parsed.flags.model.is_none());
+        let [warning] = &parsed.warnings[..] else { panic!("{:?}", parsed.warnings) };
+        assert!(warning.contains("LLAMA_ARG_SWA_FULL has no effect") && warning.contains("--swa-full"), "{warning}");
+        assert!(parse_with("", &[("LLAMA_ARG_SWA_FULL", "0")]).unwrap().warnings.is_empty());
     }
 
     #[test]

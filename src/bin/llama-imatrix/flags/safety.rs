@@ -1,29 +1,34 @@
 //! Runs that are cut short, shared out, or go wrong.
 
+use super::bits::Key;
 use super::table::{Flag, Set};
 
 pub(super) static FLAGS: &[Flag] = &[
     Flag::switch(&["--resume"], "Go on with the run that FNAME.state holds, FNAME being the output", |flags| {
         flags.resume = true;
     })
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::int(&["--state-frequency"], "Save the run's state every N chunks (by time)", |flags, n| {
         flags.state_frequency = Some(u32::try_from(n).ok().filter(|&n| n > 0).ok_or(format!("{n} is below 1"))?);
         Ok(())
     })
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::int(&["--state-interval"], "Save the run's state every N seconds; 0: never (60)", |flags, n| {
         flags.state_interval = u32::try_from(n).map_err(|_| format!("{n} is below 0"))?;
         Ok(())
     })
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::new(
         &["--accumulate"],
         "f32|f64",
         "How sums are kept: in f32 as llama.cpp does, or exactly, in any order of chunks (f32)",
         Set::Choice(&["f32", "f64"], |flags, kind| flags.accumulate = kind.parse().ok()),
     )
-    .ours(),
+    .ours()
+    .key(Key::Accumulate),
     Flag::new(
         &["--sum-on"],
         "auto|device|host",
@@ -31,7 +36,8 @@ pub(super) static FLAGS: &[Flag] = &[
          or by this program, which fetches them",
         Set::Choice(&["auto", "device", "host"], |flags, place| flags.sum_on = place),
     )
-    .ours(),
+    .ours()
+    .named("sum-on"),
     Flag::new(
         &["--shard"],
         "I/N|auto",
@@ -42,22 +48,26 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .ours(),
+    .ours()
+    .key(Key::Shard),
     Flag::new(
         &["--nan"],
         "discard|abort",
         "What to do with a chunk whose activations are not finite (discard)",
         Set::Choice(&["discard", "abort"], |flags, what| flags.nan_aborts = what == "abort"),
     )
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::int(&["--max-bad-chunks"], "Discard at most N such chunks (1 % of all, at least 1)", |flags, n| {
         flags.max_bad_chunks = Some(usize::try_from(n).map_err(|_| format!("{n} is below 0"))?);
         Ok(())
     })
-    .ours(),
+    .ours()
+    .same_bits(),
     Flag::int(&["--stop-when-covered"], "End once every expert has seen N tokens", |flags, n| {
         flags.stop_when_covered = Some(u64::try_from(n).ok().filter(|&n| n > 0).ok_or(format!("{n} is below 1"))?);
         Ok(())
     })
-    .ours(),
+    .ours()
+    .same_bits(),
 ];

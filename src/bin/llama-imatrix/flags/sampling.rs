@@ -17,7 +17,8 @@ pub(super) static FLAGS: &[Flag] = &[
             flags.seed = number as u64;
             Ok(())
         }),
-    ),
+    )
+    .named("shuffle"),
     Flag::switch(&["--ignore-eos"], "Go on after the end", |_| ()).ignored(WHY),
     float(&["--temp", "--temperature"], "Temperature").env("LLAMA_ARG_TEMPERATURE"),
     int(&["--top-k"], "Keep the N likeliest tokens").env("LLAMA_ARG_TOP_K"),

@@ -1,5 +1,6 @@
 //! Speculative decoding: of it a matrix has use for the draft model alone.
 
+use super::bits::Key;
 use super::context::CACHE_TYPES;
 use super::table::{Flag, Set};
 
@@ -16,7 +17,8 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
-    .env("LLAMA_ARG_SPEC_DRAFT_MODEL"),
+    .env("LLAMA_ARG_SPEC_DRAFT_MODEL")
+    .key(Key::Draft),
     Flag::new(
         &["--spec-draft-type-k", "-ctkd", "--cache-type-k-draft"],
         "TYPE",

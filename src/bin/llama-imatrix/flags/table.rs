@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 
+use super::bits::{Bits, Key};
 use super::lowargs::{Flags, Tristate};
 
 /// Whether a value is right, and if not, why.
@@ -44,6 +45,8 @@ pub(super) struct Flag {
     pub(super) env: &'static str,
     pub(super) help: &'static str,
     pub(super) effect: Effect,
+    /// Whether it decides bits of the sums or the perplexity.
+    pub(super) bits: Bits,
     pub(super) set: Set,
 }
 
@@ -108,7 +111,7 @@ type Names = &'static [&'static str];
 
 impl Flag {
     pub(super) const fn new(names: Names, value: &'static str, help: &'static str, set: Set) -> Self {
-        Self { names, negated: &[], value, env: "", help, effect: Effect::Acts, set }
+        Self { names, negated: &[], value, env: "", help, effect: Effect::Acts, bits: Bits::Unsaid, set }
     }
 
     pub(super) const fn switch(names: Names, help: &'static str, set: fn(&mut Flags)) -> Self {
@@ -141,6 +144,24 @@ impl Flag {
 
     pub(super) const fn ignored(mut self, why: &'static str) -> Self {
         self.effect = Effect::Ignored(why);
+        self.same_bits()
+    }
+
+    /// Decides no bits.
+    pub(super) const fn same_bits(mut self) -> Self {
+        self.bits = Bits::Same;
+        self
+    }
+
+    /// Decides bits by what `key` of a state file holds.
+    pub(super) const fn key(mut self, key: Key) -> Self {
+        self.bits = Bits::Key(key);
+        self
+    }
+
+    /// Decides bits, and is in the fingerprint under `name`.
+    pub(super) const fn named(mut self, name: &'static str) -> Self {
+        self.bits = Bits::Named(name);
         self
     }
 

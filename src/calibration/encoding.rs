@@ -1,0 +1,85 @@
+//! Whether bytes are text: UTF-8 without NUL.
+
+use std::fmt;
+
+/// Bytes at the beginning of a file that tell what it is, before all of it is read.
+pub(super) const PROBE: usize = 1 << 16;
+
+/// Why a file is no text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotText {
+    /// It begins with the magic of a GGUF file.
+    Gguf,
+    /// It begins with the byte order mark of UTF-16.
+    Utf16,
+    /// It holds a NUL byte.
+    Nul {
+        /// Where the first one is, from 0.
+        offset: u64,
+    },
+}
+
+impl fmt::Display for NotText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gguf => f.write_str("it is a GGUF file"),
+            Self::Utf16 => f.write_str("it begins with the byte order mark of UTF-16; hint: iconv -f UTF-16 -t UTF-8"),
+            Self::Nul { offset } => write!(f, "it has a NUL byte at offset {offset}"),
+        }
+    }
+}
+
+/// Bytes in a text that are not UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invalid {
+    /// Where the first ones are, from 0.
+    pub offset: u64,
+    /// Number of sequences that are not UTF-8.
+    pub sequences: u64,
+}
+
+/// The reason why these first bytes of a file begin no text.
+pub(super) fn not_text(bytes: &[u8]) -> Option<NotText> {
+    if bytes.starts_with(&crate::gguf::MAGIC) {
+        return Some(NotText::Gguf);
+    }
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Some(NotText::Utf16);
+    }
+    bytes.iter().position(|&byte| byte == 0).map(|offset| NotText::Nul { offset: offset as u64 })
+}
+
+/// What of a text is not UTF-8.
+pub(super) fn invalid(bytes: &[u8]) -> Option<Invalid> {
+    let error = str::from_utf8(bytes).err()?;
+    let sequences = bytes.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count();
+    Some(Invalid { offset: error.valid_up_to() as u64, sequences: sequences as u64 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_text_is_told_by_its_first_bytes() {
+        for (bytes, expected) in [
+            (&b"GGUF\x03\0\0\0"[..], Some(NotText::Gguf)),
+            (b"\xff\xfea\0b\0", Some(NotText::Utf16)),
+            (b"\xfe\xff\0a\0b", Some(NotText::Utf16)),
+            (b"ab\0c", Some(NotText::Nul { offset: 2 })),
+            (b"GGU", None),
+            (b"\xef\xbb\xbfBOM of UTF-8", None),
+            (b"", None),
+        ] {
+            assert_eq!(not_text(bytes), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn invalid_sequences_are_counted_from_the_first() {
+        assert_eq!(invalid("Жé".as_bytes()), None);
+        assert_eq!(invalid(b"caf\xe9 na\xefve"), Some(Invalid { offset: 3, sequences: 2 }));
+        assert_eq!(invalid(b"cut \xd0"), Some(Invalid { offset: 4, sequences: 1 }));
+    }
+}

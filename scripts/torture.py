@@ -24,6 +24,8 @@ CASES = [
 ]
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 STAGES = ["write", "fsync", "rename", "end"]
+# The beginning of a legacy matrix: a file of another kind would not be replaced.
+EARLIER_MATRIX = b"\x01\0\0\0\x0c\0\0\0blk.0.weight an earlier matrix"
 DEATHS = 4  # at most, before a run is let go to its end
 
 
@@ -327,7 +329,7 @@ def full_disk(bench, reference, disk):
         check([path.name for path in disk.iterdir()] == ["imatrix.gguf"], "something stays")
         check(sha256(output) == reference.files["imatrix.gguf"] and perplexities(out)[1] == reference.final, "other bytes")
         # Full at the end.
-        output.write_bytes(b"an earlier matrix")
+        output.write_bytes(EARLIER_MATRIX)
         process = bench.start(run)
         while not state.exists():
             check(process.poll() is None, "no state")
@@ -336,7 +338,7 @@ def full_disk(bench, reference, disk):
         os.kill(process.pid, signal.SIGCONT)
         code, _, err = bench.wait(process)
         check(code == 1 and "error: cannot save" in err and "No space left" in err, f"exit code {code}\n{err}")
-        check(output.read_bytes() == b"an earlier matrix", "the earlier file is gone")
+        check(output.read_bytes() == EARLIER_MATRIX, "the earlier file is gone")
         rescued = Path(re.search(r"the matrix is in '([^']+)' instead", err).group(1))
         check(sha256(rescued) == reference.files["imatrix.gguf"], "the rescued matrix is another")
         rescued.unlink()
@@ -349,10 +351,10 @@ def full_disk(bench, reference, disk):
 def read_only_disk(bench, disk):
     bench = Elsewhere(bench, disk)
     with small_disk(disk, 1024):
-        (disk / "imatrix.gguf").write_bytes(b"an earlier matrix")
+        (disk / "imatrix.gguf").write_bytes(EARLIER_MATRIX)
         subprocess.run([*AS_ROOT, "mount", "-o", "remount,ro", disk], check=True)
         bench.fails(bench.command("llama", ""), "cannot write '", "Read-only file system")
-        check((disk / "imatrix.gguf").read_bytes() == b"an earlier matrix", "the earlier file is gone")
+        check((disk / "imatrix.gguf").read_bytes() == EARLIER_MATRIX, "the earlier file is gone")
     print("read-only disk: refused before the run")
 
 

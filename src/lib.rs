@@ -21,6 +21,7 @@
 //! | module | what it does | needs llama.cpp |
 //! |---|---|---|
 //! | [`gguf`] | reads and writes GGUF files, validated | no |
+//! | [`atomic_file`] | replaces a file as a whole | no |
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
 //! | [`lens`] | what single layers do to the predictions | to measure it |
@@ -33,6 +34,7 @@
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`session`], [`run`] | a model over a text, collected | yes |")]
 
+pub mod atomic_file;
 pub mod calibration;
 pub mod collect;
 pub mod exact;

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use llama_imatrix::gguf::Error;
-use llama_imatrix::imatrix::save_atomic;
+use llama_imatrix::atomic_file;
 
 /// Writes a file's bytes.
 type Make = fn(&mut dyn Write) -> Result<(), Error>;
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     let Some((.., make)) = FILES.iter().find(|file| file.0 == name) else {
         return fail(&format!("nothing is called {name}\n\n{}", usage()));
     };
-    match save_atomic(Path::new(path), |w| make(w)) {
+    match atomic_file::save(Path::new(path), |w| make(w)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("cannot write {path}: {error}")),
     }

@@ -1,16 +1,18 @@
 //! The bytes of a file, mapped or owned.
 
 use std::borrow::Cow;
+use std::fs::Metadata;
 use std::io::Read as _;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use memmap2::Mmap;
 
 /// A file's contents, however they are held.
 #[derive(Debug)]
 pub(crate) enum Bytes<'a> {
-    Mapped(Mmap),
+    Mapped(Mapped),
     Held(Cow<'a, [u8]>),
 }
 
@@ -19,8 +21,52 @@ impl Deref for Bytes<'_> {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped(mapped) => &mapped.map,
             Bytes::Held(bytes) => bytes,
+        }
+    }
+}
+
+/// A mapped file, listed as such for as long as it is mapped.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    map: Mmap,
+    file: Option<Id>,
+}
+
+/// Device and inode.
+type Id = (u64, u64);
+
+/// The files that are mapped now, one item per mapping.
+static MAPPED: Mutex<Vec<Id>> = Mutex::new(Vec::new());
+
+fn mapped() -> MutexGuard<'static, Vec<Id>> {
+    MAPPED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns true if this process has the file mapped: it must not be written in place.
+pub(crate) fn is_mapped(metadata: &Metadata) -> bool {
+    id(metadata).is_some_and(|id| mapped().contains(&id))
+}
+
+#[cfg(unix)]
+#[expect(clippy::unnecessary_wraps, reason = "other systems do not say")]
+fn id(metadata: &Metadata) -> Option<Id> {
+    use std::os::unix::fs::MetadataExt as _;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// Elsewhere the system refuses to shorten a file that is mapped.
+#[cfg(not(unix))]
+fn id(_: &Metadata) -> Option<Id> {
+    None
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        let mut mapped = mapped();
+        if let Some(at) = mapped.iter().position(|&id| Some(id) == self.file) {
+            mapped.swap_remove(at);
         }
     }
 }
@@ -36,12 +82,15 @@ pub(crate) fn open(path: &Path) -> std::io::Result<Bytes<'static>> {
         return Ok(Bytes::Held(bytes.into()));
     }
     // SAFETY: a mapping is a `&[u8]` only while nobody changes or shortens the file. Nothing in
-    // this process does: `save_atomic` replaces files by rename, which leaves the mapped inode as
-    // it is. Against other processes there is no lock that would help; llama.cpp maps models under
-    // the same assumption. Should it break, numbers may change after they were checked, so every
-    // access after validation is still a checked slice of this map, and a shortened file ends the
-    // process with SIGBUS; no memory of ours is written through the map.
+    // this process does: `atomic_file` replaces files by rename, which leaves the mapped inode as
+    // it is, and writes no file in place that `is_mapped`. Against other processes there is no lock
+    // that would help; llama.cpp maps models under the same assumption. Should it break, numbers may
+    // change after they were checked, so every access after validation is still a checked slice of
+    // this map, and a shortened file ends the process with SIGBUS; no memory of ours is written
+    // through the map.
     #[allow(unsafe_code)]
     let map = unsafe { Mmap::map(&file)? };
-    Ok(Bytes::Mapped(map))
+    let file = id(&metadata);
+    mapped().extend(file);
+    Ok(Bytes::Mapped(Mapped { map, file }))
 }

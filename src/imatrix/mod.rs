@@ -2,30 +2,25 @@
 
 mod access;
 mod dat;
-mod early_sync;
 mod error;
 mod gguf;
 mod invalid;
-mod leftovers;
 mod load;
 mod merge;
 mod numbers;
-mod save;
 mod weighted;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use save::Target;
+use crate::atomic_file::{self, Target};
 
 pub use error::Error;
 pub use invalid::Invalid;
-pub use leftovers::remove_leftovers;
 pub use load::{File, Loaded};
 pub use merge::{ChunkSizes, Warning, rows_to_chunks};
 pub use numbers::{Numbers, Ready, Slice, Sum, Values};
-pub use save::{check_writable, follow_links, save_atomic};
 pub use weighted::merge_weighted;
 
 /// What was collected for one weight.
@@ -233,17 +228,17 @@ impl<V: Values> Imatrix<V> {
         }
     }
 
-    /// Replaces a file by this matrix as [`save_atomic`] does.
+    /// Replaces a file by this matrix as [`atomic_file::save`] does.
     ///
     /// The bytes are those of [`write`](Self::write); the statistics that a GGUF file has are
     /// computed while the sums go to the disk.
     ///
     /// # Errors
-    /// As [`write`](Self::write) and [`save_atomic`].
+    /// As [`write`](Self::write) and [`atomic_file::save`].
     pub fn save(&self, path: &Path, format: Format) -> Result<(), Error> {
         self.check()?;
         let view = self.view();
-        save::save_with(path, |target| match (format, target) {
+        atomic_file::save_with(path, |target| match (format, target) {
             (Format::Gguf, Target::File(w)) => gguf::write_beside_statistics(&view, w),
             (Format::Gguf, Target::Stream(w)) => gguf::write(&view, w),
             (Format::Dat, Target::File(w)) => dat::write(&view, w),

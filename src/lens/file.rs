@@ -6,6 +6,7 @@
 mod check;
 mod error;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::de::{DeserializeOwned, Error as _};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use error::Error;
 
-use crate::imatrix::save_atomic;
+use crate::atomic_file;
 use check::check_head;
 
 /// What the field `format` says.
@@ -291,10 +292,17 @@ impl LensFile {
     /// The rule that this breaks, or the operating system's.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         self.check()?;
-        save_atomic(path, |out| {
-            serde_json::to_writer_pretty(&mut *out, self)?;
-            out.write_all(b"\n").map_err(Error::from)
-        })
+        atomic_file::save(path, |out| self.write(out))
+    }
+
+    /// As [`save`](Self::save), to wherever `out` leads.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub fn write(&self, mut out: impl Write) -> Result<(), Error> {
+        self.check()?;
+        serde_json::to_writer_pretty(&mut out, self)?;
+        out.write_all(b"\n").map_err(Error::from)
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::page::Source;
 use super::sheet::Cell;
 use super::statistics::STATISTICS;
+use crate::atomic_file;
 use crate::lens::file::{Lens, LensFile, Part, Prism, Section, Similarity, Spread};
 use crate::stats::{Spectrum, Summary};
 use draw::{Curve, Curves, Grid, curves, grid};
@@ -68,6 +69,21 @@ pub fn write_all(folder: &Path, sources: &[Source], tensor: Option<&str>) -> Res
     Ok(out.written)
 }
 
+/// Draws elsewhere, since the drawing library writes in place, and replaces the file as a whole.
+fn save(path: &Path, draw: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let folder = tempfile::tempdir().map_err(failed)?;
+    let drawn = folder.path().join("picture.png");
+    draw(&drawn)?;
+    let bytes = match std::fs::read(drawn) {
+        Ok(bytes) => bytes,
+        // There was nothing to draw.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    atomic_file::save(path, |out| out.write_all(&bytes)).map_err(failed)
+}
+
 struct Pictures<'a> {
     folder: &'a Path,
     written: Vec<PathBuf>,
@@ -83,7 +99,7 @@ impl Pictures<'_> {
 
     fn write(&mut self, name: &str, draw: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), Error> {
         let path = self.folder.join(format!("{name}.png"));
-        draw(&path).map_err(|reason| Error::Draw { path: path.display().to_string(), reason })?;
+        save(&path, draw).map_err(|reason| Error::Draw { path: path.display().to_string(), reason })?;
         self.written.push(path);
         Ok(())
     }

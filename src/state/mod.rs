@@ -58,8 +58,9 @@ pub use shard::{Shard, ShardError};
 pub use sums::{Group, Sums};
 pub use write::KIND;
 
+use crate::atomic_file;
 use crate::gguf;
-use crate::imatrix::{self, Imatrix};
+use crate::imatrix::Imatrix;
 
 /// The version of the format that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
@@ -110,13 +111,13 @@ impl Default for Progress {
 }
 
 impl State<'_> {
-    /// Writes the state so that the file is whole at every instant: see [`imatrix::save_atomic`].
+    /// Writes the state so that the file is whole at every instant: see [`atomic_file::save`].
     ///
     /// # Errors
     /// The operating system's, or the rule that the state breaks.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         self.check()?;
-        imatrix::save_atomic(path.as_ref(), |w| write::write(self, w))
+        atomic_file::save(path.as_ref(), |w| write::write(self, w))
     }
 
     /// As [`save`](Self::save), to wherever `w` leads. The same state gives the same bytes.

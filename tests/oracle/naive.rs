@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use llama_imatrix::imatrix::Imatrix;
-use llama_imatrix::llama::{Observer, ObserverError, Op, TensorRef};
+use llama_imatrix::llama::{Observer, ObserverError, Op, TensorInfo, TensorRef};
 
 use super::cases::Setup;
 use super::exact::ExactSums;
@@ -80,8 +80,7 @@ impl Naive {
 }
 
 /// The weight's name without what the scheduler puts before the first `#` and after the second.
-fn plain_name(tensor: TensorRef<'_>) -> String {
-    let name = tensor.name();
+fn plain_name(name: &str) -> String {
     let mut parts = name.split('#');
     match (parts.next(), parts.next()) {
         (_, Some(middle)) => middle.to_owned(),
@@ -90,7 +89,7 @@ fn plain_name(tensor: TensorRef<'_>) -> String {
 }
 
 impl Observer for Naive {
-    fn asks(&mut self, node: TensorRef<'_>) -> bool {
+    fn asks(&mut self, node: TensorInfo<'_>) -> bool {
         match node.op() {
             Op::MulMatId => true,
             Op::MulMat => {
@@ -98,7 +97,7 @@ impl Observer for Naive {
                 if input.ne()[1] < self.min_rows || !input.is_f32() {
                     return false;
                 }
-                let name = plain_name(weight);
+                let name = plain_name(weight.name());
                 let is_output = ["output.weight", "token_embd.weight", "nextn.post_projection.weight"];
                 name.starts_with("blk.")
                     || self.process_output && is_output.contains(&name.as_str())
@@ -117,7 +116,7 @@ impl Observer for Naive {
         let weight_ne = weight.ne().map(|n| n as usize);
         let width = ne[0];
         let mut sums = self.sums.borrow_mut();
-        let entry = sums.entry(plain_name(weight)).or_default();
+        let entry = sums.entry(plain_name(weight.name())).or_default();
 
         if node.op() == Op::MulMatId {
             let ids = node.src(2).unwrap();

@@ -103,12 +103,12 @@ fn a_folder_that_takes_no_files_is_found_before_the_run() {
 #[test]
 fn a_disk_that_fills_up_leaves_the_earlier_file() {
     let bench = Bench::new(&["llama"]);
-    bench.write("imatrix.gguf", b"an earlier matrix");
+    bench.write("imatrix.gguf", EARLIER_MATRIX);
     let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
     let ran = run_in_shell(&bench, script, COLLECT);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(ran.stderr.contains("cannot save 'imatrix.gguf'"), "{}", ran.stderr);
-    assert_eq!(bench.read("imatrix.gguf"), b"an earlier matrix");
+    assert_eq!(bench.read("imatrix.gguf"), EARLIER_MATRIX);
     assert_eq!(bench.new_files(&["llama.gguf", "imatrix.gguf"]), [] as [&str; 0]);
 }
 
@@ -131,7 +131,7 @@ fn what_cannot_be_saved_where_it_should_be_is_saved_elsewhere() {
 fn activations_that_are_not_numbers() {
     for model in ["llama-nan-layer", "llama-inf-layer"] {
         let bench = Bench::new(&[model]);
-        bench.write("imatrix.gguf", b"an earlier matrix");
+        bench.write("imatrix.gguf", EARLIER_MATRIX);
         let run = format!("-m {model}.gguf -f calibration.txt -c 64 -b 64");
         for (flags, says) in [
             ("--nan abort", &["error: chunk 1, tokens 0 to 63 of the text: non-finite values detected in blk."][..]),
@@ -148,7 +148,7 @@ fn activations_that_are_not_numbers() {
         ] {
             let ran = bench.fails(&format!("{run} {flags}"), says);
             assert_eq!(ran.stdout, "", "the loop has printed nothing yet");
-            assert_eq!(bench.read("imatrix.gguf"), b"an earlier matrix");
+            assert_eq!(bench.read("imatrix.gguf"), EARLIER_MATRIX);
         }
     }
 }

@@ -98,7 +98,7 @@ fn shards_that_are_not_a_whole_are_refused() {
     let run = "-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 12 --no-ppl --accumulate f64";
     shards(&bench, run, 3);
     bench.ok(&format!("{run} -o whole.gguf"));
-    bench.write("imatrix.gguf", b"an earlier matrix");
+    bench.write("imatrix.gguf", EARLIER_MATRIX);
     let [zero, one, two] = ["imatrix.0-of-3.state", "imatrix.1-of-3.state", "imatrix.2-of-3.state"];
     let all = states(3);
     bench.fails(&format!("merge {zero} {two}"), &["chunks 5-8 of 12 are in none of the files", "shard 1/3"]);
@@ -126,7 +126,7 @@ fn shards_that_are_not_a_whole_are_refused() {
     bench.fails("merge none.state", &["none.state", "No such file"]);
     bench.fails(&format!("merge {all} -o none/x.gguf"), &["cannot write 'none/x.gguf'"]);
     bench.fails("merge", &["FILE"]);
-    assert_eq!((bench.read("imatrix.gguf"), bench.read(one)), (b"an earlier matrix".to_vec(), bytes));
+    assert_eq!((bench.read("imatrix.gguf"), bench.read(one)), (EARLIER_MATRIX.to_vec(), bytes));
     let ran = bench.ok(&format!("merge {all}"));
     assert_eq!(ran.stdout, "", "no perplexity was computed");
     assert!(bench.read("imatrix.gguf") == bench.read("whole.gguf"));
@@ -165,7 +165,7 @@ fn matrices_merge_with_weights() {
     let ran = bench.ok("merge a.gguf b.gguf -o both.dat");
     assert!(ran.stderr.contains("a .dat file names one data set, the last: 'second.txt'"), "{}", ran.stderr);
 
-    bench.write("out.gguf", b"an earlier matrix");
+    bench.write("out.gguf", EARLIER_MATRIX);
     bench.ok("-m qwen2.gguf -f second.txt -c 64 -b 64 --no-ppl --chunks 2 -o qwen2.imatrix.gguf");
     for (args, says) in [
         ("a.gguf b.gguf --weight 2", "--weight is given for 1 of 2 files"),
@@ -176,6 +176,6 @@ fn matrices_merge_with_weights() {
         ("a.gguf llama.gguf", "failed to load imatrix 'llama.gguf'"),
     ] {
         bench.fails(&format!("merge {args} -o out.gguf"), &[says]);
-        assert_eq!(bench.read("out.gguf"), b"an earlier matrix");
+        assert_eq!(bench.read("out.gguf"), EARLIER_MATRIX);
     }
 }

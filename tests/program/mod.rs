@@ -19,6 +19,8 @@ mod nextn;
 #[cfg(unix)]
 mod resume;
 #[cfg(unix)]
+mod saving;
+#[cfg(unix)]
 mod signals;
 #[cfg(target_os = "linux")]
 mod silence;
@@ -29,6 +31,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support;
+
+/// The beginning of a legacy matrix: what may be replaced, unlike a file of another kind.
+const EARLIER_MATRIX: &[u8] = b"\x01\0\0\0\x0c\0\0\0blk.0.weight an earlier matrix";
 
 /// A folder with models and a text, in which the program runs.
 struct Bench {

@@ -97,7 +97,7 @@ fn a_second_run_keeps_away_from_the_first_ones_files() {
     };
     signal("STOP");
     for flags in ["", "--resume", "--state-interval 0"] {
-        let says = "another run is writing 'imatrix.gguf' (it holds 'imatrix.gguf.lock')";
+        let says = "another run is writing 'imatrix.gguf' (it holds '.imatrix.gguf.imatrix-lock')";
         bench.fails(&format!("{RUN} {flags}"), &[says]);
     }
     bench.ok(&format!("{RUN} --chunks 2 -o other.gguf"));
@@ -150,7 +150,7 @@ fn a_state_knows_what_its_run_started_from() {
 fn no_state_is_kept_beside_a_device() {
     let bench = Bench::new(&["llama"]);
     bench.ok(&format!("{RUN} --chunks 3 --state-interval 1 -o /dev/null"));
-    assert!(!Path::new("/dev/null.state").exists() && !Path::new("/dev/null.lock").exists());
+    assert!(!Path::new("/dev/null.state").exists() && !Path::new("/dev/.null.imatrix-lock").exists());
 }
 
 #[test]
@@ -207,13 +207,13 @@ fn a_state_that_cannot_be_saved_costs_nothing() {
     stopped.env("LLAMA_IMATRIX_TEST_STOP_SAVE", "end:1");
     assert_eq!(super::run(&mut stopped).code, None);
     let state = bench.read("imatrix.gguf.state");
-    bench.write("imatrix.gguf", b"an earlier matrix");
+    bench.write("imatrix.gguf", EARLIER_MATRIX);
     let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
     let ran = run_in_shell(&bench, script, &format!("{run} --resume --state-frequency 1"));
     assert_eq!(ran.code, Some(1), "{ran:?}");
     let warnings = ran.stderr.matches("the run goes on, and it is tried again").count();
     assert_eq!(warnings, 5, "chunks 4 to 8\n{}", ran.stderr);
-    assert!(bench.read("imatrix.gguf.state") == state && bench.read("imatrix.gguf") == b"an earlier matrix");
+    assert!(bench.read("imatrix.gguf.state") == state && bench.read("imatrix.gguf") == EARLIER_MATRIX);
     let mut left = bench.new_files(&["llama.gguf", "whole.gguf"]);
     left.retain(|name| name != "imatrix.gguf" && name != "imatrix.gguf.state");
     assert_eq!(left, [] as [&str; 0]);

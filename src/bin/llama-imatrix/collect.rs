@@ -13,8 +13,8 @@ mod with_llama {
     use std::process::ExitCode;
 
     use llama_imatrix::SessionOptions;
+    use llama_imatrix::atomic_file::remove_leftovers;
     use llama_imatrix::collect::{Collector, Earlier, Rule};
-    use llama_imatrix::imatrix::remove_leftovers;
     use llama_imatrix::lens::LensOptions;
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
@@ -23,19 +23,21 @@ mod with_llama {
     use crate::config::Collect;
     use crate::in_files::{self, Base};
     use crate::lock::Lock;
-    use crate::output::{print, print_estimate, print_saved, warn_of_discarded, warn_of_gaps};
+    use crate::output::{print, print_estimate, print_saved, warn_of_discarded};
     use crate::session::Session;
     use crate::signals::Signals;
     use crate::state_file::StateFile;
     use crate::text::{self, Text};
-    use crate::{disk, dry_run, lens, log, progress, settings};
+    use crate::{disk, dry_run, last_saves, lens, log, progress, settings};
 
     pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
         let Base { imatrix: mut base, digest: base_digest } = in_files::load(task)?;
         check_files(&task.model, task.draft_model.as_deref())?;
         if !task.flags.dry_run {
             disk::check_room(task, None)?;
-            Lock::check(task.merge.output.path())?;
+            if task.merge.output.is_file() {
+                Lock::check(task.merge.output.path())?;
+            }
         }
         let signals = Signals::register()?;
         let backend = settings::start_backend(&task.flags, &signals)?;
@@ -115,8 +117,7 @@ mod with_llama {
         let (collector, outcome) = result.map_err(|error| session.explain(error))?;
         let look = lens::Look::new(task, &model, chunks, &options, &outcome);
         if outcome.stopped {
-            lens::save(look.as_ref())?;
-            return session.stopped(&collector, &outcome);
+            return last_saves::interrupted(task, &mut session, &collector, &outcome, look.as_ref());
         }
         print(format_args!("\n"));
         finish(task, &collector, &outcome, &mut session, look.as_ref())?;
@@ -165,6 +166,7 @@ mod with_llama {
         session: &mut Session<'_>,
         look: Option<&lens::Look>,
     ) -> anyhow::Result<()> {
+        let errors = last_saves::complete(task, session, collector, outcome, look);
         if let Some(estimate) = outcome.perplexity {
             print_estimate(&estimate);
         } else if task.flags.chunks == 0 && !task.flags.no_ppl {
@@ -183,19 +185,7 @@ mod with_llama {
                 task.min_rows
             ));
         }
-        let snapshot = collector.snapshot();
-        if task.shard.is_whole() {
-            let entries: Vec<_> = snapshot.entries().collect();
-            let imatrix = session.imatrix(snapshot.chunks, &entries);
-            warn_of_gaps(&imatrix);
-            if let Err(error) = task.merge.output.save_final(&imatrix) {
-                return Err(session.keep_state(error, &snapshot, &outcome.position));
-            }
-            session.remove_state();
-        } else {
-            session.save_shard(&snapshot, &outcome.position)?;
-        }
-        lens::save(look)?;
+        last_saves::end(task, session, errors)?;
         print_saved();
         print(format_args!("\n"));
         if task.flags.no_perf {

@@ -5,15 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
+use llama_imatrix::atomic_file::Way;
 use llama_imatrix::calibration::{Body, Corpus, Layout};
-use llama_imatrix::imatrix::{ChunkSizes, Format, check_writable};
+use llama_imatrix::imatrix::{ChunkSizes, Format};
 use llama_imatrix::lens::base::LogitsFile;
 use llama_imatrix::lens::file::LensFile;
 use llama_imatrix::state::{Accumulate, Shard};
 
 use crate::flags::{Cpu, Flags, OutputFormat, Text};
 use crate::log;
-use crate::output::Output;
+use crate::output::{DEFAULT_OUTPUT, Output, check_way, output_path, state_path};
+use crate::overlap::Files;
+use crate::replaceable::refuse_foreign_lens;
 
 /// llama.cpp's default for `-c`.
 const DEFAULT_CHUNK_SIZE: i32 = 512;
@@ -67,16 +70,17 @@ pub(crate) struct Collect {
     pub(crate) n_threads_batch: i32,
     pub(crate) accumulate: Accumulate,
     pub(crate) shard: Shard,
-    /// Where the run's state goes.
+    /// Where the run's state goes, if it is kept.
     pub(crate) state_path: PathBuf,
+    pub(crate) keeps_state: bool,
     pub(crate) lens: Option<Lens>,
 }
 
 /// What is to be said about the layers.
 #[derive(Debug)]
 pub(crate) struct Lens {
-    /// Where it goes.
-    pub(crate) path: PathBuf,
+    /// Where it goes; `None` where the matrix goes to no regular file, which has none beside it.
+    pub(crate) path: Option<PathBuf>,
     /// The predictions to hold them against, if not the model's own.
     pub(crate) base: Option<Arc<LogitsFile>>,
 }
@@ -99,6 +103,7 @@ impl Config {
                 bail!("--show-statistics needs a matrix, give it with --in-file");
             };
             let size = flags.legacy_chunk_size.unwrap_or(flags.ctx_size).max(1);
+            Files::of_flags(&flags, Shard::WHOLE).refuse_overlap()?;
             return Ok(Self {
                 task: Task::ShowStatistics(ShowStatistics {
                     file,
@@ -125,13 +130,13 @@ impl Config {
             OutputFormat::Gguf => Format::Gguf,
         });
         let shard = shard(&flags)?;
-        let output = match shard {
-            Shard::WHOLE => Output::new(flags.output.clone(), format)?,
-            shard => {
-                ensure!(!corpus.is_empty(), "--shard needs a text (-f or -p)");
-                Output::new(shard_output(&flags, shard), Some(Format::Gguf))?
-            }
-        };
+        ensure!(shard.is_whole() || !corpus.is_empty(), "--shard needs a text (-f or -p)");
+        let mut files = Files::of_flags(&flags, shard);
+        corpus.files.iter().for_each(|file| files.read("--file", file.into()));
+        files.refuse_overlap()?;
+        refuse_default_output(&flags, &corpus)?;
+        let format = if shard.is_whole() { format } else { Some(Format::Gguf) };
+        let output = Output::new(output_path(&flags, shard), format)?;
         // In a merge -c can only mean the chunks of files that do not say; in a run it is the run's, and a legacy file's
         // are most likely of llama.cpp's default size.
         let legacy = if corpus.is_empty() { flags.ctx_size } else { DEFAULT_CHUNK_SIZE };
@@ -146,12 +151,20 @@ impl Config {
             );
             return Ok(Self { task: Task::Merge(merge) });
         }
-        Collect::new(flags, merge, corpus, datasets, shard).map(|task| Self { task: Task::Collect(Box::new(task)) })
+        Collect::new(flags, merge, corpus, datasets, shard, files)
+            .map(|task| Self { task: Task::Collect(Box::new(task)) })
     }
 }
 
 impl Collect {
-    fn new(flags: Flags, merge: Merge, corpus: Corpus, datasets: Vec<String>, shard: Shard) -> anyhow::Result<Self> {
+    fn new(
+        flags: Flags,
+        merge: Merge,
+        corpus: Corpus,
+        datasets: Vec<String>,
+        shard: Shard,
+        mut files: Files,
+    ) -> anyhow::Result<Self> {
         let accumulate = match flags.accumulate {
             None if shard.is_whole() => Accumulate::F32,
             None => Accumulate::F64,
@@ -208,12 +221,19 @@ impl Collect {
             log::warn(format_args!("DEPRECATED: --defrag-thold is deprecated and no longer necessary to specify"));
         }
         check_coverage(&flags, shard)?;
-        let lens = lens(&flags, merge.output.path())?;
+        let lens = lens(&flags, &merge.output)?;
+        let state_path = state_path(merge.output.path(), shard);
+        let keeps_state = keeps_state(&flags, &merge.output, shard, &state_path)?;
         let n_batch = positive("--batch-size", flags.batch_size)?;
         let n_ubatch = positive("--ubatch-size", flags.ubatch_size)?;
+        // Last: a download is long, and all else that is wrong is told before it.
+        let model = model_path(&flags)?;
+        files.read("--model", model.clone());
+        if flags.remote.named().is_none() {
+            files.refuse_overlap()?;
+        }
         Ok(Self {
-            // Last: a download is long, and all else that is wrong is told before it.
-            model: model_path(&flags)?,
+            model,
             nextn: flags.collects_nextn(),
             draft_model: flags.draft_model.clone(),
             corpus,
@@ -228,7 +248,8 @@ impl Collect {
             n_threads_batch,
             accumulate,
             shard,
-            state_path: state_path(&merge.output, shard),
+            state_path,
+            keeps_state,
             lens,
             merge,
             flags,
@@ -237,7 +258,7 @@ impl Collect {
 }
 
 /// What the lens flags ask for. Files that cannot be read or written are told of now.
-fn lens(flags: &Flags, output: &Path) -> anyhow::Result<Option<Lens>> {
+fn lens(flags: &Flags, output: &Output) -> anyhow::Result<Option<Lens>> {
     ensure!(
         flags.kl_divergence_base.is_none() || flags.logit_lens,
         "--kl-divergence-base is what --logit-lens holds the layers against: give that too"
@@ -249,8 +270,17 @@ fn lens(flags: &Flags, output: &Path) -> anyhow::Result<Option<Lens>> {
     if !flags.logit_lens && !flags.logit_prism && !flags.layer_similarity {
         return Ok(None);
     }
-    let path = LensFile::beside(output);
-    check_writable(&path).with_context(|| format!("cannot write '{}'", path.display()))?;
+    let path = output.is_file().then(|| LensFile::beside(output.path()));
+    match &path {
+        Some(path) => {
+            check_way(path)?;
+            refuse_foreign_lens(path)?;
+        }
+        None => log::warn(format_args!(
+            "'{}' is no regular file: no lens file is written beside it, and the tables on standard output are all",
+            output.path().display()
+        )),
+    }
     let base = flags.kl_divergence_base.as_deref().map(LogitsFile::open).transpose()?.map(Arc::new);
     Ok(Some(Lens { path, base }))
 }
@@ -278,21 +308,47 @@ fn shard(flags: &Flags) -> anyhow::Result<Shard> {
     }
 }
 
-/// Where a shard's state goes, which is its result.
-fn shard_output(flags: &Flags, shard: Shard) -> PathBuf {
-    if flags.output == Flags::default().output {
-        return format!("imatrix.{}-of-{}.state", shard.index(), shard.count()).into();
+/// Whether the run's state is kept. Where it cannot be, that is an error if it was asked for, and else a warning.
+fn keeps_state(flags: &Flags, output: &Output, shard: Shard, path: &Path) -> anyhow::Result<bool> {
+    let asked = [
+        (!shard.is_whole(), "--shard"),
+        (flags.resume, "--resume"),
+        (flags.state_frequency.is_some(), "--state-frequency"),
+    ];
+    let asked = asked.into_iter().find_map(|(asked, flag)| asked.then_some(flag));
+    if let (Some(flag), false) = (asked, output.is_file()) {
+        bail!(
+            "{flag} needs a regular file as --output, since the state lies beside it: '{0}' is none\n\
+             hint: leave out {flag}, or name a file with --output",
+            output.path().display()
+        );
     }
-    flags.output.clone()
+    if !output.is_file() {
+        if flags.state_interval > 0 {
+            log::info(format_args!("'{}' is no regular file: the run keeps no state", output.path().display()));
+        }
+        return Ok(false);
+    }
+    match (asked, flags.state_interval) {
+        (None, 0) => Ok(false),
+        // A shard's is the output, which has been checked.
+        (Some(_), _) if !shard.is_whole() => Ok(true),
+        (Some(_), _) => check_way(path).map(|_| true),
+        (None, _) => Ok(check_way(path)
+            .inspect_err(|error| log::warn(format_args!("{error:#}; the run keeps no state")))
+            .is_ok_and(|way| way != Way::Stream)),
+    }
 }
 
-/// Beside the matrix; a shard writes nothing else.
-fn state_path(output: &Output, shard: Shard) -> PathBuf {
-    let mut path = output.path().as_os_str().to_owned();
-    if shard.is_whole() {
-        path.push(".state");
+/// A merge without `-o` must not replace one of the matrices it merges.
+fn refuse_default_output(flags: &Flags, corpus: &Corpus) -> anyhow::Result<()> {
+    if flags.output.is_some() || !corpus.is_empty() {
+        return Ok(());
     }
-    path.into()
+    let mut files = Files::default();
+    flags.in_file.iter().for_each(|file| files.read("--in-file", file.into()));
+    files.write("the default output", DEFAULT_OUTPUT.into());
+    files.refuse_overlap()
 }
 
 /// The model's file, which is downloaded if it has to be.

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
+use llama_imatrix::atomic_file::follow_links;
 use llama_imatrix::calibration::Chunks;
 use llama_imatrix::gguf;
-use llama_imatrix::imatrix::follow_links;
 use llama_imatrix::run::Layout;
 use llama_imatrix::state::{Accumulate, model_files};
 
@@ -80,13 +80,12 @@ fn sizes(task: &Collect, weights: Weights, chunks: Option<(&Chunks, &Layout)>) -
         });
         return Sizes { state: state.saturating_add(tokens * TOKEN_BYTES), ..Sizes::default() };
     }
-    let keeps_state = flags.state_interval > 0 || flags.state_frequency.is_some() || flags.resume;
     let output = weights.bytes(OUTPUT_BYTES);
     let copies = match (u64::try_from(flags.save_frequency), chunks) {
         (Ok(every @ 1..), Some((chunks, _))) => output.saturating_mul(chunks.len() as u64 / every),
         _ => 0,
     };
-    Sizes { output, state: if keeps_state { state } else { 0 }, copies }
+    Sizes { output, state: if task.keeps_state { state } else { 0 }, copies }
 }
 
 /// What is collected: weights of layers, and their channels times matrices.

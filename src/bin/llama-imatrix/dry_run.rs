@@ -63,8 +63,7 @@ pub(crate) fn report(
             }
         },
     );
-    print_document(&out);
-    Ok(())
+    print_document(&out)
 }
 
 fn in_text(task: &Collect, text: &Text) -> String {

@@ -9,7 +9,7 @@ use llama_imatrix::report::{self, Outcome};
 
 use crate::config::{Merge, ShowStatistics};
 use crate::log;
-use crate::output::{print_saved, warn_of_dat, warn_of_gaps};
+use crate::output::{print_saved, unless_nobody_reads, warn_of_dat, warn_of_gaps};
 
 /// `--show-statistics`.
 pub(crate) fn show_statistics(task: &ShowStatistics) -> anyhow::Result<()> {
@@ -18,9 +18,9 @@ pub(crate) fn show_statistics(task: &ShowStatistics) -> anyhow::Result<()> {
     warn_of_invalid(&loaded);
     let imatrix = add_up(&loaded, task.chunk_sizes)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let outcome = report::show_statistics(&mut out, &imatrix, &task.file)
-        .and_then(|outcome| out.flush().map(|()| outcome))
-        .context("cannot write to standard output")?;
+    let written = report::show_statistics(&mut out, &imatrix, &task.file)
+        .and_then(|outcome| out.flush().map(|()| outcome));
+    let Some(outcome) = unless_nobody_reads(written)? else { return Ok(()) };
     for warning in outcome.warnings() {
         log::warn(format_args!("{warning}"));
     }

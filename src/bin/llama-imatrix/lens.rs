@@ -14,7 +14,7 @@ use llama_imatrix::run::{Outcome, RunOptions};
 
 use crate::config::Collect;
 use crate::log;
-use crate::output::print;
+use crate::output::{or_rescue, print};
 
 /// What is to be found out, if anything. A file of logits is held against the model and the text.
 pub(crate) fn options(task: &Collect, model: &Model, chunks: &Chunks) -> anyhow::Result<Option<LensOptions>> {
@@ -46,7 +46,8 @@ pub(crate) fn options(task: &Collect, model: &Model, chunks: &Chunks) -> anyhow:
 /// What was found out.
 pub(crate) struct Look {
     file: LensFile,
-    path: PathBuf,
+    /// Where it goes, if it is written.
+    path: Option<PathBuf>,
 }
 
 impl Look {
@@ -96,10 +97,11 @@ impl Look {
     }
 }
 
-/// Writes the file, if there is anything to write.
+/// Writes the file, if there is anything to write; where that fails, to the temporary folder.
 pub(crate) fn save(look: Option<&Look>) -> anyhow::Result<()> {
-    let Some(look) = look else { return Ok(()) };
-    look.file.save(&look.path).with_context(|| format!("cannot save '{}'", look.path.display()))?;
-    log::info(format_args!("what was found out about the layers is in '{}'", look.path.display()));
+    let Some((file, path)) = look.and_then(|look| Some((&look.file, look.path.as_ref()?))) else { return Ok(()) };
+    let saved = file.save(path).with_context(|| format!("cannot save '{}'", path.display()));
+    or_rescue(saved, "lens file", path, |w| file.write(w))?;
+    log::info(format_args!("what was found out about the layers is in '{}'", path.display()));
     Ok(())
 }

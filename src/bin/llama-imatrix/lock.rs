@@ -1,20 +1,25 @@
 //! One run at a time for one output: two would take turns replacing each other's state.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use fs4::fs_std::FileExt as _;
-use llama_imatrix::imatrix::follow_links;
+use llama_imatrix::atomic_file::follow_links;
 
 use crate::log;
 
 /// Times that another run may end just when this one has opened its file.
 const TRIES: usize = 10;
+/// What is in a lock file: a file that says anything else is not ours, and stays.
+const CONTENTS: &[u8] = b"llama-imatrix is writing the file of this name\n";
+/// Bytes of an output's name that go into the lock's: file systems take 255 in all.
+const MAX_NAME: usize = 200;
 
-/// Held for as long as a run lasts: a lock on `OUTPUT.lock`, which goes with it. The system gives it up with the process,
-/// however that ends, so that a file which a kill has left is in nobody's way.
+/// Held for as long as a run lasts: a lock on `.OUTPUT.imatrix-lock`, which goes with it. The system gives it up with the
+/// process, however that ends, so that a file which a kill has left is in nobody's way.
 #[derive(Debug)]
 pub(crate) struct Lock {
     /// Locked while it is open.
@@ -48,20 +53,23 @@ impl Lock {
 }
 
 fn beside(output: &Path) -> io::Result<PathBuf> {
-    let mut path = follow_links(output)?.into_os_string();
-    path.push(".lock");
-    Ok(path.into())
+    let target = follow_links(output)?;
+    let name = target.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+    let end = (0..=MAX_NAME.min(name.len())).rev().find(|&end| name.is_char_boundary(end)).unwrap_or(0);
+    Ok(target.with_file_name(format!(".{}.imatrix-lock", &name[..end])))
 }
 
 /// The locked file; `None` where another process has locked it.
 fn lock(path: &Path) -> io::Result<Option<File>> {
     for _ in 0..TRIES {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let (file, is_new) = open(path)?;
         match file.try_lock_exclusive() {
             Ok(true) => {}
             Ok(false) => return Ok(None),
             Err(error) => {
-                let _ = std::fs::remove_file(path);
+                if is_new {
+                    let _ = std::fs::remove_file(path);
+                }
                 return Err(error);
             }
         }
@@ -71,6 +79,31 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
         }
     }
     Err(io::Error::other("it is removed again and again"))
+}
+
+/// Opens the file, and says whether it was created. A file that is there is not changed.
+fn open(path: &Path) -> io::Result<(File, bool)> {
+    match OpenOptions::new().create_new(true).read(true).write(true).open(path) {
+        Ok(mut file) => {
+            file.write_all(CONTENTS)?;
+            Ok((file, true))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            match OpenOptions::new().read(true).write(true).open(path) {
+                // Removed in between: the file that is locked next time is another.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => open(path),
+                opened => Ok((opened?, false)),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a run of this program has created the file.
+fn is_ours(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    let mut found = Vec::new();
+    file.take(CONTENTS.len() as u64 + 1).read_to_end(&mut found).is_ok() && found == CONTENTS
 }
 
 #[cfg(unix)]
@@ -93,7 +126,9 @@ fn is_at(_: &File, _: &Path) -> io::Result<bool> {
 impl Drop for Lock {
     fn drop(&mut self) {
         // Before the lock is given up, so that it is no other run's. What stays does no harm.
-        let _ = std::fs::remove_file(&self.path);
+        if is_ours(&self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -106,16 +141,34 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let output = dir.path().join("imatrix.gguf");
         let names = || std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
-        std::fs::write(dir.path().join("imatrix.gguf.lock"), b"").unwrap(); // left by a kill
+        std::fs::write(dir.path().join(".imatrix.gguf.imatrix-lock"), CONTENTS).unwrap(); // left by a kill
         let first = Lock::take(&output).unwrap();
         assert!(first.is_some());
         let error = Lock::take(&output).unwrap_err().to_string();
-        assert!(error.starts_with("another run is writing '") && error.contains("imatrix.gguf.lock'"), "{error}");
+        assert!(error.starts_with("another run is writing '") && error.contains(".imatrix.gguf.imatrix-lock'"), "{error}");
         assert!(Lock::take(&dir.path().join("other.gguf")).unwrap().is_some());
-        assert_eq!(names(), ["imatrix.gguf.lock"]);
+        assert_eq!(names(), [".imatrix.gguf.imatrix-lock"]);
         drop(first);
         assert_eq!(names(), [""; 0]);
         assert!(Lock::take(&output).unwrap().is_some());
+        assert!(Lock::take(&dir.path().join("é".repeat(127))).unwrap().is_some());
+        assert_eq!(names(), [""; 0]);
+    }
+
+    /// Neither `OUTPUT.lock`, which many programs use, nor a file that happens to have the lock's own name.
+    #[test]
+    fn a_file_that_no_run_created_stays_as_it_is() {
+        for name in ["Cargo.lock", ".Cargo.imatrix-lock"] {
+            for contents in [&b"deps"[..], b""] {
+                let dir = tempfile::tempdir().unwrap();
+                let file = dir.path().join(name);
+                std::fs::write(&file, contents).unwrap();
+                let lock = Lock::take(&dir.path().join("Cargo")).unwrap();
+                assert!(lock.is_some() && Lock::take(&dir.path().join("Cargo")).is_err(), "{name}");
+                drop(lock);
+                assert_eq!(std::fs::read(&file).unwrap(), contents, "{name}");
+            }
+        }
     }
 
     #[cfg(unix)]

@@ -4,7 +4,9 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::sync::OnceLock;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,44 @@ pub(crate) mod level {
 
 static VERBOSITY: AtomicI32 = AtomicI32::new(level::INFO);
 static SINK: OnceLock<Sink> = OnceLock::new();
+/// What could not be written, each the first time: a part of standard output or of the log's file is lost.
+static LOST: Mutex<Vec<(Place, std::io::Error)>> = Mutex::new(Vec::new());
+
+/// Where data goes that is not to be lost without a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Stdout,
+    File,
+}
+
+/// Keeps the first error. Nobody reading on (`| head`) is no reason to stop, and no error.
+fn note(place: Place, written: std::io::Result<()>) {
+    let Err(error) = written else { return };
+    let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+    if error.kind() != std::io::ErrorKind::BrokenPipe && lost.iter().all(|(known, _)| *known != place) {
+        lost.push((place, error));
+    }
+}
+
+/// Whether a part of standard output is lost.
+pub(crate) fn has_lost_output() -> bool {
+    LOST.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(place, _)| *place == Place::Stdout)
+}
+
+/// Says what could not be written. Then the exit code is that of a failure: whoever reads the output would miss it.
+pub(crate) fn exit_code(code: ExitCode) -> ExitCode {
+    let lost = std::mem::take(&mut *LOST.lock().unwrap_or_else(PoisonError::into_inner));
+    for (place, failure) in &lost {
+        match place {
+            Place::Stdout => error(format_args!("cannot write to standard output: {failure}; a part of it is lost")),
+            Place::File => {
+                let file = SINK.get().and_then(|sink| sink.options.file.as_deref()).unwrap_or(Path::new(""));
+                error(format_args!("cannot write the log '{}': {failure}; a part of it is lost", file.display()));
+            }
+        }
+    }
+    if lost.is_empty() { code } else { ExitCode::FAILURE }
+}
 
 struct Sink {
     options: LogOptions,
@@ -146,29 +186,31 @@ fn emit(kind: Kind, word: &str, text: &str) {
     let time = sink.start.elapsed();
     if sink.options.jsonl {
         let json = json(kind, time, text);
-        write(&mut std::io::stdout(), &json);
+        note(Place::Stdout, write(&mut std::io::stdout(), &json));
         sink.to_file(&json);
         return;
     }
     let plain = sink.render(kind, word, text, time, false);
     sink.to_file(&plain);
     if kind == Kind::Output {
-        write(&mut std::io::stdout(), &plain);
+        note(Place::Stdout, write(&mut std::io::stdout(), &plain));
     } else {
         let shown = if sink.colors { sink.render(kind, word, text, time, true) } else { plain };
-        progress::suspended(|| write(&mut std::io::stderr(), &shown));
+        // A closed standard error is no reason to stop, and nobody could be told.
+        progress::suspended(|| {
+            let _ = write(&mut std::io::stderr(), &shown);
+        });
     }
 }
 
-fn write(to: &mut impl Write, text: &str) {
-    // Nobody reading it is no reason to stop.
-    let _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
+fn write(to: &mut impl Write, text: &str) -> std::io::Result<()> {
+    to.write_all(text.as_bytes()).and_then(|()| to.flush())
 }
 
 impl Sink {
     fn to_file(&self, text: &str) {
         if let Some(mut file) = self.file.as_ref() {
-            let _ = file.write_all(text.as_bytes());
+            note(Place::File, file.write_all(text.as_bytes()));
         }
     }
 

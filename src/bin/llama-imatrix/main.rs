@@ -23,11 +23,15 @@ mod lens;
 mod lock;
 mod log;
 #[cfg(feature = "llama")]
+mod last_saves;
+#[cfg(feature = "llama")]
 mod lost;
 #[cfg(feature = "llama")]
 mod nextn;
 mod output;
+mod overlap;
 mod progress;
+mod replaceable;
 #[cfg(feature = "llama")]
 mod session;
 #[cfg(feature = "llama")]
@@ -56,7 +60,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = log::init(&parsed.flags.log, parsed.flags.verbosity).and_then(|()| {
+    // The log's file is emptied: not before it is known to be none that is read.
+    let refused = if parsed.special.is_none() { overlap::Files::refuse_log(&parsed.flags) } else { Ok(()) };
+    let result = refused.and_then(|()| log::init(&parsed.flags.log, parsed.flags.verbosity)).and_then(|()| {
         for warning in &parsed.warnings {
             log::warn(format_args!("{warning}"));
         }
@@ -65,14 +71,12 @@ fn main() -> ExitCode {
             None => Config::new(parsed.flags).and_then(run),
         }
     });
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            progress::finish();
-            log::error(format_args!("{error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    let code = result.unwrap_or_else(|error| {
+        progress::finish();
+        log::error(format_args!("{error:#}"));
+        ExitCode::FAILURE
+    });
+    log::exit_code(code)
 }
 
 fn instead_of_a_run(special: Special, flags: &Flags) -> anyhow::Result<()> {
@@ -84,7 +88,6 @@ fn instead_of_a_run(special: Special, flags: &Flags) -> anyhow::Result<()> {
         Special::CacheList => output::print_document(&info::cached_models()),
         Special::ListDevices => output::print_document(&info::devices(flags)?),
     }
-    Ok(())
 }
 
 fn run(config: Config) -> anyhow::Result<ExitCode> {

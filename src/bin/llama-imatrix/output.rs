@@ -1,20 +1,29 @@
 //! Where the matrix goes: checked before the run, written whole, never lost.
 
+use std::ffi::OsStr;
+use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use llama_imatrix::imatrix::{Format, Imatrix, Values, check_writable};
+use llama_imatrix::atomic_file::{Way, save_new};
+use llama_imatrix::imatrix::{Format, Imatrix, Values};
 use llama_imatrix::perplexity::Estimate;
-use llama_imatrix::state::ChunkSet;
+use llama_imatrix::state::{ChunkSet, Shard};
 
+use crate::flags::Flags;
 use crate::log;
+use crate::replaceable::refuse_foreign_matrix;
+
+/// llama.cpp's default for `-o`.
+pub(crate) const DEFAULT_OUTPUT: &str = "imatrix.gguf";
 
 /// The output file and its format.
 #[derive(Debug)]
 pub(crate) struct Output {
     path: PathBuf,
     format: Format,
+    way: Way,
 }
 
 impl Output {
@@ -24,7 +33,10 @@ impl Output {
     pub(crate) fn new(path: PathBuf, format: Option<Format>) -> anyhow::Result<Self> {
         ensure!(!path.as_os_str().is_empty(), "--output names no file");
         ensure!(!path.is_dir(), "cannot write '{}': it is a folder", path.display());
-        check_writable(&path).with_context(|| format!("cannot write '{}'", path.display()))?;
+        let way = check_way(&path)?;
+        if way != Way::Stream {
+            refuse_foreign_matrix(&path)?;
+        }
         let suffix = path.extension().and_then(|extension| extension.to_str());
         let format = match (format, suffix) {
             (Some(format), _) => format,
@@ -36,7 +48,7 @@ impl Output {
                 Format::Gguf
             }
         };
-        Ok(Self { path, format })
+        Ok(Self { path, format, way })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -45,10 +57,10 @@ impl Output {
 
     /// Whether it is, or will be, a file; a device or a pipe has nothing beside it.
     pub(crate) fn is_file(&self) -> bool {
-        self.path.metadata().map_or(true, |metadata| metadata.is_file())
+        self.way != Way::Stream
     }
 
-    /// Replaces the file, or writes a copy named after `chunks`.
+    /// Replaces the file, or writes a copy named after `chunks`. A stream gets the matrix once, at the end.
     pub(crate) fn save(&self, imatrix: &Imatrix<impl Values>, copy: Option<i32>) -> anyhow::Result<()> {
         let mut name = self.path.clone().into_os_string();
         if let Some(chunks) = copy {
@@ -61,13 +73,64 @@ impl Output {
     /// Replaces the file; where that fails at the end of a run, leaves the matrix in the temporary folder rather than
     /// lose it.
     pub(crate) fn save_final(&self, imatrix: &Imatrix<impl Values>) -> anyhow::Result<()> {
-        let Err(error) = self.save(imatrix, None) else { return Ok(()) };
-        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
-        let rescue = std::env::temp_dir().join(format!("{}-{}", std::process::id(), Path::new(name).display()));
-        match imatrix.save(&rescue, self.format) {
-            Ok(()) => bail!("{error:#}; the matrix is in '{}' instead", rescue.display()),
-            Err(_) => Err(error),
-        }
+        let saved = self.save(imatrix, None);
+        or_rescue(saved, "matrix", &self.path, |w| imatrix.write(w, self.format))
+    }
+}
+
+/// Where the matrix goes, or a shard's state, which is its result: of a matrix's name there is one for each shard.
+pub(crate) fn output_path(flags: &Flags, shard: Shard) -> PathBuf {
+    let given = flags.output.clone().unwrap_or_else(|| DEFAULT_OUTPUT.into());
+    let is_matrix = given.extension().is_some_and(|extension| extension == "gguf" || extension == "dat");
+    if shard.is_whole() || !is_matrix {
+        return given;
+    }
+    given.with_extension(format!("{}-of-{}.state", shard.index(), shard.count()))
+}
+
+/// Beside the matrix; a shard writes nothing else.
+pub(crate) fn state_path(output: &Path, shard: Shard) -> PathBuf {
+    let mut path = output.as_os_str().to_owned();
+    if shard.is_whole() {
+        path.push(".state");
+    }
+    path.into()
+}
+
+/// How a file will be written, found out before the run. A file that cannot be replaced as a whole is warned of.
+pub(crate) fn check_way(path: &Path) -> anyhow::Result<Way> {
+    let way = Way::of(path).with_context(|| format!("cannot write '{}'", path.display()))?;
+    if let Way::InPlace(obstacle) = way {
+        log::warn(format_args!(
+            "'{}' is written in place, since {obstacle}: a save that is cut short leaves it damaged",
+            path.display()
+        ));
+    }
+    Ok(way)
+}
+
+/// Where a result could not be saved, writes it to a new file in the temporary folder. An error in any case, which says
+/// where the result is.
+pub(crate) fn or_rescue<E: From<std::io::Error> + Display>(
+    saved: anyhow::Result<()>,
+    what: &str,
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> anyhow::Result<()> {
+    let Err(error) = saved else { return Ok(()) };
+    let folder = std::env::temp_dir();
+    let name = path.file_name().unwrap_or(OsStr::new("imatrix"));
+    match save_new(&folder, name, write) {
+        Ok(rescued) => bail!("{error:#}; the {what} is in '{}' instead", rescued.display()),
+        Err(second) => bail!("{error:#}; it cannot be saved in '{}' either: {second}", folder.display()),
+    }
+}
+
+/// All errors as one; none hides another.
+pub(crate) fn all_errors(errors: Vec<anyhow::Error>) -> anyhow::Result<()> {
+    match errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>() {
+        all if all.is_empty() => Ok(()),
+        all => bail!("{}", all.join("; ")),
     }
 }
 
@@ -76,10 +139,18 @@ pub(crate) fn print(text: std::fmt::Arguments<'_>) {
     log::output(text);
 }
 
-/// What was asked for instead of a run; nobody reading it is no reason to fail.
-pub(crate) fn print_document(text: &str) {
+/// Writes to standard output. Nobody reading on (`| head`) is no failure.
+pub(crate) fn print_document(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    unless_nobody_reads(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())).map(|_| ())
+}
+
+/// The result of writing to standard output; `None` where nobody reads it any more.
+pub(crate) fn unless_nobody_reads<T>(written: std::io::Result<T>) -> anyhow::Result<Option<T>> {
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(None),
+        other => other.map(Some).context("cannot write to standard output"),
+    }
 }
 
 /// The empty line that a save leaves on standard output.
@@ -89,11 +160,15 @@ pub(crate) fn print_saved() {
     }
 }
 
-/// The perplexity of the whole text, on standard output.
+/// The perplexity of the whole text, on standard output; where that cannot be written, in the log.
 pub(crate) fn print_estimate(estimate: &Estimate) {
-    match estimate.error {
-        Some(error) => print(format_args!("Final estimate: PPL = {:.4} +/- {error:.5}\n", estimate.value)),
-        None => print(format_args!("Unexpected negative standard deviation of log(prob)\n")),
+    let line = match estimate.error {
+        Some(error) => format!("Final estimate: PPL = {:.4} +/- {error:.5}", estimate.value),
+        None => "Unexpected negative standard deviation of log(prob)".to_owned(),
+    };
+    print(format_args!("{line}\n"));
+    if log::has_lost_output() {
+        log::warn(format_args!("{line}"));
     }
 }
 

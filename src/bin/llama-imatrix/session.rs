@@ -2,15 +2,14 @@
 
 use std::borrow::Cow;
 use std::io::IsTerminal;
-use std::process::ExitCode;
 
-use llama_imatrix::collect::{Collector, Due, Experts, Snapshot};
+use llama_imatrix::collect::{Due, Experts, Snapshot};
 use llama_imatrix::imatrix::{Entry, Imatrix, Numbers};
-use llama_imatrix::run::{Checkpoint, Error, Listener, Outcome, Plan, Position, Start};
+use llama_imatrix::run::{Checkpoint, Error, Listener, Plan, Position, Start};
 
 use crate::config::Collect;
-use crate::output::{print, warn_of_gaps};
-use crate::signals::{Signals, interrupted};
+use crate::output::print;
+use crate::signals::Signals;
 use crate::state_file::StateFile;
 use crate::{log, lost, progress};
 
@@ -30,6 +29,8 @@ pub(crate) struct Session<'a> {
     /// A signal has asked for a save, which has not come yet.
     save_asked: bool,
     saved_chunks: Option<i32>,
+    /// Of results that nothing is tried again for.
+    failures: Vec<anyhow::Error>,
 }
 
 impl<'a> Session<'a> {
@@ -47,6 +48,7 @@ impl<'a> Session<'a> {
             report_asked: false,
             save_asked: false,
             saved_chunks: None,
+            failures: Vec::new(),
         }
     }
 
@@ -96,69 +98,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A signal has ended the run: everything so far is saved.
-    pub(crate) fn stopped(&mut self, collector: &Collector, outcome: &Outcome) -> anyhow::Result<ExitCode> {
-        let signal = self.signals.ended_by().unwrap_or(2);
-        let interrupted = interrupted(signal);
-        let code = ExitCode::from((128 + signal) as u8);
-        print(format_args!("\n"));
-        if outcome.position.done.is_empty() {
-            log::warn(format_args!("{interrupted} before the first chunk was through"));
-            return Ok(code);
-        }
-        let snapshot = collector.snapshot();
-        // What the run can go on from comes first, and neither waits for the other to succeed.
-        let resume = match &mut self.state {
-            None => Ok("no state was kept (--state-interval 0)".to_owned()),
-            Some(state) => state.save(&Checkpoint { snapshot: &snapshot, position: &outcome.position }).map(|()| {
-                format!("the state is in '{}': the same command with --resume goes on", state.path().display())
-            }),
-        };
-        if self.task.shard.is_whole() {
-            let entries: Vec<_> = snapshot.entries().collect();
-            let imatrix = self.imatrix(snapshot.chunks, &entries);
-            warn_of_gaps(&imatrix);
-            if let Err(error) = self.task.merge.output.save_final(&imatrix) {
-                match &resume {
-                    Ok(resume) => anyhow::bail!("{error:#}; {resume}"),
-                    Err(second) => anyhow::bail!("{error:#}; {second:#}"),
-                }
-            }
-        }
-        let resume = resume?;
-        let done = &outcome.position.done;
-        let chunks = if done.len() == 1 { "chunk" } else { "chunks" };
-        log::warn(format_args!("{interrupted} after {chunks} {done}; {resume}"));
-        Ok(code)
+    /// The signal that has ended the run.
+    pub(crate) fn ended_by(&self) -> i32 {
+        self.signals.ended_by().unwrap_or(2)
     }
 
-    /// The matrix could not be saved at the end: an error that tells whether the state, which has all of it too, was.
-    pub(crate) fn keep_state(
-        &mut self,
-        error: anyhow::Error,
-        snapshot: &Snapshot,
-        position: &Position,
-    ) -> anyhow::Error {
-        let Some(state) = &mut self.state else { return error };
-        match state.save(&Checkpoint { snapshot, position }) {
-            Ok(()) => {
-                let shown = state.path().display();
-                anyhow::anyhow!("{error:#}; the run is complete in '{shown}', --resume writes the matrix again")
-            }
-            Err(second) => anyhow::anyhow!("{error:#}; {second:#}"),
-        }
+    pub(crate) fn state(&mut self) -> Option<&mut StateFile> {
+        self.state.as_mut()
     }
 
-    /// The result of a shard.
-    pub(crate) fn save_shard(&mut self, snapshot: &Snapshot, position: &Position) -> anyhow::Result<()> {
-        let Some(state) = &mut self.state else { anyhow::bail!("a shard keeps its state") };
-        state.save(&Checkpoint { snapshot, position })
-    }
-
-    pub(crate) fn remove_state(&self) {
-        if let Some(state) = &self.state {
-            state.remove();
-        }
+    /// Copies that could not be saved.
+    pub(crate) fn take_failures(&mut self) -> Vec<anyhow::Error> {
+        std::mem::take(&mut self.failures)
     }
 
     /// Saves the state. What cannot be written now may be later: the sums are still in memory.
@@ -197,6 +148,10 @@ impl Listener for Session<'_> {
             self.print_or_hold(&"\n".repeat(due.len()));
         }
         copies.dedup();
+        // A stream gets the matrix once, at the end: whoever reads it could not tell one from the next.
+        if !self.task.merge.output.is_file() {
+            return Ok(());
+        }
         for copy in copies {
             match self.task.merge.output.save(&imatrix, copy) {
                 Ok(()) if copy.is_none() => {
@@ -204,8 +159,13 @@ impl Listener for Session<'_> {
                     lost::matrix_is_saved(self.task.merge.output.path(), snapshot.chunks);
                 }
                 Ok(()) => {}
-                // The sums are still in memory and the next save may succeed.
-                Err(error) => log::warn(format_args!("{error:#}; the run goes on")),
+                Err(error) => {
+                    log::warn(format_args!("{error:#}; the run goes on"));
+                    // Of the output there is a next save, which may succeed: the sums are still in memory.
+                    if copy.is_some() {
+                        self.failures.push(error);
+                    }
+                }
             }
         }
         Ok(())

@@ -12,6 +12,7 @@ use llama_imatrix::run::{Checkpoint, Position, Start};
 use llama_imatrix::state::{Digest, Fingerprint, ModelFingerprint, Output, Progress, State};
 
 use crate::config::Collect;
+use crate::output::or_rescue;
 use crate::{flags, log, lost};
 
 /// Of a run's time, saves take one part in so many, where workers have the sums.
@@ -49,8 +50,7 @@ impl StateFile {
         base_digest: Option<Digest>,
     ) -> anyhow::Result<Option<Self>> {
         let given = &task.flags;
-        let by_default = given.state_interval > 0 && task.merge.output.is_file();
-        if !(by_default || given.state_frequency.is_some() || given.resume || !task.shard.is_whole()) {
+        if !task.keeps_state {
             return Ok(None);
         }
         let model = match ModelFingerprint::of_file(&task.model) {
@@ -163,6 +163,11 @@ impl StateFile {
         }
         let shown = self.path.display();
         match State::load(&self.path) {
+            Ok(state) if state.progress.shard != self.shard => bail!(
+                "'{shown}' holds shard {} and this is shard {}\nhint: give each shard an --output of its own",
+                state.progress.shard,
+                self.shard
+            ),
             Ok(state) => bail!(
                 "'{shown}' holds a run of which {} of {} chunks are done: --resume goes on with it; to begin anew, delete it",
                 state.progress.done.len(),
@@ -194,8 +199,25 @@ impl StateFile {
 
     /// Replaces the file. Where that fails the last one stays, and it is tried again when it is next due.
     pub(crate) fn save(&mut self, checkpoint: &Checkpoint<'_>) -> anyhow::Result<()> {
+        let state = self.state(checkpoint);
+        self.last = Instant::now();
+        self.last_chunks = checkpoint.position.done.len();
+        state.save(&self.path).with_context(|| format!("cannot save '{}'", self.path.display()))?;
+        self.ours = true;
+        lost::state_is_saved(&self.path);
+        self.cost = self.due_since.take().map(|since| since.elapsed()).or(self.cost);
+        Ok(())
+    }
+
+    /// Replaces the file, which is the result of a shard; where that fails, writes it to the temporary folder.
+    pub(crate) fn save_final(&mut self, checkpoint: &Checkpoint<'_>) -> anyhow::Result<()> {
+        let saved = self.save(checkpoint);
+        or_rescue(saved, "state", &self.path, |w| self.state(checkpoint).write(w))
+    }
+
+    fn state<'c>(&self, checkpoint: &'c Checkpoint<'_>) -> State<'c> {
         let position = checkpoint.position;
-        let state = State {
+        State {
             fingerprint: self.fingerprint.clone(),
             progress: Progress {
                 n_chunks: self.n_chunks,
@@ -208,17 +230,10 @@ impl StateFile {
             output: self.output.clone(),
             likelihoods: Some(position.likelihoods.clone()),
             sums: checkpoint.snapshot.sums(self.fingerprint.accumulate),
-        };
-        self.last = Instant::now();
-        self.last_chunks = position.done.len();
-        state.save(&self.path).with_context(|| format!("cannot save '{}'", self.path.display()))?;
-        self.ours = true;
-        lost::state_is_saved(&self.path);
-        self.cost = self.due_since.take().map(|since| since.elapsed()).or(self.cost);
-        Ok(())
+        }
     }
 
-    /// The run is complete: its file has served.
+    /// The run is complete and all results are saved: its file has served.
     pub(crate) fn remove(&self) {
         if self.ours
             && let Err(error) = std::fs::remove_file(&self.path)

@@ -19,7 +19,7 @@ pub enum Error {
     },
     /// No JSON, or a field that is missing or of another type.
     #[error("not a lens file: {0}")]
-    Json(#[from] serde_json::Error),
+    Json(serde_json::Error),
     /// Another format.
     #[error("not a lens file: 'format' is \"{0}\", expected \"{FORMAT}\"")]
     Format(String),
@@ -59,4 +59,10 @@ pub enum Error {
         /// What it may be.
         expected: &'static str,
     },
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(e: serde_json::Error) -> Self {
+        if e.is_io() { Self::Io(e.into()) } else { Self::Json(e) }
+    }
 }

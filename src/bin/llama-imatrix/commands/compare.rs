@@ -12,8 +12,9 @@ use llama_imatrix::stats::MatrixDivergence;
 
 use super::load::{Legacy, ensure_data, load};
 use super::select::Selection;
-use super::{By, Format, joined, print, titled};
+use super::{By, Format, joined, titled};
 use crate::log;
+use crate::output::print_document;
 
 /// How differently matrices weigh the channels, each against the first: docs/stats.md says how that is measured
 #[derive(Debug, clap::Args)]
@@ -100,7 +101,7 @@ pub(super) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
             layers: difference::layers(&all.layers, metric),
         });
     }
-    print(&shown(args, first_path.display().to_string(), comparisons)?)?;
+    print_document(&shown(args, first_path.display().to_string(), comparisons)?)?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

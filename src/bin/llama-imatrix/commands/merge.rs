@@ -11,6 +11,7 @@ use llama_imatrix::state;
 use crate::files;
 use crate::log;
 use crate::output::{Output, print_estimate, warn_of_dat, warn_of_discarded, warn_of_gaps};
+use crate::overlap::Files;
 
 /// Puts the states of all shards of a run together, to the bytes of the run that was not shared out; or adds up matrices
 #[derive(Debug, clap::Args)]
@@ -56,8 +57,8 @@ fn weight(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn run(args: &Merge) -> anyhow::Result<()> {
+    refuse_overlap(args)?;
     let output = Output::new(args.output.clone(), args.output_format.map(Into::into))?;
-    refuse_input_as_output(args)?;
     let states = args.files.iter().filter(|path| is_state(path)).count();
     let merged = match args.files.iter().find(|path| !is_state(path)) {
         None => merge_states(args)?,
@@ -73,13 +74,11 @@ pub(super) fn run(args: &Merge) -> anyhow::Result<()> {
 }
 
 /// A slip of `-o` must not cost a shard.
-fn refuse_input_as_output(args: &Merge) -> anyhow::Result<()> {
-    let Ok(output) = args.output.canonicalize() else { return Ok(()) };
-    let read = args.files.iter().find(|file| file.canonicalize().is_ok_and(|file| file == output));
-    match read {
-        Some(file) => bail!("'{}' is to be merged: -o names another file", file.display()),
-        None => Ok(()),
-    }
+fn refuse_overlap(args: &Merge) -> anyhow::Result<()> {
+    let mut files = Files::default();
+    args.files.iter().for_each(|file| files.read("merge", file.clone()));
+    files.write("--output", args.output.clone());
+    files.refuse_overlap()
 }
 
 /// Whether the file is, or was meant to be, a state: one that is damaged shall be told so.

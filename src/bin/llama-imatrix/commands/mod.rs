@@ -11,7 +11,6 @@ mod stats;
 mod worker;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -20,6 +19,7 @@ use llama_imatrix::report::text;
 
 use crate::flags::LogOptions;
 use crate::log;
+use crate::output::unless_nobody_reads;
 
 #[derive(Debug, Parser)]
 #[command(name = "llama-imatrix", disable_help_subcommand = true)]
@@ -83,8 +83,8 @@ pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
         Ok(parsed) => parsed,
         Err(error) => {
             // Help goes to standard output and is no failure; the exit code is 0 or 1, as everywhere here.
-            let _ = error.print();
-            return Some(if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+            let printed = unless_nobody_reads(error.print()).is_ok();
+            return Some(if error.use_stderr() || !printed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
     };
     let result = log::init(&LogOptions::default(), log::level::INFO).and_then(|()| match parsed.command {
@@ -94,21 +94,11 @@ pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
         Command::Merge(args) => merge::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => worker::run(&args).map(|()| ExitCode::SUCCESS),
     });
-    Some(result.unwrap_or_else(|error| {
+    let code = result.unwrap_or_else(|error| {
         log::error(format_args!("{error:#}"));
         ExitCode::FAILURE
-    }))
-}
-
-/// Writes to standard output. Nobody reading on (`| head`) is no failure.
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(anyhow::Error::new(error).context("cannot write to standard output"))
-        }
-        _ => Ok(()),
-    }
+    });
+    Some(log::exit_code(code))
 }
 
 /// A sheet under its title; CSV has no place for one.

@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
-use llama_imatrix::imatrix::{check_writable, save_atomic};
+use anyhow::Context as _;
+use llama_imatrix::atomic_file::{self, Way};
 use llama_imatrix::lens::file::LensFile;
 use llama_imatrix::report::page::{Source, page};
 use llama_imatrix::report::plots;
 
 use super::load::{Legacy, load};
 use crate::log;
+use crate::output::check_way;
+use crate::overlap::Files;
+use crate::replaceable::refuse_foreign_page;
 
 /// A page to look at matrices: one file that loads nothing. What FILE.lens.json beside a matrix says is drawn too
 #[derive(Debug, clap::Args)]
@@ -37,15 +40,15 @@ pub(super) fn run(args: &Report) -> anyhow::Result<()> {
     let default = args.png.is_none().then(|| PathBuf::from("report.html"));
     let output = args.output.clone().or(default);
     if let Some(path) = &output {
-        check_writable(path).with_context(|| format!("cannot write '{}'", path.display()))?;
-        let reads =
-            |file: &PathBuf| file.canonicalize().ok().is_some_and(|file| Some(file) == path.canonicalize().ok());
-        ensure!(!args.files.iter().any(reads), "'{}' is one of the matrices: -o names the page", path.display());
+        refuse_overlap(args, path)?;
+        if check_way(path)? != Way::Stream {
+            refuse_foreign_page(path)?;
+        }
     }
     let sources = args.files.iter().map(|path| source(path, args.legacy)).collect::<anyhow::Result<Vec<_>>>()?;
     if let Some(path) = &output {
         let html = page(&sources, &args.title)?;
-        save_atomic(path, |out| out.write_all(html.as_bytes()))
+        atomic_file::save(path, |out| out.write_all(html.as_bytes()))
             .with_context(|| format!("cannot save '{}'", path.display()))?;
         log::info(format_args!("'{}': {} KiB", path.display(), html.len().div_ceil(1024)));
     }
@@ -54,6 +57,21 @@ pub(super) fn run(args: &Report) -> anyhow::Result<()> {
         log::info(format_args!("'{}': {} pictures", folder.display(), written.len()));
     }
     Ok(())
+}
+
+/// Matrices, and the lens files beside them, are not replaced by the page.
+fn refuse_overlap(args: &Report, page: &Path) -> anyhow::Result<()> {
+    let mut files = Files::default();
+    for file in &args.files {
+        files.read("report", file.clone());
+        files.read("report", LensFile::beside(file));
+    }
+    files.write("--output", page.to_owned());
+    let pictures = args.files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "png"));
+    for (folder, name) in args.png.iter().flat_map(|folder| pictures.clone().map(move |file| (folder, file.file_name()))) {
+        files.write("--png", folder.join(name.unwrap_or_default()));
+    }
+    files.refuse_overlap()
 }
 
 fn source(path: &Path, legacy: Legacy) -> anyhow::Result<Source> {

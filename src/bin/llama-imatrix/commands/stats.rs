@@ -11,8 +11,9 @@ use llama_imatrix::stats::Summary;
 
 use super::load::{Legacy, ensure_data, load};
 use super::select::Selection;
-use super::{By, Format, joined, print, titled};
+use super::{By, Format, joined, titled};
 use crate::log;
+use crate::output::print_document;
 
 /// Columns of a table that has to fit a screen; those of experts are shown where there are any.
 const SHOWN: [&str; 18] = [
@@ -95,7 +96,7 @@ pub(super) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
             warnings,
         });
     }
-    print(&shown(args, files)?)?;
+    print_document(&shown(args, files)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -46,9 +46,10 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-o", "--output", "--output-file"],
         "FNAME",
-        "Where the matrix goes (imatrix.gguf)",
+        "Where the matrix goes: a file, which is replaced if it is a matrix, or a pipe or device, which gets it at the end \
+         (imatrix.gguf)",
         Set::Raw(|flags, value| {
-            flags.output = value.into();
+            flags.output = Some(value.into());
             Ok(())
         }),
     )

@@ -26,7 +26,8 @@ pub(crate) struct Flags {
     /// What `--dry-run` reckons with.
     pub(crate) tokens_per_second: Option<f32>,
     pub(crate) escape: bool,
-    pub(crate) output: PathBuf,
+    /// `None`: a name that the kind of run has.
+    pub(crate) output: Option<PathBuf>,
     pub(crate) output_format: Option<OutputFormat>,
     pub(crate) output_frequency: i32,
     pub(crate) save_frequency: i32,
@@ -268,7 +269,7 @@ impl Default for Flags {
             dry_run: false,
             tokens_per_second: None,
             escape: false,
-            output: "imatrix.gguf".into(),
+            output: None,
             output_format: None,
             output_frequency: 10,
             save_frequency: 0,

@@ -71,6 +71,13 @@ pub(crate) fn completions(shell: Shell) -> String {
     }
 }
 
+/// The longest name of each flag that acts and takes a file, and how its value is shown.
+#[cfg(test)]
+pub(crate) fn names_of_flags_with_files() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let acts = |flag: &&table::Flag| !matches!(flag.effect, table::Effect::Ignored(_)) && flag.takes_file();
+    table::flags().filter(acts).map(|flag| (flag.long_name(), flag.value))
+}
+
 /// The manual page, in roff.
 pub(crate) fn man() -> String {
     man::page()

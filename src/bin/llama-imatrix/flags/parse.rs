@@ -223,7 +223,7 @@ fn distance(a: &str, b: &str) -> usize {
 
 impl Flag {
     /// Its first spelling with two dashes.
-    fn long_name(&self) -> &'static str {
+    pub(super) fn long_name(&self) -> &'static str {
         self.names.iter().find(|name| name.starts_with("--")).unwrap_or(&self.names[0])
     }
 

@@ -41,8 +41,8 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--shard"],
         "I/N|auto",
-        "Process part I of N of the chunks, from 0, and write a state file for `llama-imatrix merge`; auto: as Slurm or \
-         Kubernetes say",
+        "Process part I of N of the chunks, from 0, and write a state file for `llama-imatrix merge`: FNAME, or NAME.I-of-N.state \
+         if FNAME is NAME.gguf; auto: as Slurm or Kubernetes say",
         Set::Text(|flags, value| {
             flags.shard = Some(value.to_owned());
             Ok(())

@@ -14,7 +14,7 @@ const STEP: u64 = 64 << 20;
 
 /// A file that another thread syncs from time to time.
 #[derive(Debug)]
-pub(super) struct EarlySync {
+pub(crate) struct EarlySync {
     file: File,
     /// Written since the last time the thread was told.
     unsynced: u64,

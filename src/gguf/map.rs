@@ -1,4 +1,4 @@
-//! The bytes of a file, mapped or owned.
+//! The bytes of a file, mapped or in memory.
 
 use std::borrow::Cow;
 use std::ops::Deref;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-/// A file's contents, however they are held.
+/// The contents of a file.
 #[derive(Debug)]
 pub(crate) enum Bytes<'a> {
     Mapped(Mmap),
@@ -24,7 +24,7 @@ impl Deref for Bytes<'_> {
     }
 }
 
-/// Maps a file read-only; what cannot be mapped (a pipe, an empty file) is read instead.
+/// Maps a file read-only. A pipe or an empty file, which cannot be mapped, is read instead.
 pub(crate) fn open(path: &Path) -> std::io::Result<Bytes<'static>> {
     let file = std::fs::File::open(path)?;
     let metadata = file.metadata()?;

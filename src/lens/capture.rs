@@ -6,63 +6,63 @@ use crate::llama::TensorRef;
 
 use super::plan::Plan;
 
-/// Rows of the captured nodes, and which are wanted.
+/// Copies selected rows of selected nodes.
 ///
-/// Memory of a graph is used again once what lies there has been read, so rows are copied when their node is computed.
+/// A graph reuses the memory of a node after its last use, so the rows are copied as soon as the node is computed.
 #[derive(Debug, Default)]
-pub struct LensWatch {
+pub(crate) struct RowCapture {
     plan: Option<Arc<Plan>>,
-    /// The rows that are wanted of each node.
-    wanted: Vec<usize>,
-    /// The next node's place, once the evaluation has begun.
+    /// Rows to copy from each node.
+    rows_to_copy: Vec<usize>,
+    /// Index of the next node in the current evaluation.
     at: usize,
-    /// The node asked for last.
+    /// Slot of the node that was requested last.
     asked: Option<usize>,
-    /// By capture: the wanted rows, one after the other.
+    /// Per captured node, its rows one after the other.
     captured: Vec<Vec<f32>>,
     fault: Option<String>,
 }
 
-impl LensWatch {
-    /// For the decode that follows, one evaluation of a graph that `plan` is of.
-    pub(super) fn aim(&mut self, plan: &Arc<Plan>, wanted: Vec<usize>) {
+impl RowCapture {
+    /// Starts capturing for the next decode, which evaluates the graph of `plan` once.
+    pub(super) fn start(&mut self, plan: &Arc<Plan>, rows: Vec<usize>) {
         self.captured.resize_with(plan.n_captures(), Vec::new);
         self.captured.iter_mut().for_each(Vec::clear);
         self.plan = Some(Arc::clone(plan));
-        self.wanted = wanted;
+        self.rows_to_copy = rows;
         self.at = 0;
         self.asked = None;
         self.fault = None;
     }
 
-    /// Whether it was aimed.
+    /// Returns true if rows are captured.
     #[must_use]
-    pub fn watches(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         self.plan.is_some()
     }
 
-    /// Watches nothing until it is aimed again.
-    pub fn rest(&mut self) {
+    /// Stops capturing until the next start.
+    pub(crate) fn stop(&mut self) {
         self.plan = None;
     }
 
-    /// What was captured in the decode: the wanted rows of each of the plan's nodes.
+    /// Returns the captured rows of each node of the plan.
     pub(super) fn captured(&self) -> Result<&[Vec<f32>], String> {
-        let Some(plan) = &self.plan else { return Err("nothing was watched".to_owned()) };
+        let Some(plan) = &self.plan else { return Err("no rows were captured".to_owned()) };
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
         let seen = self.captured.iter().filter(|rows| !rows.is_empty()).count();
         if seen < plan.n_captures() {
-            return Err(format!("{seen} of the {} nodes to be seen came up", plan.n_captures()));
+            return Err(format!("{seen} of {} nodes were captured", plan.n_captures()));
         }
         Ok(&self.captured)
     }
 
-    /// Whether `node`, the evaluation's next, is to be shown once it is computed.
-    pub fn asks(&mut self, node: TensorRef<'_>) -> bool {
+    /// Returns true if the rows of `node`, the next node of the evaluation, are needed once it is computed.
+    pub(crate) fn asks(&mut self, node: TensorRef<'_>) -> bool {
         let Some(plan) = &self.plan else { return false };
-        if self.wanted.is_empty() || self.fault.is_some() {
+        if self.rows_to_copy.is_empty() || self.fault.is_some() {
             return false;
         }
         let at = self.at;
@@ -70,18 +70,18 @@ impl LensWatch {
         self.asked = None;
         let Some((slot, name)) = plan.capture(at) else { return false };
         if node.name() != name {
-            self.fault = Some(format!("node {at} of a graph is '{}', which was '{name}' before", node.name()));
+            self.fault = Some(format!("node {at} of the graph is '{}', expected '{name}'", node.name()));
             return false;
         }
         self.asked = Some(slot);
         true
     }
 
-    /// Takes the rows of the node that was asked for last.
-    pub fn sees(&mut self, node: TensorRef<'_>) {
+    /// Copies the rows of the node that was requested last.
+    pub(crate) fn sees(&mut self, node: TensorRef<'_>) {
         let Some(slot) = self.asked.take() else { return };
-        if !node.append_rows(&self.wanted, &mut self.captured[slot]) {
-            self.fault = Some(format!("'{}' has no row that is wanted", node.name()));
+        if !node.append_rows(&self.rows_to_copy, &mut self.captured[slot]) {
+            self.fault = Some(format!("'{}' does not have the selected rows", node.name()));
         }
     }
 }

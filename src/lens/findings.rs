@@ -112,6 +112,7 @@ impl RowLayout {
 
 /// The results of one chunk.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "only a run uses it"))]
 pub(crate) struct ChunkFindings {
     pub(super) layout: Arc<RowLayout>,
     /// One row per position, ascending.

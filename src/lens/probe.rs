@@ -107,11 +107,10 @@ impl<'m> LensProbe<'m> {
 
     /// Makes `capture` copy the rows of these points in the next decode.
     pub(crate) fn select(&mut self, capture: &mut RowCapture, shape: DecodeShape, points: Vec<SamplePoint>) {
+        let rows = points.iter().map(|point| point.row).collect();
         self.points = points;
         match self.plans.get(&shape) {
-            Some(Some(plan)) if self.layout.width() > 0 => {
-                capture.start(plan, self.points.iter().map(|s| s.row).collect())
-            }
+            Some(Some(plan)) if self.layout.width() > 0 => capture.start(plan, rows),
             _ => capture.stop(),
         }
     }

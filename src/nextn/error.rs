@@ -52,9 +52,9 @@ pub enum Error {
     /// The architectures differ.
     #[error("the draft architecture '{draft}' does not match the target architecture '{model}'")]
     Architecture {
-        /// Of the draft model.
+        /// Architecture of the draft model.
         draft: String,
-        /// Of the model.
+        /// Architecture of the model.
         model: String,
     },
     /// The draft file has no `NextN` layers, or also has other layers.
@@ -83,9 +83,9 @@ pub enum Error {
     /// The widths of the hidden states differ.
     #[error("the draft output width {draft} does not match the target's {model}")]
     Width {
-        /// Of the draft model.
+        /// Width of the draft model.
         draft: u32,
-        /// Of the model.
+        /// Width of the model.
         model: u32,
     },
     /// The vocabularies differ.

@@ -1,11 +1,11 @@
-//! How evenly tokens reached the experts of a weight.
+//! The coverage of a weight's experts.
 
 use crate::imatrix::Entry;
 
 /// Fraction of an equal share of the rows below which an expert counts as rarely seen.
 pub const RARE: f64 = 0.1;
 
-/// How evenly rows reached the experts of one weight.
+/// The distribution of rows over the experts of one weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ExpertCoverage {
     /// Number of experts.

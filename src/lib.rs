@@ -18,19 +18,19 @@
 //!
 //! # Modules
 //!
-//! | module | what it does | needs llama.cpp |
+//! | module | contents | needs llama.cpp |
 //! |---|---|---|
-//! | [`gguf`] | reads and writes GGUF files, validated | no |
+//! | [`gguf`] | validating reader and writer of GGUF files | no |
 //! | [`atomic_file`] | replaces a file as a whole | no |
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
-//! | [`lens`] | what single layers do to the predictions | to measure it |
+//! | [`lens`] | effect of each layer on the predictions | to measure |
 //! | [`collect`] | sums the inputs of products, as they come | no |
 //! | [`exact`] | sums that do not depend on the order of their terms | no |
 //! | [`state`] | state files: resuming a run, sharing it out over machines | no |
-//! | [`nextn`] | finds a model's `NextN` layers and checks a draft against its trunk | for loaded models |
+//! | [`nextn`] | finds a model's `NextN` layers and checks a draft model | for loaded models |
 //! | [`calibration`] | files, conversations, documents, chunks | for their tokens |
-//! | [`perplexity`] | likelihoods | no |
+//! | [`perplexity`] | likelihoods and perplexity | no |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`session`], [`run`] | a model over a text, collected | yes |")]
 

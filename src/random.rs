@@ -1,6 +1,6 @@
-//! Random numbers that are the same wherever and whenever they are drawn.
+//! Random numbers that are the same on every machine and in every version.
 
-/// `SplitMix64` (Steele, Lea and Flood, OOPSLA 2014): small, and written down, so that no library's next version gives
+/// `SplitMix64` (Steele, Lea and Flood, OOPSLA 2014). It is implemented here because a new version of a library could give
 /// another order for the same seed.
 #[derive(Debug)]
 pub(crate) struct SplitMix64(u64);
@@ -18,7 +18,7 @@ impl SplitMix64 {
         z ^ (z >> 31)
     }
 
-    /// A number below `n`, each as likely as the others: what would make the first ones likelier is drawn again.
+    /// Returns a uniform number below `n`. Draws that would make small numbers more likely are rejected.
     pub(crate) fn below(&mut self, n: u64) -> u64 {
         let surplus = n.wrapping_neg() % n; // 2^64 modulo n
         loop {

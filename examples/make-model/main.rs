@@ -18,8 +18,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use llama_imatrix::gguf::Error;
 use llama_imatrix::atomic_file;
+use llama_imatrix::gguf::Error;
 
 /// Writes a file's bytes.
 type Make = fn(&mut dyn Write) -> Result<(), Error>;

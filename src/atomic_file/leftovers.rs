@@ -40,7 +40,11 @@ pub fn remove_leftovers(path: &Path) -> io::Result<usize> {
         let entry = entry?;
         if is_named_so(&entry.file_name(), &prefix) {
             // A folder is the probe that a save begins with, and empty.
-            if entry.file_type()?.is_dir() { fs::remove_dir(entry.path())? } else { fs::remove_file(entry.path())? }
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir(entry.path())?
+            } else {
+                fs::remove_file(entry.path())?
+            }
             removed += 1;
         }
     }

@@ -4,7 +4,6 @@
 //! target's name, it writes in place; what is no regular file gets the bytes as a stream. [`Way::of`] says before a run
 //! which of the three it will be.
 
-mod early_sync;
 mod leftovers;
 mod links;
 mod prepare;
@@ -16,7 +15,6 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use early_sync::EarlySync;
 pub use leftovers::{is_leftover, remove_leftovers};
 pub use links::follow_links;
 use prepare::{Prepared, prepare};
@@ -35,29 +33,7 @@ const BUFFER: usize = 1 << 18;
 ///
 /// # Errors
 /// The operating system's, saying which step failed, or what `write` returns.
-pub fn save<E: From<io::Error>>(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
-) -> Result<(), E> {
-    save_with(path, |target| match target {
-        Target::File(w) => write(w),
-        Target::Stream(w) => write(w),
-    })
-}
-
-/// Where a file's bytes are written to.
-pub(crate) enum Target<'a> {
-    /// A regular file: places in it can be written again.
-    File(&'a mut BufWriter<EarlySync>),
-    /// A pipe, a terminal, a device.
-    Stream(&'a mut BufWriter<File>),
-}
-
-/// As [`save`], for a `write` that needs to know whether it can seek.
-pub(crate) fn save_with<E: From<io::Error>>(
-    path: &Path,
-    write: impl FnOnce(Target<'_>) -> Result<(), E>,
-) -> Result<(), E> {
+pub fn save<E: From<io::Error>>(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E> {
     let stop = TestStop::next();
     match prepare(path)? {
         Prepared::Replace { target, existing, temporary } => {
@@ -75,7 +51,7 @@ pub(crate) fn save_with<E: From<io::Error>>(
         }
         Prepared::Stream { target } => {
             let mut buffered = BufWriter::with_capacity(BUFFER, prepare::open_stream(&target)?);
-            write(Target::Stream(&mut buffered))?;
+            write(&mut buffered)?;
             buffered.flush().map_err(step("write the output file"))?;
         }
     }
@@ -95,15 +71,7 @@ pub fn save_new<E: From<io::Error>>(
 ) -> Result<PathBuf, E> {
     let stop = TestStop::next();
     let temporary = prepare::new_file(folder, name)?;
-    write_file(
-        own_handle(&temporary)?,
-        |target| match target {
-            Target::File(w) => write(w),
-            Target::Stream(w) => write(w),
-        },
-        &stop,
-        || Ok(()),
-    )?;
+    write_file(own_handle(&temporary)?, write, &stop, || Ok(()))?;
     let (_, path) = temporary.keep().map_err(|e| step("keep the file")(e.error))?;
     sync_folder(folder).map_err(step("sync the folder"))?;
     Ok(path)
@@ -112,17 +80,17 @@ pub fn save_new<E: From<io::Error>>(
 /// Writes a regular file from its beginning, and returns once the data is on the disk.
 fn write_file<E: From<io::Error>>(
     file: File,
-    write: impl FnOnce(Target<'_>) -> Result<(), E>,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
     stop: &TestStop,
     before_sync: impl FnOnce() -> io::Result<()>,
 ) -> Result<(), E> {
-    let mut buffered = BufWriter::with_capacity(BUFFER, EarlySync::new(file));
-    write(Target::File(&mut buffered))?;
+    let mut buffered = BufWriter::with_capacity(BUFFER, file);
+    write(&mut buffered)?;
     stop.at("write");
-    let syncing = buffered.into_inner().map_err(|e| step("write the file")(e.into_error()))?;
+    let file = buffered.into_inner().map_err(|e| step("write the file")(e.into_error()))?;
     before_sync()?;
     stop.at("fsync");
-    syncing.finish().map_err(step("sync the file"))?;
+    file.sync_all().map_err(step("sync the file"))?;
     Ok(())
 }
 

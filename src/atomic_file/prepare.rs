@@ -155,11 +155,7 @@ pub(super) fn open_stream(target: &Path) -> io::Result<File> {
     if let Some(stdout) = stdout_if(&metadata) {
         return Ok(stdout);
     }
-    fs::OpenOptions::new()
-        .write(true)
-        .truncate(metadata.is_file())
-        .open(target)
-        .map_err(step("open the output file"))
+    fs::OpenOptions::new().write(true).truncate(metadata.is_file()).open(target).map_err(step("open the output file"))
 }
 
 /// Standard output, if that is the file.

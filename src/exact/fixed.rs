@@ -1,19 +1,19 @@
-//! The fixed-point numbers: three words for a sum of squares, two for a sum.
+//! Fixed-point numbers: three words for a sum of squares, two for a sum.
 
-/// Words of a sum of squares.
-pub const SQUARE_WORDS: usize = 3;
-/// Words of a sum.
-pub const SUM_WORDS: usize = 2;
+/// Number of words of a sum of squares.
+pub(crate) const SQUARE_WORDS: usize = 3;
+/// Number of words of a sum.
+pub(crate) const SUM_WORDS: usize = 2;
 
-/// A sum of squares is a multiple of 2 to the power of minus this.
+/// The unit of a sum of squares is 2^-119.
 pub(super) const SQUARE_BITS: i32 = 119;
-/// A sum is a multiple of 2 to the power of minus this.
+/// The unit of a sum is 2^-59.
 pub(super) const SUM_BITS: i32 = 59;
 
-pub(super) type Square = [i64; SQUARE_WORDS];
-pub(super) type Sum = [i64; SUM_WORDS];
+pub(crate) type Square = [i64; SQUARE_WORDS];
+pub(crate) type Sum = [i64; SUM_WORDS];
 
-pub(super) fn squares(words: &[i64]) -> &[Square] {
+pub(crate) fn squares(words: &[i64]) -> &[Square] {
     words.as_chunks().0
 }
 
@@ -21,7 +21,7 @@ pub(super) fn squares_mut(words: &mut [i64]) -> &mut [Square] {
     words.as_chunks_mut().0
 }
 
-pub(super) fn sums(words: &[i64]) -> &[Sum] {
+pub(crate) fn sums(words: &[i64]) -> &[Sum] {
     words.as_chunks().0
 }
 
@@ -37,7 +37,7 @@ fn words(n: u128) -> [i64; 2] {
     [n as i64, (n >> 64) as i64]
 }
 
-/// `None` where the sum is negative or needs more than 191 bits.
+/// Adds a sum of squares; `None` if the result is negative or exceeds 191 bits.
 pub(super) fn add_square(to: &mut Square, more: Square) -> Option<()> {
     let (low, carry) = unsigned([to[0], to[1]]).overflowing_add(unsigned([more[0], more[1]]));
     let top = to[2].checked_add(more[2])?.checked_add(carry.into())?;
@@ -52,9 +52,9 @@ pub(super) fn add_sum(to: &mut Sum, more: Sum) -> Option<()> {
     Some(())
 }
 
-/// `high * 2^90 + low` as words.
+/// Returns `high * 2^90 + low` as words.
 pub(super) fn square_from_parts(high: i128, low: i128) -> Square {
-    // Both are below 2^97: the first is moved by a word (64) and 26 bits.
+    // Both are below 2^97. `high` is shifted by a word (64 bits) and 26 bits.
     let (high, low) = ((high << 26) as u128, low as u128);
     let sign = (low as i128 >> 127) as i64;
     let (middle, carry) = ((low >> 64) as u64).overflowing_add(high as u64);
@@ -66,24 +66,24 @@ pub(super) fn sum_from_parts(total: i128) -> Sum {
     words(total as u128)
 }
 
-/// Rounds to nearest, ties to even.
-pub(super) fn square_to_f32(n: Square) -> f32 {
+/// Rounds a sum of squares to the nearest f32, ties to even.
+pub(crate) fn square_to_f32(n: Square) -> f32 {
     if n[2] == 0 {
         return unsigned([n[0], n[1]]) as f32 * power_of_two(-SQUARE_BITS);
     }
-    // At least 65 bits are left of 192: the last one may say whether anything was cut off below without being read as
-    // more than that.
+    // The upper two words have at least 65 significant bits, so the lowest bit can serve as a sticky bit for the word that
+    // is cut off.
     let cut = u128::from(n[0] != 0);
     (unsigned([n[1], n[2]]) | cut) as f32 * power_of_two(64 - SQUARE_BITS)
 }
 
-/// Rounds to nearest, ties to even.
-pub(super) fn sum_to_f32(n: Sum) -> f32 {
+/// Rounds a sum to the nearest f32, ties to even.
+pub(crate) fn sum_to_f32(n: Sum) -> f32 {
     unsigned(n) as i128 as f32 * power_of_two(-SUM_BITS)
 }
 
-/// `None` unless finite, not negative and below 2^71.
-pub(super) fn square_from_f32(x: f32) -> Option<Square> {
+/// Converts an f32 to a sum of squares; `None` unless it is finite, not negative and below 2^71.
+pub(crate) fn square_from_f32(x: f32) -> Option<Square> {
     let (mantissa, exponent) = parts(x).filter(|&(mantissa, _)| mantissa >= 0)?;
     match exponent + SQUARE_BITS {
         shift @ ..0 => Some([round_shift(mantissa, -shift), 0, 0]),
@@ -97,8 +97,8 @@ pub(super) fn square_from_f32(x: f32) -> Option<Square> {
     }
 }
 
-/// `None` unless finite and its size below 2^67.
-pub(super) fn sum_from_f32(x: f32) -> Option<Sum> {
+/// Converts an f32 to a sum; `None` unless it is finite and smaller than 2^67 in size.
+pub(crate) fn sum_from_f32(x: f32) -> Option<Sum> {
     let (mantissa, exponent) = parts(x)?;
     match exponent + SUM_BITS {
         shift @ ..0 => Some(words(i128::from(round_shift(mantissa, -shift)) as u128)),
@@ -107,7 +107,7 @@ pub(super) fn sum_from_f32(x: f32) -> Option<Sum> {
     }
 }
 
-/// `x = mantissa * 2^exponent`; `None` unless finite.
+/// Splits `x = mantissa * 2^exponent`; `None` unless `x` is finite.
 fn parts(x: f32) -> Option<(i64, i32)> {
     let bits = x.to_bits();
     let (field, fraction) = ((bits >> 23 & 0xff) as i32, i64::from(bits & 0x7f_ffff));
@@ -115,16 +115,16 @@ fn parts(x: f32) -> Option<(i64, i32)> {
     x.is_finite().then_some((if x.is_sign_negative() { -size } else { size }, field.max(1) - 150))
 }
 
-/// `n / 2^by` to the nearest, ties to even; `n` has at most 24 bits.
+/// Rounds `n / 2^by` to the nearest integer, ties to even. `n` has at most 24 bits.
 fn round_shift(n: i64, by: i32) -> i64 {
     if by > 40 {
         return 0;
     }
-    // Exact in f64, whose own rounding does the rest.
+    // The product is exact in f64.
     (n as f64 * f64::from(power_of_two(-by))).round_ties_even() as i64
 }
 
-/// A normal power of two.
+/// Returns a power of two in the range of normal numbers.
 const fn power_of_two(exponent: i32) -> f32 {
     f32::from_bits(((exponent + 127) as u32) << 23)
 }

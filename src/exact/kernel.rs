@@ -1,15 +1,15 @@
-//! The inner loop: rows into exact sums, by floating-point additions that never round.
+//! The inner loop: adds rows to exact sums by floating-point additions that never round.
 //!
-//! A block of rows is added up in doubles that are read as fixed-point numbers: an accumulator starts at 1.5 * 2^(52+g)
-//! and stays between 2^(52+g) and 2^(53+g), so all its values are multiples of 2^g, and adding a term takes off as much
-//! of it as is a multiple of 2^g (rounded to nearest). What is left is exact, too, and goes to the next accumulator,
-//! whose g is 45 lower; the last one takes the rest rounded to its own grid. This is the extraction of Rump, Ogita and
-//! Oishi (Accurate floating-point summation, 2008) and of Demmel and Nguyen (Parallel reproducible summation, 2015) on
-//! grids that no term moves. After a block the accumulators' mantissas are integers, added to the words.
+//! The rows of a block are summed in doubles that serve as fixed-point numbers. An accumulator starts at 1.5 * 2^(52+g) and
+//! stays between 2^(52+g) and 2^(53+g), so its values are multiples of 2^g: its grid. Adding a term extracts the nearest
+//! multiple of 2^g from it. The remainder is exact and goes to the next accumulator, whose g is 45 lower. The last
+//! accumulator takes the remainder rounded to its grid. This is the extraction of Rump, Ogita and Oishi (Accurate
+//! floating-point summation, 2008) and of Demmel and Nguyen (Parallel reproducible summation, 2015), with grids that do not
+//! depend on the terms. After a block the mantissas of the accumulators are integers, which are added to the words.
 //!
-//! Why the order of rows is without effect: the accumulators together hold, exactly, the terms less what the last
-//! grid cut off. Which multiple of a coarser grid a term leaves in the upper accumulators may depend on what is there
-//! already, but only at a tie, and changes what goes on by an even multiple of the last grid: the cut is the same.
+//! The order of the rows has no effect: together, the accumulators hold exactly the terms minus what the last rounding cut
+//! off. The multiple that an upper accumulator extracts depends on its value only at a tie. The remainder then changes by
+//! an even multiple of the last grid, so the same amount is cut off.
 
 use super::OutOfRange;
 use super::fixed::{
@@ -17,40 +17,45 @@ use super::fixed::{
     sum_from_parts, sums_mut,
 };
 
-/// From one accumulator's grid to the next.
+/// Difference in g from one accumulator to the next.
 const STEP: i32 = 45;
-/// Rows in a block. Each adds at most half a unit of the grid above, 2^44 units: 64 stay below 2^51, which is how far
-/// an accumulator may move.
+/// Rows per block. A row adds at most half a unit of the next coarser grid, which is 2^44 units. 64 rows stay below 2^51, the
+/// distance an accumulator may move.
 const BLOCK: usize = 64;
-/// Rows that are read before the accumulators are stored.
+/// Rows added between two stores of the accumulators.
 const GROUP: usize = 4;
-/// Channels that go through a block together: their accumulators stay in the first cache.
+/// Channels processed together: their accumulators fit in the L1 cache.
 const TILE: usize = 64;
-/// Σ x² of a block, in units of the topmost grid (2^16), up to which it is believed. Beyond, single terms or Σ x, which
-/// is at most 8 √Σ x² in a block, could leave their accumulators.
+/// Largest valid Σ x² of a block, in units of the coarsest grid (2^16). Beyond it, single terms or Σ x (in a block at most
+/// 8 √Σ x²) could exceed the range of their accumulators.
 const MOST: i64 = 1 << 50;
 
 const SQUARE_BIAS: [f64; 4] =
     [bias(3 * STEP - SQUARE_BITS), bias(2 * STEP - SQUARE_BITS), bias(STEP - SQUARE_BITS), bias(-SQUARE_BITS)];
 const SUM_BIAS: [f64; 2] = [bias(STEP - SUM_BITS), bias(-SUM_BITS)];
 
-/// 1.5 * 2^(52 + grid).
+/// Returns 1.5 * 2^(52 + grid), the start of an accumulator.
 const fn bias(grid: i32) -> f64 {
     f64::from_bits(((1023 + 52 + grid) as u64) << 52 | 1 << 51)
 }
 
-/// Adds rows of `data`, each `sum2.len() / 3` long and starting at one of `starts`, to the words of a channel's sum of
-/// squares and, where wanted, of its sum.
+/// Adds rows of `data` to the sums of squares and, if given, to the sums. Each row is `sum2.len() / 3` long and starts at one
+/// of `starts`.
 ///
 /// # Errors
-/// [`OutOfRange`]: the sums are then not to be used.
+/// [`OutOfRange`]. The sums must not be used then.
 ///
 /// # Panics
-/// If a row does not lie within `data`, or there are not as many sums as sums of squares.
-pub fn add_rows(sum2: &mut [i64], sum: Option<&mut [i64]>, data: &[f32], starts: &[usize]) -> Result<(), OutOfRange> {
+/// If a row is out of bounds, or the numbers of sums and sums of squares differ.
+pub(super) fn add_rows(
+    sum2: &mut [i64],
+    sum: Option<&mut [i64]>,
+    data: &[f32],
+    starts: &[usize],
+) -> Result<(), OutOfRange> {
     match sum {
         Some(sum) => {
-            assert_eq!(sum.len() / SUM_WORDS, sum2.len() / SQUARE_WORDS, "as many sums as sums of squares");
+            assert_eq!(sum.len() / SUM_WORDS, sum2.len() / SQUARE_WORDS, "numbers of sums and sums of squares");
             add_tiles::<true>(sum2, sum, data, starts)
         }
         None => add_tiles::<false>(sum2, &mut [], data, starts),
@@ -84,7 +89,7 @@ fn add_tiles<const WITH_SUM: bool>(
     Ok(())
 }
 
-/// The accumulators of neighbouring channels.
+/// The accumulators of adjacent channels.
 struct Tile {
     squares: [[f64; TILE]; 4],
     sums: [[f64; TILE]; 2],
@@ -126,11 +131,11 @@ impl Tile {
         }
     }
 
-    /// Σ x² of channel `j`; `None` where it is out of range or no number.
+    /// Returns Σ x² of channel `j`; `None` if it is out of range or not finite.
     fn square(&self, j: usize) -> Option<[i64; SQUARE_WORDS]> {
         let units = |k: usize| units(self.squares[k][j], SQUARE_BIAS[k]);
-        // NaN and numbers of another exponent are far from it in bits, too. What is finite and too large stays too
-        // large: nothing is subtracted.
+        // NaN and numbers with another exponent are far from the bias in bits, too. A sum that is too large stays too large,
+        // since nothing is subtracted.
         let top = units(0);
         if !(0..=MOST).contains(&top) {
             return None;
@@ -139,16 +144,16 @@ impl Tile {
         Some(square_from_parts(join(top, units(1)), join(units(2), units(3))))
     }
 
-    /// Σ x of channel `j`, in range if [`square`](Self::square) is.
+    /// Returns Σ x of channel `j`, which is in range if [`square`](Self::square) is.
     fn sum(&self, j: usize) -> [i64; SUM_WORDS] {
         let units = |k: usize| units(self.sums[k][j], SUM_BIAS[k]);
         sum_from_parts((i128::from(units(0)) << STEP) + i128::from(units(1)))
     }
 }
 
-/// Takes `term` apart over the accumulators.
+/// Splits `term` over the accumulators.
 #[inline(always)]
-#[allow(clippy::inline_always)] // a call would be the end of vector registers
+#[allow(clippy::inline_always)] // a call would prevent vectorization
 fn add<const N: usize>(mut accumulators: [f64; N], last_bias: f64, term: f64) -> [f64; N] {
     let mut rest = term;
     for accumulator in &mut accumulators[..N - 1] {
@@ -156,12 +161,12 @@ fn add<const N: usize>(mut accumulators: [f64; N], last_bias: f64, term: f64) ->
         rest -= sum - *accumulator;
         *accumulator = sum;
     }
-    // Rounded apart from what is there already, which must not decide a tie.
+    // Rounded separately, since the accumulator's value must not decide a tie.
     accumulators[N - 1] += (rest + last_bias) - last_bias;
     accumulators
 }
 
-/// How far an accumulator has moved, in units of its grid.
+/// Returns the distance of an accumulator from its start, in units of its grid.
 fn units(accumulator: f64, bias: f64) -> i64 {
     (accumulator.to_bits() as i64).wrapping_sub(bias.to_bits() as i64)
 }

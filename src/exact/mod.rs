@@ -1,133 +1,112 @@
 //! Sums that do not depend on the order of their terms.
 //!
-//! An f32 sum depends on the order in which rows come in, so two halves of a text, collected apart and added, do not
-//! give the bits of the whole. These sums do: they are integers, and integers add up to the same in any order.
+//! An f32 sum depends on the order of the rows. If two halves of a text are collected separately and then added, the bits
+//! differ from those of one run. The sums of this module are integers, whose sum is the same in any order.
 //!
-//! | | unit | words | holds up to |
+//! | | unit | words | maximum |
 //! |---|---|---|---|
 //! | Σ x² | 2^-119 | 3 | 2^72 (5e21) |
 //! | Σ x | 2^-59 | 2 | 2^68 (3e20) |
 //!
-//! The unit is the same for every channel, model and text, so what a term becomes depends on that term alone:
+//! The unit is the same for every channel, model and text, so how a term is rounded depends on that term alone:
 //!
-//! - A term with `2^-36 <= |x| <= 2^30` (1.5e-11 to 1e9) is added with all its bits, its square with all 48 of its own.
-//! - The square of a smaller one is rounded to a multiple of the unit, that is by at most 2^-120 (8e-37), and x itself
-//!   by at most 2^-60 (9e-19).
-//! - A larger one, an infinity or NaN is an error: beyond 2^33 always, in between if the rows beside it are as large.
+//! - A term with `2^-36 <= |x| <= 2^30` (1.5e-11 to 1e9) is added exactly, and so is its square of 48 bits.
+//! - A smaller term is rounded by at most 2^-60 (9e-19), and its square by at most 2^-120 (8e-37): to multiples of the unit.
+//! - A larger term is an error if it exceeds 2^33, and may be one between 2^30 and 2^33 if other rows of its block are as
+//!   large. Infinity and NaN are errors.
 //!
-//! The sum of these terms is exact and is rounded once, at the end, to the nearest f32. Where no term is smaller than
-//! 2^-36 but for zeros, the result is therefore the correctly rounded sum.
+//! The sum of these terms is exact and is rounded once, at the end, to the nearest f32. If every term is zero or at least
+//! 2^-36 in size, the result is the correctly rounded sum.
 //!
-//! The price is 40 bytes a channel where two f32 sums take 8. Double-double sums would take 32, and would depend on the
-//! order in their last bit: rarely enough for the rounding to hide it, but not provably.
+//! The sums take 40 bytes per channel; two f32 sums take 8. Double-double sums would take 32, but their last bit depends on
+//! the order. Rounding to f32 would nearly always hide that, but provably not always.
 
-mod fixed;
+pub(crate) mod fixed;
 mod kernel;
 
 use std::ops::Range;
 
-use crate::imatrix::Entry;
+pub(crate) use fixed::{SQUARE_WORDS, SUM_WORDS};
+use kernel::add_rows;
 
-pub use fixed::{SQUARE_WORDS, SUM_WORDS};
-pub use kernel::add_rows;
-
-/// The input of a channel is NaN or infinite, or larger than these sums hold.
+/// The input of a channel is NaN, infinite or too large for exact sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the input of channel {channel} is not finite, or too large for exact sums (they hold sizes up to 1e9)")]
+#[error("the input of channel {channel} is not finite, or too large for exact sums (up to 1e9)")]
 pub struct OutOfRange {
-    /// The channel, from the beginning of the sums that were added to.
+    /// Index of the channel in the sums that the rows were added to.
     pub channel: usize,
 }
 
-/// Why exact sums cannot be made or merged.
+/// An error of creating or merging exact sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Sums of another number of channels.
+    /// The lengths do not match.
     #[error("{found} {part}, expected {expected}")]
     Lengths {
-        /// What is counted.
+        /// The items that are counted.
         part: &'static str,
-        /// Theirs.
+        /// Length of the other entry.
         found: usize,
-        /// Ours.
+        /// Length of this entry.
         expected: usize,
     },
-    /// One has sums of activations, the other has not.
-    #[error("sums of activations on one side only")]
+    /// Only one of the two has sums of activations.
+    #[error("only one of the two has sums of activations")]
     Activations,
-    /// A sum that is no number, negative where it must not be, or out of range.
+    /// A sum that is not finite, out of range, or a negative sum of squares.
     #[error("the sum at index {index} is not finite, negative, or too large")]
     Range {
-        /// Which one.
+        /// Its index.
         index: usize,
     },
-    /// Counts that add up to more than can be.
-    #[error("counts add up to more than 63 bits hold")]
+    /// The sum of the counts overflows.
+    #[error("the sum of the counts exceeds 63 bits")]
     CountOverflow,
 }
 
-/// What [`Entry`] is, summed exactly.
+/// The sums of a weight, computed exactly: the counterpart of [`imatrix::Entry`](crate::imatrix::Entry).
 ///
-/// The words of a number are little-endian two's complement and lie together: those of value `i` of `sum2` at
-/// `3 * i..3 * (i + 1)`, of `sum` at `2 * i..2 * (i + 1)`. To undo an addition, save the words of the range it goes to.
+/// The words of a number are contiguous, little-endian two's complement. Value `i` has the words `3 * i..3 * (i + 1)` of
+/// `sum2` and `2 * i..2 * (i + 1)` of `sum`. To undo an addition, save the words of its range beforehand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExactEntry {
-    /// Per value, Σ x² in units of 2^-119; [`SQUARE_WORDS`] each, never negative.
+    /// Σ x² per value, in units of 2^-119; 3 words each, never negative.
     pub sum2: Vec<i64>,
-    /// Per value, Σ x in units of 2^-59; [`SUM_WORDS`] each. `None` where a part of the data came without.
+    /// Σ x per value, in units of 2^-59; 2 words each. `None` if part of the data has no sums of activations.
     pub sum: Option<Vec<i64>>,
-    /// Rows seen, as in [`Entry`].
+    /// Number of rows seen: one count for the whole weight, or one per matrix.
     pub counts: Vec<i64>,
 }
 
 impl ExactEntry {
-    /// Zeros for `values` channels of all matrices together.
+    /// Creates zero sums for `values` channels of all matrices together.
     #[must_use]
     pub fn zeros(values: usize, counts: usize) -> Self {
         Self { sum2: vec![0; values * SQUARE_WORDS], sum: Some(vec![0; values * SUM_WORDS]), counts: vec![0; counts] }
     }
 
-    /// Sums collected before, as they were written out: rounded to f32.
-    ///
-    /// # Errors
-    /// [`Error::Range`], [`Error::Lengths`].
-    pub fn from_rounded(entry: &Entry) -> Result<Self, Error> {
-        let expected = entry.sum2.len();
-        if let Some(sum) = entry.sum.as_ref().filter(|sum| sum.len() != expected) {
-            return Err(Error::Lengths { part: "sums", found: sum.len(), expected });
-        }
-        let sum2 = entry.sum2.iter().enumerate();
-        let sum2 = sum2.map(|(index, &x)| fixed::square_from_f32(x).ok_or(Error::Range { index }));
-        let sum2 = sum2.collect::<Result<Vec<_>, _>>()?.into_flattened();
-        let sum = entry.sum.as_ref().map(|sum| {
-            let words = sum.iter().enumerate();
-            let words = words.map(|(index, &x)| fixed::sum_from_f32(x).ok_or(Error::Range { index }));
-            words.collect::<Result<Vec<_>, _>>().map(Vec::into_flattened)
-        });
-        Ok(Self { sum2, sum: sum.transpose()?, counts: entry.counts.clone() })
-    }
-
-    /// Number of values: channels times matrices.
+    /// Returns the number of values: channels times matrices.
     #[must_use]
     pub fn len(&self) -> usize {
         self.sum2.len() / SQUARE_WORDS
     }
 
-    /// Whether there are no sums.
+    /// Returns true if there are no sums.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.sum2.is_empty()
     }
 
-    /// Adds rows of `data`, each as long as `values` and starting at one of `starts`, to the sums of `values`.
-    /// Counts are the caller's.
+    /// Adds rows of `data` to the sums of `values`. Each row is as long as `values` and starts at one of `starts`. The caller
+    /// updates the counts.
     ///
     /// # Errors
-    /// [`OutOfRange`], its channel from the beginning of `values`. What has been added then is not defined: restore it.
+    /// [`OutOfRange`] with the channel relative to the start of `values`. The sums of `values` are then undefined and must be
+    /// restored.
     ///
     /// # Panics
-    /// If `values` or a row lies outside.
+    /// If `values` or a row is out of bounds.
     pub fn add_rows(&mut self, values: Range<usize>, data: &[f32], starts: &[usize]) -> Result<(), OutOfRange> {
         let words = |n| values.start * n..values.end * n;
         let sum = self.sum.as_mut().map(|sum| &mut sum[words(SUM_WORDS)]);
@@ -137,7 +116,7 @@ impl ExactEntry {
     /// Adds the sums and counts of another part of the text.
     ///
     /// # Errors
-    /// Other sizes, or sums that overflow. Then `self` is not to be used.
+    /// Lengths that do not match, or an overflow. `self` must not be used after an error.
     pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
         let lengths = [
             ("values", other.len(), self.len()),
@@ -166,17 +145,7 @@ impl ExactEntry {
         Ok(())
     }
 
-    /// The sums rounded to the nearest f32, ties to even.
-    #[must_use]
-    pub fn round(&self) -> Entry {
-        Entry {
-            sum2: fixed::squares(&self.sum2).iter().map(|&words| fixed::square_to_f32(words)).collect(),
-            sum: self.sum.as_ref().map(|sum| fixed::sums(sum).iter().map(|&words| fixed::sum_to_f32(words)).collect()),
-            counts: self.counts.clone(),
-        }
-    }
-
-    /// What must hold of sums from a file: whole numbers of words, as many of both kinds, squares not negative.
+    /// Checks sums from a file: complete words, matching lengths, no negative sum of squares.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let values = self.len();
         if self.sum2.len() != values * SQUARE_WORDS {

@@ -3,7 +3,7 @@ use num_bigint::BigInt;
 use super::*;
 use crate::imatrix::Entry;
 
-/// Test numbers that are the same each time: `SplitMix64`.
+/// Reproducible random numbers: `SplitMix64`.
 struct Rng(u64);
 
 impl Rng {
@@ -14,7 +14,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// Any 24-bit mantissa, either sign, and an exponent out of `exponents`.
+    /// Returns a number with a random mantissa, a random sign and an exponent from `exponents`.
     fn float(&mut self, exponents: Range<i32>) -> f32 {
         let bits = self.next();
         let exponent = exponents.start + ((bits >> 32) as i32).rem_euclid(exponents.end - exponents.start);
@@ -28,7 +28,7 @@ impl Rng {
     }
 }
 
-/// A number in units of 2^-300, exactly.
+/// Returns a number in units of 2^-300, exactly.
 fn big(x: f32) -> BigInt {
     let bits = x.to_bits();
     let (exponent, fraction) = (bits >> 23 & 0xff, bits & 0x7f_ffff);
@@ -38,7 +38,7 @@ fn big(x: f32) -> BigInt {
     if x.is_sign_negative() { -n } else { n }
 }
 
-/// Whether no f32 is nearer to `exact` than `rounded`, and of two as near `rounded` is the even one.
+/// Returns true if `rounded` is the f32 nearest to `exact`, and in a tie the even one.
 fn is_nearest(rounded: f32, exact: &BigInt) -> bool {
     let distance = |x: f32| {
         let d = big(x) - exact;
@@ -65,9 +65,9 @@ fn rows(rng: &mut Rng, channels: usize, n: usize, exponents: Range<i32>) -> Vec<
 }
 
 #[test]
-fn sums_are_the_exact_ones_rounded_once() {
+fn sums_are_exact_and_rounded_once() {
     let mut rng = Rng(1);
-    // Within a factor of two, over the whole range, and where most numbers are.
+    // Within a factor of two, over the whole range, and in the usual range.
     for (exponents, n) in [(0..1, 300), (-36..30, 1000), (-12..6, 257), (-36..-30, 63), (25..30, 64)] {
         let rows = rows(&mut rng, 67, n, exponents.clone());
         let entry = collect(67, &rows).round();
@@ -83,7 +83,7 @@ fn sums_are_the_exact_ones_rounded_once() {
 }
 
 #[test]
-fn any_order_and_any_split_gives_the_same_words() {
+fn any_order_and_any_split_give_the_same_words() {
     let mut rng = Rng(2);
     for exponents in [-60..20, -8..2, -149..-100, -75..-50] {
         let mut all = rows(&mut rng, 70, 400, exponents.start.max(-126)..exponents.end);
@@ -110,7 +110,7 @@ fn any_order_and_any_split_gives_the_same_words() {
 
 #[test]
 fn ties_between_grids_do_not_depend_on_the_order() {
-    // Halves and whole units of each grid, of x² and of x, with neighbours: what an accumulator rounds at a tie.
+    // Halves and units of each grid, of x² and of x, with their neighbours: these are ties in an accumulator.
     let mut all: Vec<Vec<f32>> = Vec::new();
     for exponent in [-60, -59, -38, -37, -30, -29, -15, -14, -1, 0, 7, 8, 15, 22] {
         let x = 2f32.powi(exponent);
@@ -127,8 +127,8 @@ fn ties_between_grids_do_not_depend_on_the_order() {
 }
 
 #[test]
-fn what_cancels_leaves_what_is_left() {
-    // In f32 the small one is lost beside the large ones: 1e9 - 1e9 + 1e-10.
+fn cancellation_keeps_small_terms() {
+    // In f32 the small term would be lost: 1e9 - 1e9 + 1e-10.
     let small = 1e-10_f32;
     let mut all: Vec<Vec<f32>> =
         (0..500).flat_map(|i| [vec![1e9 - i as f32 * 64.0], vec![i as f32 * 64.0 - 1e9]]).collect();
@@ -141,7 +141,7 @@ fn what_cancels_leaves_what_is_left() {
 }
 
 #[test]
-fn rounding_is_to_even_and_sees_the_last_bit() {
+fn rounding_is_to_even_and_depends_on_the_last_bit() {
     let one = |terms: &[f32]| collect(1, &terms.iter().map(|&x| vec![x]).collect::<Vec<_>>()).round();
     let half = 2f32.powi(-24);
     for (terms, want) in [
@@ -153,14 +153,14 @@ fn rounding_is_to_even_and_sees_the_last_bit() {
     ] {
         assert_eq!(one(terms).sum, Some(vec![want]), "{terms:?}");
     }
-    // The same for squares, with the third word in use: 2^20 squared, half of its last place, and the lowest bit.
+    // The same for squares that use the third word: 2^20 squared, half a unit in its last place, and the lowest bit.
     let (large, half) = (2f32.powi(20), 2f32.powi(8));
     assert_eq!(one(&[large, half]).sum2, [2f32.powi(40)]);
     assert_eq!(one(&[large, half, 2f32.powi(-36)]).sum2, [2f32.powi(40).next_up()]);
 }
 
 #[test]
-fn what_is_no_number_or_too_large_is_refused_with_its_channel() {
+fn values_not_finite_or_too_large_are_refused_with_their_channel() {
     for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e10] {
         for (row, channel) in [(0, 0), (63, 64), (64, 99), (129, 3)] {
             let mut data = vec![1.0_f32; 130 * 100];
@@ -181,7 +181,7 @@ fn what_is_no_number_or_too_large_is_refused_with_its_channel() {
 }
 
 #[test]
-fn rounded_sums_come_back_and_parts_must_fit() {
+fn rounded_sums_round_trip_and_lengths_must_match() {
     let mut rng = Rng(5);
     let sum: Vec<f32> = (0..200).map(|_| rng.float(-30..60)).chain([0.0]).collect();
     let sum2 = (0..200).map(|_| rng.float(-90..70).abs()).chain([0.0]).collect();

@@ -1,4 +1,4 @@
-//! Reads numbers and strings from bytes, never past their end.
+//! Reads numbers and strings from a byte slice, never past its end.
 
 use super::{Error, MAX_STRING_BYTES};
 
@@ -14,17 +14,17 @@ impl<'a> Cursor<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// Where the next byte comes from.
+    /// Returns the offset of the next byte.
     pub(crate) const fn at(&self) -> u64 {
         self.at as u64
     }
 
-    /// Bytes that are left.
+    /// Returns the number of bytes up to the end.
     pub(crate) const fn left(&self) -> u64 {
         (self.bytes.len() - self.at) as u64
     }
 
-    /// The next `n` bytes; `what` names them in the error.
+    /// Takes the next `n` bytes; `what` names them in the error.
     pub(crate) fn take(&mut self, what: &'static str, n: u64) -> Result<&'a [u8], Error> {
         let taken = usize::try_from(n).ok().and_then(|n| self.bytes.get(self.at..self.at.checked_add(n)?));
         let taken = taken.ok_or(Error::Truncated { what, at: self.at(), need: n, left: self.left() })?;
@@ -50,7 +50,7 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.array(what)?))
     }
 
-    /// A string as GGUF stores it: a u64 length, then that many bytes.
+    /// Reads a GGUF string: its length as a u64, then its bytes.
     pub(crate) fn string(&mut self, what: &'static str) -> Result<&'a [u8], Error> {
         let at = self.at();
         let length = self.u64(what)?;
@@ -60,7 +60,7 @@ impl<'a> Cursor<'a> {
         self.take(what, length)
     }
 
-    /// A string that names something: UTF-8 without zero bytes (ggml would cut it there).
+    /// Reads a key or tensor name: UTF-8 without zero bytes (ggml would cut the name there).
     pub(crate) fn name(&mut self, what: &'static str) -> Result<&'a str, Error> {
         let at = self.at();
         let bytes = self.string(what)?;

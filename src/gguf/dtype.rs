@@ -2,7 +2,7 @@
 
 macro_rules! dtypes {
     ($($variant:ident = $id:literal, $name:literal, $block:literal, $bytes:literal;)*) => {
-        /// The type of a tensor's elements (`ggml_type`), removed types left out.
+        /// The element type of a tensor (`ggml_type`), without the types that ggml has removed.
         ///
         /// Quantized types store blocks of [`block_len`](DType::block_len) elements in
         /// [`block_bytes`](DType::block_bytes) bytes.
@@ -12,28 +12,28 @@ macro_rules! dtypes {
         pub enum DType { $($variant = $id,)* }
 
         impl DType {
-            /// Every type, in the order of their ids.
+            /// All types in the order of their ids.
             pub const ALL: &'static [DType] = &[$(DType::$variant,)*];
 
-            /// The type with this id in a file; `None` for ids that are unknown or were removed.
+            /// Returns the type that has this id in a file; `None` for an unknown or removed id.
             #[must_use]
             pub const fn from_id(id: u32) -> Option<Self> {
                 match id { $($id => Some(DType::$variant),)* _ => None }
             }
 
-            /// ggml's name of the type, such as `q4_K`.
+            /// Returns ggml's name for the type, such as `q4_K`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(DType::$variant => $name,)* }
             }
 
-            /// Elements in a block; 1 for types that are not quantized.
+            /// Returns the number of elements per block; 1 for types that are not quantized.
             #[must_use]
             pub const fn block_len(self) -> u64 {
                 match self { $(DType::$variant => $block,)* }
             }
 
-            /// Bytes of a block.
+            /// Returns the number of bytes per block.
             #[must_use]
             pub const fn block_bytes(self) -> u64 {
                 match self { $(DType::$variant => $bytes,)* }
@@ -42,7 +42,7 @@ macro_rules! dtypes {
     };
 }
 
-// Ids from `ggml.h`; elements and bytes a block from the structs in `ggml-common.h`.
+// Ids from `ggml.h`; elements and bytes per block from the structs in `ggml-common.h`.
 dtypes! {
     F32 = 0, "f32", 1, 4;
     F16 = 1, "f16", 1, 2;
@@ -82,13 +82,13 @@ dtypes! {
 }
 
 impl DType {
-    /// The id a file stores.
+    /// Returns the id that a file stores.
     #[must_use]
     pub const fn id(self) -> u32 {
         self as u32
     }
 
-    /// Bytes of `elements` elements, `None` where they are no whole number of blocks or do not fit.
+    /// Returns the size of `elements` elements in bytes; `None` unless they fill whole blocks and the size fits 64 bits.
     #[must_use]
     pub const fn bytes_for(self, elements: u64) -> Option<u64> {
         if !elements.is_multiple_of(self.block_len()) {

@@ -1,153 +1,152 @@
-//! What can be wrong with a GGUF file: one variant a rule.
+//! The rules that a GGUF file can break: one variant per rule.
 
 use super::{DType, limits};
 
-/// A rule of the format that a file, or what was handed to the writer, breaks.
+/// A rule of the format that a file, or an argument of the writer, breaks.
 ///
-/// The messages name the rule, what was found and what was expected; the file's path is the
-/// caller's to add.
+/// Each message says what was found and what was expected. The caller adds the file's path.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The file ends before something it announces.
+    /// The file ends before the data that its header announces.
     #[error("file is truncated: {what} at byte {at} needs {need} bytes, {left} are left")]
     Truncated {
-        /// What was being read.
+        /// The item that was being read.
         what: &'static str,
-        /// Where in the file, in bytes.
+        /// Its offset in the file.
         at: u64,
-        /// Bytes it needs.
+        /// Size of the item in bytes.
         need: u64,
-        /// Bytes the file still has.
+        /// Bytes from there to the end of the file.
         left: u64,
     },
     /// The file does not begin with `GGUF`.
     #[error("not a GGUF file: it begins with {:?}, not \"GGUF\"", String::from_utf8_lossy(.0))]
     Magic([u8; 4]),
-    /// The version has its bytes in the other order.
+    /// The version number has the other byte order.
     #[error("GGUF version reads as {0:#010x}: the file was written for the other byte order")]
     ByteOrder(u32),
-    /// A version that is too old or too new.
+    /// An unsupported version.
     #[error("GGUF version is {0}, versions 2 and 3 are supported")]
     Version(u32),
-    /// More tensors announced than the file has room for.
+    /// The number of tensors exceeds what the file can hold.
     #[error("{found} tensors announced, but the {left} bytes left hold at most {limit}")]
     TensorCount {
-        /// As announced.
+        /// The announced number.
         found: u64,
         /// Bytes left in the file.
         left: u64,
-        /// The most that fit.
+        /// The largest number that fits.
         limit: u64,
     },
-    /// More key/values announced than the file has room for.
-    #[error("{found} key/values announced, but the {left} bytes left hold at most {limit}")]
+    /// The number of key/value pairs exceeds what the file can hold.
+    #[error("{found} key/value pairs announced, but the {left} bytes left hold at most {limit}")]
     KeyCount {
-        /// As announced.
+        /// The announced number.
         found: u64,
         /// Bytes left in the file.
         left: u64,
-        /// The most that fit.
+        /// The largest number that fits.
         limit: u64,
     },
-    /// A string longer than the format allows.
+    /// A string that is longer than the format allows.
     #[error("{what} at byte {at} is {found} bytes long, at most {} are allowed", limits::MAX_STRING_BYTES)]
     StringLength {
-        /// What was being read.
+        /// The item that was being read.
         what: &'static str,
-        /// Where in the file, in bytes.
+        /// Its offset in the file.
         at: u64,
-        /// Its length.
+        /// Its length in bytes.
         found: u64,
     },
-    /// A key or tensor name that is not UTF-8 or holds a zero byte.
+    /// A key or tensor name that is not UTF-8 or contains a zero byte.
     #[error("{what} at byte {at} is not UTF-8 text without zero bytes: {text:?}")]
     NameText {
-        /// What was being read.
+        /// The item that was being read.
         what: &'static str,
-        /// Where in the file, in bytes.
+        /// Its offset in the file.
         at: u64,
-        /// The name, bad bytes replaced.
+        /// The name, invalid bytes replaced.
         text: String,
     },
-    /// A key without characters.
+    /// An empty key.
     #[error("key {index} is empty")]
     EmptyKey {
-        /// Its position among the keys.
+        /// Its index.
         index: u64,
     },
-    /// The same key twice.
+    /// A duplicate key.
     #[error("key '{0}' occurs twice")]
     DuplicateKey(String),
-    /// A value type that does not exist, or an array of arrays.
+    /// An unknown value type, or an array of arrays.
     #[error("key '{key}' has value type {found}, not one of 0 to 12 (9, array, only outermost)")]
     ValueType {
         /// The key.
         key: String,
-        /// The type id found.
+        /// The type id in the file.
         found: u32,
     },
-    /// An array with more elements than the format allows.
+    /// An array that has more elements than the format allows.
     #[error("key '{key}' has {found} array elements, at most {} are allowed", limits::MAX_ARRAY_ELEMENTS)]
     ArrayLength {
         /// The key.
         key: String,
-        /// Elements announced.
+        /// The announced number of elements.
         found: u64,
     },
-    /// `general.alignment` is not a u32.
+    /// `general.alignment` has another type than u32.
     #[error("key 'general.alignment' has type {0}, expected u32")]
     AlignmentType(&'static str),
     /// The alignment is not a power of two.
     #[error("alignment is {0}, expected a power of two")]
     Alignment(u32),
-    /// A tensor name longer than ggml allows.
+    /// A tensor name that is longer than ggml allows.
     #[error("tensor name '{name}' has {} bytes, at most {} are allowed", name.len(), limits::MAX_NAME_BYTES)]
     NameLength {
-        /// The name.
+        /// The tensor name.
         name: String,
     },
-    /// The same tensor name twice.
+    /// A duplicate tensor name.
     #[error("tensor '{0}' occurs twice")]
     DuplicateTensor(String),
-    /// Too many dimensions.
+    /// A tensor with too many dimensions.
     #[error("tensor '{name}' has {found} dimensions, at most {} are allowed", limits::MAX_DIMS)]
     Dimensions {
         /// The tensor.
         name: String,
-        /// Dimensions announced.
+        /// The announced number of dimensions.
         found: u64,
     },
-    /// A shape whose element count or byte count does not fit 63 bits (or has a negative extent).
-    #[error("tensor '{name}' has shape {shape:?}: its size is not representable")]
+    /// A shape with a negative dimension, or whose number of elements or bytes does not fit 63 bits.
+    #[error("tensor '{name}' has shape {shape:?}: its size does not fit 63 bits")]
     ShapeOverflow {
         /// The tensor.
         name: String,
         /// Its shape, innermost first.
         shape: Vec<u64>,
     },
-    /// A tensor type that does not exist or was removed.
+    /// An unknown or removed tensor type.
     #[error("tensor '{name}' has unknown type {found}")]
     TensorType {
         /// The tensor.
         name: String,
-        /// The type id found.
+        /// The type id in the file.
         found: u32,
     },
-    /// Rows that do not hold whole blocks.
-    #[error("tensor '{name}' has {row} elements a row, not a multiple of {dtype}'s block of {}", dtype.block_len())]
+    /// A row that does not consist of whole blocks.
+    #[error("tensor '{name}' has {row} elements per row, not a multiple of {dtype}'s block of {}", dtype.block_len())]
     RowBlocks {
         /// The tensor.
         name: String,
-        /// Elements a row.
+        /// Elements per row.
         row: u64,
         /// The element type.
         dtype: DType,
     },
-    /// Tensor data that does not follow the tensor before it.
+    /// Tensor data that does not begin where the data of the tensor before it ends.
     #[error("tensor '{name}' has data offset {found}, expected {expected}")]
     Offset {
         /// The tensor.
@@ -157,8 +156,8 @@ pub enum Error {
         /// End of the tensor before it, aligned.
         expected: u64,
     },
-    /// Tensor data of another length than type and shape say.
-    #[error("tensor '{name}' was given {found} bytes of data, its type and shape need {expected}")]
+    /// Tensor data whose length does not match type and shape.
+    #[error("tensor '{name}' has {found} bytes of data, expected {expected} for its type and shape")]
     DataLength {
         /// The tensor.
         name: String,

@@ -1,6 +1,6 @@
 //! IEEE 754 half precision.
 
-/// The nearest f16 (ties to even), as bits. Overflow gives infinity; a NaN stays one, quiet.
+/// Returns the bits of the nearest f16, ties to even. Overflow gives infinity; a NaN becomes a quiet NaN.
 #[must_use]
 pub fn f32_to_f16(x: f32) -> u16 {
     let bits = x.to_bits();
@@ -20,7 +20,7 @@ pub fn f32_to_f16(x: f32) -> u16 {
         }
         ((rebased << 23) | mantissa, 13)
     } else if exponent >= 102 {
-        // Subnormal in f16: the hidden bit becomes explicit and moves right.
+        // Subnormal in f16: the hidden bit becomes explicit and is shifted right.
         (mantissa | 0x0080_0000, 126 - exponent)
     } else {
         return sign; // below half of the smallest subnormal
@@ -29,11 +29,11 @@ pub fn f32_to_f16(x: f32) -> u16 {
     let rest = value & ((1 << dropped) - 1);
     let half = 1 << (dropped - 1);
     let up = rest > half || (rest == half && kept & 1 == 1);
-    // A carry runs from the mantissa into the exponent, up to infinity, as it should.
+    // A carry from the mantissa correctly increments the exponent, up to infinity.
     sign | (kept + u32::from(up)) as u16
 }
 
-/// The value of f16 bits; every f16 is exact in f32.
+/// Returns the value of f16 bits. Every f16 is exact in f32.
 #[must_use]
 pub fn f16_to_f32(h: u16) -> f32 {
     let sign = u32::from(h & 0x8000) << 16;
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn overflow_and_nan() {
+    fn overflow_gives_infinity_and_nan_stays_nan() {
         assert_eq!(f32_to_f16(65519.996), 0x7bff);
         assert_eq!(f32_to_f16(65520.0), 0x7c00);
         assert_eq!(f32_to_f16(f32::MAX), 0x7c00);

@@ -1,4 +1,4 @@
-//! The bytes of a file, mapped or owned.
+//! The bytes of a file, mapped or in memory.
 
 use std::borrow::Cow;
 use std::fs::Metadata;
@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use memmap2::Mmap;
 
-/// A file's contents, however they are held.
+/// The contents of a file.
 #[derive(Debug)]
 pub(crate) enum Bytes<'a> {
     Mapped(Mapped),
@@ -71,7 +71,7 @@ impl Drop for Mapped {
     }
 }
 
-/// Maps a file read-only; what cannot be mapped (a pipe, an empty file) is read instead.
+/// Maps a file read-only. A pipe or an empty file, which cannot be mapped, is read instead.
 pub(crate) fn open(path: &Path) -> std::io::Result<Bytes<'static>> {
     let mut file = std::fs::File::open(path)?;
     let metadata = file.metadata()?;

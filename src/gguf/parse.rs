@@ -1,4 +1,4 @@
-//! Parses GGUF versions 2 and 3, checking every rule before anything is believed.
+//! Parses GGUF versions 2 and 3. Each number is checked before it is used.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -9,12 +9,12 @@ use super::{
     VERSION, Value, ValueType,
 };
 
-/// Bytes of the shortest key/value: a key of one byte, a type, a one-byte value.
+/// Size of the shortest key/value pair: a key of one byte, a type, a value of one byte.
 const SHORTEST_KEY: u64 = 8 + 1 + 4 + 1;
-/// Bytes of the shortest tensor description: an empty name, no dimensions, type and offset.
+/// Size of the shortest tensor description: an empty name, no dimensions, type and offset.
 const SHORTEST_TENSOR: u64 = 8 + 4 + 4 + 8;
 
-/// What a file holds, all rules checked.
+/// The contents of a file that keeps all rules.
 pub(super) struct Parsed {
     pub(super) version: u32,
     pub(super) alignment: u32,
@@ -22,7 +22,7 @@ pub(super) struct Parsed {
     pub(super) tensors: Vec<Info>,
 }
 
-/// A tensor's description; the range of its data is within the file.
+/// The description of a tensor. Its data range lies within the file.
 #[derive(Debug)]
 pub(super) struct Info {
     pub(super) name: String,
@@ -39,7 +39,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Error> {
     let keys = read_keys(&mut cursor, header.keys)?;
     let alignment = alignment(&keys)?;
     let described = read_descriptions(&mut cursor, header.tensors)?;
-    let tensors = place(described, &cursor, alignment)?;
+    let tensors = check_offsets(described, &cursor, alignment)?;
     Ok(Parsed { version: header.version, alignment, keys, tensors })
 }
 
@@ -58,7 +58,7 @@ impl Header {
         let version = cursor.u32("version")?;
         match version {
             2..=VERSION => {}
-            // Version 3 in the other byte order is 0x03000000: the low half is empty.
+            // Version 3 in the other byte order is 0x03000000: the low half is zero.
             _ if version != 0 && version.trailing_zeros() >= 16 => {
                 return Err(Error::ByteOrder(version));
             }
@@ -140,7 +140,7 @@ fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array, Error> {
     })
 }
 
-/// `n` numbers of `N` bytes; their bytes are taken, hence known to exist, before any allocation.
+/// Reads `n` numbers of `N` bytes. Taking their bytes first proves that they exist before anything is allocated.
 fn numbers<T, const N: usize>(cursor: &mut Cursor<'_>, n: u64, from: fn([u8; N]) -> T) -> Result<Vec<T>, Error> {
     // n is at most 2^30 and N at most 8.
     let bytes = cursor.take("array", n * N as u64)?;
@@ -148,7 +148,7 @@ fn numbers<T, const N: usize>(cursor: &mut Cursor<'_>, n: u64, from: fn([u8; N])
 }
 
 fn strings(cursor: &mut Cursor<'_>, n: u64) -> Result<Vec<String>, Error> {
-    // Every string has at least its length: that bounds the allocation by the file.
+    // A string takes at least the 8 bytes of its length, so the file's size bounds the allocation.
     let need = n * 8;
     if need > cursor.left() {
         return Err(Error::Truncated { what: "array of strings", at: cursor.at(), need, left: cursor.left() });
@@ -173,7 +173,7 @@ fn alignment(keys: &[(String, Value)]) -> Result<u32, Error> {
     }
 }
 
-/// A tensor's description as the file gives it, before its place is checked.
+/// The description of a tensor before its offset is checked.
 struct Description {
     name: String,
     dtype: DType,
@@ -225,7 +225,7 @@ fn read_description(cursor: &mut Cursor<'_>, name: &str) -> Result<Description, 
     Ok(Description { name, dtype, n_dims, shape, bytes, offset })
 }
 
-/// The product of the dimensions, each and together within 63 bits as ggml's signed counts need.
+/// Returns the product of the dimensions. As in ggml, whose counts are signed, each and the product must fit 63 bits.
 fn count_elements(shape: [u64; MAX_DIMS]) -> Option<u64> {
     const MAX: u64 = i64::MAX as u64;
     let mut product = 1_u64;
@@ -238,8 +238,8 @@ fn count_elements(shape: [u64; MAX_DIMS]) -> Option<u64> {
     Some(product)
 }
 
-/// Checks that the tensors' data follow each other, aligned, and lie within the file.
-fn place(described: Vec<Description>, cursor: &Cursor<'_>, alignment: u32) -> Result<Vec<Info>, Error> {
+/// Checks that the tensors' data is contiguous, aligned and within the file.
+fn check_offsets(described: Vec<Description>, cursor: &Cursor<'_>, alignment: u32) -> Result<Vec<Info>, Error> {
     let alignment = u64::from(alignment);
     let mut cursor = cursor.clone();
     if !described.is_empty() {
@@ -257,7 +257,7 @@ fn place(described: Vec<Description>, cursor: &Cursor<'_>, alignment: u32) -> Re
         if t.bytes > left {
             return Err(Error::Truncated { what: "tensor data", at, need: t.bytes, left });
         }
-        // Within the file, hence within usize and far from overflow.
+        // Within the file, so it fits usize and cannot overflow.
         let data = at as usize..(at + t.bytes) as usize;
         expected += t.bytes.next_multiple_of(alignment);
         out.push(Info { name: t.name, dtype: t.dtype, n_dims: t.n_dims, shape: t.shape, data });

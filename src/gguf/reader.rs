@@ -10,9 +10,8 @@ use super::{DType, Error, MAX_DIMS, Value, f16_to_f32};
 
 /// A GGUF file that has passed validation.
 ///
-/// The key/values are parsed, tensor data stays where it is (mapped, for [`File::open`]).
-/// Missing padding after the last tensor is accepted, as llama.cpp's model loader does; missing
-/// data is not.
+/// Key/value pairs are parsed. Tensor data is not copied: [`File::open`] maps the file. As in llama.cpp's model loader,
+/// padding may be missing after the last tensor; data may not.
 #[derive(Debug)]
 pub struct File<'a> {
     bytes: Bytes<'a>,
@@ -24,18 +23,18 @@ pub struct File<'a> {
     tensor_index: HashMap<String, usize>,
 }
 
-/// A tensor of a [`File`].
+/// A tensor in a [`File`].
 #[derive(Clone, Copy, Debug)]
 pub struct Tensor<'f> {
-    /// Its name, at most 63 bytes.
+    /// Name, at most 63 bytes.
     pub name: &'f str,
-    /// The type of its elements.
+    /// Element type.
     pub dtype: DType,
-    /// Dimensions the file stores; `shape` has ones beyond.
+    /// Number of dimensions that the file stores. The rest of `shape` is 1.
     pub n_dims: usize,
-    /// Elements along each dimension, innermost first.
+    /// Number of elements per dimension, innermost first.
     pub shape: [u64; MAX_DIMS],
-    /// Its data, as the file has it.
+    /// Data as stored in the file.
     pub data: &'f [u8],
 }
 
@@ -43,14 +42,14 @@ impl File<'static> {
     /// Maps and validates a file.
     ///
     /// # Errors
-    /// The operating system's, or the rule of the format that the file breaks.
+    /// [`Error::Io`], or the rule of the format that the file breaks.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::parse(map::open(path.as_ref())?)
     }
 }
 
 impl<'a> File<'a> {
-    /// Validates a file that lies in memory.
+    /// Validates a file in memory.
     ///
     /// # Errors
     /// The rule of the format that the bytes break.
@@ -65,68 +64,68 @@ impl<'a> File<'a> {
         Ok(Self { bytes, version, alignment, keys, key_index, tensors, tensor_index })
     }
 
-    /// The format's version, 2 or 3.
+    /// Returns the version of the format, 2 or 3.
     #[must_use]
     pub const fn version(&self) -> u32 {
         self.version
     }
 
-    /// Alignment of tensor data, in bytes.
+    /// Returns the alignment of tensor data in bytes.
     #[must_use]
     pub const fn alignment(&self) -> u32 {
         self.alignment
     }
 
-    /// All bytes of the file.
+    /// Returns the bytes of the file.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Bytes of the whole file.
+    /// Returns the size of the file in bytes.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.key_index.get(key).and_then(|&i| self.keys.get(i)).map(|(_, v)| v)
     }
 
-    /// All key/values, in file order.
+    /// Returns all key/value pairs in file order.
     #[must_use]
     pub fn keys(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
         self.keys.iter().map(|(k, v)| (k.as_str(), v))
     }
 
-    /// All tensors, in file order.
+    /// Returns all tensors in file order.
     #[must_use]
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = Tensor<'_>> {
         self.tensors.iter().map(|t| self.view(t))
     }
 
-    /// The tensor with this name.
+    /// Returns the tensor with this name.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         self.tensor_index.get(name).and_then(|&i| self.tensors.get(i)).map(|t| self.view(t))
     }
 
     fn view<'f>(&'f self, info: &'f Info) -> Tensor<'f> {
-        // `place` has checked the range; the empty slice keeps this free of panics all the same.
+        // `check_offsets` has checked the range. The empty slice rules out a panic in any case.
         let data = self.bytes.get(info.data.clone()).unwrap_or_default();
         Tensor { name: &info.name, dtype: info.dtype, n_dims: info.n_dims, shape: info.shape, data }
     }
 }
 
 impl Tensor<'_> {
-    /// Elements in all dimensions together.
+    /// Returns the number of elements.
     #[must_use]
     pub fn elements(&self) -> u64 {
-        self.shape.iter().product() // checked when the file was read
+        self.shape.iter().product() // the parser has checked it for overflow
     }
 
-    /// The values of an F32, F16 or BF16 tensor; `None` for other types.
+    /// Returns the values of an F32, F16 or BF16 tensor; `None` for other types.
     #[must_use]
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let halves = || self.data.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));

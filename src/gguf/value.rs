@@ -1,4 +1,4 @@
-//! Typed values of a GGUF file's keys.
+//! The typed values of a GGUF file.
 
 /// The type of a value or of an array's elements (`gguf_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum ValueType {
 }
 
 impl ValueType {
-    /// The type with this id in a file.
+    /// Returns the type that has this id in a file.
     #[must_use]
     pub const fn from_id(id: u32) -> Option<Self> {
         Some(match id {
@@ -41,13 +41,13 @@ impl ValueType {
         })
     }
 
-    /// The id a file stores.
+    /// Returns the id that a file stores.
     #[must_use]
     pub const fn id(self) -> u32 {
         self as u32
     }
 
-    /// ggml's name of the type.
+    /// Returns ggml's name for the type.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -68,7 +68,7 @@ impl ValueType {
     }
 }
 
-/// An array value; all elements have one type, and none is an array.
+/// An array value. All elements have the same type, which is never an array.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // the variants are the element types
 pub enum Array {
@@ -88,7 +88,7 @@ pub enum Array {
 
 /// A key's value.
 ///
-/// Strings read from a file have bytes that are not UTF-8 replaced by U+FFFD.
+/// When a string is read, bytes that are not UTF-8 become U+FFFD.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // the variants are the format's types
 pub enum Value {
@@ -151,7 +151,7 @@ impl From<Array> for Value {
 }
 
 impl Value {
-    /// The value's type.
+    /// Returns the value's type.
     #[must_use]
     pub const fn value_type(&self) -> ValueType {
         match self {
@@ -171,7 +171,7 @@ impl Value {
         }
     }
 
-    /// The text of a string value.
+    /// Returns the text of a string value.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         match self {
@@ -180,7 +180,7 @@ impl Value {
         }
     }
 
-    /// The number of a `u32` value.
+    /// Returns the number of a `u32` value.
     #[must_use]
     pub const fn as_u32(&self) -> Option<u32> {
         match self {
@@ -189,7 +189,7 @@ impl Value {
         }
     }
 
-    /// Any non-negative integer value, widened.
+    /// Returns any non-negative integer value as a `u64`.
     #[must_use]
     pub fn as_u64(&self) -> Option<u64> {
         match *self {
@@ -205,7 +205,7 @@ impl Value {
         }
     }
 
-    /// The strings of an array of strings.
+    /// Returns the strings of an array of strings.
     #[must_use]
     pub fn as_strings(&self) -> Option<&[String]> {
         match self {
@@ -216,7 +216,7 @@ impl Value {
 }
 
 impl Array {
-    /// The type of the elements.
+    /// Returns the type of the elements.
     #[must_use]
     pub const fn element_type(&self) -> ValueType {
         match self {
@@ -235,7 +235,7 @@ impl Array {
         }
     }
 
-    /// How many elements there are.
+    /// Returns the number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -254,7 +254,7 @@ impl Array {
         }
     }
 
-    /// Whether there are none.
+    /// Returns true if the array has no elements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,4 +1,4 @@
-//! Writes GGUF version 3, the bytes ggml writes.
+//! Writes GGUF version 3 with the bytes that ggml writes.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -8,7 +8,7 @@ use super::{
     ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, DType, Error, MAGIC, MAX_DIMS, MAX_NAME_BYTES, VERSION, Value, f32_to_f16,
 };
 
-/// Collects key/values and tensors, then writes them in the order they were given.
+/// Collects key/value pairs and tensors, then writes them in the order in which they were added.
 ///
 /// ```
 /// use llama_imatrix::gguf::{DType, File, Writer};
@@ -32,27 +32,21 @@ pub struct Writer<'a> {
 struct Described<'a> {
     name: String,
     dtype: DType,
-    /// Innermost first, trailing ones dropped, never empty.
+    /// Innermost first, without trailing ones, never empty.
     shape: Vec<u64>,
     data: Data<'a>,
 }
 
-/// Numbers that are read while they are written: an imatrix can take gigabytes.
-pub trait F32Source: Sync {
-    /// How many there are.
+/// Numbers that the writer reads in blocks while it writes: an importance matrix can take gigabytes.
+pub(crate) trait F32Source: Sync {
+    /// Returns the number of values.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The numbers from `at` on, as many as `into` has room for; called in order, and never for
-    /// more than there are.
+    /// Fills `into` with the values from `at` on. The writer calls this in order and never beyond the end.
     fn read(&self, at: usize, into: &mut [f32]);
 }
 
-/// Numbers turned into bytes at once.
+/// Numbers that are converted to bytes at once.
 const BLOCK: usize = 1 << 16;
 
 enum Data<'a> {
@@ -80,13 +74,13 @@ impl Data<'_> {
 }
 
 impl<'a> Writer<'a> {
-    /// An empty file.
+    /// Creates a writer for an empty file.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets a key. One that is set already moves to the end, as in ggml.
+    /// Sets a key. A key that is already set moves to the end, as in ggml.
     ///
     /// `general.alignment` sets the alignment of the tensor data.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) -> &mut Self {
@@ -96,11 +90,11 @@ impl<'a> Writer<'a> {
         self
     }
 
-    /// Adds a tensor with the bytes that will lie in the file; `shape` is innermost first.
+    /// Adds a tensor. `data` has the bytes that the file stores; `shape` is innermost first.
     ///
     /// # Errors
-    /// A name that is too long or taken, more than four dimensions, rows of no whole number of
-    /// blocks, or data of another length than type and shape need.
+    /// A name that is too long or a duplicate, more than four dimensions, rows that do not consist of whole blocks, or
+    /// data whose length does not match type and shape.
     pub fn tensor(
         &mut self,
         name: impl Into<String>,
@@ -137,11 +131,11 @@ impl<'a> Writer<'a> {
         self.push(name.into(), DType::I64, shape, Data::I64(data.into()))
     }
 
-    /// Adds an F32 tensor whose numbers are read when the file is written.
+    /// Adds an F32 tensor whose values are read when the file is written.
     ///
     /// # Errors
     /// As [`tensor`](Self::tensor).
-    pub fn f32_source(
+    pub(crate) fn f32_source(
         &mut self,
         name: impl Into<String>,
         shape: &[u64],
@@ -150,7 +144,7 @@ impl<'a> Writer<'a> {
         self.push(name.into(), DType::F32, shape, Data::Source(data))
     }
 
-    /// Adds an F16 tensor, the values rounded to nearest, ties to even.
+    /// Adds an F16 tensor. The values are rounded to nearest, ties to even.
     ///
     /// # Errors
     /// As [`tensor`](Self::tensor).
@@ -177,10 +171,10 @@ impl<'a> Writer<'a> {
         Ok(self)
     }
 
-    /// Writes the whole file. Buffer `w`: many small pieces are written.
+    /// Writes the file. Many small pieces are written: pass a buffered writer.
     ///
     /// # Errors
-    /// What `w` reports; an empty key; `general.alignment` that is no u32 or no power of two.
+    /// An error of `w`; an empty key; a `general.alignment` that is not a u32 or not a power of two.
     pub fn write_to(&self, w: impl io::Write) -> Result<(), Error> {
         let alignment = self.alignment()?;
         let mut out = Counted { inner: w, written: 0 };
@@ -199,23 +193,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Where in the file each tensor's data begins.
-    ///
-    /// # Errors
-    /// As [`write_to`](Self::write_to) has them for keys.
-    pub fn places(&self) -> Result<Vec<u64>, Error> {
-        let alignment = self.alignment()?;
-        let mut header = Counted { inner: io::sink(), written: 0 };
-        self.write_header(&mut header, alignment)?;
-        let offsets = self.tensors.iter().scan(header.written, |at, t| {
-            let here = *at;
-            *at += t.data.len().next_multiple_of(alignment);
-            Some(here)
-        });
-        Ok(offsets.collect())
-    }
-
-    /// All before the tensors' data.
+    /// Writes everything before the tensor data.
     fn write_header(&self, out: &mut Counted<impl io::Write>, alignment: u64) -> Result<(), Error> {
         out.bytes(&MAGIC)?;
         out.bytes(&VERSION.to_le_bytes())?;
@@ -252,7 +230,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Bytes of a tensor's data; the checks that the reader makes, for the writer.
+/// Returns the size of a tensor's data in bytes, after the checks that the reader makes.
 fn tensor_bytes(name: &str, dtype: DType, shape: &[u64]) -> Result<u64, Error> {
     if shape.len() > MAX_DIMS {
         return Err(Error::Dimensions { name: name.to_owned(), found: shape.len() as u64 });
@@ -269,14 +247,14 @@ fn tensor_bytes(name: &str, dtype: DType, shape: &[u64]) -> Result<u64, Error> {
         .ok_or_else(|| Error::ShapeOverflow { name: name.to_owned(), shape: shape.to_vec() })
 }
 
-/// Room for some of a source's numbers, and for their bytes.
+/// Buffers for a block of a source's numbers and for their bytes.
 #[derive(Default)]
 struct Block {
     numbers: Vec<f32>,
     bytes: Vec<u8>,
 }
 
-/// The numbers as the file has them, in as much of `room` as they take.
+/// Converts numbers to bytes at the beginning of `room` and returns that part.
 fn into_bytes<'r>(numbers: &[f32], room: &'r mut [u8]) -> &'r [u8] {
     for (to, x) in room.as_chunks_mut().0.iter_mut().zip(numbers) {
         *to = x.to_le_bytes();
@@ -284,7 +262,7 @@ fn into_bytes<'r>(numbers: &[f32], room: &'r mut [u8]) -> &'r [u8] {
     &room[..numbers.len() * 4]
 }
 
-/// A writer that knows how far it is, for the padding.
+/// A writer that counts its bytes, for the padding.
 struct Counted<W> {
     inner: W,
     written: u64,

@@ -1,4 +1,4 @@
-//! A matrix to work with: from a file in one call, by name, entry after entry.
+//! Convenient access to a matrix: reading a file, looking up and iterating over entries.
 
 use std::collections::btree_map;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use super::{ChunkSizes, Entry, Error, Imatrix, Loaded, Values};
 
 impl Imatrix {
-    /// Reads a GGUF or legacy file to work with it. What a legacy file does not say is taken to be llama.cpp's default,
-    /// 512 tokens a chunk; [`load`](Self::load) and [`Loaded::into_imatrix`] let the caller say.
+    /// Reads a GGUF or legacy file. A legacy file does not have the number of tokens per chunk; this function assumes
+    /// llama.cpp's default of 512. Use [`load`](Self::load) and [`Loaded::into_imatrix`] for another number.
     ///
     /// ```
     /// use llama_imatrix::Imatrix;
@@ -23,31 +23,31 @@ impl Imatrix {
     /// ```
     ///
     /// # Errors
-    /// As [`load`](Self::load); counts out of range.
+    /// As [`load`](Self::load), and counts out of range.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::load(path)?.into_imatrix(ChunkSizes::default())
     }
 }
 
 impl<V> Imatrix<V> {
-    /// What was collected for `weight`, such as `blk.0.attn_q.weight`.
+    /// Returns the entry of a weight, such as `blk.0.attn_q.weight`.
     #[must_use]
     pub fn get(&self, weight: &str) -> Option<&Entry<V>> {
         self.entries.get(weight)
     }
 
-    /// The entries by name, in the order of a file's.
+    /// Returns the entries sorted by name, which is the order of a file.
     pub fn iter(&self) -> btree_map::Iter<'_, String, Entry<V>> {
         self.entries.iter()
     }
 
-    /// Number of weights.
+    /// Returns the number of weights.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if the matrix has no weights.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -64,15 +64,15 @@ impl<'m, V> IntoIterator for &'m Imatrix<V> {
 }
 
 impl<V: Values> Entry<V> {
-    /// Number of matrices that have sums of their own: experts, or heads; 1 of a plain weight. Where one count stands
-    /// for several matrices, as of heads, it is 1 too: how many they are is the weight's shape to say.
+    /// Returns the number of matrices with separate counts: the number of experts, or 1 for a plain weight. It is also 1 if
+    /// one count applies to several matrices, such as heads; their number follows from the weight's shape.
     #[must_use]
     pub fn n_matrices(&self) -> usize {
         self.counts.len()
     }
 
-    /// What a quantizer weighs the columns by: per column the mean square of its inputs, sum of squares over count, as
-    /// long as [`sum2`](Self::sum2). Columns of a matrix that no row reached have 1, as `llama-quantize` has it.
+    /// Returns the weights of the columns for a quantizer: per column the mean square of its inputs (sum of squares divided
+    /// by count), as long as [`sum2`](Self::sum2). As in `llama-quantize`, columns of a matrix without rows have 1.
     #[must_use]
     pub fn importance(&self) -> Vec<f32> {
         let mut values = self.sum2.numbers().to_vec();
@@ -88,7 +88,7 @@ impl<V: Values> Entry<V> {
 }
 
 impl Loaded {
-    /// What the file holds as a matrix: sums and rows, also where it had averages and calls, and a chunk size.
+    /// Converts the contents of a file to a matrix. A legacy file's averages and calls become sums and rows.
     ///
     /// # Errors
     /// A chunk size that is not positive; counts out of range.
@@ -100,7 +100,7 @@ impl Loaded {
     }
 }
 
-/// As a file that has been read, so that it can be merged into another.
+/// Turns a matrix into the contents of a file, to be merged into another matrix.
 impl From<Imatrix> for Loaded {
     fn from(imatrix: Imatrix) -> Self {
         let Imatrix { entries, datasets, chunk_count, chunk_size, n_layer_nextn } = imatrix;
@@ -121,7 +121,7 @@ mod tests {
     use crate::imatrix::Format;
 
     #[test]
-    fn a_quantizer_gets_means_and_ones_for_experts_without_rows() {
+    fn importance_is_the_mean_square_and_one_without_rows() {
         let entry = Entry { sum2: vec![4.0, 9.0, 0.0, 0.0, 5.0, 1.0], sum: None, counts: vec![2, 0, 1] };
         assert_eq!(entry.importance(), [2.0, 4.5, 1.0, 1.0, 5.0, 1.0]);
         let heads = Entry { sum2: vec![4.0, 9.0, 6.0, 8.0], sum: None, counts: vec![2] };
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_matrix_comes_back_from_either_format() {
+    fn both_formats_round_trip() {
         let entry = Entry { sum2: vec![512.0, 1024.0], sum: Some(vec![1.0, 2.0]), counts: vec![1024] };
         let entries = [("blk.0.attn_q.weight".to_owned(), entry)].into();
         let matrix = Imatrix { entries, chunk_size: 512, chunk_count: 2, ..Imatrix::default() };

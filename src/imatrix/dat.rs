@@ -1,7 +1,8 @@
-//! The legacy `.dat` form: averages of squared activations, times a number of calls.
+//! The legacy `.dat` format: averages of squared activations, times a number of calls.
 //!
-//! All numbers little-endian: i32 entries; per entry i32 length and name, i32 calls, i32 values,
-//! that many f32; then i32 chunks, i32 length and name of the last dataset.
+//! All numbers are little-endian: the number of entries (i32); per entry the length of its name (i32), the name, the calls
+//! (i32), the number of values (i32) and the values (f32); then the number of chunks (i32), the length of the last dataset's
+//! name (i32) and that name.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,11 +10,11 @@ use std::io;
 use super::{Entry, Error, Imatrix, Loaded, Numbers, Slice, Values};
 use crate::gguf::cursor::Cursor;
 
-/// Bytes of the shortest entry: an empty name, calls, and one value.
+/// Size of the shortest entry: an empty name, calls and one value.
 const SHORTEST_ENTRY: u64 = 4 + 4 + 4 + 4;
-/// Numbers turned into bytes at once.
+/// Numbers that are converted to bytes at once.
 const BLOCK: usize = 1 << 16;
-/// Longest name taken from a file. llama.cpp's tensor names have at most 63 bytes.
+/// Maximum length of a name in a file. llama.cpp's tensor names have at most 63 bytes.
 const MAX_NAME: i32 = 1024;
 
 pub(super) fn read(bytes: &[u8]) -> Result<Loaded<Slice<'_>>, Error> {
@@ -36,7 +37,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Loaded<Slice<'_>>, Error> {
         is_legacy: true,
         has_metadata: false,
     };
-    // What follows came to the format later, so a file may end here or after the chunks.
+    // Later versions of the format added the rest, so a file may end here or after the chunks.
     if cursor.left() > 0 {
         loaded.chunk_count = cursor.i32("number of chunks")?;
     }
@@ -69,13 +70,13 @@ fn read_entry<'f>(
     }
 }
 
-/// A number from `min` to `max`.
+/// Reads a number from `min` to `max`.
 fn bounded(cursor: &mut Cursor<'_>, entry: i32, what: &'static str, min: i32, max: i32) -> Result<i32, Error> {
     let found = cursor.i32(what)?;
     if (min..=max).contains(&found) { Ok(found) } else { Err(Error::DatLength { entry, what, found, min, max }) }
 }
 
-/// The bytes up to the first zero: upstream reads these texts as C strings.
+/// Returns the bytes up to the first zero: upstream reads these texts as C strings.
 fn c_str(bytes: &[u8]) -> &[u8] {
     bytes.split(|&b| b == 0).next().unwrap_or_default()
 }
@@ -101,7 +102,7 @@ pub(super) fn write(imatrix: &Imatrix<Numbers<'_>>, mut w: impl io::Write) -> Re
     Ok(())
 }
 
-/// The largest count in chunks, rounded up so that little data does not become none.
+/// Returns the largest count in chunks, rounded up so that a small count does not become zero.
 fn calls(entry: &Entry<Numbers<'_>>, chunk_size: i32) -> i32 {
     let chunk_size = i64::from(chunk_size);
     let most = entry.counts.iter().copied().max().unwrap_or(0);
@@ -127,11 +128,11 @@ fn write_averages(w: &mut impl io::Write, entry: &Entry<Numbers<'_>>, calls: i32
     Ok(())
 }
 
-/// Turns the sums from `at` on into averages times calls.
+/// Converts the sums from `at` on to averages times calls.
 fn average(mut values: &mut [f32], mut at: usize, row: usize, entry: &Entry<Numbers<'_>>, calls: i32) {
     while !values.is_empty() {
         let (of_matrix, rest) = values.split_at_mut((row - at % row).min(values.len()));
-        // A matrix that no row has reached counts as 1 everywhere.
+        // All averages of a matrix without rows are 1.
         match entry.counts.get(at / row) {
             None | Some(0) => of_matrix.fill(1.0 * calls as f32),
             Some(&count) => of_matrix.iter_mut().for_each(|x| *x = *x / count as f32 * calls as f32),

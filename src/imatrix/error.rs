@@ -1,29 +1,29 @@
-//! What can be wrong with an importance matrix or its file: one variant a rule.
+//! The rules that an importance matrix or its file can break: one variant per rule.
 
 use crate::gguf;
 
-/// A rule that a file, a merge or a matrix to be written breaks. The path is the caller's to add.
+/// A rule that a file, a merge or a matrix breaks. The caller adds the file's path.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The container is broken, or the file ends too early.
+    /// The GGUF container is invalid, or the file is truncated.
     #[error(transparent)]
     Gguf(gguf::Error),
-    /// A GGUF file of another kind.
+    /// A GGUF file of another type.
     #[error("not an importance matrix: 'general.type' is \"{0}\", expected \"imatrix\"")]
     NotImatrix(String),
     /// A file without entries.
     #[error("no entries: not an importance matrix, or an empty one")]
     NoEntries,
-    /// A metadata key of another type.
+    /// A metadata key whose value has another type.
     #[error("key '{key}' has type {found}, expected u32")]
     KeyType {
         /// The key.
         key: &'static str,
-        /// Its type.
+        /// The type of its value.
         found: &'static str,
     },
     /// An entry that lacks its sums of squares or its counts.
@@ -31,7 +31,7 @@ pub enum Error {
     MissingPart {
         /// The entry.
         name: String,
-        /// The missing tensor's suffix.
+        /// Suffix of the missing tensor.
         part: &'static str,
     },
     /// An entry's tensor that is not F32.
@@ -39,13 +39,13 @@ pub enum Error {
     PartType {
         /// The entry.
         name: String,
-        /// The tensor's suffix.
+        /// Suffix of the tensor.
         part: &'static str,
-        /// Its type.
+        /// The type of its value.
         found: gguf::DType,
     },
-    /// Sums and sums of squares of different lengths.
-    #[error("entry '{name}' has {sum} sums and {sum2} sums of squares, expected as many")]
+    /// Sums and sums of squares whose lengths differ.
+    #[error("entry '{name}' has {sum} sums and {sum2} sums of squares, expected equal numbers")]
     SumLengths {
         /// The entry.
         name: String,
@@ -54,8 +54,8 @@ pub enum Error {
         /// Length of the sums of squares.
         sum2: usize,
     },
-    /// Counts that do not divide the sums into rows.
-    #[error("entry '{name}' has {values} values for {counts} counts, expected a multiple")]
+    /// A number of values that is not a multiple of the number of counts.
+    #[error("entry '{name}' has {values} values for {counts} counts, expected a multiple of the counts")]
     Matrices {
         /// The entry.
         name: String,
@@ -64,38 +64,38 @@ pub enum Error {
         /// Length of the counts.
         counts: usize,
     },
-    /// A count that is negative, too large or no number.
+    /// A count that is negative, too large or not a number.
     #[error("entry '{name}' has count {found} for matrix {index}, expected 0 to 2^53")]
     Count {
         /// The entry.
         name: String,
-        /// The matrix.
+        /// Index of the matrix.
         index: usize,
         /// The count.
         found: f64,
     },
-    /// A legacy file whose number of entries cannot be.
+    /// A legacy file with an invalid number of entries.
     #[error(
         "neither a GGUF nor a legacy .dat importance matrix: {found} entries announced, expected 1 to {limit} in a file of this size"
     )]
     DatEntries {
-        /// As announced.
+        /// The announced number.
         found: i32,
-        /// The most that fit.
+        /// The largest number that fits.
         limit: u64,
     },
-    /// A length in a legacy file that is negative, zero, or above its limit.
+    /// A length in a legacy file that is out of range.
     #[error("legacy entry {entry} has {what} {found}, expected {min} to {max}")]
     DatLength {
         /// The entry, counted from 1.
         entry: i32,
-        /// Which length.
+        /// Name of the length.
         what: &'static str,
-        /// As found.
+        /// The length.
         found: i32,
-        /// Lowest allowed.
+        /// Minimum.
         min: i32,
-        /// Highest allowed.
+        /// Maximum.
         max: i32,
     },
     /// A name in a legacy file that is not UTF-8.
@@ -103,34 +103,34 @@ pub enum Error {
     DatName {
         /// The entry, counted from 1.
         entry: i32,
-        /// The name, bad bytes replaced.
+        /// The name, invalid bytes replaced.
         text: String,
     },
-    /// The same entry twice in a legacy file.
+    /// A duplicate entry in a legacy file.
     #[error("entry '{0}' occurs twice")]
     DuplicateEntry(String),
-    /// A merge of entries with different sizes.
+    /// A merge of entries whose sizes differ.
     #[error("entry '{name}' has {found} {part}, the matrix so far has {expected}")]
     SizeMismatch {
         /// The entry.
         name: String,
-        /// What is counted.
+        /// The items that are counted.
         part: &'static str,
         /// In the file.
         found: usize,
         /// In the matrix so far.
         expected: usize,
     },
-    /// Counts that add up to more than can be.
-    #[error("the counts of entry '{0}' add up to more than 63 bits hold")]
+    /// Counts whose sum overflows.
+    #[error("the sum of the counts of entry '{0}' exceeds 63 bits")]
     CountOverflow(String),
-    /// A weight of a file in a merge that it cannot have.
+    /// An invalid weight of a file in a merge.
     #[error("a file has weight {0}, expected a positive number")]
     Weight(f64),
-    /// A chunk size that nothing can be divided by.
+    /// A chunk size that is not positive.
     #[error("chunk size is {0}, expected a positive number of tokens")]
     ChunkSize(i32),
-    /// More values, or a longer name, than a signed 32-bit length can say.
+    /// An entry with more values than fit a signed 32-bit length.
     #[error("entry '{name}' has {found} values, at most 2147483647 can be written")]
     TooManyValues {
         /// The entry.
@@ -138,10 +138,10 @@ pub enum Error {
         /// Its values.
         found: u64,
     },
-    /// More entries or a longer text than a legacy file's signed 32-bit lengths can say.
+    /// A number of entries, or a text, that exceeds the signed 32-bit lengths of a legacy file.
     #[error("{what} is {found}, at most 2147483647 can be written to a legacy file")]
     DatLimit {
-        /// What is too long.
+        /// Name of the length.
         what: &'static str,
         /// Its length.
         found: usize,

@@ -1,25 +1,25 @@
-//! Adds a file's entries to a matrix.
+//! Adds the entries of a file to a matrix.
 
 use std::fmt;
 
 use super::{Entry, Error, Imatrix, Loaded, Ready, Sum, Values};
 
-/// Something about a file that a merge does not fail over, but its user should hear.
+/// A mismatch that does not make a merge fail, but that the user should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
-    /// The file was made with another number of `NextN` layers; the first file's is kept.
+    /// The file has another number of `NextN` layers. The first file's is used.
     NextnLayers {
-        /// In the file.
+        /// Value in the file.
         found: i32,
-        /// The one that is kept.
+        /// Value used.
         used: i32,
     },
-    /// The file was made with another chunk size; the first file's is kept.
+    /// The file has another chunk size. The first file's is used.
     ChunkSize {
-        /// In the file.
+        /// Value in the file.
         found: i32,
-        /// The one that is kept.
+        /// Value used.
         used: i32,
     },
 }
@@ -37,19 +37,19 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Tokens a chunk, where a file does not say.
+/// Tokens per chunk for files that do not have this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkSizes {
-    /// For the matrix, unless one of the files sets it.
+    /// Chunk size of the matrix, unless a file sets it.
     pub run: i32,
-    /// Of the runs that legacy files came from: it is their weight against other files. Upstream takes the matrix's, so
-    /// that the same file weighs more in a run of longer chunks.
+    /// Chunk size of the runs that wrote the legacy files. It decides their weight relative to other files. Upstream uses the
+    /// matrix's chunk size, so the same file has more weight in a run with longer chunks.
     pub legacy: i32,
 }
 
-/// Rows in chunks, to the nearest.
+/// Converts rows to chunks, rounded to the nearest number.
 ///
-/// `chunk_size` must be positive; the result wraps past 31 bits as upstream's does.
+/// `chunk_size` must be positive. As in upstream, the result wraps at 32 bits.
 #[must_use]
 pub const fn rows_to_chunks(rows: i64, chunk_size: i32) -> i32 {
     if chunk_size <= 0 {
@@ -59,14 +59,13 @@ pub const fn rows_to_chunks(rows: i64, chunk_size: i32) -> i32 {
 }
 
 impl<'a, V: Sum<'a> + Default> Imatrix<V> {
-    /// Adds what a file holds, as upstream's `load_imatrix` does: in f32, file after file.
+    /// Adds the contents of a file as upstream's `load_imatrix` does: in f32, file after file.
     ///
-    /// A legacy file's averages become sums with `sizes.legacy` rows a call. Sums of activations are kept only while all contributions have
-    /// them. A single count is spread over a file's several.
+    /// The averages of a legacy file become sums with `sizes.legacy` rows per call. Sums of activations are kept only while all
+    /// files have them. A single count is extended to the number of counts of a file.
     ///
     /// # Errors
-    /// Entries whose sizes differ; a chunk size that is not positive; counts out of range. The
-    /// matrix is then as it was.
+    /// Entries whose sizes differ; a chunk size that is not positive; counts out of range. The matrix is then unchanged.
     pub fn merge<R: Ready>(&mut self, loaded: &'a Loaded<R>, sizes: ChunkSizes) -> Result<Vec<Warning>, Error> {
         let sets_chunk_size = !loaded.is_legacy && loaded.chunk_size > 0;
         let first_size = if self.chunk_size == 0 && sets_chunk_size { loaded.chunk_size } else { self.chunk_size };
@@ -106,8 +105,7 @@ impl<'a, V: Sum<'a> + Default> Imatrix<V> {
     }
 }
 
-/// Everything that could fail half-way through adding `new`, checked beforehand. `scale` is the
-/// chunk size for a legacy file.
+/// Checks everything that could fail while adding `new`. `scale` is the chunk size for a legacy file.
 fn check_sizes(
     name: &str,
     so_far: Option<&Entry<impl Values>>,
@@ -125,7 +123,7 @@ fn check_sizes(
     if scale.is_none() && (have > 1 && have != found || have == 1 && found == 0) {
         return Err(mismatch("counts", found, have));
     }
-    // One of both may be a single count that stands for all.
+    // Either entry may have a single count for all matrices.
     let spread = |counts: &[i64], i: usize| counts.get(i).or(counts.first()).copied().unwrap_or(0);
     for i in 0..have.max(found) {
         spread(&new.counts, i)
@@ -147,7 +145,7 @@ impl<'a, V: Sum<'a>> Entry<V> {
             (1, n) if n > 1 => self.counts.resize(n, self.counts[0]),
             _ => {}
         }
-        // Added to zeros rather than copied, as upstream does: -0 becomes 0.
+        // As in upstream, added to zeros and not copied: -0 becomes 0.
         self.sum2.add(new.sum2.slice(), 1.0);
         for (have, more) in self.counts.iter_mut().zip(&new.counts) {
             *have += more;
@@ -194,19 +192,19 @@ mod tests {
     }
 
     #[test]
-    fn sums_and_counts_add_and_a_single_count_spreads() {
+    fn sums_and_counts_add_and_a_single_count_is_extended() {
         let mut m = Imatrix::default();
         m.merge(&loaded(entry(&[1.0, 2.0], Some(&[3.0, 4.0]), &[10])), SIZES).unwrap();
         m.merge(&loaded(entry(&[5.0, 6.0], Some(&[7.0, 8.0]), &[1, 2])), SIZES).unwrap();
         assert_eq!(m.entries["w"], entry(&[6.0, 8.0], Some(&[10.0, 12.0]), &[11, 12]));
         assert_eq!((m.chunk_size, m.chunk_count), (4, 3));
-        // Back from many to one is a mismatch, as upstream has it.
+        // As in upstream, one count after several is a mismatch.
         let one = loaded(entry(&[1.0, 1.0], None, &[1]));
         assert!(matches!(m.merge(&one, SIZES), Err(Error::SizeMismatch { part: "counts", found: 1, expected: 2, .. })));
     }
 
     #[test]
-    fn activations_stay_only_while_all_have_them() {
+    fn sums_of_activations_are_kept_only_while_all_files_have_them() {
         let with = loaded(entry(&[1.0], Some(&[1.0]), &[1]));
         let without = loaded(entry(&[1.0], None, &[1]));
         for order in [[&with, &without, &with], [&without, &with, &with]] {
@@ -228,14 +226,14 @@ mod tests {
         // The first file that has a chunk size sets it, without a warning.
         assert_eq!(m.merge(&loaded(entry(&[1.0, 1.0], Some(&[1.0, 1.0]), &[4])), sizes).unwrap(), []);
         assert_eq!(m.entries["w"], entry(&[5.0, 17.0], None, &[28]));
-        // Which does not change what a legacy file weighs.
+        // That does not change the weight of a legacy file.
         m.merge(&legacy(entry(&[1.0, 1.0], None, &[1])), sizes).unwrap();
         assert_eq!(m.entries["w"], entry(&[13.0, 25.0], None, &[36]));
         assert_eq!((m.chunk_size, m.chunk_count), (4, 9));
     }
 
     #[test]
-    fn mismatches_warn_and_the_first_wins() {
+    fn mismatches_warn_and_the_first_file_decides() {
         let mut m = Imatrix::default();
         let a = Loaded { n_layer_nextn: 1, ..loaded(entry(&[1.0], None, &[4])) };
         let b = Loaded { n_layer_nextn: 2, chunk_size: 16, ..a.clone() };

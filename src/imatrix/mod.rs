@@ -1,8 +1,9 @@
-//! The importance matrix: what it holds, how files are read, merged and written.
+//! The importance matrix: its contents, and how files are read, merged and written.
 
 mod access;
 mod dat;
 mod error;
+mod exact;
 mod gguf;
 mod invalid;
 mod load;
@@ -12,9 +13,6 @@ mod weighted;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
-
-use crate::atomic_file::{self, Target};
 
 pub use error::Error;
 pub use invalid::Invalid;
@@ -23,24 +21,23 @@ pub use merge::{ChunkSizes, Warning, rows_to_chunks};
 pub use numbers::{Numbers, Ready, Slice, Sum, Values};
 pub use weighted::merge_weighted;
 
-/// What was collected for one weight.
+/// The sums collected for one weight.
 ///
-/// A weight has one or more matrices (one for a plain weight, a head's or an expert's each for 3-D
-/// ones) of `n` columns. The sums lie matrix after matrix, `n` numbers each: in the entry itself, or
-/// elsewhere for an `Entry<Numbers>` or `Entry<Slice>`.
+/// A weight has one or more matrices of `n` columns: one for a plain weight, one per head or expert for a 3-D weight. The sums
+/// are stored matrix after matrix, `n` numbers each. An `Entry` owns them; `Entry<Numbers>` and `Entry<Slice>` borrow them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entry<V = Vec<f32>> {
-    /// Per column, the sum of squared activations over all rows. `matrices * n` long.
+    /// Sum of squared activations over all rows, per column. `matrices * n` long.
     pub sum2: V,
-    /// Per column, the sum of activations over all rows, as long as `sum2`; `None` where the data
-    /// came through a legacy file, which has none.
+    /// Sum of activations over all rows, per column. As long as `sum2`; `None` if part of the data came from a legacy file,
+    /// which has no such sums.
     pub sum: Option<V>,
-    /// Rows seen: one number for the whole weight, or one a matrix. Never negative.
+    /// Number of rows seen: one count for the whole weight, or one per matrix. Never negative.
     pub counts: Vec<i64>,
 }
 
 impl Entry {
-    /// The sums of activations, empty where there are none.
+    /// Returns the sums of activations; empty if there are none.
     #[must_use]
     pub fn activations(&self) -> &[f32] {
         self.sum.as_deref().unwrap_or_default()
@@ -48,26 +45,26 @@ impl Entry {
 }
 
 impl<V: Values> Entry<V> {
-    /// The same entry, its sums where they are.
+    /// Returns a view of the entry that borrows the sums.
     #[must_use]
     pub fn view(&self) -> Entry<Numbers<'_>> {
         let sum = self.present_sum().map(Values::numbers);
         Entry { sum2: self.sum2.numbers(), sum, counts: self.counts.clone() }
     }
 
-    /// The sums of activations, unless there are none.
+    /// Returns the sums of activations if there are any.
     fn present_sum(&self) -> Option<&V> {
         self.sum.as_ref().filter(|sum| !sum.is_empty())
     }
 
-    /// Numbers a count stands for; `None` without counts or where they do not divide the sums.
+    /// Returns the number of values per count; `None` without counts, or if the number of values is not a multiple of theirs.
     #[must_use]
     pub fn row_len(&self) -> Option<usize> {
         let (values, counts) = (self.sum2.len(), self.counts.len());
         (counts > 0 && values % counts == 0).then(|| values / counts)
     }
 
-    /// What every entry must satisfy, checked on reading and on writing.
+    /// Checks the lengths of the entry. This happens on reading and on writing.
     pub(crate) fn check(&self, name: &str) -> Result<(), Error> {
         let (values, counts) = (self.sum2.len(), self.counts.len());
         if let Some(sum) = self.present_sum().filter(|sum| sum.len() != values) {
@@ -80,17 +77,16 @@ impl<V: Values> Entry<V> {
     }
 }
 
-/// An importance matrix: entries by weight name, and where they came from.
+/// An importance matrix: entries by weight name, and their origin.
 ///
-/// `Imatrix` owns its entries. An `Imatrix<Numbers>` has them elsewhere: in files
-/// ([`File`]), or in whatever holds them during a run. It writes the same
-/// bytes and has the same statistics.
+/// An `Imatrix` owns its sums. An `Imatrix<Numbers>` borrows them from files ([`File`]) or from the accumulators of a run. It
+/// writes the same bytes and has the same statistics.
 ///
 /// ```
 /// use llama_imatrix::imatrix::{Entry, Format, Imatrix};
 /// let entry = Entry { sum2: vec![4.0, 9.0], sum: Some(vec![2.0, 3.0]), counts: vec![1] };
 /// let owned = Imatrix { entries: [("blk.0.attn_q.weight".to_owned(), entry)].into(), chunk_size: 1, ..Imatrix::default() };
-/// // What a run does at each save: nothing but names and counts is copied.
+/// // A run does this at each save: it copies only names and counts.
 /// let entries = owned.entries.iter().map(|(name, entry)| (name.as_str(), entry));
 /// let borrowed = Imatrix { chunk_size: 1, ..Imatrix::from_entries(entries) };
 /// let (mut a, mut b) = (Vec::new(), Vec::new());
@@ -101,17 +97,15 @@ impl<V: Values> Entry<V> {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Imatrix<V = Vec<f32>> {
-    /// What was collected, by the weight's name.
+    /// Entries by weight name.
     pub entries: BTreeMap<String, Entry<V>>,
-    /// Names of the calibration files, oldest first; the run's own file last. A `.dat` file keeps
-    /// only the last.
+    /// Names of the calibration files, oldest first, the run's file last. A `.dat` file stores only the last.
     pub datasets: Vec<String>,
-    /// Chunks the entries were collected over: the largest count, in chunks.
+    /// Number of chunks: the largest count, in chunks.
     pub chunk_count: i32,
-    /// Tokens a chunk; 0 as long as no file has said. [`Imatrix::settle_chunk_size`] before
-    /// writing.
+    /// Tokens per chunk; 0 until a file sets it. Call [`Imatrix::settle_chunk_size`] before writing.
     pub chunk_size: i32,
-    /// How many of the top layers are `NextN` layers.
+    /// Number of `NextN` layers, which are the last layers.
     pub n_layer_nextn: i32,
 }
 
@@ -124,25 +118,34 @@ pub enum Format {
     Dat,
 }
 
-/// How much of an entry has data; see [`Imatrix::coverage`].
+/// The statistics in a GGUF file. This module writes them and does not know their meaning.
+#[derive(Debug)]
+pub(crate) struct WeightStatistics<'a> {
+    /// Names of the statistics, in file order.
+    pub(crate) schema: &'a [&'a str],
+    /// Per weight, its values in the order of `schema`. A weight that is missing here gets zeros.
+    pub(crate) values: BTreeMap<&'a str, Vec<f32>>,
+}
+
+/// The part of an entry that has data; see [`Imatrix::coverage`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coverage {
-    /// The weight.
+    /// Name of the weight.
     pub name: String,
-    /// Counts that are zero.
+    /// Number of counts that are zero.
     pub unseen: usize,
-    /// All its counts.
+    /// Number of counts.
     pub total: usize,
 }
 
 impl Coverage {
-    /// Whether nothing was collected at all.
+    /// Returns true if nothing was collected.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.unseen == self.total
     }
 
-    /// The part that has data, in percent, in the single precision upstream prints.
+    /// Returns the share of counts that are not zero, in percent and in the single precision that upstream prints.
     #[must_use]
     pub fn percent(&self) -> f32 {
         if self.total == 0 {
@@ -152,7 +155,7 @@ impl Coverage {
     }
 }
 
-// For this one alone, so that a plain `Imatrix::default()` says which.
+// Only for the owned type, so that `Imatrix::default()` needs no type annotation.
 impl Default for Imatrix {
     fn default() -> Self {
         Self { entries: BTreeMap::new(), datasets: Vec::new(), chunk_count: 0, chunk_size: 0, n_layer_nextn: 0 }
@@ -160,19 +163,19 @@ impl Default for Imatrix {
 }
 
 impl<'a> Imatrix<Numbers<'a>> {
-    /// An empty matrix, to merge into what stays where it is.
+    /// Creates an empty matrix that borrows the sums merged into it.
     #[must_use]
     pub fn new() -> Self {
         Self { entries: BTreeMap::new(), datasets: Vec::new(), chunk_count: 0, chunk_size: 0, n_layer_nextn: 0 }
     }
 
-    /// A matrix whose entries stay where they are; the rest is at its default, to be set.
+    /// Creates a matrix that borrows the sums of entries. All other fields have their defaults.
     pub fn from_entries<'n, V: Values + 'a>(entries: impl IntoIterator<Item = (&'n str, &'a Entry<V>)>) -> Self {
         let entries = entries.into_iter().map(|(name, entry)| (name.to_owned(), entry.view())).collect();
         Self { entries, ..Self::new() }
     }
 
-    /// The same matrix, its sums added up and copied.
+    /// Copies the matrix and computes its sums.
     #[must_use]
     pub fn to_owned(&self) -> Imatrix {
         let entries = self.entries.iter().map(|(name, entry)| {
@@ -190,7 +193,7 @@ impl<'a> Imatrix<Numbers<'a>> {
 }
 
 impl<V: Values> Imatrix<V> {
-    /// The same matrix, its sums where they are.
+    /// Returns a view of the matrix that borrows the sums.
     #[must_use]
     pub fn view(&self) -> Imatrix<Numbers<'_>> {
         Imatrix {
@@ -202,57 +205,37 @@ impl<V: Values> Imatrix<V> {
         }
     }
 
-    /// The chunk size that counts: the files', or else the run's.
+    /// Returns the chunk size of the files, or `current` if no file has one.
     #[must_use]
     pub const fn effective_chunk_size(&self, current: i32) -> i32 {
         if self.chunk_size > 0 { self.chunk_size } else { current }
     }
 
-    /// Sets the chunk size to the run's unless a file has set it; for when all files are merged.
+    /// Sets the chunk size to the run's unless a file has set it. Call this after all files are merged.
     pub const fn settle_chunk_size(&mut self, current: i32) {
         self.chunk_size = self.effective_chunk_size(current);
     }
 
-    /// Writes the file that upstream would, to the byte.
-    ///
-    /// Buffering is up to `w`; [`save`](Self::save), which is faster, buffers.
-    ///
-    /// # Errors
-    /// What `w` reports; [`Error::ChunkSize`] unless the chunk size is positive; entries whose
-    /// lengths disagree or are more than the format can say.
-    pub fn write(&self, w: impl io::Write, format: Format) -> Result<(), Error> {
+    /// Writes a GGUF file with the given statistics.
+    pub(crate) fn write_gguf(&self, w: impl io::Write, statistics: &WeightStatistics<'_>) -> Result<(), Error> {
         self.check()?;
-        match format {
-            Format::Gguf => gguf::write(&self.view(), w),
-            Format::Dat => dat::write(&self.view(), w),
-        }
+        gguf::write(&self.view(), statistics, w)
     }
 
-    /// Replaces a file by this matrix as [`atomic_file::save`] does.
-    ///
-    /// The bytes are those of [`write`](Self::write); the statistics that a GGUF file has are
-    /// computed while the sums go to the disk.
-    ///
-    /// # Errors
-    /// As [`write`](Self::write) and [`atomic_file::save`].
-    pub fn save(&self, path: &Path, format: Format) -> Result<(), Error> {
+    /// Writes a legacy file.
+    pub(crate) fn write_dat(&self, w: impl io::Write) -> Result<(), Error> {
         self.check()?;
-        let view = self.view();
-        atomic_file::save_with(path, |target| match (format, target) {
-            (Format::Gguf, Target::File(w)) => gguf::write_beside_statistics(&view, w),
-            (Format::Gguf, Target::Stream(w)) => gguf::write(&view, w),
-            (Format::Dat, Target::File(w)) => dat::write(&view, w),
-            (Format::Dat, Target::Stream(w)) => dat::write(&view, w),
-        })
+        dat::write(&self.view(), w)
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// Checks everything that readers rely on.
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.chunk_size <= 0 {
             return Err(Error::ChunkSize(self.chunk_size));
         }
         for (name, entry) in &self.entries {
             entry.check(name)?;
-            // Both formats' lengths are signed 32-bit for upstream.
+            // Upstream's lengths are signed 32-bit in both formats.
             if i32::try_from(entry.sum2.len()).is_err() {
                 return Err(Error::TooManyValues { name: name.clone(), found: entry.sum2.len() as u64 });
             }
@@ -260,7 +243,7 @@ impl<V: Values> Imatrix<V> {
         Ok(())
     }
 
-    /// The entries with matrices that no row has reached, for warnings before saving.
+    /// Returns the entries that have matrices without rows, for warnings before saving.
     #[must_use]
     pub fn coverage(&self) -> Vec<Coverage> {
         let unseen = |counts: &[i64]| counts.iter().filter(|&&c| c == 0).count();
@@ -293,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn write_refuses_what_a_reader_could_not_make_sense_of() {
+    fn write_refuses_a_matrix_that_readers_would_reject() {
         let mut m = Imatrix::default();
         assert!(matches!(m.write(io::sink(), Format::Gguf), Err(Error::ChunkSize(0))));
         m.settle_chunk_size(512);
@@ -306,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_file_is_saved_in_parts_and_is_the_one_that_is_written() {
+    fn a_saved_file_has_the_bytes_of_write() {
         let numbers = |seed: u32, n: usize| -> Vec<f32> {
             (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8) as f32 * 1e-5).collect()
         };
@@ -327,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn files_merge_to_the_same_bytes_where_they_lie() {
+    fn borrowed_and_owned_merges_have_the_same_bytes() {
         let bytes = |sum: Option<Vec<f32>>, counts: &[i64], format| {
             let e = Entry { sum2: vec![0.1, -0.0, 3.0, 1e7], sum, counts: counts.to_vec() };
             let m = Imatrix { entries: [("w".to_owned(), e)].into(), chunk_size: 512, ..Imatrix::default() };

@@ -1,65 +1,65 @@
-//! Numbers of an entry: owned, in a file's bytes, or several of these yet to be added up.
+//! The numbers of an entry: owned, in the bytes of a file, or a sum of these that is computed on reading.
 //!
-//! A matrix of a large model takes gigabytes. What only passes through (a merge, a conversion,
-//! statistics) is read block by block from where it lies, and no copy of it is ever made.
+//! The matrix of a large model takes gigabytes. Merging, conversion and statistics read files in blocks and never copy a
+//! whole matrix.
 
 use crate::gguf::F32Source;
 
-/// What the sums of an [`Entry`](super::Entry) are kept in.
+/// Storage for the sums of an [`Entry`](super::Entry).
 pub trait Values {
-    /// How many numbers there are.
+    /// Returns the number of values.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Returns true if there are no values.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The numbers, where they lie.
+    /// Returns a view of the values.
     fn numbers(&self) -> Numbers<'_>;
 }
 
-/// Values that lie ready, to be added to others.
+/// Values in one piece, which can be added to others.
 pub trait Ready: Values {
-    /// The numbers, where they lie.
+    /// Returns a view of the values.
     fn slice(&self) -> Slice<'_>;
 }
 
-/// Values that others can be added to.
+/// Values that support addition.
 pub trait Sum<'a>: Values {
-    /// As many zeros.
+    /// Creates `len` zeros.
     fn zeros(len: usize) -> Self;
 
-    /// Adds `more` times `factor`, in single precision, number by number.
+    /// Adds `more` times `factor` elementwise, in single precision.
     fn add(&mut self, more: Slice<'a>, factor: f32);
 }
 
-/// Numbers that lie somewhere else.
+/// Borrowed numbers in one piece.
 #[derive(Clone, Copy, Debug)]
 pub enum Slice<'a> {
     /// In memory.
     Memory(&'a [f32]),
-    /// In a file, mapped or held: little-endian, aligned to nothing.
+    /// In the bytes of a file: little-endian, not aligned.
     File(&'a [[u8; 4]]),
 }
 
-/// Numbers that lie somewhere else, in one place or in several that are added up as they are read.
+/// Borrowed numbers, in one piece or as a sum of pieces that is computed on reading.
 #[derive(Clone, Debug, Default)]
 pub struct Numbers<'a> {
     len: usize,
-    /// What the rest is added to; zeros where there is nothing.
+    /// First summand; `None` for zeros.
     first: Option<Slice<'a>>,
-    /// Each is multiplied, then added, in this order.
+    /// Further summands and their factors: each is multiplied, then added, in this order.
     added: Vec<(Slice<'a>, f32)>,
 }
 
 impl<'a> Slice<'a> {
-    /// The f32 of a file, less what is left over at the end.
+    /// Views the bytes of a file as f32. Up to three surplus bytes at the end are ignored.
     pub(super) fn of_bytes(bytes: &'a [u8]) -> Self {
         Self::File(bytes.as_chunks().0)
     }
 
-    /// How many numbers there are.
+    /// Returns the number of values.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -68,13 +68,13 @@ impl<'a> Slice<'a> {
         }
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no values.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Calls `f` with every one of `into` and the number that lies at its place from `at` on.
+    /// Calls `f` for each element of `into` with the corresponding number from `at` on.
     fn zip(&self, at: usize, into: &mut [f32], f: impl Fn(&mut f32, f32)) {
         match self {
             Self::Memory(numbers) => {
@@ -96,7 +96,7 @@ impl<'a> From<Slice<'a>> for Numbers<'a> {
 }
 
 impl Numbers<'_> {
-    /// The numbers from `at` on, as many as `into` has room for.
+    /// Fills `into` with the numbers from `at` on.
     pub fn read(&self, at: usize, into: &mut [f32]) {
         match self.first {
             Some(first) => first.zip(at, into, |to, x| *to = x),
@@ -111,7 +111,7 @@ impl Numbers<'_> {
         }
     }
 
-    /// All of them.
+    /// Returns all numbers.
     #[must_use]
     pub fn to_vec(&self) -> Vec<f32> {
         let mut all = vec![0.0; self.len];
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_are_the_same_bits_before_and_while_reading() {
+    fn sums_computed_on_reading_have_the_bits_of_owned_sums() {
         let (a, b) = ([-0.0_f32, 1.0, 1e8, f32::MIN_POSITIVE], [-0.0_f32, 0.1, 3.3, 0.7]);
         let bytes: Vec<u8> = b.iter().flat_map(|x| x.to_le_bytes()).collect();
         let parts = [(Slice::Memory(&a), 1.0), (Slice::of_bytes(&bytes), 512.0), (Slice::of_bytes(&bytes), 1.0)];

@@ -1,22 +1,23 @@
-//! Merging files of which some shall count for more than others.
+//! Merges files with weights.
 
 use std::collections::BTreeMap;
 
 use super::{ChunkSizes, Entry, Error, Imatrix, Loaded, Warning, rows_to_chunks};
 
-/// Merges files with a weight each: a row of a file with weight `w` counts as `w` rows.
+/// Merges files with one weight per file: a row of a file with weight `w` counts as `w` rows.
 ///
-/// For a weight's entry with sums `S_k` and counts `C_k` in file `k`, all matrix by matrix,
+/// For an entry with sums `S_k` and counts `C_k` in file `k`, per matrix:
 ///
 /// ```text
-/// count = max(1, round(Σ w_k C_k))            0 where no file has seen a row
+/// count = max(1, round(Σ w_k C_k))            0 if no file has rows
 /// sum   = count * (Σ w_k S_k) / (Σ w_k C_k)
 /// ```
 ///
-/// for sums of squares and of activations alike. What `llama-quantize` takes, `sum / count`, is then the weighted mean
-/// of the files' rows to f32's last digit, although counts are whole numbers. A weight of 2 is a file given twice, but
-/// for rounding; 0.5 on all files changes counts and no mean. Two files get the same say if their weights are the
-/// inverse of their numbers of rows. Weights of 1 throughout are [`Imatrix::merge`], file after file, to the byte.
+/// The same formula applies to sums of squares and sums of activations. Although counts are integers, `sum / count`, which
+/// `llama-quantize` uses, is the weighted mean of the rows to the last digit of f32. Up to rounding, weight 2 is the same as
+/// giving a file twice. Weight 0.5 for all files changes the counts and no mean. Two files have equal influence if their
+/// weights are the reciprocals of their numbers of rows. If all weights are 1, the result has the bytes of
+/// [`Imatrix::merge`], file after file.
 ///
 /// # Errors
 /// [`Error::Weight`] unless all weights are positive and finite; otherwise as [`Imatrix::merge`].
@@ -34,7 +35,7 @@ pub fn merge_weighted(files: &[(Loaded, f64)], sizes: ChunkSizes) -> Result<(Ima
     }
     let mut entries: BTreeMap<&str, Weighted> = BTreeMap::new();
     for (loaded, weight) in files {
-        // Datasets and chunk size as they merge anyway.
+        // Merges datasets and chunk size without entries.
         let Loaded { datasets, chunk_count, chunk_size, n_layer_nextn, is_legacy, has_metadata, entries: _ } = loaded;
         warnings.extend(imatrix.merge(
             &Loaded {
@@ -48,7 +49,7 @@ pub fn merge_weighted(files: &[(Loaded, f64)], sizes: ChunkSizes) -> Result<(Ima
             },
             sizes,
         )?);
-        // Alone, a file's averages become sums, and its lengths are checked.
+        // Merging the file alone converts averages to sums and checks the lengths.
         let mut alone = Imatrix::default();
         alone.merge(loaded, sizes)?;
         for (name, entry) in &alone.entries {
@@ -69,7 +70,7 @@ pub fn merge_weighted(files: &[(Loaded, f64)], sizes: ChunkSizes) -> Result<(Ima
 #[derive(Default)]
 struct Weighted {
     sum2: Vec<f64>,
-    /// `None` once a file came without.
+    /// `None` once a file has no sums of activations.
     sum: Option<Vec<f64>>,
     counts: Vec<f64>,
 }
@@ -86,7 +87,7 @@ impl Weighted {
         if self.sum2.len() != entry.sum2.len() {
             return Err(mismatch("values", entry.sum2.len(), self.sum2.len()));
         }
-        // A single count stands for all: those so far for a file's several, a legacy file's for the several so far.
+        // A single count applies to all matrices, in the sums so far or in a legacy file.
         if self.counts.len() == 1 {
             self.counts.resize(entry.counts.len().max(1), self.counts[0]);
         }
@@ -112,7 +113,7 @@ impl Weighted {
             _ => Ok(count.round().max(1.0) as i64),
         });
         let counts = counts.collect::<Result<Vec<i64>, _>>()?;
-        // What takes a matrix's weighted sums to its whole count; nothing to scale where no row came.
+        // Factor from a matrix's weighted sums to sums for its integer count; 1 without rows.
         let scale: Vec<f64> = (counts.iter().zip(&self.counts))
             .map(|(&whole, &count)| if count == 0.0 { 1.0 } else { whole as f64 / count })
             .collect();
@@ -128,7 +129,7 @@ impl Weighted {
     }
 }
 
-/// Rows beyond which neither f64 nor the files hold every whole number.
+/// Maximum number of rows: f64 and the files represent all integers up to here.
 const MAX_COUNT: f64 = 9_007_199_254_740_992.0; // 2^53
 
 fn add(sums: &mut [f64], more: &[f32], weight: f64) {
@@ -151,17 +152,17 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_is_weighted_and_counts_stay_whole() {
+    fn means_are_weighted_and_counts_stay_integers() {
         let a = file("a", &[10.0, 20.0, 1.0, 2.0], Some(&[5.0, 6.0, 7.0, 8.0]), &[10, 1]);
         let b = file("b", &[40.0, 60.0, 0.0, 0.0], Some(&[1.0, 1.0, 0.0, 0.0]), &[20, 0]);
         let (merged, _) = merge_weighted(&[(a.clone(), 0.5), (b.clone(), 2.0)], SIZES).unwrap();
         let entry = &merged.entries["w"];
-        // 5 + 40 rows; half a row becomes one, and its sums with it.
+        // 5 + 40 rows. Half a row becomes one, and its sums are scaled.
         assert_eq!(entry.counts, [45, 1]);
         assert_eq!(entry.sum2, [85.0, 130.0, 1.0, 2.0]);
         assert_eq!(entry.sum, Some(vec![4.5, 5.0, 7.0, 8.0]));
         assert_eq!((merged.datasets, merged.chunk_size, merged.chunk_count), (vec!["a".into(), "b".into()], 4, 11));
-        // Whole weights are so many copies.
+        // An integer weight is the number of copies.
         let twice = merge_weighted(&[(a.clone(), 2.0), (b.clone(), 1.0)], SIZES).unwrap().0;
         let mut copies = Imatrix::default();
         for file in [&a, &a, &b] {
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_one_are_the_plain_merge() {
+    fn weights_of_one_give_the_plain_merge() {
         let files = [file("a", &[0.1, 0.7], Some(&[0.3, 0.4]), &[10]), file("b", &[0.2, 0.3], None, &[20])];
         let mut plain = Imatrix::default();
         for file in &files {
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn legacy_files_and_single_counts_join_in() {
+    fn legacy_files_and_single_counts_can_be_weighted() {
         let legacy = Loaded { is_legacy: true, chunk_size: 0, ..file("old", &[6.0, 8.0], None, &[2]) };
         let routed = file("new", &[3.0, 5.0], Some(&[1.0, 1.0]), &[4, 0]);
         // 2 calls of 4 rows: sums of 24 and 32 over 8 rows.

@@ -1,9 +1,11 @@
-//! A file of `llama-perplexity --save-all-logits`: what a model says after each token of the second half of each chunk.
+//! Logits files of `llama-perplexity --save-all-logits`: the model's distribution after each token of the second half of
+//! each chunk.
 //!
-//! All numbers little-endian: `_logits_`, the tokens a chunk (u32), the vocabulary's size and the number of chunks (i32),
-//! the chunks' tokens (i32). Then for each chunk and each position from half of it to the last but one: a scale and a least
-//! log-probability (f32), and for each token of the vocabulary a u16, in all an even number of them; the log-probability is
-//! the least one plus the scale times that number. What is less likely than e^-16 of the likeliest is cut off there.
+//! All numbers are little-endian. The header is `_logits_`, the tokens per chunk (u32), the size of the vocabulary and the
+//! number of chunks (i32), and the tokens of the chunks (i32). Then follows a row per chunk and position, from the middle of
+//! the chunk to its last token but one: a scale and a minimum log-probability (f32), and a u16 per token of the vocabulary,
+//! padded to an even number. The log-probability is the minimum plus scale times that number. The minimum is at least the
+//! largest log-probability minus 16; smaller values are raised to it.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -16,84 +18,84 @@ use crate::calibration::Chunks;
 const MAGIC: &[u8; 8] = b"_logits_";
 const HEADER: u64 = 20;
 
-/// Why a file of logits cannot be used.
+/// The reason why a logits file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BaseError {
-    /// The operating system refused.
-    #[error("cannot read the logits '{}': {source}", path.display())]
+    /// An error of the operating system.
+    #[error("cannot read the logits file '{}': {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
-    /// It is something else.
-    #[error("'{}' is no file of llama-perplexity --save-all-logits: it begins with {found:?}, expected \"_logits_\"", path.display())]
+    /// The file has another format.
+    #[error("'{}' is not a logits file of llama-perplexity --save-all-logits: it begins with {found:?}, expected \"_logits_\"", path.display())]
     Magic {
         /// The file.
         path: PathBuf,
         /// Its first bytes, as text.
         found: String,
     },
-    /// A number of its head cannot be.
-    #[error("the logits '{}' have {found} {what}, expected 1 to {limit}", path.display())]
+    /// A number in the header is out of range.
+    #[error("the logits file '{}' has {found} {what}, expected 1 to {limit}", path.display())]
     Head {
         /// The file.
         path: PathBuf,
-        /// Which number.
+        /// Meaning of the number.
         what: &'static str,
         /// The number.
         found: i32,
-        /// What it may be.
+        /// The largest valid number.
         limit: i32,
     },
-    /// Its size is not what its head says.
-    #[error("the logits '{}' are {found} bytes, expected {expected} for {n_chunk} chunks of {n_ctx} tokens and a vocabulary of {n_vocab}", path.display())]
+    /// The file's size does not match its header.
+    #[error("the logits file '{}' has {found} bytes, expected {expected} for {n_chunk} chunks of {n_ctx} tokens and a vocabulary of {n_vocab}", path.display())]
     Size {
         /// The file.
         path: PathBuf,
         /// Its size.
         found: u64,
-        /// What it should be.
+        /// The expected size.
         expected: u64,
-        /// Its chunks.
+        /// Number of chunks in the file.
         n_chunk: usize,
-        /// Its tokens a chunk.
+        /// Tokens per chunk in the file.
         n_ctx: usize,
-        /// Its vocabulary.
+        /// Size of the file's vocabulary.
         n_vocab: usize,
     },
-    /// It is of another model or run.
-    #[error("the logits '{}' have {found} {what}, this run {expected}{hint}", path.display())]
+    /// The file comes from another model or from a run with other options.
+    #[error("the logits file '{}' has {found} {what}, this run {expected}{hint}", path.display())]
     Differs {
         /// The file.
         path: PathBuf,
-        /// Which number.
+        /// Meaning of the number.
         what: &'static str,
-        /// The file's.
+        /// In the file.
         found: usize,
-        /// The run's.
+        /// In this run.
         expected: usize,
-        /// What to do about it.
+        /// The cause or the next step.
         hint: &'static str,
     },
-    /// It is of another text.
-    #[error("the logits '{}' are of another text: token {token} of chunk {chunk} is {found}, in this run's text {expected}", path.display())]
+    /// The file comes from another text.
+    #[error("the logits file '{}' comes from another text: token {token} of chunk {chunk} is {found}, in this run's text {expected}", path.display())]
     Text {
         /// The file.
         path: PathBuf,
-        /// The chunk, from 1, as the file counts.
+        /// The chunk in the file, from 1.
         chunk: usize,
         /// The token, from 1.
         token: usize,
-        /// The file's.
+        /// In the file.
         found: i32,
-        /// The run's.
+        /// In this run.
         expected: i32,
     },
-    /// A row has a scale that cannot be.
-    #[error("the logits '{}' are damaged: position {position} of chunk {chunk} has scale {scale} and least log-probability {least}", path.display())]
+    /// The scale or minimum of a row is invalid.
+    #[error("the logits file '{}' is damaged: position {position} of chunk {chunk} has scale {scale} and minimum log-probability {least}", path.display())]
     Row {
         /// The file.
         path: PathBuf,
@@ -103,12 +105,12 @@ pub enum BaseError {
         position: usize,
         /// The scale.
         scale: f32,
-        /// The least log-probability.
+        /// The minimum log-probability.
         least: f32,
     },
 }
 
-/// An opened file of logits.
+/// An open logits file.
 #[derive(Debug)]
 pub struct LogitsFile {
     path: PathBuf,
@@ -143,7 +145,7 @@ impl LogitsFile {
                 Err(BaseError::Head { path: path.to_owned(), what, found, limit })
             }
         };
-        let n_ctx = number(8, "tokens a chunk", 1 << 24)?;
+        let n_ctx = number(8, "tokens per chunk", 1 << 24)?;
         let n_vocab = number(12, "tokens in the vocabulary", 1 << 24)?;
         let n_chunk = number(16, "chunks", i32::MAX)?;
         let mut logits =
@@ -158,14 +160,14 @@ impl LogitsFile {
         Ok(logits)
     }
 
-    /// The file.
+    /// Returns the file's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Checks that it is of this vocabulary and of this text, of which the first `skip` chunks have been left out, and
-    /// returns how many of the chunks it holds.
+    /// Checks that the file has this vocabulary and this text, without the first `skip` chunks. Returns the number of chunks
+    /// that the file has.
     ///
     /// # Errors
     /// [`BaseError::Differs`], [`BaseError::Text`].
@@ -173,13 +175,13 @@ impl LogitsFile {
         let differs =
             |what, found, expected, hint| BaseError::Differs { path: self.path.clone(), what, found, expected, hint };
         if self.n_vocab != n_vocab {
-            return Err(differs("tokens in the vocabulary", self.n_vocab, n_vocab, ": another model's"));
+            return Err(differs("tokens in the vocabulary", self.n_vocab, n_vocab, ": it comes from another model"));
         }
         if self.n_ctx != chunks.size() {
-            return Err(differs("tokens a chunk", self.n_ctx, chunks.size(), " (--ctx-size)"));
+            return Err(differs("tokens per chunk", self.n_ctx, chunks.size(), " (--ctx-size)"));
         }
         if self.n_chunk <= skip {
-            return Err(differs("chunks", self.n_chunk, skip + 1, " at least, since it begins after --chunk"));
+            return Err(differs("chunks", self.n_chunk, skip + 1, " at least, since it skips chunks (--chunk)"));
         }
         let held = (self.n_chunk - skip).min(chunks.n_whole());
         for chunk in 0..held {
@@ -198,20 +200,20 @@ impl LogitsFile {
         Ok(held)
     }
 
-    /// The positions of each chunk that it holds.
-    #[must_use]
-    pub fn positions(&self) -> Range<usize> {
+    /// Returns the positions per chunk that the file has.
+    pub(crate) fn positions(&self) -> Range<usize> {
         self.n_ctx / 2..self.n_ctx - 1
     }
 
-    /// The log-probabilities after `position` of the file's chunk `chunk`, both from 0, are appended to `into`.
+    /// Appends the log-probabilities after `position` of the file's chunk `chunk`, both from 0, to `into`.
     ///
     /// # Errors
     /// [`BaseError::Io`]; [`BaseError::Row`] for numbers that are not finite.
     ///
     /// # Panics
-    /// For a chunk or position that it does not hold.
-    pub fn append_row(&self, chunk: usize, position: usize, into: &mut Vec<f32>) -> Result<(), BaseError> {
+    /// For a chunk or position that the file does not have.
+    #[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "only a run uses it"))]
+    pub(crate) fn append_row(&self, chunk: usize, position: usize, into: &mut Vec<f32>) -> Result<(), BaseError> {
         assert!(chunk < self.n_chunk && self.positions().contains(&position), "chunk {chunk}, position {position}");
         let mut bytes = vec![0; self.row_bytes() as usize];
         self.read(self.offset(chunk, position - self.positions().start), &mut bytes)?;
@@ -235,11 +237,11 @@ impl LogitsFile {
         2 * (2 * (self.n_vocab as u64).div_ceil(2) + 4)
     }
 
-    /// Where a row of a chunk begins.
+    /// Returns the offset of a row of a chunk.
     fn offset(&self, chunk: usize, row: usize) -> u64 {
         let rows = chunk as u64 * self.positions().len() as u64 + row as u64;
         let tokens = 4 * self.n_chunk as u64 * self.n_ctx as u64;
-        // The head's limits allow for more than a file can have.
+        // The limits on header numbers allow products that exceed the size of any file.
         rows.saturating_mul(self.row_bytes()).saturating_add(HEADER + tokens)
     }
 
@@ -302,14 +304,14 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_has_its_error() {
+    fn each_broken_rule_has_its_error() {
         let good = bytes(8, 5, &tokens(), 6);
         let error = |result: Result<LogitsFile, BaseError>| result.unwrap_err().to_string();
         for (found, says) in [
             (error(open(b"GGUF....")), "begins with \"GGUF....\", expected \"_logits_\""),
             (error(open(b"")), "begins with \"\""),
-            (error(open(&good[..12])), "have 0 tokens in the vocabulary"),
-            (error(open(&bytes(-1, 5, &[], 0))), "have -1 tokens a chunk"),
+            (error(open(&good[..12])), "has 0 tokens in the vocabulary"),
+            (error(open(&bytes(-1, 5, &[], 0))), "has -1 tokens per chunk"),
             (error(open(&good[..good.len() - 1])), "bytes, expected 204 for 2 chunks of 8 tokens"),
         ] {
             assert!(found.contains(says), "{found}");
@@ -323,9 +325,9 @@ mod tests {
         let mut other = tokens();
         other[9] = 77;
         for (found, says) in [
-            (error(file.check(6, &chunks(tokens(), 8), 0)), "have 5 tokens in the vocabulary, this run 6"),
-            (error(file.check(5, &chunks(tokens(), 4), 0)), "have 8 tokens a chunk, this run 4 (--ctx-size)"),
-            (error(file.check(5, &chunks(tokens(), 8), 2)), "have 2 chunks, this run 3 at least"),
+            (error(file.check(6, &chunks(tokens(), 8), 0)), "has 5 tokens in the vocabulary, this run 6"),
+            (error(file.check(5, &chunks(tokens(), 4), 0)), "has 8 tokens per chunk, this run 4 (--ctx-size)"),
+            (error(file.check(5, &chunks(tokens(), 8), 2)), "has 2 chunks, this run 3 at least"),
             (error(file.check(5, &chunks(other, 8), 0)), "token 2 of chunk 2 is 9, in this run's text 77"),
         ] {
             assert!(found.contains(says), "{found}");
@@ -339,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_may_hold_fewer_chunks_than_the_run_or_more() {
+    fn a_file_may_have_fewer_or_more_chunks_than_the_run() {
         let file = open(&bytes(8, 5, &tokens(), 6)).unwrap();
         let longer = (0..40).collect();
         assert_eq!(file.check(5, &chunks(longer, 8), 0).unwrap(), 2);

@@ -1,7 +1,7 @@
-//! The lens file, `imatrix.lens.json` beside `imatrix.gguf`: what a run found out about the layers.
+//! The lens file `imatrix.lens.json`, which a run writes next to `imatrix.gguf`: its measurements of the layers.
 //!
-//! It is JSON; `docs/lens-file.md` describes it field by field, with the formulas. Numbers that have no meaning (a
-//! reduction before the first layer, a mean over no position) are NaN here and `null` there.
+//! The format is JSON. `docs/lens-file.md` describes each field and its formula. Undefined numbers (the reduction before the
+//! first layer, a mean over no positions) are NaN in memory and `null` in the file.
 
 mod check;
 mod error;
@@ -17,13 +17,13 @@ pub use error::Error;
 use crate::atomic_file;
 use check::check_head;
 
-/// What the field `format` says.
+/// Value of the field `format`.
 pub const FORMAT: &str = "llama-imatrix lens";
-/// The version of the format that is read and written.
+/// Version of the format that is read and written.
 pub const VERSION: u32 = 1;
-/// Bytes of the largest file that is read; a real one has less than a kilobyte a layer.
+/// Maximum size of a file in bytes; files have less than a kilobyte per layer.
 const MAX_BYTES: u64 = 64 << 20;
-/// Layers of the largest model that is believed.
+/// Maximum number of layers.
 const MAX_LAYERS: u32 = 1 << 16;
 
 /// A lens file.
@@ -33,224 +33,224 @@ pub struct LensFile {
     pub format: String,
     /// [`VERSION`].
     pub version: u32,
-    /// The model that was looked into.
+    /// The model that was measured.
     pub model: Model,
     /// Names of the calibration files.
     pub dataset: String,
-    /// Where in the text it was looked at.
+    /// The sampled positions.
     pub positions: Positions,
-    /// The logit lens, if it was asked for.
+    /// The logit lens, if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lens: Option<Section<Lens>>,
-    /// The logit prism, if it was asked for.
+    /// The logit prism, if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prism: Option<Section<Prism>>,
-    /// Layer similarity, if it was asked for.
+    /// Layer similarity, if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub similarity: Option<Section<Similarity>>,
 }
 
-/// The model, as its file describes it.
+/// The model, by its file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Model {
     /// `general.name`, or the file's name.
     pub name: String,
     /// `general.architecture`.
     pub architecture: String,
-    /// Layers, numbered from 0.
+    /// Number of layers; layers are numbered from 0.
     pub n_layer: u32,
 }
 
-/// The positions of the text that were sampled.
+/// The sampled positions of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Positions {
-    /// Chunks that were looked into.
+    /// Number of chunks that were measured.
     pub chunks: u64,
-    /// Chunks of the run: more where it was resumed, or where a file of logits holds fewer.
+    /// Number of chunks of the run. It is larger if the run was resumed or if the logits file has fewer chunks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_chunks: Option<u64>,
-    /// Tokens a chunk.
+    /// Tokens per chunk.
     pub chunk_size: u32,
-    /// Positions sampled a chunk, at most.
+    /// Maximum number of positions per chunk.
     pub per_chunk: u32,
-    /// Positions sampled in all.
+    /// Total number of sampled positions.
     pub sampled: u64,
-    /// The seed they were drawn with.
+    /// Seed for drawing positions.
     pub seed: u64,
 }
 
-/// What was measured, or why it could not be.
+/// The results of a measurement, or the reason why there are none.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Section<T> {
     /// The model's architecture does not allow it.
     Unsupported {
-        /// Why not, naming the architecture.
+        /// The reason, with the name of the architecture.
         unsupported: String,
     },
     /// The results.
     Measured(T),
 }
 
-/// The residual stream after each layer, read by the model's own output.
+/// The logit lens: the model's LM head applied to the residual stream after each layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lens {
-    /// Where the final distribution comes from: `model`, or a logits file's name.
+    /// Source of the final distribution: `model`, or the name of a logits file.
     pub base: String,
-    /// The stream before the first layer; its reduction is NaN.
+    /// Results for the stream before the first layer; the reduction is NaN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<LensPoint>,
-    /// After each layer, ascending.
+    /// Results per layer, ascending.
     pub layers: Vec<LensLayer>,
 }
 
-/// One layer's part of the lens.
+/// The logit lens after one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LensLayer {
-    /// The layer.
+    /// Index of the layer.
     pub layer: u32,
-    /// What its output says.
+    /// Results for the stream after the layer.
     #[serde(flatten)]
     pub point: LensPoint,
 }
 
-/// How near the stream at one place is to what the model finally says.
+/// Measures of how close the distribution at one point of the stream is to the final distribution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LensPoint {
-    /// KL(final ‖ here), in nats.
+    /// KL(final ‖ this), in nats.
     pub kl: Spread,
-    /// Mean KL before the layer minus mean KL after it, in nats.
+    /// Mean KL before the layer minus mean KL after the layer, in nats.
     #[serde(with = "nan_is_null")]
     pub kl_reduction: f64,
-    /// Share of positions where the likeliest token is the final distribution's.
+    /// Share of positions with the same most likely token as the final distribution.
     #[serde(with = "nan_is_null")]
     pub top1_agreement: f64,
-    /// Mean of -ln p of the token that follows, in nats.
+    /// Mean of -ln p of the next token, in nats.
     #[serde(with = "nan_is_null")]
     pub target_nll: f64,
 }
 
-/// Mean and quantiles over positions.
+/// Mean and quantiles over the positions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// The mean.
+    /// Mean.
     #[serde(with = "nan_is_null")]
     pub mean: f64,
-    /// The 5 % quantile.
+    /// 5 % quantile.
     #[serde(with = "nan_is_null")]
     pub p5: f64,
-    /// The lower quartile.
+    /// Lower quartile.
     #[serde(with = "nan_is_null")]
     pub p25: f64,
-    /// The median.
+    /// Median.
     #[serde(with = "nan_is_null")]
     pub p50: f64,
-    /// The upper quartile.
+    /// Upper quartile.
     #[serde(with = "nan_is_null")]
     pub p75: f64,
-    /// The 95 % quantile.
+    /// 95 % quantile.
     #[serde(with = "nan_is_null")]
     pub p95: f64,
 }
 
-/// What each part of the model adds to the logit of the token that follows.
+/// The logit prism: the contribution of each part of the model to the logit of the next token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prism {
-    /// The parts: the embedding, the layers ascending, then what belongs to no layer.
+    /// Parts: the embedding, the layers ascending, then parts outside the layers.
     pub parts: Vec<PrismPart>,
-    /// Whether they add up.
+    /// Error of the sum of the parts.
     pub sum_check: SumCheck,
 }
 
-/// One part's additions.
+/// The contributions of one part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PrismPart {
-    /// Which part.
+    /// Kind of the part.
     pub part: Part,
-    /// Its layer, if it is of one.
+    /// Index of the layer; `None` outside the layers.
     pub layer: Option<u32>,
-    /// To the logit itself.
+    /// Contribution to the logit.
     pub raw: Addition,
-    /// To the logit less the mean logit of the vocabulary, which is what the softmax sees.
+    /// Contribution to the logit minus the mean logit of the vocabulary, the difference that the softmax depends on.
     pub relative: Addition,
 }
 
-/// The kinds of parts.
+/// The kind of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// What enters the first layer.
+    /// The input of the first layer.
     Embedding,
-    /// A layer's attention, or what stands in its place (recurrence, convolution).
+    /// A layer's attention, or the recurrence or convolution in its place.
     Attention,
-    /// A layer's feed-forward network, all of it.
+    /// A layer's whole feed-forward network.
     FeedForward,
-    /// The experts within [`FeedForward`](Self::FeedForward) that every token goes through.
+    /// The shared experts within [`FeedForward`](Self::FeedForward), which process every token.
     SharedExperts,
-    /// The experts within [`FeedForward`](Self::FeedForward) that tokens are routed to.
+    /// The routed experts within [`FeedForward`](Self::FeedForward).
     RoutedExperts,
-    /// What else is added to the residual stream, in a layer or outside.
+    /// Any other term of the residual stream, in a layer or outside.
     Other,
-    /// The final norm's bias, seen through the output matrix.
+    /// The bias of the final norm, multiplied by the output matrix.
     NormBias,
-    /// The output matrix's bias.
+    /// The bias of the output matrix.
     OutputBias,
-    /// What the output matrix's product adds by rounding its input, as it does where the matrix is quantized.
+    /// The error from rounding the input of the output matrix, which a quantized matrix requires.
     Rounding,
 }
 
 impl Part {
-    /// Whether this splits another part further, so that it does not count in the sum.
+    /// Returns true if this is a detail of another part, so that it does not count in the sum.
     #[must_use]
     pub const fn is_detail(self) -> bool {
         matches!(self, Part::SharedExperts | Part::RoutedExperts)
     }
 }
 
-/// What a part adds, over the positions.
+/// The contribution of a part, over the positions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Addition {
-    /// The mean.
+    /// Mean.
     #[serde(with = "nan_is_null")]
     pub mean: f64,
-    /// The mean of absolute values.
+    /// Mean of the absolute values.
     #[serde(with = "nan_is_null")]
     pub mean_abs: f64,
-    /// `mean_abs` over the sum of `mean_abs` of all parts that are no detail.
+    /// `mean_abs` divided by the sum of `mean_abs` over all parts that are not details.
     #[serde(with = "nan_is_null")]
     pub share: f64,
 }
 
-/// The parts' sum against the model's own logit.
+/// Compares the sum of the parts with the model's logit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SumCheck {
-    /// The largest, over positions, of |sum - logit| / max(1, |logit|).
+    /// Maximum over the positions of |sum - logit| / max(1, |logit|).
     #[serde(with = "nan_is_null")]
     pub max_relative_error: f64,
 }
 
-/// How much each layer turns the residual stream.
+/// Layer similarity: how much each layer turns the residual stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Similarity {
-    /// The layers, ascending.
+    /// Layers, ascending.
     pub layers: Vec<SimilarityLayer>,
 }
 
-/// Cosines of the stream before and after, over positions.
+/// Cosines of the stream before and after a layer, over the positions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SimilarityLayer {
-    /// The layer.
+    /// Index of the layer.
     pub layer: u32,
-    /// Around the whole layer.
+    /// Before and after the layer.
     pub whole: Spread,
-    /// Around its attention, or what stands in its place.
+    /// Before and after its attention, or the operation in its place.
     pub attention: Option<Spread>,
-    /// Around its feed-forward network.
+    /// Before and after its feed-forward network.
     pub feed_forward: Option<Spread>,
 }
 
 impl LensFile {
-    /// Where the lens file of a matrix lies: `imatrix.lens.json` for `imatrix.gguf`.
+    /// Returns the path of a matrix's lens file: `imatrix.lens.json` for `imatrix.gguf`.
     #[must_use]
     pub fn beside(matrix: &Path) -> PathBuf {
         matrix.with_extension("lens.json")
@@ -259,7 +259,7 @@ impl LensFile {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// The operating system's, or the rule that the file breaks.
+    /// [`Error::Io`], or the rule that the file breaks.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let found = std::fs::metadata(path)?.len();
         if found > MAX_BYTES {
@@ -268,12 +268,12 @@ impl LensFile {
         Self::parse(&std::fs::read(path)?)
     }
 
-    /// As [`load`](Self::load), for a file that lies in memory.
+    /// Reads and checks a file in memory.
     ///
     /// # Errors
     /// The rule that the bytes break.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        // Another version's fields need not be ours: what it is comes first.
+        // Format and version are checked first: another version may have other fields.
         #[derive(Deserialize)]
         struct Head {
             format: String,
@@ -286,10 +286,10 @@ impl LensFile {
         Ok(file)
     }
 
-    /// Checks, and replaces the file at `path` as a whole.
+    /// Checks the contents and replaces the file at `path` atomically.
     ///
     /// # Errors
-    /// The rule that this breaks, or the operating system's.
+    /// [`Error::Io`], or the rule that the contents break.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         self.check()?;
         atomic_file::save(path, |out| self.write(out))
@@ -307,18 +307,18 @@ impl LensFile {
 }
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for Section<T> {
-    /// Serde's own way for enums without tags hides which field is wrong.
+    /// Serde's derived code for untagged enums would not report the wrong field.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         match value.get("unsupported") {
             Some(serde_json::Value::String(reason)) => Ok(Section::Unsupported { unsupported: reason.clone() }),
-            Some(_) => Err(D::Error::custom("'unsupported' is no text")),
+            Some(_) => Err(D::Error::custom("'unsupported' is not a string")),
             None => serde_json::from_value(value).map(Section::Measured).map_err(D::Error::custom),
         }
     }
 }
 
-/// NaN and infinity as `null`, which JSON has no other way to say; `null` as NaN.
+/// Writes NaN and infinity, which JSON does not have, as `null`; reads `null` as NaN.
 mod nan_is_null {
     use serde::{Deserialize, Deserializer, Serializer};
 

@@ -1,4 +1,4 @@
-//! What was measured, position by position, until it is summed up.
+//! The results per position, and their summary.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,51 +9,51 @@ use super::file::{
     SimilarityLayer, Spread, SumCheck, VERSION,
 };
 
-/// What is to be found out about a model's layers.
+/// The measurements of a run.
 #[derive(Debug, Clone)]
 pub struct LensOptions {
-    /// What the stream after each layer says: the logit lens.
+    /// Logit lens: the prediction from the stream after each layer.
     pub lens: bool,
-    /// What each part adds to the logits: the logit prism.
+    /// Logit prism: the contribution of each part to the logits.
     pub prism: bool,
-    /// How much each layer turns the stream.
+    /// Layer similarity: the cosine of the stream before and after each layer.
     pub similarity: bool,
-    /// Positions a chunk, at most.
+    /// Maximum number of positions per chunk.
     pub per_chunk: usize,
-    /// What positions are drawn with.
+    /// Seed for drawing positions.
     pub seed: u64,
-    /// The final distributions of the lens, where they are not to be the model's own.
+    /// Final distributions for the lens; `None` for the model's own.
     pub base: Option<Base>,
 }
 
-/// A file of logits, checked against the run's text.
+/// A logits file, checked against the run's text.
 #[derive(Debug, Clone)]
 pub struct Base {
-    /// The file.
+    /// Opened file.
     pub file: Arc<LogitsFile>,
-    /// Its chunk that is the run's first.
+    /// Index in the file of the run's first chunk.
     pub first_chunk: usize,
-    /// The run's chunks that it holds.
+    /// Number of the run's chunks that the file has.
     pub n_chunks: usize,
 }
 
-/// What there is of something, if it was asked for, or why there is none.
+/// `None` if not requested, an error if the architecture does not allow it.
 pub(super) type Wanted<T> = Option<Result<Vec<T>, String>>;
 
-/// What comes of each position, in order. What the architecture does not allow has a reason instead.
+/// The results per position, in order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Columns {
-    /// Divergence, agreement and likelihood for each state: the layer it is after.
+    /// Divergence, agreement and likelihood per state. The item is the layer before the state.
     pub(super) lens: Wanted<Option<u32>>,
-    /// Raw and relative addition for each part; then the error of their sum.
+    /// Raw and relative contribution per part, then the error of their sum.
     pub(super) prism: Wanted<(Part, Option<u32>)>,
-    /// Three cosines for each layer; whether it has attention and a feed-forward network.
+    /// Three cosines per layer. The item says if the layer has attention and a feed-forward network.
     pub(super) similarity: Wanted<(u32, bool, bool)>,
 }
 
 impl Columns {
-    /// None, for one reason.
-    #[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "what a run alone uses"))]
+    /// Returns the requested sections, all unsupported for the same reason.
+    #[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "only a run uses it"))]
     pub(super) fn unsupported(options: &LensOptions, reason: &str) -> Self {
         Self {
             lens: options.lens.then(|| Err(reason.to_owned())),
@@ -63,89 +63,94 @@ impl Columns {
     }
 }
 
-/// How a position's numbers are laid out.
+/// The layout of a row of results.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Layout {
+pub(super) struct RowLayout {
     pub(super) columns: Columns,
 }
 
-/// A part of a lens file.
+/// A section of a lens file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Section {
+pub(super) enum SectionId {
     Lens,
     Prism,
     Similarity,
 }
 
-#[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "what a run alone uses"))]
-impl Layout {
-    fn len(&self, section: Section) -> usize {
+#[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "only a run uses it"))]
+impl RowLayout {
+    fn len(&self, section: SectionId) -> usize {
         let n = |n: Option<usize>, each: usize, more: usize| n.map_or(0, |n| n * each + more);
         match section {
-            Section::Lens => n(self.columns.lens.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 3, 0),
-            Section::Prism => n(self.columns.prism.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 2, 1),
-            Section::Similarity => n(self.columns.similarity.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 3, 0),
+            SectionId::Lens => n(self.columns.lens.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 3, 0),
+            SectionId::Prism => n(self.columns.prism.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 2, 1),
+            SectionId::Similarity => {
+                n(self.columns.similarity.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 3, 0)
+            }
         }
     }
 
-    /// Whether there is anything to measure for it.
-    pub(super) fn measured(&self, section: Section) -> bool {
+    /// Returns true if the section has columns.
+    pub(super) fn measured(&self, section: SectionId) -> bool {
         self.len(section) > 0
     }
 
-    /// Where a section's numbers begin.
-    pub(super) fn start(&self, section: Section) -> usize {
+    /// Returns the first column of a section.
+    pub(super) fn start(&self, section: SectionId) -> usize {
         match section {
-            Section::Lens => 0,
-            Section::Prism => self.len(Section::Lens),
-            Section::Similarity => self.len(Section::Lens) + self.len(Section::Prism),
+            SectionId::Lens => 0,
+            SectionId::Prism => self.len(SectionId::Lens),
+            SectionId::Similarity => self.len(SectionId::Lens) + self.len(SectionId::Prism),
         }
     }
 
-    /// Numbers a position.
+    /// Returns the number of columns.
     pub(super) fn width(&self) -> usize {
-        self.start(Section::Similarity) + self.len(Section::Similarity)
+        self.start(SectionId::Similarity) + self.len(SectionId::Similarity)
     }
 }
 
-/// What was measured in one chunk.
+/// The results of one chunk.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ChunkFindings {
-    pub(super) layout: Arc<Layout>,
-    /// A row a position, ascending.
+#[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "only a run uses it"))]
+pub(crate) struct ChunkFindings {
+    pub(super) layout: Arc<RowLayout>,
+    /// One row per position, ascending.
     pub(super) rows: Vec<Vec<f64>>,
 }
 
-/// What was measured in all chunks of a run.
+/// The results of all chunks of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
     chunks: BTreeMap<usize, ChunkFindings>,
 }
 
 impl Findings {
-    /// Takes a chunk, in place of what was known of it.
-    pub fn insert(&mut self, chunk: usize, findings: ChunkFindings) {
+    /// Inserts the results of a chunk, replacing earlier ones.
+    #[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "only a run uses it"))]
+    pub(crate) fn insert(&mut self, chunk: usize, findings: ChunkFindings) {
         self.chunks.insert(chunk, findings);
     }
 
-    /// Forgets a chunk: it was discarded.
-    pub fn remove(&mut self, chunk: usize) {
+    /// Removes a discarded chunk.
+    #[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "only a run uses it"))]
+    pub(crate) fn remove(&mut self, chunk: usize) {
         self.chunks.remove(&chunk);
     }
 
-    /// Whether no chunk was looked into.
+    /// Returns true if no chunk was measured.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
 
-    /// Chunks that were looked into.
+    /// Returns the number of measured chunks.
     #[must_use]
     pub fn n_chunks(&self) -> usize {
         self.chunks.len()
     }
 
-    /// Sums up. Chunks come in order, so that the numbers do not depend on who evaluated which when.
+    /// Summarizes the results. The chunks are taken in order, so the numbers do not depend on the order of evaluation.
     #[must_use]
     pub fn file(
         &self,
@@ -176,10 +181,10 @@ impl Findings {
                 sampled: rows.len() as u64,
                 seed: options.seed,
             },
-            lens: section(layout.columns.lens.as_ref(), &unsupported, |c| lens(c, table(Section::Lens), base)),
-            prism: section(layout.columns.prism.as_ref(), &unsupported, |c| prism(c, table(Section::Prism))),
+            lens: section(layout.columns.lens.as_ref(), &unsupported, |c| lens(c, table(SectionId::Lens), base)),
+            prism: section(layout.columns.prism.as_ref(), &unsupported, |c| prism(c, table(SectionId::Prism))),
             similarity: section(layout.columns.similarity.as_ref(), &unsupported, |c| {
-                similarity(c, table(Section::Similarity))
+                similarity(c, table(SectionId::Similarity))
             }),
             model,
         }
@@ -197,7 +202,7 @@ fn section<C, T>(
     })
 }
 
-/// A section's numbers of all positions.
+/// The results of a section for all positions.
 #[derive(Clone, Copy)]
 struct Table<'r> {
     rows: &'r [&'r [f64]],
@@ -222,7 +227,7 @@ fn mean(values: impl Iterator<Item = f64>, n: usize) -> f64 {
     values.sum::<f64>() / n as f64
 }
 
-/// Quantiles by linear interpolation between the values around them (Hyndman and Fan's type 7, as in numpy and R).
+/// Computes mean and quantiles. Quantiles interpolate linearly (Hyndman and Fan's type 7, as in numpy and R).
 fn spread(mut values: Vec<f64>) -> Spread {
     let n = values.len();
     let mean = mean(values.iter().copied(), n);
@@ -234,7 +239,7 @@ fn spread(mut values: Vec<f64>) -> Spread {
         let at = q * (n - 1) as f64;
         let (low, part) = (at.floor() as usize, at.fract());
         let high = (low + 1).min(n - 1);
-        // This way round the quantiles ascend also where the values are equal.
+        // In this form the quantiles ascend even if values are equal.
         if part == 0.0 { values[low] } else { values[low] + part * (values[high] - values[low]) }
     };
     Spread {
@@ -300,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_numpys() {
+    fn quantiles_match_numpy() {
         // numpy.quantile([1, 2, 4, 8, 16], [.05, .25, .5, .75, .95])
         let s = spread(vec![16.0, 1.0, 8.0, 2.0, 4.0]);
         assert_eq!((s.p5, s.p25, s.p50, s.p75), (1.2, 2.0, 4.0, 8.0));
@@ -310,14 +315,14 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_summed_up_in_order_and_may_be_taken_back() {
+    fn chunks_are_summarized_in_order_and_removed_chunks_do_not_count() {
         let columns = Columns {
             lens: Some(Ok(vec![None, Some(0)])),
             prism: Some(Err("no sum".to_owned())),
             similarity: Some(Ok(vec![(0, true, false)])),
         };
-        let layout = Arc::new(Layout { columns });
-        assert_eq!((layout.width(), layout.start(Section::Similarity)), (9, 6));
+        let layout = Arc::new(RowLayout { columns });
+        assert_eq!((layout.width(), layout.start(SectionId::Similarity)), (9, 6));
         let chunk = |kl: f64| ChunkFindings {
             layout: Arc::clone(&layout),
             rows: vec![vec![kl, 0.0, 5.0, 0.0, 1.0, 3.0, 0.5, 0.9, f64::NAN]],

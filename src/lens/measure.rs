@@ -1,26 +1,28 @@
-//! The numbers of a position: divergences, additions, cosines.
+//! Computes the results of a position: divergences, contributions, cosines.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+
+use rayon::prelude::*;
 
 use crate::llama::{Entry, Exit, OutputRows, ROWS_AT_ONCE, Readout, Token};
 use crate::perplexity::log_sum_exp;
 
 use super::file::Part;
 use super::findings::LensOptions;
-use super::glass::View;
-use super::plan::LinearTail;
+use super::plan::LinearLogitOps;
+use super::probe::View;
 use super::structure::{AfterOp, Factor, Structure, TermValue};
 
-/// What the model says in the end, at some positions.
+/// The final distributions at several positions.
 pub(super) struct Distributions {
-    /// Logits, or log-probabilities.
+    /// Logits or log-probabilities.
     logits: Vec<f32>,
     n_vocab: usize,
     rows: Vec<Distribution>,
 }
 
-/// One position's.
+/// The final distribution at one position.
 struct Distribution {
     log_sum_exp: f64,
     likeliest: usize,
@@ -28,23 +30,23 @@ struct Distribution {
 }
 
 impl Distributions {
-    /// The model's own, from the input of its output matrix, or those of a file.
+    /// Computes the model's distributions from the input of the LM head, or reads them from a file.
     pub(super) fn last(
         view: &View<'_>,
         readout: &mut Readout<'_>,
-        sights: Range<usize>,
+        points: Range<usize>,
         options: &LensOptions,
     ) -> Result<Self, String> {
         let mut logits = Vec::new();
         if let Some(base) = &options.base {
-            for sight in &view.sights[sights] {
+            for point in &view.points[points] {
                 base.file
-                    .append_row(base.first_chunk + sight.chunk, sight.position, &mut logits)
+                    .append_row(base.first_chunk + point.chunk, point.position, &mut logits)
                     .map_err(|error| error.to_string())?;
             }
         } else {
             let (width, normed) = (readout.n_embd(), view.node(view.plan.structure.normed));
-            let normed = &normed[sights.start * width..sights.end * width];
+            let normed = &normed[points.start * width..points.end * width];
             readout.compute(normed, Entry::Normed, Exit::Logits, &mut logits)?;
         }
         let n_vocab = readout.n_vocab();
@@ -75,28 +77,30 @@ fn likeliest(logits: &[f32]) -> usize {
     best
 }
 
-/// KL(last ‖ state), whether both have the same likeliest token, and -ln p of the target in the state: for each state of
-/// the plan, into each row from its beginning.
+/// Computes per state of the plan: KL(last ‖ state), 1 if both have the same most likely token, and -ln p of the target in
+/// the state. The results go to the beginning of each row.
 pub(super) fn divergences(
     view: &View<'_>,
     readout: &mut Readout<'_>,
     last: &Distributions,
-    sights: Range<usize>,
+    points: Range<usize>,
     n_threads: usize,
     rows: &mut [Vec<f64>],
 ) -> Result<(), String> {
     let width = readout.n_embd();
     let mut logits = Vec::new();
     for (at, (_, node)) in view.plan.structure.states.iter().enumerate() {
-        let stream = &view.node(*node)[sights.start * width..sights.end * width];
+        let stream = &view.node(*node)[points.start * width..points.end * width];
         readout.compute(stream, Entry::Stream, Exit::Logits, &mut logits)?;
         let n_vocab = readout.n_vocab();
         let one = |row: usize| {
-            let target = view.sights[sights.start + row].target;
+            let target = view.points[points.start + row].target;
             divergence(last.logits(row), &last.rows[row], &logits[row * n_vocab..][..n_vocab], target)
         };
-        let found = over_threads(sights.len(), n_threads, &one);
-        for (row, found) in rows[sights.clone()].iter_mut().zip(found) {
+        let rows_per_thread = points.len().div_ceil(n_threads.max(1)).max(1);
+        let parts = (0..points.len()).into_par_iter().chunks(rows_per_thread);
+        let found: Vec<_> = parts.flat_map_iter(|part| part.into_iter().map(&one)).collect();
+        for (row, found) in rows[points.clone()].iter_mut().zip(found) {
             row[3 * at..3 * at + 3].copy_from_slice(&found);
         }
     }
@@ -114,40 +118,25 @@ fn divergence(last: &[f32], known: &Distribution, state: &[f32], target: Token) 
     [kl, agrees, nll]
 }
 
-/// `one` of 0 to `n`, in order. Each is computed alone, so results do not depend on the threads.
-fn over_threads<T: Send>(n: usize, n_threads: usize, one: &(impl Fn(usize) -> T + Sync)) -> Vec<T> {
-    let each = n.div_ceil(n_threads.max(1)).max(1);
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = (0..n)
-            .step_by(each)
-            .map(|from| scope.spawn(move || (from..(from + each).min(n)).map(one).collect::<Vec<T>>()))
-            .collect();
-        parts
-            .into_iter()
-            .flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
-}
-
-/// What turns a part of the stream into a part of a logit, but for the final norm's scale.
+/// Turns a term of the stream into its contribution to a logit, except for the scale of the final norm.
 pub(super) struct PrismScale {
     rows: OutputRows,
-    tail: LinearTail,
-    /// The final norm's factor for each channel.
+    logit_ops: LinearLogitOps,
+    /// Factor of the final norm per channel.
     gain: Vec<f64>,
-    /// What is added to the output matrix's input whatever the stream is.
+    /// Constant part of the input of the LM head.
     bias: Vec<f64>,
     norm: Option<(f64, bool)>,
     mean_row: Vec<f64>,
-    /// Rows of tokens that have come up.
+    /// Rows of the LM head for tokens seen so far.
     known: HashMap<Token, Vec<f64>>,
 }
 
-/// Rows of the output matrix that are kept.
+/// Maximum number of rows of the LM head in memory.
 const MAX_KNOWN: usize = 1 << 12;
 
 impl PrismScale {
-    pub(super) fn new(structure: &Structure, rows: OutputRows, tail: LinearTail) -> Self {
+    pub(super) fn new(structure: &Structure, rows: OutputRows, logit_ops: LinearLogitOps) -> Self {
         let mean_row = rows.mean();
         let n = mean_row.len();
         let (mut gain, mut bias, mut norm) = (vec![1.0; n], vec![0.0; n], None);
@@ -166,10 +155,10 @@ impl PrismScale {
                 }),
             }
         }
-        Self { rows, tail, gain, bias, norm, mean_row, known: HashMap::new() }
+        Self { rows, logit_ops, gain, bias, norm, mean_row, known: HashMap::new() }
     }
 
-    /// For each part its raw and relative addition to the target's logit; then the error of their sum.
+    /// Computes per part its raw and relative contribution to the target's logit, then the error of their sum.
     pub(super) fn measure(
         &mut self,
         view: &View<'_>,
@@ -180,33 +169,34 @@ impl PrismScale {
     ) -> Result<(), String> {
         let structure = &view.plan.structure;
         let n_vocab = readout.n_vocab();
-        let place: BTreeMap<_, usize> = parts.iter().enumerate().map(|(at, part)| (*part, start + 2 * at)).collect();
+        let column_of: BTreeMap<_, usize> =
+            parts.iter().enumerate().map(|(at, part)| (*part, start + 2 * at)).collect();
         let mut logits = Vec::new();
-        for (sight, row) in rows.iter_mut().enumerate() {
-            let at = sight % ROWS_AT_ONCE;
+        for (point, row) in rows.iter_mut().enumerate() {
+            let at = point % ROWS_AT_ONCE;
             if at == 0 {
                 let width = readout.n_embd();
-                let end = (sight + ROWS_AT_ONCE).min(view.sights.len());
-                let normed = &view.node(structure.normed)[sight * width..end * width];
+                let end = (point + ROWS_AT_ONCE).min(view.points.len());
+                let normed = &view.node(structure.normed)[point * width..end * width];
                 readout.compute(normed, Entry::Normed, Exit::Product, &mut logits)?;
             }
             row[start..start + 2 * parts.len()].fill(0.0);
-            let target = view.sights[sight].target;
+            let target = view.points[point].target;
             let token = usize::try_from(target).map_err(|_| format!("token {target} is not in the vocabulary"))?;
             self.know(target)?;
             let of_target = &self.known[&target];
-            let last = view.row(structure.last, sight);
+            let last = view.row(structure.last, point);
             let scale = self.scale(last);
             let centered = self.norm.is_some_and(|(_, centered)| centered);
             let mut add = |part: (Part, Option<u32>), [raw, relative]: [f64; 2]| {
-                if let Some(&at) = place.get(&part) {
+                if let Some(&at) = column_of.get(&part) {
                     row[at] += raw;
                     row[at + 1] += relative;
                 }
             };
             for term in structure.terms.iter().flatten() {
                 let value = match &term.value {
-                    TermValue::Node(at) => view.row(*at, sight),
+                    TermValue::Node(at) => view.row(*at, point),
                     TermValue::Constant(values) => values,
                 };
                 let addition = self.addition(value, &term.factor, scale, centered, of_target);
@@ -216,16 +206,16 @@ impl PrismScale {
                 }
             }
             add((Part::NormBias, None), self.product(&self.bias, of_target));
-            let bias = self.tail.bias(token);
-            add((Part::OutputBias, None), [bias, bias - self.tail.mean_bias()]);
-            let normed = view.row(structure.normed, sight);
+            let bias = self.logit_ops.bias(token);
+            add((Part::OutputBias, None), [bias, bias - self.logit_ops.mean_bias()]);
+            let normed = view.row(structure.normed, point);
             if readout.is_on_cpu() {
                 let rounded = self.rows.rounded(normed);
                 let error: Vec<f64> = rounded.iter().zip(normed).map(|(&a, &b)| f64::from(a) - f64::from(b)).collect();
                 add((Part::Rounding, None), self.product(&error, of_target));
             }
 
-            let own = f64::from(logits[at * n_vocab + token]) * self.tail.factor + bias;
+            let own = f64::from(logits[at * n_vocab + token]) * self.logit_ops.factor + bias;
             let counted = parts.iter().enumerate().filter(|(_, (part, _))| !part.is_detail());
             let sum: f64 = counted.map(|(at, _)| row[start + 2 * at]).sum();
             row[start + 2 * parts.len()] = (sum - own).abs() / own.abs().max(1.0);
@@ -233,7 +223,7 @@ impl PrismScale {
         Ok(())
     }
 
-    /// Reads the row of a token, if it has not come up before.
+    /// Reads the row of a token unless it is in memory.
     fn know(&mut self, token: Token) -> Result<(), String> {
         if self.known.contains_key(&token) {
             return Ok(());
@@ -246,7 +236,7 @@ impl PrismScale {
         Ok(())
     }
 
-    /// One over the final norm's denominator.
+    /// Returns the reciprocal of the final norm's denominator.
     fn scale(&self, last: &[f32]) -> f64 {
         let Some((eps, centered)) = self.norm else { return 1.0 };
         let n = last.len() as f64;
@@ -255,7 +245,7 @@ impl PrismScale {
         1.0 / (square + eps).sqrt()
     }
 
-    /// What a term of the stream adds: to the target's logit, and to that less the vocabulary's mean.
+    /// Computes the contribution of a term to the target's logit, and to that logit minus the vocabulary's mean.
     fn addition(&self, value: &[f32], factor: &Factor, scale: f64, centered: bool, of_target: &[f64]) -> [f64; 2] {
         let at = |i: usize| f64::from(value[i]) * factor.at(i);
         let n = value.len();
@@ -266,26 +256,26 @@ impl PrismScale {
             raw += x * w;
             of_mean += x * w_mean;
         }
-        [raw * self.tail.factor, (raw - of_mean) * self.tail.factor]
+        [raw * self.logit_ops.factor, (raw - of_mean) * self.logit_ops.factor]
     }
 
-    /// What a part of the output matrix's input adds.
+    /// Computes the contribution of a part of the LM head's input.
     fn product(&self, input: &[f64], of_target: &[f64]) -> [f64; 2] {
         let dot = |row: &[f64]| input.iter().zip(row).map(|(x, w)| x * w).sum::<f64>();
         let raw = dot(of_target);
-        [raw * self.tail.factor, (raw - dot(&self.mean_row)) * self.tail.factor]
+        [raw * self.logit_ops.factor, (raw - dot(&self.mean_row)) * self.logit_ops.factor]
     }
 }
 
-/// For each layer of the plan three cosines: around all of it, its attention, its feed-forward network.
+/// Computes three cosines per layer: around the layer, its attention and its feed-forward network.
 pub(super) fn cosine_steps(view: &View<'_>, start: usize, rows: &mut [Vec<f64>]) {
     for (at, step) in view.plan.structure.steps.iter().flatten().enumerate() {
-        for (sight, row) in rows.iter_mut().enumerate() {
-            let input = scaled(view.row(step.input.0, sight), &step.input.1);
+        for (point, row) in rows.iter_mut().enumerate() {
+            let input = scaled(view.row(step.input.0, point), &step.input.1);
             let sum = |parts: &[(usize, Factor)]| {
                 let mut sum = vec![0.0; input.len()];
                 for (node, factor) in parts {
-                    let value = scaled(view.row(*node, sight), factor);
+                    let value = scaled(view.row(*node, point), factor);
                     sum.iter_mut().zip(value).for_each(|(sum, x)| *sum += x);
                 }
                 sum
@@ -298,8 +288,8 @@ pub(super) fn cosine_steps(view: &View<'_>, start: usize, rows: &mut [Vec<f64>])
                 cosine(&before, &after)
             };
             let whole = cosine(
-                &scaled(view.row(step.input.0, sight), &Factor::one()),
-                &scaled(view.row(step.output, sight), &Factor::one()),
+                &scaled(view.row(step.input.0, point), &Factor::one()),
+                &scaled(view.row(step.output, point), &Factor::one()),
             );
             row[start + 3 * at] = whole;
             row[start + 3 * at + 1] = around(&attention, &feed_forward, step.attention_reads_feed_forward);
@@ -322,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_divergence_is_that_of_the_formula() {
+    fn a_divergence_matches_the_formula() {
         let (p, q) = ([0.5_f32, 0.25, 0.25], [0.25_f32, 0.25, 0.5]);
         let [p_logits, q_logits] = [p, q].map(|p| p.map(|x| x.ln() + 3.0));
         let [kl, agrees, nll] = divergence(&p_logits, &Distribution::new(&p_logits), &q_logits, 2);
@@ -330,20 +320,13 @@ mod tests {
         assert!((kl - expected).abs() < 1e-6 && agrees == 0.0 && (nll - 2.0_f64.ln()).abs() < 1e-6);
         let [kl, agrees, nll] = divergence(&p_logits, &Distribution::new(&p_logits), &p_logits, 9);
         assert!(kl.abs() < 1e-12 && agrees > 0.5 && nll.is_nan());
-        // What cannot be said is no number.
+        // Undefined results are NaN.
         assert!(divergence(&p_logits, &Distribution::new(&p_logits), &[f32::NAN; 3], 0)[0].is_nan());
     }
 
     #[test]
-    fn cosines_are_of_directions() {
+    fn a_cosine_compares_directions() {
         assert!((cosine(&[1.0, 0.0], &[1.0, 1.0]) - 0.5_f64.sqrt()).abs() < 1e-12);
         assert!(cosine(&[0.0, 0.0], &[1.0, 1.0]).is_nan());
-    }
-
-    #[test]
-    fn results_come_in_order_on_any_number_of_threads() {
-        for n_threads in [0, 1, 3, 8] {
-            assert_eq!(over_threads(7, n_threads, &|i| i * i), [0, 1, 4, 9, 16, 25, 36]);
-        }
     }
 }

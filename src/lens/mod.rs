@@ -1,10 +1,10 @@
-//! What single layers do to a model's predictions: logit lens, logit prism and layer similarity.
+//! The effect of each layer on a model's predictions: logit lens, logit prism and layer similarity.
 //!
-//! A run evaluates the model while a `LensWatch` captures, at sampled positions, rows of the residual stream as they are
-//! computed. After each decode a `Glass` measures them: the stream after a layer through the model's own output, what each
-//! part adds to a logit, how far each layer turns the stream. [`Findings`] hold the numbers until they are summed up in a
-//! [`file::LensFile`]. Where in a graph the stream is, and what adds to it, is found out from what is computed from what,
-//! and from the names of weights.
+//! While a run evaluates the model, a `RowCapture` copies rows of the residual stream at sampled positions. After each
+//! decode a `LensProbe` measures them: the prediction that the model's LM head makes from the stream after each layer, the
+//! contribution of each part to a logit, and the angle by which each layer turns the stream. [`Findings`] collects the
+//! numbers; a [`file::LensFile`] summarizes them. The residual stream and the terms added to it are found in the graph from
+//! the data flow and from the names of weights.
 //!
 //! `docs/lens.md` has the formulas.
 
@@ -14,7 +14,7 @@ mod findings;
 mod sample;
 
 #[cfg(feature = "llama")]
-mod glass;
+mod capture;
 #[cfg(feature = "llama")]
 mod measure;
 #[cfg(feature = "llama")]
@@ -22,14 +22,12 @@ mod parts;
 #[cfg(feature = "llama")]
 mod plan;
 #[cfg(feature = "llama")]
+mod probe;
+#[cfg(feature = "llama")]
 mod structure;
-#[cfg(feature = "llama")]
-mod watch;
 
-pub use findings::{Base, ChunkFindings, Findings, LensOptions};
-pub use sample::positions;
-
+pub use findings::{Base, Findings, LensOptions};
 #[cfg(feature = "llama")]
-pub use glass::{Glass, Sight};
-#[cfg(feature = "llama")]
-pub use watch::LensWatch;
+pub(crate) use {
+    capture::RowCapture, findings::ChunkFindings, probe::LensProbe, probe::SamplePoint, sample::positions,
+};

@@ -1,18 +1,18 @@
-//! Which part of a model a weight belongs to, by its name.
+//! Finds the part of a model that a weight belongs to, by its name.
 
 use std::collections::BTreeSet;
 
 use super::file::Part;
 
-/// Terms of a residual stream that are believed: some a layer.
+/// Largest plausible number of terms of a residual stream: several per layer.
 pub(super) const MAX_TERMS: usize = 1 << 14;
 
-/// What a term of the residual stream is, experts told apart.
+/// The class of a term of the residual stream; shared and routed experts are separate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Class {
     Embedding,
     Attention,
-    /// A feed-forward network that is not made of experts, or of more than one kind of them.
+    /// A feed-forward network without experts, or with both kinds of experts in one term.
     FeedForward,
     SharedExperts,
     RoutedExperts,
@@ -20,7 +20,7 @@ pub(super) enum Class {
 }
 
 impl Class {
-    /// The part that counts in the sum.
+    /// Returns the part that counts in the sum.
     pub(super) fn part(self) -> Part {
         match self {
             Class::Embedding => Part::Embedding,
@@ -30,7 +30,7 @@ impl Class {
         }
     }
 
-    /// The part of that part, for experts.
+    /// Returns the detail of that part, for experts.
     pub(super) fn detail(self) -> Option<Part> {
         match self {
             Class::SharedExperts => Some(Part::SharedExperts),
@@ -40,14 +40,14 @@ impl Class {
     }
 }
 
-/// The layer of a weight: 3 of `blk.3.attn_q.weight`.
+/// Returns the layer of a weight: 3 for `blk.3.attn_q.weight`.
 pub(super) fn layer(name: &str) -> Option<u32> {
     name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok()
 }
 
-/// A kind of weights.
+/// The kind of a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+enum WeightKind {
     Attention,
     /// A feed-forward network without experts.
     Dense,
@@ -55,44 +55,45 @@ enum Kind {
     Routed,
 }
 
-/// The weights that a term is computed with.
+/// The weights that a term is computed from.
 #[derive(Debug, Default)]
-pub(super) struct Cone {
+pub(super) struct TermWeights {
     layer: Option<u32>,
-    kinds: BTreeSet<Kind>,
+    kinds: BTreeSet<WeightKind>,
 }
 
-impl Cone {
+impl TermWeights {
     pub(super) fn add(&mut self, name: &str) {
         let Some(layer) = layer(name) else { return };
         self.layer = self.layer.max(Some(layer));
         let weight = name.splitn(3, '.').nth(2).unwrap_or_default();
         let kind = if weight.contains("norm") {
-            return; // one for both at times, and named after its place rather than what it belongs to
+            return; // its name says where it is, not which part it belongs to, and one may serve both
         } else if weight.contains("_shexp") {
-            Kind::Shared
+            WeightKind::Shared
         } else if weight.contains("exps") || weight.starts_with("exp_probs") || weight.starts_with("ffn_gate_inp") {
-            Kind::Routed
+            WeightKind::Routed
         } else if weight.starts_with("ffn_") || weight.starts_with("channel_mix") {
-            Kind::Dense
+            WeightKind::Dense
         } else {
-            Kind::Attention
+            WeightKind::Attention
         };
         self.kinds.insert(kind);
     }
 
-    /// Whether more than one part of a model is in it.
+    /// Returns true if the weights belong to more than one kind.
     pub(super) fn is_mixed(&self) -> bool {
         self.kinds.len() > 1
     }
 
+    /// Returns the layer and the class of the term.
     pub(super) fn label(&self) -> (Option<u32>, Class) {
-        let kinds: Vec<Kind> = self.kinds.iter().copied().collect();
+        let kinds: Vec<WeightKind> = self.kinds.iter().copied().collect();
         let class = match kinds[..] {
-            [Kind::Attention] => Class::Attention,
-            [Kind::Shared] => Class::SharedExperts,
-            [Kind::Routed] => Class::RoutedExperts,
-            [] | [Kind::Attention, ..] => Class::Other,
+            [WeightKind::Attention] => Class::Attention,
+            [WeightKind::Shared] => Class::SharedExperts,
+            [WeightKind::Routed] => Class::RoutedExperts,
+            [] | [WeightKind::Attention, ..] => Class::Other,
             _ => Class::FeedForward,
         };
         (self.layer, class)
@@ -104,15 +105,15 @@ mod tests {
     use super::*;
 
     fn label(names: &[&str]) -> (Option<u32>, Class) {
-        let mut cone = Cone::default();
+        let mut weights = TermWeights::default();
         for name in names {
-            cone.add(name);
+            weights.add(name);
         }
-        cone.label()
+        weights.label()
     }
 
     #[test]
-    fn parts_are_known_by_their_weights() {
+    fn the_class_of_a_term_follows_from_its_weights() {
         for (names, expected) in [
             (&["blk.3.attn_norm.weight", "blk.3.attn_q.weight"][..], (Some(3), Class::Attention)),
             (&["blk.3.ffn_up.weight", "blk.3.ffn_norm.weight"], (Some(3), Class::FeedForward)),

@@ -1,4 +1,4 @@
-//! What is to be seen of a graph, and in what order results come.
+//! The nodes to capture from a graph, and the order of the results.
 
 use std::collections::BTreeSet;
 
@@ -8,17 +8,17 @@ use super::file::Part;
 use super::findings::{Columns, LensOptions};
 use super::structure::{Structure, TermValue};
 
-/// A graph's residual stream, with what of it is captured.
+/// The residual stream of a graph and the nodes to capture.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) structure: Structure,
-    /// Nodes to capture, ascending, with their names.
+    /// Nodes to capture and their names, ascending.
     captures: Vec<(usize, String)>,
     pub(super) columns: Columns,
 }
 
 impl Plan {
-    /// For a graph of `n_tokens` tokens.
+    /// Plans the captures of a graph of `n_tokens` tokens.
     pub(super) fn new(graph: &Graph<'_>, n_tokens: usize, options: &LensOptions) -> Result<Self, String> {
         let structure = Structure::find(graph, n_tokens)?;
         let wants_parts = options.prism && structure.terms.is_ok();
@@ -44,19 +44,19 @@ impl Plan {
             }
         }
         if let Some(&gap) = nodes.iter().find(|&&at| !graph.nodes()[at].is_plain) {
-            return Err(format!("what '{}' holds has gaps or is not f32", graph.nodes()[gap].name));
+            return Err(format!("'{}' is not contiguous or not f32", graph.nodes()[gap].name));
         }
         let columns = columns(&structure, options);
         let captures = nodes.into_iter().map(|at| (at, graph.nodes()[at].name.clone())).collect();
         Ok(Self { structure, captures, columns })
     }
 
-    /// Of a model whose stream cannot be found.
+    /// Creates the plan of a model whose stream cannot be found.
     pub(super) fn empty() -> Self {
         Self { structure: Structure::empty(), captures: Vec::new(), columns: Columns::default() }
     }
 
-    /// The place of a node among the captures, and its name.
+    /// Returns the index of a node among the captures, and its name.
     pub(super) fn capture(&self, node: usize) -> Option<(usize, &str)> {
         let slot = self.captures.binary_search_by_key(&node, |(at, _)| *at).ok()?;
         Some((slot, &self.captures[slot].1))
@@ -66,23 +66,23 @@ impl Plan {
         self.captures.len()
     }
 
-    /// Whether results of both come in the same order.
+    /// Returns true if the results of both plans have the same order.
     pub(super) fn agrees(&self, other: &Self) -> bool {
         self.columns == other.columns
     }
 }
 
-/// What a model does to its logits after the product, as far as it is linear.
+/// The linear operations after the LM head's product: a factor and a bias.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct LinearTail {
+pub(super) struct LinearLogitOps {
     pub(super) factor: f64,
-    /// One for each token, or none.
+    /// One value, or one per token of the vocabulary; empty for no bias.
     pub(super) bias: Vec<f64>,
 }
 
-impl LinearTail {
-    /// The tail up to a soft cap, if there is one.
-    pub(super) fn new(graph: &Graph<'_>) -> Result<Self, String> {
+impl LinearLogitOps {
+    /// Reads the operations up to a soft cap, if there is one.
+    pub(super) fn new(graph: &Graph) -> Result<Self, String> {
         let mut at = graph.head().ok_or("its graph has no product with an output matrix")?;
         let mut ops: Vec<&Node> = Vec::new();
         for (next, node) in graph.nodes().iter().enumerate().skip(at + 1) {
@@ -99,7 +99,7 @@ impl LinearTail {
             ops.push(node);
             at = next;
         }
-        let mut tail = Self { factor: 1.0, bias: Vec::new() };
+        let mut linear = Self { factor: 1.0, bias: Vec::new() };
         for node in ops {
             let values = match node.sources.get(1) {
                 Some(&Source::Leaf(leaf)) => graph.leaves()[leaf].values.as_deref(),
@@ -107,27 +107,32 @@ impl LinearTail {
             };
             match (node.op, values) {
                 (NodeOp::Scale { factor, bias }, _) => {
-                    tail.factor *= f64::from(factor);
-                    tail.bias.iter_mut().for_each(|x| *x = *x * f64::from(factor) + f64::from(bias));
-                    if bias != 0.0 && tail.bias.is_empty() {
-                        tail.bias = vec![f64::from(bias)];
+                    linear.factor *= f64::from(factor);
+                    linear.bias.iter_mut().for_each(|x| *x = *x * f64::from(factor) + f64::from(bias));
+                    if bias != 0.0 && linear.bias.is_empty() {
+                        linear.bias = vec![f64::from(bias)];
                     }
                 }
                 (NodeOp::Add, Some(values)) => {
-                    let n = values.len().max(tail.bias.len());
+                    let n = values.len().max(linear.bias.len());
                     let at =
                         |list: &[f64], i: usize| list.get(if list.len() == 1 { 0 } else { i }).copied().unwrap_or(0.0);
                     let values: Vec<f64> = values.iter().map(|&x| f64::from(x)).collect();
-                    tail.bias = (0..n).map(|i| at(&tail.bias, i) + at(&values, i)).collect();
+                    linear.bias = (0..n).map(|i| at(&linear.bias, i) + at(&values, i)).collect();
                 }
                 (NodeOp::Mul, Some(&[factor])) => {
-                    tail.factor *= f64::from(factor);
-                    tail.bias.iter_mut().for_each(|x| *x *= f64::from(factor));
+                    linear.factor *= f64::from(factor);
+                    linear.bias.iter_mut().for_each(|x| *x *= f64::from(factor));
                 }
-                _ => return Err(format!("its logits go through {} '{}'", node.op_name, node.name)),
+                _ => {
+                    return Err(format!(
+                        "its logits go through {} '{}', which is not supported",
+                        node.op_name, node.name
+                    ));
+                }
             }
         }
-        Ok(tail)
+        Ok(linear)
     }
 
     pub(super) fn bias(&self, token: usize) -> f64 {
@@ -139,20 +144,20 @@ impl LinearTail {
     }
 }
 
-/// What is measured of each position, in order.
+/// Returns the results per position, in order.
 fn columns(structure: &Structure, options: &LensOptions) -> Columns {
     let lens = options.lens.then(|| Ok(structure.states.iter().map(|(layer, _)| *layer).collect()));
     let parts = || {
         let terms = structure.terms.as_ref().map_err(Clone::clone)?;
         let mut parts = BTreeSet::new();
         for term in terms {
-            parts.insert((place(term.layer, term.class.part()), term.class.part(), term.layer));
+            parts.insert((part_order(term.layer, term.class.part()), term.class.part(), term.layer));
             if let Some(detail) = term.class.detail() {
-                parts.insert((place(term.layer, detail), detail, term.layer));
+                parts.insert((part_order(term.layer, detail), detail, term.layer));
             }
         }
         for outside in [Part::NormBias, Part::OutputBias, Part::Rounding] {
-            parts.insert((place(None, outside), outside, None));
+            parts.insert((part_order(None, outside), outside, None));
         }
         Ok(parts.into_iter().map(|(_, part, layer)| (part, layer)).collect())
     };
@@ -163,8 +168,8 @@ fn columns(structure: &Structure, options: &LensOptions) -> Columns {
     Columns { lens, prism: options.prism.then(parts), similarity: options.similarity.then(steps) }
 }
 
-/// The embedding, the layers, then what belongs to none.
-fn place(layer: Option<u32>, part: Part) -> u64 {
+/// Returns the sort key of a part: the embedding, the layers, then parts outside the layers.
+fn part_order(layer: Option<u32>, part: Part) -> u64 {
     match (layer, part) {
         (Some(layer), _) => u64::from(layer) + 1,
         (None, Part::Embedding) => 0,

@@ -1,19 +1,19 @@
-//! Which positions of a chunk are looked at.
+//! Draws the sampled positions of a chunk.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::random::SplitMix64;
 
-/// `n` positions of `among`, or all where there are no more, ascending. The same for the same seed and chunk, whatever
-/// else the run does.
+/// Draws `n` positions from `among`, or all if there are at most `n`, ascending. They depend on seed and chunk alone.
 #[must_use]
-pub fn positions(seed: u64, chunk: u64, among: Range<usize>, n: usize) -> Vec<usize> {
+#[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "only a run samples"))]
+pub(crate) fn positions(seed: u64, chunk: u64, among: Range<usize>, n: usize) -> Vec<usize> {
     if among.len() <= n {
         return among.collect();
     }
     let mut random = SplitMix64::new(seed ^ chunk.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    // Floyd's sample: every set of `n` is as likely.
+    // Floyd's algorithm: every set of `n` positions is equally likely.
     let mut drawn = BTreeSet::new();
     for last in among.len() - n..among.len() {
         let position = random.below(last as u64 + 1) as usize;
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn every_position_is_drawn_as_often() {
+    fn all_positions_are_drawn_equally_often() {
         let mut counts = [0_u32; 16];
         for chunk in 0..4000 {
             for position in positions(1, chunk, 0..16, 4) {

@@ -1,12 +1,14 @@
+//! The rules that a model and a draft model can break: one variant per rule.
+
 use std::path::PathBuf;
 
 use crate::gguf;
 
-/// Why `NextN` layers cannot be collected from these models.
+/// The reason why the `NextN` layers of these models cannot be collected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A draft was given for a model that says it has `NextN` layers.
+    /// A draft model was given, but the model's header declares `NextN` layers.
     #[error(
         "the model already includes NextN layers: '{}' has {n_layer_nextn}, use it with --nextn and without \
          --model-draft/-md", path.display()
@@ -14,48 +16,48 @@ pub enum Error {
     InModel {
         /// The model.
         path: PathBuf,
-        /// `NextN` layers it says it has.
+        /// Declared number of `NextN` layers.
         n_layer_nextn: u32,
     },
-    /// A draft was given for a model that has tensors of `NextN`.
+    /// A draft model was given, but the model has `NextN` tensors.
     #[error("the model already includes NextN layers (NextN tensor '{tensor}' in '{}')", path.display())]
     TensorInModel {
         /// The model.
         path: PathBuf,
-        /// Its first such tensor.
+        /// Its first `NextN` tensor.
         tensor: String,
     },
-    /// A draft was given as the model.
+    /// A draft model was given as the model.
     #[error("'{}' is a NextN draft, use with --model-draft/-md", path.display())]
     ModelIsDraft {
         /// The file.
         path: PathBuf,
     },
-    /// The draft cannot be read.
+    /// The draft model cannot be read.
     #[error("'{}' is not a readable single-shard GGUF: {reason}", path.display())]
     Unreadable {
-        /// The draft.
+        /// The draft model.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: gguf::Error,
     },
-    /// The draft is one part of several.
+    /// The draft model is split into several files.
     #[error("'{}' is not a readable single-shard GGUF: it is one of {n_parts} parts", path.display())]
     Split {
-        /// The draft.
+        /// The draft model.
         path: PathBuf,
-        /// Parts.
+        /// Number of parts.
         n_parts: u16,
     },
-    /// Two architectures.
+    /// The architectures differ.
     #[error("the draft architecture '{draft}' does not match the target architecture '{model}'")]
     Architecture {
-        /// The draft's.
+        /// Architecture of the draft model.
         draft: String,
-        /// The model's.
+        /// Architecture of the model.
         model: String,
     },
-    /// The file has no `NextN` layers, or has more than those.
+    /// The draft file has no `NextN` layers, or also has other layers.
     #[error("'{}' is not a draft (no NextN layers or trunk tensors present)", path.display())]
     NotADraft {
         /// The file.
@@ -64,29 +66,29 @@ pub enum Error {
     /// More than one `NextN` layer.
     #[error("multi-layer NextN drafts are not supported (found {found})")]
     SeveralLayers {
-        /// `NextN` layers.
+        /// Number of `NextN` layers.
         found: u32,
     },
-    /// `NextN` layers without a cache of their own.
+    /// The `NextN` layers use the KV cache of the trunk.
     #[error("NextN layers sharing the trunk's KV cache are not supported")]
     SharedCache,
-    /// The draft's layer does not follow the model's last.
+    /// The draft model's layer does not follow the model's last layer.
     #[error("no NextN tensors at layer index {index} in '{}' found", path.display())]
     OtherIndex {
-        /// The draft.
+        /// The draft model.
         path: PathBuf,
-        /// Where the layer has to be: after the model's last.
+        /// Expected layer index: the one after the model's last layer.
         index: u32,
     },
-    /// Hidden states of two widths.
+    /// The widths of the hidden states differ.
     #[error("the draft output width {draft} does not match the target's {model}")]
     Width {
-        /// The draft's.
+        /// Width of the draft model.
         draft: u32,
-        /// The model's.
+        /// Width of the model.
         model: u32,
     },
-    /// Tokens do not mean the same to both.
+    /// The vocabularies differ.
     #[error("the target and draft vocab are not compatible: {rule}")]
     Vocabulary {
         /// The first difference.

@@ -1,36 +1,36 @@
-//! The `NextN` layer of loaded models.
+//! Finds the `NextN` layer of loaded models.
 
-use super::{Error, Shape};
+use super::{Error, ModelHeader};
 use crate::llama::{Model, Token, Vocab};
 
 /// A `NextN` layer that can be evaluated.
 #[derive(Debug, Clone, Copy)]
 pub struct Layer<'m> {
-    /// The model it is loaded with: the trunk's own, or the draft.
+    /// Model that has the layer: the trunk's model or the draft model.
     pub model: &'m Model,
-    /// Its number among all layers.
+    /// Index among all layers.
     pub index: i32,
-    /// Whether it has an output matrix of its own, whose input is collected too.
+    /// True if the layer has its own LM head, whose input is also collected.
     pub own_head: bool,
 }
 
-/// What [`locate`] found.
+/// The result of [`locate`].
 #[derive(Debug, Clone, Copy)]
 pub enum Located<'m> {
-    /// A layer.
+    /// A layer that can be evaluated.
     Layer(Layer<'m>),
     /// The model has no `NextN` layers.
     NoLayers,
-    /// The model says it has a layer, and its file has no tensor of it.
+    /// The header declares a layer, but the file has no tensors for it.
     NoTensors,
 }
 
-/// Finds the `NextN` layer that follows `trunk`, in `source`: `trunk` itself or a draft. `shape` is that of the file of
-/// `source`, where it could be read.
+/// Finds the `NextN` layer that follows `trunk` in `source`, which is `trunk` itself or a draft model. `header` is the header
+/// of the file of `source`, if it could be read.
 ///
 /// # Errors
 /// [`Error::SharedCache`], [`Error::SeveralLayers`].
-pub fn locate<'m>(trunk: &Model, source: &'m Model, shape: Option<&Shape>) -> Result<Located<'m>, Error> {
+pub fn locate<'m>(trunk: &Model, source: &'m Model, header: Option<&ModelHeader>) -> Result<Located<'m>, Error> {
     let index = trunk.n_layer();
     match source.n_layer_nextn() {
         ..=0 => return Ok(Located::NoLayers),
@@ -38,19 +38,19 @@ pub fn locate<'m>(trunk: &Model, source: &'m Model, shape: Option<&Shape>) -> Re
         1 => {}
         found => return Err(Error::SeveralLayers { found: found.unsigned_abs() }),
     }
-    let block = shape.and_then(|shape| shape.blocks.get(&u32::try_from(index).ok()?));
+    let block = header.and_then(|header| header.blocks.get(&u32::try_from(index).ok()?));
     Ok(match block {
         Some(block) => Located::Layer(Layer { model: source, index, own_head: block.own_head }),
         None => Located::NoTensors,
     })
 }
 
-/// llama.cpp lets vocabularies differ by so many tokens at the end, which some models pad.
+/// Number of tokens at the end by which llama.cpp lets vocabularies differ, since some models have padding.
 const MAX_PADDING: usize = 128;
-/// Special tokens, which may have other names.
+/// First token that is compared: the special tokens before it may have other names.
 const FIRST_COMPARED: usize = 5;
 
-/// Whether tokens mean the same to both, so that one's can be given to the other.
+/// Checks that both vocabularies have the same tokens, so that the draft model can evaluate tokens of the model.
 ///
 /// # Errors
 /// [`Error::Vocabulary`] with the first difference.

@@ -1,14 +1,14 @@
-//! Exponentials of a vocabulary's logits, which is most of the work of a log-softmax.
+//! Exponentials of logits, which take most of the time of a log-softmax.
 //!
-//! f32 exponentials have to have libm's bits, since llama.cpp's tools print ten digits of what they add up to. glibc
-//! computes `e^x = 2^(k/32) * 2^r` in f64, with a table of the 32 roots and a cubic in r (`expf` of Arm's Optimized
-//! Routines, <https://github.com/ARM-software/optimized-routines>), and so does this, several at a time. Where this CPU
-//! has no fused multiply-add, which glibc uses where it can, libm is called.
+//! The f32 exponentials must have libm's bits, since llama.cpp's tools print ten digits of their sum. glibc computes
+//! `e^x = 2^(k/32) * 2^r` in f64, with a table of the 32 roots and a cubic in r (`expf` of Arm's Optimized Routines,
+//! <https://github.com/ARM-software/optimized-routines>). This module does the same for several values at a time. glibc uses
+//! fused multiply-add if the CPU has it; in a build without it, this module calls libm.
 
-/// Exponentials before they are added, which goes one after the other.
+/// Exponentials computed before they are added in order.
 const BLOCK: usize = 256;
 
-/// `sum(exp(logit - max))`: f32 exponentials, added in f64 in order.
+/// Computes `sum(exp(logit - max))` with f32 exponentials, added in f64 in order.
 pub(super) fn sum(logits: &[f32], max: f32) -> f64 {
     let mut block = [0.0_f32; BLOCK];
     let mut sum = 0.0;
@@ -31,21 +31,21 @@ use fused::exp;
 
 #[cfg(target_feature = "fma")]
 mod fused {
-    /// Added to a number below 2^51, rounds it to an integer, which is then in the low bits.
+    /// Adding this to a number below 2^51 rounds it to an integer, which is then in the low bits.
     const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
     const ROOTS: u64 = 32;
     /// 32 / ln 2.
-    const ROOTS_A_NAT: f64 = f64::from_bits(0x4047_1547_652b_82fe);
+    const ROOTS_PER_NAT: f64 = f64::from_bits(0x4047_1547_652b_82fe);
     /// The cubic's coefficients above the constant 1, highest first: about `(ln 2 / 32)^n / n!`.
     const CUBIC: [f64; 3] = [
         f64::from_bits(0x3ebc_6af8_4b91_2394),
         f64::from_bits(0x3f2e_bfce_50fa_c4f3),
         f64::from_bits(0x3f96_2e42_ff0c_52d6),
     ];
-    /// Below this the result rounds to 0 in f32.
+    /// Below this value the result rounds to 0 in f32.
     const LOWEST: f32 = -110.0;
 
-    /// The bits of `2^(i/32)`, less `i << 47`: adding `k << 47` to those of `k % 32` gives those of `2^(k/32)`.
+    /// The bits of `2^(i/32)` minus `i << 47`. Entry `k % 32` plus `k << 47` gives the bits of `2^(k/32)`.
     static POWERS: [u64; ROOTS as usize] = powers();
 
     const fn powers() -> [u64; ROOTS as usize] {
@@ -93,13 +93,13 @@ mod fused {
         powers
     }
 
-    /// `e^x` for `x` not above 88.
+    /// Computes `e^x` for `x` up to 88.
     #[inline]
     pub(super) fn exp(x: f32) -> f32 {
         let x = f64::from(if x < LOWEST { LOWEST } else { x });
-        let rounded = ROOTS_A_NAT.mul_add(x, ROUND);
+        let rounded = ROOTS_PER_NAT.mul_add(x, ROUND);
         let k = rounded.to_bits();
-        let r = ROOTS_A_NAT.mul_add(x, -(rounded - ROUND));
+        let r = ROOTS_PER_NAT.mul_add(x, -(rounded - ROUND));
         let power = f64::from_bits(POWERS[(k % ROOTS) as usize].wrapping_add(k << 47));
         let high = CUBIC[0].mul_add(r, CUBIC[1]);
         let low = CUBIC[2].mul_add(r, 1.0);

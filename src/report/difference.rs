@@ -1,23 +1,23 @@
-//! One matrix against another, as sheets.
+//! Sheets that compare two matrices.
 
 use super::sheet::{Cell, Heading, Sheet};
 use crate::stats::{Counts, Divergence, LayerDivergence, MatrixDivergence, TensorDivergence};
 
-/// What a difference is measured by: 0 where there is none.
+/// The measure of a difference; 0 means equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
     /// Jensen-Shannon divergence, in bits.
     Jsd,
-    /// Length of the difference over the length of the first.
+    /// Euclidean norm of the difference, divided by the norm of the first.
     RelativeL2,
-    /// 1 less the cosine.
+    /// 1 minus the cosine.
     Cosine,
-    /// 1 less Spearman's rank correlation.
+    /// 1 minus Spearman's rank correlation.
     Spearman,
 }
 
 impl Metric {
-    /// The difference; NaN where nothing can be said.
+    /// Returns the difference; NaN if undefined.
     #[must_use]
     pub fn of(self, d: &Divergence) -> f64 {
         match self {
@@ -41,7 +41,7 @@ fn measures(d: &Divergence) -> impl Iterator<Item = Cell> {
     [d.cosine, d.relative_l2, d.spearman, d.jsd, d.energy_ratio].into_iter().map(Cell::Number)
 }
 
-/// Sorts by difference, the largest first: what cannot be compared before all, since that is no agreement.
+/// Sorts by difference, largest first. An undefined difference comes before all others, since it is not agreement.
 fn by_difference<T>(items: &mut [T], of: impl Fn(&T) -> f64) {
     let key = |item: &T| {
         let x = of(item);
@@ -50,7 +50,7 @@ fn by_difference<T>(items: &mut [T], of: impl Fn(&T) -> f64) {
     items.sort_by(|a, b| key(b).total_cmp(&key(a)));
 }
 
-/// The weights, those that differ most first.
+/// Returns the sheet of the weights, largest difference first.
 #[must_use]
 pub fn tensors<'a>(tensors: impl IntoIterator<Item = &'a TensorDivergence>, by: Metric) -> Sheet {
     let mut headings = vec![Heading::new("layer", "Layer", 0), Heading::new("tensor", "Tensor", 0)];
@@ -82,7 +82,7 @@ pub fn tensors<'a>(tensors: impl IntoIterator<Item = &'a TensorDivergence>, by: 
     Sheet { headings, rows: tensors.into_iter().map(row).collect() }
 }
 
-/// Why a weight could not be compared.
+/// Returns the reason why a weight could not be compared.
 fn note(t: &TensorDivergence) -> &'static str {
     match (t.first, t.second) {
         (None, _) => "not in A",
@@ -93,7 +93,7 @@ fn note(t: &TensorDivergence) -> &'static str {
     }
 }
 
-/// The layers, those that differ most first.
+/// Returns the sheet of the layers, largest difference first.
 #[must_use]
 pub fn layers<'a>(layers: impl IntoIterator<Item = &'a LayerDivergence>, by: Metric) -> Sheet {
     let mut headings = vec![Heading::new("layer", "Layer", 0), Heading::new("tensors", "Tensors", 0)];
@@ -108,7 +108,7 @@ pub fn layers<'a>(layers: impl IntoIterator<Item = &'a LayerDivergence>, by: Met
     Sheet { headings, rows: layers.into_iter().map(row).collect() }
 }
 
-/// The weight that differs most, and by how much; NaN if a weight cannot be compared at all.
+/// Returns the weight with the largest difference, and that difference; NaN if a weight cannot be compared.
 #[must_use]
 pub fn largest(matrices: &MatrixDivergence, by: Metric) -> Option<(&TensorDivergence, f64)> {
     let mut tensors: Vec<_> = matrices.tensors.iter().collect();

@@ -1,13 +1,13 @@
-//! Sheets as JSON: each row an object of the columns' keys, in their order; `null` where a number has no meaning.
+//! Serializes sheets as JSON: each row is an object with the keys of the columns, in order. Undefined numbers are `null`.
 //!
-//! `docs/stats.md` describes the documents, `docs/stats.schema.json` is the statistics' schema.
+//! `docs/stats.md` describes the documents; `docs/stats.schema.json` is the schema of the statistics.
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::sheet::{Cell, Sheet};
 
-/// Serializes as an array of objects.
+/// Serializes the sheet as an array of objects.
 impl Serialize for Sheet {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.rows.iter().map(|row| Row { sheet: self, row }))
@@ -41,58 +41,58 @@ impl Serialize for Cell {
     }
 }
 
-/// What `stats --format json` prints.
+/// The output of `stats --format json`.
 #[derive(Debug, Serialize)]
 pub struct StatsDocument {
     /// `llama-imatrix stats`.
     pub format: &'static str,
     /// 1.
     pub version: u32,
-    /// The files, in the order given.
+    /// Files in the given order.
     pub files: Vec<StatsFile>,
 }
 
 /// One matrix.
 #[derive(Debug, Serialize)]
 pub struct StatsFile {
-    /// The file's name, as given.
+    /// Name of the file as given.
     pub file: String,
-    /// Whether it is a legacy `.dat`.
+    /// True for a legacy `.dat` file.
     pub legacy: bool,
-    /// The calibration files it names.
+    /// Names of the calibration files.
     pub datasets: Vec<String>,
-    /// Chunks it was collected over.
+    /// Number of chunks.
     pub chunk_count: i32,
-    /// Tokens a chunk.
+    /// Tokens per chunk.
     pub chunk_size: i32,
-    /// A row a weight.
+    /// One row per weight.
     pub tensors: Sheet,
-    /// A row a layer.
+    /// One row per layer.
     pub layers: Sheet,
-    /// What could not be computed.
+    /// Statistics that could not be computed.
     pub warnings: Vec<String>,
 }
 
-/// What `compare --format json` prints.
+/// The output of `compare --format json`.
 #[derive(Debug, Serialize)]
 pub struct CompareDocument {
     /// `llama-imatrix compare`.
     pub format: &'static str,
     /// 1.
     pub version: u32,
-    /// The first file, A.
+    /// First file, A.
     pub first: String,
-    /// Each other file against it.
+    /// Comparison with each other file.
     pub comparisons: Vec<CompareFile>,
 }
 
-/// One matrix against the first.
+/// The comparison of one matrix with the first.
 #[derive(Debug, Serialize)]
 pub struct CompareFile {
-    /// The second file, B.
+    /// Second file, B.
     pub second: String,
-    /// A row a weight, those that differ most first.
+    /// One row per weight, largest difference first.
     pub tensors: Sheet,
-    /// A row a layer, likewise.
+    /// One row per layer, largest difference first.
     pub layers: Sheet,
 }

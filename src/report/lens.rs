@@ -1,22 +1,22 @@
-//! A lens file as sheets.
+//! Sheets of a lens file.
 
 use super::sheet::{Cell, Heading, Sheet};
 use crate::lens::file::{Addition, LensFile, LensPoint, Part, Section, Spread};
 
-/// A part of a lens file to print: its title, and its numbers or why there are none.
+/// A section of a lens file: its title, and its results or the reason why there are none.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Table {
-    /// What it shows.
+pub struct LensTable {
+    /// Title of the section.
     pub title: String,
-    /// The numbers, or the reason.
+    /// Results, or the reason why there are none.
     pub sheet: Result<Sheet, String>,
-    /// A line to go under it.
+    /// Line below the sheet.
     pub note: Option<String>,
 }
 
-/// What a lens file says, part by part.
+/// Returns the sections of a lens file.
 #[must_use]
-pub fn tables(file: &LensFile) -> Vec<Table> {
+pub fn tables(file: &LensFile) -> Vec<LensTable> {
     let p = &file.positions;
     let sampled = format!("{} positions of {} chunks", p.sampled, p.chunks);
     let mut tables = Vec::new();
@@ -32,7 +32,7 @@ pub fn tables(file: &LensFile) -> Vec<Table> {
         });
         let last = measured(section).ok().and_then(|lens| lens.layers.last());
         let note = last.map(|last| format!("Mean KL of the last layer: {:.3e}", last.point.kl.mean));
-        tables.push(Table { title: format!("Logit lens ({sampled}{base})"), sheet, note });
+        tables.push(LensTable { title: format!("Logit lens ({sampled}{base})"), sheet, note });
     }
     if let Some(section) = &file.prism {
         let sheet = measured(section).map(|prism| {
@@ -46,7 +46,7 @@ pub fn tables(file: &LensFile) -> Vec<Table> {
         let note = measured(section).ok().map(|prism| {
             format!("Largest relative error of the parts' sum: {:.3e}", prism.sum_check.max_relative_error)
         });
-        tables.push(Table { title: format!("Logit prism ({sampled})"), sheet, note });
+        tables.push(LensTable { title: format!("Logit prism ({sampled})"), sheet, note });
     }
     if let Some(section) = &file.similarity {
         let sheet = measured(section).map(|similarity| {
@@ -60,7 +60,7 @@ pub fn tables(file: &LensFile) -> Vec<Table> {
             };
             Sheet { headings: SIMILARITY.to_vec(), rows: similarity.layers.iter().map(row).collect() }
         });
-        tables.push(Table { title: format!("Layer similarity ({sampled})"), sheet, note: None });
+        tables.push(LensTable { title: format!("Layer similarity ({sampled})"), sheet, note: None });
     }
     tables
 }
@@ -104,7 +104,7 @@ fn addition(addition: &Addition) -> [Cell; 3] {
     [addition.mean, addition.mean_abs, addition.share].map(Cell::Number)
 }
 
-/// A part's name, those that others are made of set in.
+/// Returns the name of a part. Details of another part are indented.
 fn name(part: Part) -> &'static str {
     match part {
         Part::Embedding => "embedding",
@@ -135,7 +135,7 @@ mod tests {
     use crate::report::text::aligned;
 
     #[test]
-    fn every_part_has_its_table() {
+    fn every_section_has_a_table() {
         let file = LensFile::parse(include_bytes!("../../tests/data/report/first.lens.json")).unwrap();
         let tables = tables(&file);
         assert_eq!(tables.len(), 3);

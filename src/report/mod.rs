@@ -1,14 +1,14 @@
 //! Reports about importance matrices.
 //!
-//! | module | what it makes |
+//! | module | output |
 //! |---|---|
-//! | [`statistics`], [`difference`] | sheets of a matrix, and of one against another |
+//! | [`statistics`], [`difference`] | sheets of one matrix, and of the comparison of two |
 //! | [`text`], [`json`] | sheets as aligned text, CSV, Markdown and JSON |
 //! | [`lens`] | sheets of a lens file |
-//! | [`page`] | the page to look at |
-#![cfg_attr(feature = "plots", doc = "| [`plots`] | pictures for papers and issues |")]
+//! | [`page`] | an HTML page |
+#![cfg_attr(feature = "plots", doc = "| [`plots`] | PNG plots |")]
 //!
-//! [`show_statistics`] prints upstream's tables, to the byte.
+//! [`show_statistics`] prints the bytes of upstream's tables.
 
 pub mod difference;
 pub mod json;

@@ -1,7 +1,7 @@
-//! The page to look at: one file of HTML with its data, styles and scripts within, which loads nothing.
+//! The HTML page: one file that contains its data, styles and scripts, and loads nothing.
 //!
-//! The data is JSON in the page; scripts of ours make tables and heat maps of it (real tables, so that they can be read
-//! and walked through without seeing them), uPlot the curves.
+//! The data is JSON in the page. Our scripts turn it into tables and heat maps (HTML tables, so that screen readers can read
+//! them); uPlot draws the curves.
 
 mod data;
 
@@ -10,18 +10,18 @@ use std::fmt::Write as _;
 use crate::imatrix::Imatrix;
 use crate::lens::file::LensFile;
 
-/// A matrix to be shown.
+/// A matrix on the page.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// How it is called in the page.
+    /// Name on the page.
     pub name: String,
-    /// The matrix.
+    /// Matrix.
     pub imatrix: Imatrix,
-    /// Whether it comes from a legacy file.
+    /// True if it comes from a legacy file.
     pub legacy: bool,
-    /// What a run found out about the layers.
+    /// Lens file of the run, if any.
     pub lens: Option<LensFile>,
-    /// What the reader should know, such as a lens file that could not be read.
+    /// Notes for the reader, such as a lens file that could not be read.
     pub notes: Vec<String>,
 }
 
@@ -40,15 +40,15 @@ const SCRIPTS: [&str; 7] = [
     include_str!("page/main.js"),
 ];
 
-/// The page. The first matrix is what the others are compared with.
+/// Creates the page. The first matrix is compared with each of the others.
 ///
 /// # Errors
-/// None that is known: serializing numbers and words cannot fail.
+/// An error of serialization, which does not occur for numbers and text.
 pub fn page(sources: &[Source], title: &str) -> serde_json::Result<String> {
     let data = script_safe(&serde_json::to_string(&data::Data::new(sources))?);
     let mut out = String::with_capacity(data.len() + UPLOT.len() + TEMPLATE.len() + (1 << 16));
     let mut rest = TEMPLATE;
-    // One pass, so that nothing in the data is taken for a placeholder.
+    // In one pass, so that text in the data is never taken for a placeholder.
     while let Some((before, after)) = rest.split_once("{{") {
         out += before;
         let (key, after) = after.split_once("}}").unwrap_or((after, ""));
@@ -71,7 +71,7 @@ pub fn page(sources: &[Source], title: &str) -> serde_json::Result<String> {
     Ok(out)
 }
 
-/// JSON that cannot end the element it stands in.
+/// Escapes JSON so that it cannot close its script element.
 fn script_safe(json: &str) -> String {
     json.replace('<', "\\u003c")
 }
@@ -98,15 +98,15 @@ mod tests {
     }
 
     #[test]
-    fn names_stay_names() {
+    fn names_are_escaped() {
         let hostile = "</script><script>alert(1)</script>{{data}}";
         let page = page(&[source(hostile, &[1.0, 2.0], &[1, 0])], hostile).unwrap();
-        assert!(!page.contains("<script>alert"), "a name got into the page as it is");
+        assert!(!page.contains("<script>alert"), "a name is in the page without escaping");
         assert_eq!(data(&page)["files"][0]["name"], hostile);
     }
 
     #[test]
-    fn it_loads_nothing() {
+    fn the_page_loads_nothing() {
         let page = page(&[source("a", &[1.0], &[1])], "t").unwrap();
         for outside in ["src=\"", "href=\"http", "@import", "url(", "fetch(", "XMLHttpRequest"] {
             assert!(!page.contains(outside), "{outside}");
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn two_files_are_compared_and_empty_ones_shown() {
+    fn files_are_compared_with_the_first_and_empty_files_are_listed() {
         let sources =
             [source("a", &[1.0, 2.0], &[1, 0]), source("b", &[1.0, f32::NAN], &[1, 1]), source("c", &[], &[])];
         let data = data(&page(&sources, "t").unwrap());

@@ -1,4 +1,4 @@
-//! Pictures of matrices, for papers and issues: PNG files drawn by plotters, labelled in a font that is compiled in.
+//! PNG plots of matrices for papers and issues, drawn by plotters with a compiled-in font.
 
 mod draw;
 
@@ -12,24 +12,24 @@ use crate::lens::file::{Lens, LensFile, Part, Prism, Section, Similarity, Spread
 use crate::stats::{Spectrum, Summary};
 use draw::{Curve, Curves, Grid, curves, grid};
 
-/// Statistics that have a picture of layers by kinds.
+/// Statistics that have a heat map of layers and kinds of weights.
 const HEATMAPS: [&str; 6] = ["sum_sq", "h_norm", "top1_energy", "zd3", "mean_to_rms", "cossim"];
-/// Points of a spectrum.
+/// Number of points of a spectrum.
 const POINTS: usize = 256;
 
-/// A picture could not be made.
+/// The reason why a plot could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The asked-for weight is in none of the matrices.
-    #[error("no matrix has data of a weight called '{0}'")]
+    /// No matrix has the requested weight.
+    #[error("no matrix has the weight '{0}'")]
     NoTensor(String),
-    /// The folder is not there and cannot be made.
-    #[error("cannot make the folder '{path}'")]
+    /// The folder does not exist and cannot be created.
+    #[error("cannot create the folder '{path}'")]
     Folder {
         /// The folder.
         path: String,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// Drawing or writing failed.
@@ -37,17 +37,17 @@ pub enum Error {
     Draw {
         /// The file.
         path: String,
-        /// What went wrong.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Writes every picture there is something to draw in to `folder`, which is made if need be, and says which.
+/// Writes every plot that has data to `folder`, which is created if necessary. Returns the written files.
 ///
-/// `tensor` is the weight whose channels are drawn; the first one otherwise.
+/// `tensor` is the weight whose channels are plotted; by default the first.
 ///
 /// # Errors
-/// A weight that no matrix has; what the operating system refuses.
+/// A weight that no matrix has; a file or folder that cannot be written.
 pub fn write_all(folder: &Path, sources: &[Source], tensor: Option<&str>) -> Result<Vec<PathBuf>, Error> {
     if let Some(name) = tensor.filter(|&name| sources.iter().all(|source| !source.imatrix.entries.contains_key(name))) {
         return Err(Error::NoTensor(name.to_owned()));
@@ -58,7 +58,7 @@ pub fn write_all(folder: &Path, sources: &[Source], tensor: Option<&str>) -> Res
     out.layers(sources, &summaries)?;
     out.channels(sources, &summaries, tensor)?;
     for (i, (source, summary)) in sources.iter().zip(&summaries).enumerate() {
-        // Files of one name in different folders must not overwrite each other's pictures.
+        // Files with the same name in different folders must not overwrite each other's plots.
         let prefix = if sources.len() > 1 { format!("{}-", i + 1) } else { String::new() };
         out.heatmaps(&prefix, source, summary)?;
         out.experts(&prefix, source, summary)?;
@@ -107,8 +107,8 @@ impl Pictures<'_> {
     fn layers(&mut self, sources: &[Source], summaries: &[Summary]) -> Result<(), Error> {
         type Get = fn(&crate::stats::LayerSummary) -> f64;
         let pictures: [(&str, &str, bool, Get); 4] = [
-            ("layers-cossim", "Cosine similarity with the layer before", false, |l| l.stats.cossim.into()),
-            ("layers-gain", "Gain over the layer before", false, |l| l.stats.gain.into()),
+            ("layers-cossim", "Cosine similarity with the preceding layer", false, |l| l.stats.cossim.into()),
+            ("layers-gain", "Gain over the preceding layer", false, |l| l.stats.gain.into()),
             ("layers-energy", "Sum of average squares", true, |l| l.sum),
             ("layers-balance", "Load balance of the experts", false, |l| l.balance),
         ];
@@ -137,7 +137,7 @@ impl Pictures<'_> {
         if lines.is_empty() {
             return Err(Error::NoTensor(name.to_owned()));
         }
-        let title = format!("Energy of {name}, over the mean channel's");
+        let title = format!("Energy of {name}, relative to the mean channel");
         self.curves("channels", &Curves { title, x: "rank of the channel", log_x: true, log_y: true, lines })
     }
 
@@ -165,7 +165,7 @@ impl Pictures<'_> {
         Ok(())
     }
 
-    /// Rows of each expert over an equal share, for the first kind of weights that has experts.
+    /// Plots the rows per expert, divided by an equal share, for the first kind of weight that has experts.
     fn experts(&mut self, prefix: &str, source: &Source, summary: &Summary) -> Result<(), Error> {
         let Some(kind) = summary.tensors.iter().find(|t| t.experts.is_some()).map(|t| &t.kind) else { return Ok(()) };
         let of_kind: Vec<_> = summary.tensors.iter().filter(|t| t.kind == *kind && t.experts.is_some()).collect();
@@ -182,7 +182,7 @@ impl Pictures<'_> {
         let layers: Vec<&str> = of_kind.iter().map(|t| t.layer.as_str()).collect();
         let numbers: Vec<String> = (0..width).map(|i| i.to_string()).collect();
         let experts: Vec<&str> = numbers.iter().map(String::as_str).collect();
-        let title = format!("{}: rows of {kind} over an equal share, red where unseen", source.name);
+        let title = format!("{}: rows of {kind} relative to an equal share; red: unseen", source.name);
         let picture = Grid { title, x: "expert", rows: &layers, columns: &experts, values: &values };
         self.write(&format!("{prefix}experts"), |path| grid(path, &picture))
     }
@@ -205,7 +205,7 @@ fn lens_curves(lens: &Lens) -> Curves {
     let of = |get: fn(&Spread) -> f64| lens.layers.iter().map(move |l| (f64::from(l.layer), get(&l.point.kl)));
     let band = lens.layers.iter().map(|l| (f64::from(l.layer), l.point.kl.p25, l.point.kl.p75)).collect();
     let lines = vec![
-        Curve { label: "median, and half of the positions".into(), points: of(|s| s.p50).collect(), band },
+        Curve { label: "median and quartiles".into(), points: of(|s| s.p50).collect(), band },
         Curve { label: "mean".into(), points: of(|s| s.mean).collect(), band: Vec::new() },
     ];
     Curves { title: "KL(final ‖ layer), nats".into(), x: "layer", log_x: false, log_y: false, lines }
@@ -230,7 +230,7 @@ fn prism_curves(prism: &Prism) -> Curves {
     };
     let lines = parts.into_iter().map(curve).filter(|c| !c.points.is_empty()).collect();
     Curves {
-        title: "Added to the logit, less the vocabulary's mean".into(),
+        title: "Contribution to the logit, minus the vocabulary's mean".into(),
         x: "layer",
         log_x: false,
         log_y: false,
@@ -245,7 +245,7 @@ fn similarity_curves(similarity: &Similarity) -> Curves {
     };
     let band = layers.iter().map(|l| (f64::from(l.layer), l.whole.p25, l.whole.p75)).collect();
     let lines = vec![
-        Curve { label: "layer, and half of the tokens".into(), points: points(&|i| Some(layers[i].whole)), band },
+        Curve { label: "layer and quartiles".into(), points: points(&|i| Some(layers[i].whole)), band },
         Curve { label: "attention".into(), points: points(&|i| layers[i].attention), band: Vec::new() },
         Curve { label: "feed-forward".into(), points: points(&|i| layers[i].feed_forward), band: Vec::new() },
     ];
@@ -259,7 +259,7 @@ mod tests {
     use crate::imatrix::{Entry, Imatrix};
 
     #[test]
-    fn pictures_need_no_font_of_the_machine() {
+    fn plots_need_no_installed_font() {
         let mut imatrix = Imatrix::default();
         for layer in 0..3 {
             let entry = Entry { sum2: vec![4.0, 1.0, f32::NAN, 2.0], sum: Some(vec![1.0; 4]), counts: vec![2, 0] };

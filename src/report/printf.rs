@@ -1,8 +1,8 @@
-//! Numbers and columns as C's `printf` prints them.
+//! Formats numbers and columns as C's `printf` does.
 
 use std::io::{self, Write};
 
-/// `%W.Pf` of a number: `nan` and `inf` with the sign their bits have.
+/// Formats `%W.Pf`. `nan` and `inf` have the sign of their sign bit.
 pub(super) fn number(x: f64, width: usize, precision: usize) -> String {
     let sign = if x.is_sign_negative() { "-" } else { "" };
     if x.is_nan() {
@@ -14,13 +14,13 @@ pub(super) fn number(x: f64, width: usize, precision: usize) -> String {
     }
 }
 
-/// `%Ws`: `width` counts bytes, not characters.
+/// Writes `%Ws`. `width` counts bytes, not characters.
 pub(super) fn right(w: &mut impl Write, text: &[u8], width: usize) -> io::Result<()> {
     spaces(w, width.saturating_sub(text.len()))?;
     w.write_all(text)
 }
 
-/// `%-Ws`.
+/// Writes `%-Ws`.
 pub(super) fn left(w: &mut impl Write, text: &[u8], width: usize) -> io::Result<()> {
     w.write_all(text)?;
     spaces(w, width.saturating_sub(text.len()))

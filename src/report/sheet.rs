@@ -1,18 +1,18 @@
-//! A table before it is text: named columns, and rows of words and numbers.
+//! Tables as data: named columns, and rows of text and numbers.
 
-/// A column.
+/// The heading of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heading {
-    /// Its name for programs, such as `mean_to_rms`.
+    /// Name for programs, such as `mean_to_rms`.
     pub key: &'static str,
-    /// Its name for people, short.
+    /// Short name for people.
     pub title: &'static str,
-    /// Digits after the point where people read it.
+    /// Number of decimals in output for people.
     pub decimals: usize,
 }
 
 impl Heading {
-    /// A column.
+    /// Creates a heading.
     #[must_use]
     pub const fn new(key: &'static str, title: &'static str, decimals: usize) -> Self {
         Self { key, title, decimals }
@@ -22,33 +22,33 @@ impl Heading {
 /// A value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell {
-    /// Words.
+    /// Text.
     Text(String),
     /// A count.
     Count(i64),
-    /// A measure; NaN where it has no meaning.
+    /// A measure; NaN if undefined.
     Number(f64),
-    /// There is no such thing here, as there is no expert in a dense weight.
+    /// A value that does not apply, such as the number of experts of a dense weight.
     Missing,
 }
 
 /// A table.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sheet {
-    /// Its columns.
+    /// Columns.
     pub headings: Vec<Heading>,
-    /// Its rows, each as long as the headings.
+    /// Rows, each as long as the headings.
     pub rows: Vec<Vec<Cell>>,
 }
 
 impl Cell {
-    /// A count that there may not be.
+    /// Creates a count, or [`Cell::Missing`].
     #[must_use]
     pub fn count<T: TryInto<i64>>(n: Option<T>) -> Self {
         n.map_or(Cell::Missing, |n| Cell::Count(n.try_into().unwrap_or(i64::MAX)))
     }
 
-    /// For sorting: words before numbers, what has no meaning last.
+    /// Returns the sort key: text, then numbers, then undefined and missing values.
     fn key(&self) -> (u8, f64, &str) {
         match self {
             Cell::Text(text) => (0, 0.0, text),
@@ -60,8 +60,8 @@ impl Cell {
 }
 
 impl Sheet {
-    /// Sorts by a column, numbers from the largest down unless `ascending`; equal rows stay as they are, and those
-    /// without a number come last. `false` if there is no such column.
+    /// Sorts by a column, numbers in descending order unless `ascending`. The sort is stable; rows without a number come
+    /// last. Returns false if there is no such column.
     pub fn sort(&mut self, key: &str, ascending: bool) -> bool {
         let Some(column) = self.headings.iter().position(|h| h.key == key) else { return false };
         self.rows.sort_by(|a, b| {
@@ -74,7 +74,7 @@ impl Sheet {
         true
     }
 
-    /// The columns that are marked.
+    /// Keeps the marked columns.
     #[must_use]
     pub fn with_columns(self, kept: &[bool]) -> Self {
         fn keep<T>(items: Vec<T>, kept: &[bool]) -> Vec<T> {
@@ -83,7 +83,7 @@ impl Sheet {
         Self { headings: keep(self.headings, kept), rows: self.rows.into_iter().map(|row| keep(row, kept)).collect() }
     }
 
-    /// Adds a column of one text in front.
+    /// Inserts a first column with the same text in each row.
     pub fn prepend(&mut self, heading: Heading, text: &str) {
         self.headings.insert(0, heading);
         for row in &mut self.rows {
@@ -92,9 +92,8 @@ impl Sheet {
     }
 }
 
-/// The double that the single's shortest decimal says: what prints as `0.8` is 0.8.
-#[must_use]
-pub fn shortest(x: f32) -> f64 {
+/// Converts an f32 to the f64 nearest to its shortest decimal: 0.8_f32 becomes 0.8.
+pub(super) fn shortest(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::NAN)
 }
 
@@ -103,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sorting_puts_what_has_no_meaning_last() {
+    fn undefined_numbers_are_sorted_last() {
         let mut sheet = Sheet {
             headings: vec![Heading::new("x", "X", 0)],
             rows: [f64::NAN, 1.0, 3.0, 2.0].map(|x| vec![Cell::Number(x)]).to_vec(),

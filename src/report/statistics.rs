@@ -1,15 +1,15 @@
-//! A matrix's statistics as sheets.
+//! Sheets of a matrix's statistics.
 
 use super::sheet::{Cell, Heading, Sheet, shortest};
 use crate::stats::{LayerSummary, TensorSummary};
 
 /// A statistic of a weight.
 pub struct Statistic {
-    /// Its names and digits.
+    /// Key, title and number of decimals.
     pub heading: Heading,
-    /// What it is, in a few words.
+    /// Short description.
     pub about: &'static str,
-    /// Its value.
+    /// Returns its value.
     pub of: fn(&TensorSummary) -> Cell,
 }
 
@@ -27,50 +27,50 @@ fn single(x: f32) -> Cell {
     Cell::Number(shortest(x))
 }
 
-/// All statistics of weights, in the order in which they are shown. `docs/stats.md` has their formulas.
+/// All statistics of weights, in display order. `docs/stats.md` has the formulas.
 pub const STATISTICS: [Statistic; 25] = [
     statistic("elements", "Columns", 0, "columns with finite data", |t| Cell::Count(t.stats.elements)),
     statistic("sum_sq", "∑ E[A²]", 4, "energy: sum of the columns' average squares", |t| Cell::Number(t.stats.sum)),
     statistic("mean", "Mean", 4, "mean of the columns' averages", |t| single(t.stats.mean)),
-    statistic("std_deviation", "StdDev", 4, "their standard deviation", |t| single(t.stats.std_deviation)),
-    statistic("min", "Min", 4, "the smallest", |t| Cell::Number(t.distribution.min)),
-    statistic("max", "Max", 4, "the largest", |t| Cell::Number(t.distribution.max)),
-    statistic("skewness", "Skew", 3, "their skewness", |t| single(t.stats.skewness)),
-    statistic("kurtosis", "Kurt", 2, "their excess kurtosis", |t| single(t.stats.kurtosis)),
-    statistic("zd1", "ZD>1", 4, "share of columns over 1 standard deviation from the mean", |t| {
+    statistic("std_deviation", "StdDev", 4, "standard deviation of the columns' averages", |t| {
+        single(t.stats.std_deviation)
+    }),
+    statistic("min", "Min", 4, "smallest column average", |t| Cell::Number(t.distribution.min)),
+    statistic("max", "Max", 4, "largest column average", |t| Cell::Number(t.distribution.max)),
+    statistic("skewness", "Skew", 3, "skewness of the columns' averages", |t| single(t.stats.skewness)),
+    statistic("kurtosis", "Kurt", 2, "excess kurtosis of the columns' averages", |t| single(t.stats.kurtosis)),
+    statistic("zd1", "ZD>1", 4, "share of columns more than 1 standard deviation from the mean", |t| {
         Cell::Number(t.distribution.zd1)
     }),
-    statistic("zd3", "ZD>3", 4, "share of columns over 3 standard deviations from the mean", |t| {
+    statistic("zd3", "ZD>3", 4, "share of columns more than 3 standard deviations from the mean", |t| {
         Cell::Number(t.distribution.zd3)
     }),
-    statistic("h_norm", "H Norm", 2, "entropy of the energy over the columns, in percent of even", |t| {
+    statistic("h_norm", "H Norm", 2, "entropy of the energy over the columns, in percent of the maximum", |t| {
         single(t.stats.h_norm())
     }),
-    statistic("top1_energy", "Top 1%", 4, "share of energy in the 1 % of columns that have most", |t| {
+    statistic("top1_energy", "Top 1%", 4, "share of energy in the 1 % of columns with the most energy", |t| {
         Cell::Number(t.distribution.top1_energy)
     }),
-    statistic("mean_to_rms", "Mean/RMS", 4, "how much of the input is a constant offset: 0 none, 1 all", |t| {
+    statistic("mean_to_rms", "Mean/RMS", 4, "constant part of the input: 0 none, 1 all", |t| {
         Cell::Number(t.distribution.mean_to_rms)
     }),
-    statistic("gain", "Gain", 3, "root mean square over that of the layer before", |t| single(t.stats.gain)),
-    statistic("l2_dist", "L2 Dist", 4, "Euclidean distance from the layer before", |t| single(t.stats.l2_dist)),
-    statistic("cossim", "CosSim", 4, "cosine similarity with the layer before", |t| single(t.stats.cossim)),
-    statistic("pearson", "PCC", 4, "Pearson's correlation with the layer before", |t| single(t.stats.pearson)),
-    statistic("covariance", "Cov", 4, "covariance with the layer before", |t| single(t.stats.covariance)),
-    statistic("experts", "Experts", 0, "experts of the weight", |t| Cell::count(t.experts.map(|e| e.experts))),
-    statistic("unseen", "Unseen", 0, "experts that no token was routed to", |t| {
-        Cell::count(t.experts.map(|e| e.unseen))
-    }),
-    statistic("rare", "Rare", 0, "experts seen less than a tenth of an equal share", |t| {
+    statistic("gain", "Gain", 3, "root mean square, divided by that of the preceding layer", |t| single(t.stats.gain)),
+    statistic("l2_dist", "L2 Dist", 4, "Euclidean distance from the preceding layer", |t| single(t.stats.l2_dist)),
+    statistic("cossim", "CosSim", 4, "cosine similarity with the preceding layer", |t| single(t.stats.cossim)),
+    statistic("pearson", "PCC", 4, "Pearson's correlation with the preceding layer", |t| single(t.stats.pearson)),
+    statistic("covariance", "Cov", 4, "covariance with the preceding layer", |t| single(t.stats.covariance)),
+    statistic("experts", "Experts", 0, "number of experts", |t| Cell::count(t.experts.map(|e| e.experts))),
+    statistic("unseen", "Unseen", 0, "experts without rows", |t| Cell::count(t.experts.map(|e| e.unseen))),
+    statistic("rare", "Rare", 0, "experts with less than a tenth of an equal share of the rows", |t| {
         Cell::count(t.experts.map(|e| e.rare))
     }),
-    statistic("balance", "Balance", 4, "how evenly tokens reach the experts: 1 is even", |t| {
+    statistic("balance", "Balance", 4, "evenness of the rows over the experts: 1 is even", |t| {
         t.experts.map_or(Cell::Missing, |e| Cell::Number(e.balance))
     }),
-    statistic("expert_rows_min", "Min rows", 0, "rows of the expert that has fewest", |t| {
+    statistic("expert_rows_min", "Min rows", 0, "smallest number of rows of an expert", |t| {
         Cell::count(t.experts.map(|e| e.min))
     }),
-    statistic("expert_rows_max", "Max rows", 0, "rows of the expert that has most", |t| {
+    statistic("expert_rows_max", "Max rows", 0, "largest number of rows of an expert", |t| {
         Cell::count(t.experts.map(|e| e.max))
     }),
     statistic("not_finite", "Not finite", 0, "columns left out because their sums are not finite", |t| {
@@ -93,7 +93,7 @@ const LAYER: [Heading; 12] = [
     Heading::new("balance", "Balance", 4),
 ];
 
-/// The weights' statistics.
+/// Returns the sheet of the weights.
 #[must_use]
 pub fn tensors<'a>(tensors: impl IntoIterator<Item = &'a TensorSummary>) -> Sheet {
     let mut headings = vec![Heading::new("layer", "Layer", 0), Heading::new("tensor", "Tensor", 0)];
@@ -106,7 +106,7 @@ pub fn tensors<'a>(tensors: impl IntoIterator<Item = &'a TensorSummary>) -> Shee
     Sheet { headings, rows: tensors.into_iter().map(row).collect() }
 }
 
-/// The layers' statistics.
+/// Returns the sheet of the layers.
 #[must_use]
 pub fn layers<'a>(layers: impl IntoIterator<Item = &'a LayerSummary>) -> Sheet {
     let row = |l: &LayerSummary| {

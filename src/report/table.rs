@@ -1,4 +1,4 @@
-//! The tables of `--show-statistics`, the bytes upstream prints.
+//! Prints the tables of `--show-statistics` with the bytes that upstream prints.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -13,24 +13,24 @@ use crate::stats::{self, LayerStats, Statistics, TensorStats, layer_statistics};
 const SEPARATOR: &[u8] = b" | ";
 const LAYER_WIDTH: usize = 6;
 const NAME_WIDTH: usize = 40;
-/// Upstream's heading of the sums; its `printf` counts 10 bytes for 7 characters.
+/// Upstream's heading of the sums. `printf` counts its 10 bytes, not its 7 characters.
 const SUM_HEADING: &str = "∑ E[A²]";
-/// Where weights of the output go: behind all layers.
+/// Layer number of the output weights: after all layers.
 const OUTPUT: i32 = i32::MAX;
 
-/// How far the tables got. Upstream's exit code is success for `Complete` alone.
+/// The extent of the printed tables. Upstream exits with success only for `Complete`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Both tables were printed.
     Complete(Vec<Warning>),
-    /// The layers' table was left out, see the last warning.
+    /// The table of the layers was left out; the last warning says why.
     LayerGap(Vec<Warning>),
     /// No weight has data; nothing was printed.
     NoData(Vec<Warning>),
 }
 
 impl Outcome {
-    /// What the user should hear beside the tables.
+    /// Returns the warnings for the user.
     #[must_use]
     pub fn warnings(&self) -> &[Warning] {
         match self {
@@ -38,33 +38,33 @@ impl Outcome {
         }
     }
 
-    /// Whether upstream would exit with success.
+    /// Returns true if upstream exits with success.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         matches!(self, Outcome::Complete(_))
     }
 }
 
-/// Something that changed what the tables show.
+/// A reason why the tables differ from the complete ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
     /// A statistic that could not be computed.
     Statistics(stats::Warning),
-    /// Some weights have no sums of activations, so the narrower layout is used for all.
+    /// Some weights have no sums of activations, so all are printed in the narrower layout.
     LegacyLayout {
-        /// Weights without.
+        /// Number of weights without sums of activations.
         legacy: usize,
-        /// All weights.
+        /// Number of weights.
         total: usize,
     },
-    /// Layers are missing, so that comparing neighbours makes no sense.
+    /// Layers are missing, so adjacent layers cannot be compared.
     LayerGap {
-        /// Layers with data.
+        /// Number of layers with data.
         found: usize,
-        /// The first of them.
+        /// First layer with data.
         first: i32,
-        /// The last of them.
+        /// Last layer with data.
         last: i32,
     },
 }
@@ -89,7 +89,7 @@ impl fmt::Display for Warning {
 /// Prints the tables of a matrix that was loaded from `file_name`.
 ///
 /// # Errors
-/// What `w` reports.
+/// An error of `w`.
 pub fn show_statistics<V: Values>(w: &mut impl Write, imatrix: &Imatrix<V>, file_name: &str) -> io::Result<Outcome> {
     let statistics = Statistics::new(&imatrix.entries, imatrix.n_layer_nextn);
     let mut warnings: Vec<_> = statistics.warnings.into_iter().map(Warning::Statistics).collect();
@@ -117,7 +117,7 @@ pub fn show_statistics<V: Values>(w: &mut impl Write, imatrix: &Imatrix<V>, file
     Ok(Outcome::Complete(warnings))
 }
 
-/// By layer, then by name; weights outside the layers last, those of the output very last.
+/// Compares by layer, then by name. Weights outside the layers come last, output weights after all others.
 fn in_table_order(a: &TensorStats, b: &TensorStats) -> Ordering {
     let key = |t: &TensorStats| {
         let name = TensorName::new(&t.tensor);
@@ -131,18 +131,18 @@ fn is_output(tensor: &str) -> bool {
     tensor.contains("output")
 }
 
-/// What a layer adds up to in the first table.
+/// The sums over a layer in the first table.
 #[derive(Default)]
 struct Layer {
-    /// Kept in single precision, as upstream does.
+    /// In single precision, as in upstream.
     sum: f32,
     elements: i32,
 }
 
-/// Which layers have data.
+/// The layers that have data.
 struct Sequence {
     all: usize,
-    /// Those before the `NextN` layers.
+    /// Number of layers before the `NextN` layers.
     trunk: usize,
     first: i32,
     last: i32,
@@ -164,7 +164,7 @@ impl Sequence {
 
     fn gap(&self) -> Option<Warning> {
         let &Self { trunk, first, last, .. } = self;
-        // Without any layer there is no gap; otherwise first and last are below 9999.
+        // Without layers there is no gap; otherwise first and last are below 9999.
         (trunk > 0 && trunk as i64 != i64::from(last) - i64::from(first) + 1).then_some(Warning::LayerGap {
             found: trunk,
             first,
@@ -175,13 +175,13 @@ impl Sequence {
 
 struct Tables<'w, W> {
     w: &'w mut W,
-    /// Whether there are sums of activations, so that the distance is shown.
+    /// True if there are sums of activations, so that the distance is printed.
     full: bool,
     nextn_start: i32,
 }
 
 impl<W: Write> Tables<'_, W> {
-    /// The first table; returns what the layers add up to.
+    /// Prints the first table and returns the sums over the layers.
     fn tensors(&mut self, tensors: &[TensorStats]) -> io::Result<BTreeMap<i32, Layer>> {
         self.w.write_all(b"\n")?;
         self.headings(&[("Layer", LAYER_WIDTH)])?;
@@ -229,7 +229,7 @@ impl<W: Write> Tables<'_, W> {
         self.w.write_all(b"\n")
     }
 
-    /// The second table.
+    /// Prints the second table.
     fn layers(&mut self, layers: &BTreeMap<i32, Layer>, statistics: &BTreeMap<i32, LayerStats>) -> io::Result<()> {
         self.headings(&[("Layer", LAYER_WIDTH)])?;
         self.w.write_all(SEPARATOR)?;
@@ -268,7 +268,7 @@ impl<W: Write> Tables<'_, W> {
     }
 }
 
-/// The last bytes of a name that is too wide, behind two dots.
+/// Shortens a name that is too wide to two dots and its last bytes.
 fn shortened(name: &str) -> Vec<u8> {
     let bytes = name.as_bytes();
     match bytes.len().checked_sub(NAME_WIDTH - 2) {

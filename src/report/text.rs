@@ -1,10 +1,10 @@
-//! Sheets as text: aligned, as CSV, as Markdown.
+//! Writes sheets as aligned text, CSV and Markdown.
 
 use std::fmt::Write as _;
 
 use super::sheet::{Cell, Sheet};
 
-/// A number as people read it: `nan` where it has no meaning, an exponent where digits after the point would not do.
+/// Formats a number for people: `nan` if undefined, with an exponent if `decimals` digits do not show its size.
 #[must_use]
 pub fn number(x: f64, decimals: usize) -> String {
     let fixed = |x: f64| format!("{x:.decimals$}");
@@ -21,7 +21,7 @@ pub fn number(x: f64, decimals: usize) -> String {
 
 fn shown(cell: &Cell, decimals: usize) -> String {
     match cell {
-        // A line end or an escape sequence in a name is not to reach the terminal.
+        // Line ends and escape sequences in a name must not reach the terminal.
         Cell::Text(text) => text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
         Cell::Count(n) => n.to_string(),
         Cell::Number(x) => number(*x, decimals),
@@ -34,7 +34,7 @@ fn shown_rows(sheet: &Sheet) -> Vec<Vec<String>> {
     sheet.rows.iter().map(row).collect()
 }
 
-/// Columns under their headings, words to the left and numbers to the right.
+/// Writes aligned columns: text to the left, numbers to the right.
 #[must_use]
 pub fn aligned(sheet: &Sheet) -> String {
     let rows = shown_rows(sheet);
@@ -56,14 +56,14 @@ pub fn aligned(sheet: &Sheet) -> String {
     out
 }
 
-/// Which columns have words in them.
+/// Returns per column true if it has text.
 fn words(sheet: &Sheet) -> Vec<bool> {
     let text = |i: usize| sheet.rows.iter().any(|row| matches!(row.get(i), Some(Cell::Text(_))));
     (0..sheet.headings.len()).map(text).collect()
 }
 
-/// RFC 4180, with `\n` line ends: the columns' keys, then all digits of each number; `nan` where it has no meaning,
-/// nothing where there is none.
+/// Writes RFC 4180 CSV with `\n` line ends: the keys of the columns, then the rows. Numbers have all digits; an undefined
+/// number is `nan`, a missing value is empty.
 #[must_use]
 pub fn csv(sheet: &Sheet) -> String {
     let mut out = sheet.headings.iter().map(|h| h.key).collect::<Vec<_>>().join(",");
@@ -83,7 +83,7 @@ pub fn csv(sheet: &Sheet) -> String {
     out
 }
 
-/// A table as GitHub renders it.
+/// Writes a GitHub-flavoured Markdown table.
 #[must_use]
 pub fn markdown(sheet: &Sheet) -> String {
     let mut out = String::new();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form() {
+    fn csv_markdown_and_aligned_text_escape_names_and_align_numbers() {
         assert_eq!(csv(&sheet()), "name,x,n\n\"a|\"\"b\"\",\",0.125,12\ne\x1b[0m,nan,\n");
         assert_eq!(
             markdown(&sheet()),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_their_size() {
+    fn numbers_switch_to_an_exponent_when_decimals_do_not_show_them() {
         let cases = [(0.0, "0.00"), (0.004, "4.000e-3"), (0.006, "0.01"), (-1e9, "-1.000e9"), (f64::INFINITY, "inf")];
         for (x, expected) in cases {
             assert_eq!(number(x, 2), expected);

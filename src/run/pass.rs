@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::calibration::Chunks;
 use crate::collect::{self, Collector};
-use crate::lens::{ChunkFindings, Glass, Sight, positions};
+use crate::lens::{ChunkFindings, LensProbe, SamplePoint, positions};
 use crate::llama::{self, Batch, Context, Model, Timings};
 use crate::nextn::Layer;
 
@@ -25,7 +25,7 @@ pub(super) struct Pass<'a> {
     n_ubatch: usize,
     bos: Option<i32>,
     perplexity: bool,
-    glass: Option<Glass<'a>>,
+    probe: Option<LensProbe<'a>>,
 }
 
 /// What comes of a batch.
@@ -79,7 +79,7 @@ impl<'a> Pass<'a> {
             n_ubatch,
             bos: model.vocab().leading_bos(),
             perplexity: options.perplexity && has_logits,
-            glass: options.lens.clone().map(|lens| Glass::new(model, lens)),
+            probe: options.lens.clone().map(|lens| LensProbe::new(model, lens)),
         })
     }
 
@@ -108,8 +108,8 @@ impl<'a> Pass<'a> {
 
     pub(super) fn set_threads(&mut self, n_threads: usize) {
         self.context.set_threads(n_threads);
-        if let Some(glass) = &mut self.glass {
-            glass.set_threads(n_threads);
+        if let Some(probe) = &mut self.probe {
+            probe.set_threads(n_threads);
         }
     }
 
@@ -165,8 +165,8 @@ impl<'a> Pass<'a> {
                 })
             };
             let shape = rows_shape(part.len());
-            let sights = |row| rows.place(part.start + row);
-            self.aim(shape, part.len(), &drawn, sights);
+            let points = |row| rows.place(part.start + row);
+            self.select_points(shape, part.len(), &drawn, points);
             let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
             self.look(shape, findings)?;
             if let Some(nextn) = &mut self.nextn {
@@ -204,7 +204,7 @@ impl<'a> Pass<'a> {
             };
             let shape = (positions.len(), chunks.len());
             let each = positions.len();
-            self.aim(shape, each * chunks.len(), &drawn, |row| {
+            self.select_points(shape, each * chunks.len(), &drawn, |row| {
                 (row / each, chunks[row / each], positions.start + row % each)
             });
             let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
@@ -225,8 +225,8 @@ impl<'a> Pass<'a> {
 
     /// The positions of each chunk to look into: those that the next token is known of.
     fn draw(&self, chunks: &[usize]) -> Vec<Vec<usize>> {
-        let Some(glass) = &self.glass else { return Vec::new() };
-        let options = glass.options();
+        let Some(probe) = &self.probe else { return Vec::new() };
+        let options = probe.options();
         let draw = |&chunk: &usize| {
             let among = match &options.base {
                 None => 0..self.chunks.get(chunk).len().saturating_sub(1),
@@ -238,59 +238,59 @@ impl<'a> Pass<'a> {
         chunks.iter().map(draw).collect()
     }
 
-    /// Shows the glass the graphs that decodes of these chunks will take, where it has not seen them.
+    /// Shows the probe the graphs that decodes of these chunks will take, where it has not seen them.
     fn learn(&mut self, first: usize, chunks: &[usize]) -> Result<(), Error> {
-        let Some(mut glass) = self.glass.take() else { return Ok(()) };
+        let Some(mut probe) = self.probe.take() else { return Ok(()) };
         let whole = |source| Error::Chunks { first: first + 1, last: chunks[chunks.len() - 1] + 1, source };
         if self.chunks.are_documents() {
             let rows = Rows::new(self.chunks, chunks);
             let step = self.step_of_rows();
             for n in [step.min(rows.len()), rows.len() % step] {
-                if n > 0 && glass.needs(rows_shape(n)) {
+                if n > 0 && probe.needs_graph(rows_shape(n)) {
                     rows.fill(&mut self.batch, 0..n);
                     let graph = self.context.record(&mut self.batch).map_err(whole)?;
-                    glass.learn(rows_shape(n), n, &graph);
+                    probe.learn_graph(rows_shape(n), n, &graph);
                 }
             }
         } else {
             let (len, step) = (self.chunks.get(first).len(), self.step(chunks.len()));
             for n in [step.min(len), len % step] {
                 let shape = (n, chunks.len());
-                if n > 0 && glass.needs(shape) {
+                if n > 0 && probe.needs_graph(shape) {
                     self.fill_batch(chunks, &(0..n));
                     let graph = self.context.record(&mut self.batch).map_err(whole)?;
-                    glass.learn(shape, n * chunks.len(), &graph);
+                    probe.learn_graph(shape, n * chunks.len(), &graph);
                 }
             }
         }
-        self.glass = Some(glass);
+        self.probe = Some(probe);
         Ok(())
     }
 
-    /// Has the glass look at what was drawn of each sequence in the decode that follows; `place` has the sequence, chunk
+    /// Has the probe look at what was drawn of each sequence in the decode that follows; `place` has the sequence, chunk
     /// and position of each of its rows.
-    fn aim(
+    fn select_points(
         &mut self,
         shape: (usize, usize),
         n_rows: usize,
         drawn: &[Vec<usize>],
         place: impl Fn(usize) -> (usize, usize, usize),
     ) {
-        let Some(glass) = &mut self.glass else { return };
-        let sight = |row| {
+        let Some(probe) = &mut self.probe else { return };
+        let point = |row| {
             let (sequence, chunk, position) = place(row);
             let target = *self.chunks.get(chunk).get(position + 1)?;
             drawn[sequence].binary_search(&position).ok()?;
-            Some(Sight { chunk, position, target, row })
+            Some(SamplePoint { chunk, position, target, row })
         };
-        let sights = (0..n_rows).filter_map(sight).collect();
-        glass.aim(&mut self.context.observer_mut().lens, shape, sights);
+        let points = (0..n_rows).filter_map(point).collect();
+        probe.select(&mut self.context.observer_mut().lens, shape, points);
     }
 
     /// Measures what was seen.
     fn look(&mut self, shape: (usize, usize), findings: &mut BTreeMap<usize, ChunkFindings>) -> Result<(), Error> {
-        let Some(glass) = &mut self.glass else { return Ok(()) };
-        glass.measure(&mut self.context.observer_mut().lens, shape, findings).map_err(Error::Lens)
+        let Some(probe) = &mut self.probe else { return Ok(()) };
+        probe.measure(&mut self.context.observer_mut().lens, shape, findings).map_err(Error::Lens)
     }
 
     /// Rows of documents in one decode.
@@ -335,7 +335,7 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// What the glass knows the graphs of documents by: they are as long as the documents happen to be, which changes no more
+/// What the probe knows the graphs of documents by: they are as long as the documents happen to be, which changes no more
 /// than whether there is one token or several.
 fn rows_shape(n: usize) -> (usize, usize) {
     (n.min(2), 0)

@@ -1,21 +1,21 @@
 //! What watches a context during a run: the collector's lane and, where layers are looked into, a lens.
 
 use crate::collect::Lane;
-use crate::lens::LensWatch;
+use crate::lens::RowCapture;
 use crate::llama::{Observer, ObserverError, TensorInfo, TensorRef};
 
 /// Shows each node to whichever of the two asks for it.
 #[derive(Debug)]
 pub(super) struct Watcher {
     pub(super) lane: Lane,
-    pub(super) lens: LensWatch,
+    pub(super) lens: RowCapture,
     /// Who asked for the node that was announced last.
     asked: [bool; 2],
 }
 
 impl Watcher {
     pub(super) fn new(lane: Lane) -> Self {
-        Self { lane, lens: LensWatch::default(), asked: [false; 2] }
+        Self { lane, lens: RowCapture::default(), asked: [false; 2] }
     }
 }
 
@@ -27,7 +27,7 @@ impl Observer for Watcher {
 
     fn ends_with(&mut self, node: TensorInfo<'_>) -> bool {
         // A lens looks at what comes after the last product, too.
-        !self.lens.watches() && self.lane.ends_with(node)
+        !self.lens.is_active() && self.lane.ends_with(node)
     }
 
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {

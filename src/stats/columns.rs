@@ -1,18 +1,18 @@
-//! The columns of a weight that statistics go over.
+//! The columns of a weight.
 
 use crate::imatrix::Entry;
 
-/// One column's averages over its rows.
+/// The averages of one column over its rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Averages {
-    /// What the moments are of: the average activation, or its square in legacy data.
+    /// Average activation; in legacy data the average square.
     pub(super) value: f64,
-    /// The average square.
+    /// Average square.
     pub(super) energy: f64,
 }
 
-/// The columns of all matrices that have rows, those that are not finite too. None where the entry's lengths do not fit
-/// together.
+/// Returns the columns of all matrices that have rows, including columns that are not finite. Empty if the entry's lengths
+/// do not match.
 pub(super) fn columns(entry: &Entry) -> impl Iterator<Item = Averages> {
     let row = entry.row_len().unwrap_or(0);
     let activations = entry.activations();
@@ -35,7 +35,7 @@ impl Averages {
     }
 }
 
-/// How many of `n` columns the top 1 % are: at least one.
+/// Returns the number of columns in the top 1 % of `n` columns: at least one.
 pub(super) const fn top_percent(n: usize) -> usize {
     n.div_ceil(100)
 }

@@ -1,49 +1,51 @@
-//! A weight against the weight of its name in the nearest layer before it.
+//! Compares a weight with the weight of the same name in the nearest preceding layer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::lanes::{self, LANES, Lane, Pairs, run};
+use rayon::prelude::*;
+
 use super::name::TensorName;
-use super::{TensorStats, Warning, parallel};
+use super::{TensorStats, Warning};
 use crate::imatrix::{Entry, Numbers, Values};
 
-/// Sums up to which a weight counts as unused when the gain is formed.
+/// A weight whose sum is at most this counts as unused when the gain is computed.
 const NO_ENERGY: f64 = 1e-10_f32 as f64; // upstream's constant is single precision
+/// Columns read at once: the two buffers fit in the L1 cache.
+const BLOCK: usize = 1024;
 
-/// The sums that a comparison with the layer before is made of, over the columns that are finite
-/// in both. Layers add them up.
+/// The sums that a comparison with the preceding layer is computed from, over the columns that are finite in both. The
+/// sums of a layer are the sums over its weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// Sum of products.
-    pub dot: f64,
-    /// Sum of squares here.
-    pub norm_sq: f64,
-    /// Sum of squares in the layer before.
-    pub prev_norm_sq: f64,
+    pub(crate) dot: f64,
+    /// Sum of squares of the weight.
+    pub(crate) norm_sq: f64,
+    /// Sum of squares of the preceding weight.
+    pub(crate) prev_norm_sq: f64,
     /// Sum of squared differences.
-    pub l2_sq: f64,
+    pub(crate) l2_sq: f64,
     /// Sum of products of the deviations from the means.
-    pub cov_sum: f64,
-    /// Sum of squared deviations here.
-    pub var_sum: f64,
-    /// Sum of squared deviations in the layer before.
-    pub prev_var_sum: f64,
-    /// Columns compared.
-    pub features: i64,
-    /// The other's sum of average squares, 0 where it has no energy to form a gain with.
-    pub prev_sum: f64,
-    /// The other's columns with data, 0 likewise.
-    pub prev_elements: i64,
+    pub(crate) cov_sum: f64,
+    /// Sum of squared deviations of the weight.
+    pub(crate) var_sum: f64,
+    /// Sum of squared deviations of the preceding weight.
+    pub(crate) prev_var_sum: f64,
+    /// Number of columns compared.
+    pub(crate) features: i64,
+    /// Sum of average squares of the preceding weight; 0 if that weight is unused.
+    pub(crate) prev_sum: f64,
+    /// Number of columns of the preceding weight that have data; 0 if that weight is unused.
+    pub(crate) prev_elements: i64,
 }
 
-/// A comparison and the gain, the one statistic that the sums alone do not give.
+/// A comparison and the gain, the only statistic that does not follow from the sums.
 pub(super) struct Compared {
     sums: Comparison,
     gain: f32,
 }
 
-/// Compares every weight of a layer with its predecessor; the results are in the order of
-/// `tensors`, which is that of their names.
+/// Compares every weight of a layer with its predecessor. `tensors` must be sorted by name; the results have its order.
 pub(super) fn with_preceding(
     tensors: &[TensorStats],
     entries: &BTreeMap<String, Entry<Numbers<'_>>>,
@@ -63,32 +65,20 @@ pub(super) fn with_preceding(
             .and_then(|i| tensors.get(i));
         pairs.push((stats, preceding));
     }
-    let averages: Vec<Option<Averages<'_>>> =
-        pairs.iter().map(|(stats, preceding)| Averages::new(entries, stats, (*preceding)?)).collect();
-    let comparable = averages.iter().map(|a| a.as_ref().map_or(0, Averages::len));
-    let groups = parallel::groups(&comparable.collect::<Vec<_>>());
-    let work = entries.values().map(|e| e.sum2.len()).sum();
-    let sums = parallel::map(&groups, work, |group| sums(group.iter().filter_map(|&i| averages[i].clone()).collect()));
-
-    let mut out: Vec<Option<Compared>> = pairs.iter().map(|_| None).collect();
-    for (group, sums) in groups.iter().zip(sums) {
-        let comparable = group.iter().filter(|&&i| averages[i].is_some());
-        for (&i, sums) in comparable.zip(sums) {
-            if let ((stats, Some(preceding)), Some(sums)) = (&pairs[i], sums) {
-                out[i] = Some(Compared::new(stats, preceding, sums));
-            }
-        }
-    }
-    out
+    let compare = |(stats, preceding): &(&TensorStats, Option<&TensorStats>)| {
+        let preceding = (*preceding)?;
+        let sums = Averages::new(entries, stats, preceding)?.compare()?;
+        Some(Compared::new(stats, preceding, sums))
+    };
+    pairs.par_iter().map(compare).collect()
 }
 
-/// No layer before has a weight of this name.
+/// No preceding layer has a weight of this name.
 struct NotFound;
 
-/// Which layers have a weight, by what stands before and after the layer's number in its name.
+/// The layers that have a weight, by the parts of its name before and after the layer number.
 ///
-/// Upstream goes down the numbers one at a time; a name with a huge number would keep it busy for
-/// hours.
+/// Upstream tries every lower number in turn, which takes hours for a name with a huge number.
 struct Layers<'a>(HashMap<(&'a str, &'a str), BTreeSet<i32>>);
 
 impl<'a> Layers<'a> {
@@ -99,7 +89,7 @@ impl<'a> Layers<'a> {
             for (at, _) in name.match_indices("blk.") {
                 let (before, after) = name.split_at(at + "blk.".len());
                 let digits = after.bytes().take(10).take_while(u8::is_ascii_digit).count();
-                // Each beginning of the digits is a number that a search may put here.
+                // A search may put the number of any prefix of the digits here.
                 for end in 1..=digits {
                     let (number, rest) = after.split_at(end);
                     if let Ok(n) = number.parse::<i32>()
@@ -113,14 +103,14 @@ impl<'a> Layers<'a> {
         Self(layers)
     }
 
-    /// The name of the weight to compare with. `None` where the weight is not compared: it is in
-    /// no layer, in the first, or in the first of the `NextN` layers, which follow no other.
+    /// Returns the name of the weight to compare with; `None` for a weight outside the layers, in the first layer or in
+    /// the first `NextN` layer, which have no predecessor.
     fn preceding(&self, tensor: &str, nextn_start: i32) -> Option<Result<String, NotFound>> {
         let name = TensorName::new(tensor);
         let block = name.block().filter(|&block| block > 0 && block != nextn_start)?;
         let first = if block > nextn_start { nextn_start } else { 0 };
 
-        // The first place where "blk." and the layer occur, be it in the middle of a component.
+        // The first occurrence of "blk." and the layer, even within a component.
         let pattern = format!("blk.{}", name.layer);
         let at = tensor.find(&pattern)?;
         let (before, rest) = (tensor.get(..at + 4)?, tensor.get(at + pattern.len()..)?);
@@ -129,13 +119,11 @@ impl<'a> Layers<'a> {
     }
 }
 
-/// The averages of a weight and of the one before it, in single precision: by activation, or by its
-/// square where one side has nothing else. Columns that are not finite in both are left out, as those
-/// of matrices without rows.
-#[derive(Clone)]
+/// The averages of a weight and of the preceding one, in single precision: of activations, or of squares if one of the
+/// two has nothing else. Columns are left out unless both averages are finite; those of matrices without rows are NaN.
 struct Averages<'a> {
+    /// Sums and counts: of the weight, then of the preceding one.
     sides: [(&'a Numbers<'a>, &'a [i64]); 2],
-    at: usize,
 }
 
 impl<'a> Averages<'a> {
@@ -153,15 +141,54 @@ impl<'a> Averages<'a> {
             (usable && entry.counts.iter().any(|&c| c > 0)).then_some((sums, entry.counts.as_slice()))
         };
         let sides = [side(here)?, side(before)?];
-        (sides[0].0.len() == sides[1].0.len()).then_some(Self { sides, at: 0 })
+        (sides[0].0.len() == sides[1].0.len()).then_some(Self { sides })
     }
 
-    fn len(&self) -> usize {
-        self.sides[0].0.len()
+    /// Computes the sums; `None` if no column is finite in both.
+    fn compare(&self) -> Option<Comparison> {
+        let (mut n, mut here, mut before) = (0.0, 0.0, 0.0);
+        self.for_each(|c, p| {
+            n += 1.0;
+            here += c;
+            before += p;
+        });
+        if n == 0.0 {
+            return None;
+        }
+        let (mean, mean_before) = (here / n, before / n);
+        let mut sums = Comparison { features: n as i64, ..Comparison::default() };
+        self.for_each(|c, p| {
+            sums.dot += c * p;
+            sums.norm_sq += c * c;
+            sums.prev_norm_sq += p * p;
+            sums.l2_sq += (c - p) * (c - p);
+            let (dc, dp) = (c - mean, p - mean_before);
+            sums.cov_sum += dc * dp;
+            sums.var_sum += dc * dc;
+            sums.prev_var_sum += dp * dp;
+        });
+        Some(sums)
+    }
+
+    /// Calls `f` with both averages of each column.
+    fn for_each(&self, mut f: impl FnMut(f64, f64)) {
+        let mut buffers = [[0.0_f32; BLOCK]; 2];
+        let len = self.sides[0].0.len();
+        for at in (0..len).step_by(BLOCK) {
+            let n = BLOCK.min(len - at);
+            for (side, buffer) in self.sides.iter().zip(&mut buffers) {
+                read_averages(*side, at, &mut buffer[..n]);
+            }
+            for (&c, &p) in buffers[0][..n].iter().zip(&buffers[1][..n]) {
+                if c.is_finite() && p.is_finite() {
+                    f(c.into(), p.into());
+                }
+            }
+        }
     }
 }
 
-/// The averages from `at` on, NaN for matrices without rows.
+/// Reads the averages from `at` on. Those of matrices without rows are NaN.
 fn read_averages((sums, counts): (&Numbers<'_>, &[i64]), at: usize, into: &mut [f32]) {
     sums.read(at, into);
     let row = sums.len() / counts.len();
@@ -182,102 +209,6 @@ fn read_averages((sums, counts): (&Numbers<'_>, &[i64]), at: usize, into: &mut [
     }
 }
 
-impl Pairs for Averages<'_> {
-    fn next(&mut self, n: usize, mut put: impl FnMut(usize, f64, f64)) -> usize {
-        let mut buffers = [[0.0_f32; lanes::BLOCK]; 2];
-        let mut done = 0;
-        while done < n && self.at < self.len() {
-            let size = (n - done).min(self.len() - self.at).min(lanes::BLOCK);
-            for (side, buffer) in self.sides.iter().zip(&mut buffers) {
-                read_averages(*side, self.at, &mut buffer[..size]);
-            }
-            self.at += size;
-            let [here, before] = buffers.each_ref().map(|buffer| &buffer[..size]);
-            let both = here.iter().zip(before);
-            if both.clone().fold(true, |all, (c, p)| all & c.is_finite() & p.is_finite()) {
-                both.enumerate().for_each(|(i, (&c, &p))| put(done + i, c.into(), p.into()));
-                done += size;
-            } else {
-                for (&c, &p) in both.filter(|(c, p)| c.is_finite() && p.is_finite()) {
-                    put(done, c.into(), p.into());
-                    done += 1;
-                }
-            }
-        }
-        done
-    }
-}
-
-/// The sums of at most [`LANES`] comparisons; `None` for one without columns that are finite in both.
-fn sums(mut averages: Vec<Averages<'_>>) -> Vec<Option<Comparison>> {
-    let mut totals = Totals::default();
-    run(&mut averages.clone(), &mut totals);
-    let mut products = Products::default();
-    for lane in 0..LANES {
-        products.mean[lane] = totals.here[lane] / totals.n[lane];
-        products.mean_before[lane] = totals.before[lane] / totals.n[lane];
-    }
-    run(&mut averages, &mut products);
-    let comparison = |lane: usize| Comparison {
-        dot: products.dot[lane],
-        norm_sq: products.norm_sq[lane],
-        prev_norm_sq: products.prev_norm_sq[lane],
-        l2_sq: products.l2_sq[lane],
-        cov_sum: products.cov_sum[lane],
-        var_sum: products.var_sum[lane],
-        prev_var_sum: products.prev_var_sum[lane],
-        features: totals.n[lane] as i64,
-        prev_sum: 0.0,
-        prev_elements: 0,
-    };
-    (0..averages.len()).map(|lane| (totals.n[lane] > 0.0).then(|| comparison(lane))).collect()
-}
-
-#[derive(Default)]
-struct Totals {
-    n: Lane,
-    here: Lane,
-    before: Lane,
-}
-
-impl lanes::Chains for Totals {
-    #[inline]
-    fn take(&mut self, lane: usize, here: f64, before: f64) {
-        self.n[lane] += 1.0;
-        self.here[lane] += here;
-        self.before[lane] += before;
-    }
-}
-
-/// The fields of [`Comparison`], a lane each.
-#[derive(Default)]
-struct Products {
-    mean: Lane,
-    mean_before: Lane,
-    dot: Lane,
-    norm_sq: Lane,
-    prev_norm_sq: Lane,
-    l2_sq: Lane,
-    cov_sum: Lane,
-    var_sum: Lane,
-    prev_var_sum: Lane,
-}
-
-impl lanes::Chains for Products {
-    #[inline]
-    fn take(&mut self, lane: usize, here: f64, before: f64) {
-        self.dot[lane] += here * before;
-        self.norm_sq[lane] += here * here;
-        self.prev_norm_sq[lane] += before * before;
-        let diff = here - before;
-        self.l2_sq[lane] += diff * diff;
-        let (dc, dp) = (here - self.mean[lane], before - self.mean_before[lane]);
-        self.cov_sum[lane] += dc * dp;
-        self.var_sum[lane] += dc * dc;
-        self.prev_var_sum[lane] += dp * dp;
-    }
-}
-
 impl Compared {
     fn new(stats: &TensorStats, preceding: &TensorStats, mut sums: Comparison) -> Self {
         let gain = if preceding.sum > NO_ENERGY {
@@ -293,7 +224,7 @@ impl Compared {
         Self { sums, gain }
     }
 
-    /// Fills in the statistics against the layer before.
+    /// Sets the statistics against the preceding layer.
     pub(super) fn store(self, stats: &mut TensorStats) {
         let c = self.sums;
         stats.gain = self.gain;
@@ -307,10 +238,10 @@ impl Compared {
     }
 }
 
-/// `dot / (|a| |b|)` within [-1, 1]; 0 where one length is zero, NaN where both are.
+/// Returns `dot / (|a| |b|)` within [-1, 1]; 0 if one length is zero, NaN if both are.
 pub(super) fn normalized(dot: f64, a_sq: f64, b_sq: f64) -> f32 {
     if a_sq > 0.0 && b_sq > 0.0 {
-        // `clamp` lets a NaN pass, as std::clamp does.
+        // `clamp` keeps NaN, as std::clamp does.
         ((dot / (a_sq.sqrt() * b_sq.sqrt())) as f32).clamp(-1.0, 1.0)
     } else if a_sq == 0.0 && b_sq == 0.0 {
         f32::NAN
@@ -333,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn by_hand() {
+    fn distance_covariance_and_gain_are_those_worked_out_by_hand() {
         let s = statistics(&[("blk.0.a.weight", entry(&[1.0, 2.0])), ("blk.1.a.weight", entry(&[4.0, 2.0]))], 0);
         let t = s.get("blk.1.a.weight").unwrap();
         assert_eq!((t.l2_dist, t.covariance, t.pearson, t.gain), (3.0, -0.5, -1.0, 2.0));
@@ -342,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_layer_that_has_the_weight_counts() {
+    fn a_weight_is_compared_with_the_nearest_preceding_layer_that_has_it() {
         let found = |names: &[&str], of: &str, nextn| {
             let entries: Vec<_> = names.iter().map(|&n| (n, entry(&[1.0]))).collect();
             let s = statistics(&entries, 0);
@@ -362,12 +293,12 @@ mod tests {
         assert_eq!(found(&names, "output.weight", i32::MAX), None);
         // The first "blk.1" lies inside "xblk.12".
         assert_eq!(found(&["xblk.02.blk.1.weight"], "xblk.12.blk.1.weight", i32::MAX), some("xblk.02.blk.1.weight"));
-        // "blk.01" is never asked for.
+        // "blk.01" is never searched for.
         assert_eq!(found(&["blk.01.a.weight"], "blk.2.a.weight", i32::MAX), Some(None));
     }
 
     #[test]
-    fn silence_compares_as_nan_or_zero() {
+    fn zero_vectors_compare_as_nan_or_zero() {
         assert!(normalized(0.0, 0.0, 0.0).is_nan());
         assert_eq!(normalized(0.0, 1.0, 0.0).to_bits(), 0.0_f32.to_bits());
         assert_eq!(normalized(5.0, 1.0, 1.0).to_bits(), 1.0_f32.to_bits());

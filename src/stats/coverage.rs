@@ -1,32 +1,32 @@
-//! How evenly tokens reached the experts of a weight.
+//! The coverage of a weight's experts.
 
 use crate::imatrix::Entry;
 
-/// A part of an equal share below which an expert counts as rarely seen.
+/// Fraction of an equal share of the rows below which an expert counts as rarely seen.
 pub const RARE: f64 = 0.1;
 
-/// The experts of one weight.
+/// The distribution of rows over the experts of one weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ExpertCoverage {
-    /// All experts.
+    /// Number of experts.
     pub experts: usize,
-    /// Experts that no token was routed to.
+    /// Number of experts without rows.
     pub unseen: usize,
-    /// Experts that some were routed to, but fewer than a tenth ([`RARE`]) of an equal share.
+    /// Number of experts that have rows, but fewer than a tenth ([`RARE`]) of an equal share.
     pub rare: usize,
-    /// Rows of the expert that has the fewest.
+    /// Smallest number of rows of an expert.
     pub min: i64,
-    /// Rows of the expert that has the most.
+    /// Largest number of rows of an expert.
     pub max: i64,
-    /// Rows of all experts.
+    /// Number of rows of all experts.
     pub total: i64,
-    /// Entropy of the rows as a distribution over the experts, over that of equal rows: 1 is even, 0 is all in one
-    /// expert. NaN without rows.
+    /// Entropy of the rows as a distribution over the experts, divided by the entropy of equal rows: 1 if all experts
+    /// have the same number, 0 if one expert has all. NaN without rows.
     pub balance: f64,
 }
 
 impl ExpertCoverage {
-    /// `None` where the weight has no count for each of several matrices.
+    /// Computes the coverage; `None` unless the entry has a count per matrix for several matrices.
     #[must_use]
     pub fn new(entry: &Entry) -> Option<Self> {
         let counts = &entry.counts;
@@ -50,7 +50,7 @@ impl ExpertCoverage {
             min: counts.iter().copied().min().unwrap_or(0),
             max: counts.iter().copied().max().unwrap_or(0),
             total,
-            // The entropy of one expert is -0, that of equal ones may be rounded up.
+            // The entropy of one expert is -0, and rounding may push the entropy of equal ones above 1.
             balance: if total > 0 { (entropy / (counts.len() as f64).ln()).clamp(0.0, 1.0) + 0.0 } else { f64::NAN },
         })
     }
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn by_hand() {
+    fn shares_and_balance_are_those_worked_out_by_hand() {
         let c = coverage(&[0, 9, 1, 10]).unwrap(); // an equal share is 5
         assert_eq!((c.experts, c.unseen, c.rare, c.min, c.max, c.total), (4, 1, 0, 0, 10, 20));
         let h = -(0.45 * 0.45_f64.ln() + 0.05 * 0.05_f64.ln() + 0.5 * 0.5_f64.ln());

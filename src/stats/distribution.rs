@@ -1,26 +1,27 @@
-//! How a weight's columns are spread: extremes, outliers, concentration, constant offset.
+//! The distribution of a weight's columns: extremes, outliers, concentration, constant offset.
 
 use super::TensorStats;
 use super::columns::{columns, top_percent};
 use crate::imatrix::Entry;
 
-/// What upstream's statistics leave out, over the same columns. NaN where it has no meaning.
+/// Statistics that upstream does not have, over the same columns. NaN if undefined.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Distribution {
-    /// The smallest column average (of activations; of squares in legacy data).
+    /// Smallest column average (of activations; of squares in legacy data).
     pub min: f64,
-    /// The largest.
+    /// Largest column average.
     pub max: f64,
     /// Share of columns whose average is more than one standard deviation from the mean, on either side. Named after the
-    /// ZD score of arXiv 2406.17415, which counts weights; not comparable with it, or with that of llama.cpp PR 12718.
+    /// ZD score of arXiv 2406.17415, which counts weights. It cannot be compared with that score or with that of llama.cpp
+    /// PR 12718.
     pub zd1: f64,
     /// Share of columns more than three standard deviations from the mean.
     pub zd3: f64,
-    /// Share of the energy that the 1 % of columns with the most of it have.
+    /// Share of the energy in the 1 % of columns that have the most energy.
     pub top1_energy: f64,
-    /// Root of Σ x̄² / Σ e: 1 where the inputs are constant, 0 where they average out. NaN in legacy data.
+    /// Square root of Σ x̄² / Σ e: 1 if the inputs are constant, 0 if their averages are zero. NaN in legacy data.
     pub mean_to_rms: f64,
-    /// Columns that were left out because their sums are not finite.
+    /// Number of columns left out because their sums are not finite.
     pub not_finite: u64,
 }
 
@@ -46,7 +47,7 @@ impl Distribution {
             energies.push(c.energy as f32);
         }
         let n = energies.len();
-        // Without a spread there are no outliers; the distances that are left are rounding.
+        // Equal columns have no outliers: their distances from the mean are rounding errors.
         let share = |over: u64| if deviation > 0.0 && n > 1 { over as f64 / n as f64 } else { f64::NAN };
         let (zd1, zd3) = (share(over1), share(over3));
         Self {
@@ -68,7 +69,7 @@ fn top_share(mut energies: Vec<f32>) -> f64 {
     }
     let total: f64 = energies.iter().map(|&e| f64::from(e)).sum();
     let (largest, last, _) = energies.select_nth_unstable_by(top_percent(n) - 1, |a, b| b.total_cmp(a));
-    // Summed in order of size: which order the selection leaves is its own affair.
+    // Summed in order of size, since the selection leaves them in an unspecified order.
     largest.sort_unstable_by(|a, b| b.total_cmp(a));
     let top = largest.iter().map(|&e| f64::from(e)).sum::<f64>() + f64::from(*last);
     if total > 0.0 { top / total } else { f64::NAN }
@@ -81,12 +82,12 @@ mod tests {
 
     fn distribution(sum2: &[f32], sum: Option<&[f32]>, counts: &[i64]) -> Distribution {
         let entry = Entry { sum2: sum2.to_vec(), sum: sum.map(<[f32]>::to_vec), counts: counts.to_vec() };
-        let stats = vector::statistics(&[("w", &entry.view())]).remove(0).unwrap().unwrap();
+        let stats = vector::statistics("w", &entry.view()).unwrap().unwrap();
         Distribution::new(&entry, &stats)
     }
 
     #[test]
-    fn by_hand() {
+    fn extremes_outliers_and_shares_are_those_worked_out_by_hand() {
         // Averages 1, 2, 3, 6 (mean 3, deviation 1.87); energies 2, 4, 9, 85.
         let d = distribution(&[4.0, 8.0, 18.0, 170.0], Some(&[2.0, 4.0, 6.0, 12.0]), &[2]);
         assert_eq!((d.min, d.max, d.zd1, d.zd3, d.not_finite), (1.0, 6.0, 0.5, 0.0, 0));
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_meaning_is_nan() {
+    fn undefined_statistics_are_nan() {
         let one = distribution(&[4.0], Some(&[2.0]), &[1]);
         assert!(one.zd1.is_nan() && (one.mean_to_rms - 1.0).abs() < 1e-12 && (one.top1_energy - 1.0).abs() < 1e-12);
         let silent = distribution(&[0.0, 0.0], Some(&[0.0, 0.0]), &[1]);

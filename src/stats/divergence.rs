@@ -1,24 +1,26 @@
-//! One matrix against another: how differently they weigh the columns.
+//! Compares two matrices: how differently they weight the columns.
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
 use super::name::{TensorName, layer_label};
 use super::rank::spearman;
-use super::{parallel, summary};
+use super::summary;
 use crate::imatrix::{Entry, Imatrix};
 
-/// How far a weight's or layer's importances lie apart. NaN where nothing can be said.
+/// Measures of the difference between two matrices, for one weight or layer. NaN if undefined.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Divergence {
-    /// Cosine of the average squares.
+    /// Cosine similarity of the average squares.
     pub cosine: f64,
-    /// Length of their difference over the length of the first.
+    /// Euclidean norm of their difference, divided by the norm of the first.
     pub relative_l2: f64,
-    /// Spearman's rank correlation: 1 where both put the columns in the same order.
+    /// Spearman's rank correlation: 1 if both rank the columns in the same order.
     pub spearman: f64,
-    /// Jensen-Shannon divergence of the average squares as distributions over the columns, in bits: 0 to 1.
+    /// Jensen-Shannon divergence of the average squares as distributions over the columns, in bits (0 to 1).
     pub jsd: f64,
-    /// Sum of the second's average squares over that of the first.
+    /// Sum of the average squares of the second matrix, divided by that of the first.
     pub energy_ratio: f64,
 }
 
@@ -27,63 +29,63 @@ impl Divergence {
         Self { cosine: f64::NAN, relative_l2: f64::NAN, spearman: f64::NAN, jsd: f64::NAN, energy_ratio: f64::NAN };
 }
 
-/// Rows and experts of one side.
+/// Rows and unseen matrices of a weight in one of the two files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Rows of all matrices.
+    /// Number of rows of all matrices.
     pub rows: i64,
-    /// Matrices without rows.
+    /// Number of matrices without rows.
     pub unseen: usize,
 }
 
-/// One weight in both.
+/// The comparison of one weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorDivergence {
-    /// The weight.
+    /// Name of the weight.
     pub tensor: String,
-    /// Its layer's number, if it is in one.
+    /// Layer number; `None` outside the layers.
     pub block: Option<i32>,
-    /// How the layer is shown.
+    /// Layer label: the number, `mtp0` and up for `NextN` layers, `-` outside the layers.
     pub layer: String,
-    /// The name without its layer.
+    /// Name without the layer.
     pub kind: String,
-    /// The difference.
+    /// Measures of the difference.
     pub divergence: Divergence,
-    /// Columns that both have finite data for.
+    /// Number of columns that have finite data in both.
     pub common: usize,
-    /// Of the first; `None` where it lacks the weight.
+    /// Counts in the first matrix; `None` if it does not have the weight.
     pub first: Option<Counts>,
-    /// Of the second, likewise.
+    /// Counts in the second matrix; `None` if it does not have the weight.
     pub second: Option<Counts>,
-    /// Whether both have the weight in different sizes.
+    /// True if the weight has different sizes.
     pub sizes_differ: bool,
     sums: Sums,
 }
 
-/// A layer in both.
+/// The comparison of one layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerDivergence {
-    /// Its number.
+    /// Layer number.
     pub block: i32,
-    /// How it is shown.
+    /// Layer label: the number, `mtp0` and up for `NextN` layers, `-` outside the layers.
     pub layer: String,
-    /// Weights that both have.
+    /// Number of weights that both matrices have.
     pub tensors: usize,
-    /// Cosine, distance and ratio over the columns of all weights; rank correlation and divergence as the weights' mean.
+    /// Cosine, distance and ratio over the columns of all weights; mean rank correlation and mean divergence of the weights.
     pub divergence: Divergence,
 }
 
-/// All weights and layers of two matrices.
+/// The comparison of two matrices, per weight and per layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatrixDivergence {
-    /// The weights of either: by layer, then by name; those outside the layers last.
+    /// Weights of either matrix: by layer, then by name; weights outside the layers last.
     pub tensors: Vec<TensorDivergence>,
-    /// The layers, ascending.
+    /// Layers, ascending.
     pub layers: Vec<LayerDivergence>,
 }
 
 impl MatrixDivergence {
-    /// Compares on all threads.
+    /// Compares two matrices on all cores.
     #[must_use]
     pub fn new(first: &Imatrix, second: &Imatrix) -> Self {
         let mut names: Vec<&String> = first.entries.keys().chain(second.entries.keys()).collect();
@@ -93,12 +95,11 @@ impl MatrixDivergence {
             names.iter().map(|n| TensorName::new(n)),
             first.n_layer_nextn.max(second.n_layer_nextn),
         );
-        let work = first.entries.values().map(|e| e.sum2.len()).sum();
-        let mut tensors = parallel::map(&names, work, |name| {
+        let compare = |name: &&String| {
             let block = TensorName::new(name).block();
             let (a, b) = (first.entries.get(*name), second.entries.get(*name));
             let (sums, spearman) = match (a, b) {
-                (Some(a), Some(b)) => compare(a, b),
+                (Some(a), Some(b)) => compare_entries(a, b),
                 _ => (Sums::default(), f64::NAN),
             };
             TensorDivergence {
@@ -113,7 +114,8 @@ impl MatrixDivergence {
                 sizes_differ: matches!((a, b), (Some(a), Some(b)) if a.sum2.len() != b.sum2.len()),
                 sums,
             }
-        });
+        };
+        let mut tensors: Vec<_> = names.par_iter().map(compare).collect();
         tensors.sort_by_key(|t| t.block.map_or(i64::MAX, i64::from));
         let layers = layers(&tensors);
         Self { tensors, layers }
@@ -127,7 +129,7 @@ fn counts(entry: &Entry) -> Counts {
     }
 }
 
-/// What a comparison is made of; layers add them up.
+/// The sums that a comparison is computed from. The sums of a layer are the sums over its weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Sums {
     columns: usize,
@@ -140,7 +142,7 @@ struct Sums {
     jsd: f64,
 }
 
-fn compare(a: &Entry, b: &Entry) -> (Sums, f64) {
+fn compare_entries(a: &Entry, b: &Entry) -> (Sums, f64) {
     let (x, y) = common(a, b);
     let mut s = Sums { columns: x.len(), ..Sums::default() };
     for (p, q) in x.iter().zip(&y).map(|(&p, &q)| (f64::from(p), f64::from(q))) {
@@ -155,7 +157,7 @@ fn compare(a: &Entry, b: &Entry) -> (Sums, f64) {
     (s, spearman(&x, &y))
 }
 
-/// The average squares of the columns that are finite, and not negative, in both.
+/// Returns the average squares of the columns that are finite and not negative in both.
 fn common(a: &Entry, b: &Entry) -> (Vec<f32>, Vec<f32>) {
     let (mut x, mut y) = (Vec::new(), Vec::new());
     let rows = (a.row_len().unwrap_or(0), b.row_len().unwrap_or(0));
@@ -164,7 +166,7 @@ fn common(a: &Entry, b: &Entry) -> (Vec<f32>, Vec<f32>) {
     }
     x.reserve_exact(a.sum2.len());
     y.reserve_exact(a.sum2.len());
-    // One side may have a count for the whole weight where the other has one a matrix.
+    // One entry may have a single count, the other a count per matrix.
     let step = rows.0.min(rows.1);
     for (i, (p, q)) in a.sum2.chunks(step).zip(b.sum2.chunks(step)).enumerate() {
         let count = |e: &Entry, row: usize| e.counts.get(i * step / row).copied().filter(|&c| c > 0);
@@ -180,7 +182,7 @@ fn common(a: &Entry, b: &Entry) -> (Vec<f32>, Vec<f32>) {
     (x, y)
 }
 
-/// `(KL(p ‖ m) + KL(q ‖ m)) / 2` in bits, m being the mean of the two distributions (Lin, 1991).
+/// Returns `(KL(p ‖ m) + KL(q ‖ m)) / 2` in bits, where m is the mean of the two distributions (Lin, 1991).
 fn jensen_shannon(x: &[f32], y: &[f32], x_sum: f64, y_sum: f64) -> f64 {
     if x_sum <= 0.0 || y_sum <= 0.0 {
         return f64::NAN;
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn by_hand() {
+    fn measures_are_those_worked_out_by_hand() {
         // Average squares (3, 1) and (1, 1).
         let a = matrix(&[("blk.0.a.weight", &[6.0, 2.0], &[2])]);
         let b = matrix(&[("blk.0.a.weight", &[4.0, 4.0], &[4])]);
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_is_zero_and_disjoint_is_one() {
+    fn equal_matrices_diverge_by_zero_and_disjoint_ones_by_one_bit() {
         let a = matrix(&[("w", &[1.0, 2.0, 0.0], &[1])]);
         let d = MatrixDivergence::new(&a, &a).tensors[0].divergence;
         assert!((d.cosine - 1.0).abs() < 1e-12 && (d.spearman - 1.0).abs() < 1e-12);
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_one_side_knows_is_left_out() {
+    fn columns_with_data_in_only_one_matrix_are_left_out() {
         let a = matrix(&[("e", &[1.0, 2.0, 3.0, 4.0], &[1, 0]), ("only", &[1.0], &[1]), ("size", &[1.0], &[1])]);
         let b = matrix(&[("e", &[1.0, f32::NAN, 3.0, 4.0], &[2]), ("size", &[1.0; 2], &[1])]);
         let m = MatrixDivergence::new(&a, &b);

@@ -1,4 +1,4 @@
-//! A layer's statistics: its weights' comparisons with the layer before, added up.
+//! The statistics of a layer: sums over the comparisons of its weights.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::compare::normalized;
 use super::name::TensorName;
 use super::{Comparison, TensorStats};
 
-/// The statistics of one layer against the one before.
+/// The statistics of one layer against the preceding layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerStats {
     /// Cosine similarity.
@@ -17,27 +17,26 @@ pub struct LayerStats {
     pub pearson: f32,
     /// Covariance.
     pub covariance: f32,
-    /// Root mean of the average squares here over that of the layer before.
+    /// Root mean of the average squares, divided by that of the preceding layer.
     pub gain: f32,
 }
 
 impl LayerStats {
-    /// Nothing to compare with.
+    /// The statistics of a layer without a predecessor: all NaN.
     pub const NONE: Self =
         Self { cossim: f32::NAN, l2_dist: f32::NAN, pearson: f32::NAN, covariance: f32::NAN, gain: f32::NAN };
 }
 
-/// The sums of a layer's weights.
+/// Sums over the weights of a layer.
 #[derive(Default)]
 struct Sums {
     comparison: Comparison,
-    /// Of the weights that have a gain.
+    /// Sum of average squares of the weights that have a gain.
     energy: f64,
     elements: i64,
 }
 
-/// The statistics of every layer that has a weight to compare, in f64 sums over `tensors` in their
-/// order.
+/// Computes the statistics of every layer that has a weight to compare. The sums are f64, over `tensors` in their order.
 #[must_use]
 pub fn layer_statistics(tensors: &[TensorStats]) -> BTreeMap<i32, LayerStats> {
     let mut layers: BTreeMap<i32, Sums> = BTreeMap::new();

@@ -1,21 +1,21 @@
-//! What a weight's name says about its place in the model.
+//! Splits a weight's name into layer and tensor.
 
 /// The parts of a weight's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorName<'a> {
-    /// The component after `blk`, `"-"` where there is none.
-    pub layer: &'a str,
-    /// What sorts and groups weights within a layer.
+pub(crate) struct TensorName<'a> {
+    /// Component after `blk`; `"-"` if there is none.
+    pub(crate) layer: &'a str,
+    /// The part that sorts and groups weights within a layer.
     ///
-    /// Upstream cuts `blk.N.` and all from `weight` off names of more than four components and
-    /// keeps shorter ones whole.
-    pub tensor: String,
+    /// From names of more than four components upstream removes `blk.N.` and everything from `weight` on. It keeps
+    /// shorter names whole.
+    pub(crate) tensor: String,
 }
 
 impl<'a> TensorName<'a> {
-    /// Takes a name apart by upstream's rules (`process_tensor_name`).
+    /// Splits a name by upstream's rules (`process_tensor_name`).
     #[must_use]
-    pub fn new(name: &'a str) -> Self {
+    pub(crate) fn new(name: &'a str) -> Self {
         let parts = components(name);
         let layer = parts.windows(2).find(|pair| pair[0] == "blk").map(|pair| pair[1]);
         let tensor = kind(&parts).filter(|kind| !kind.is_empty());
@@ -25,14 +25,14 @@ impl<'a> TensorName<'a> {
         }
     }
 
-    /// The layer's number, if it begins with one.
+    /// Returns the number that the layer begins with, if any.
     #[must_use]
-    pub fn block(&self) -> Option<i32> {
+    pub(crate) fn block(&self) -> Option<i32> {
         leading_int(self.layer)
     }
 }
 
-/// The components between dots; a dot at the end begins none.
+/// Returns the components between dots. A dot at the end starts no component.
 fn components(name: &str) -> Vec<&str> {
     let mut parts: Vec<&str> = name.split('.').collect();
     if parts.last() == Some(&"") {
@@ -43,8 +43,8 @@ fn components(name: &str) -> Vec<&str> {
 
 fn kind(parts: &[&str]) -> Option<String> {
     let weight = parts.iter().skip(1).position(|&p| p == "weight")? + 1;
-    // Past "blk" and the layer, and one more in short names: past the whole of `blk.N.name.weight`
-    // up to its end, which is why those names are kept whole.
+    // Skips "blk" and the layer; in short names also the next component. For `blk.N.name.weight` nothing is left then, so
+    // the name is kept whole.
     let skip = if parts.len() > 4 { 2 } else { 3 };
     let mut kind = String::new();
     let mut i = 0;
@@ -65,10 +65,10 @@ fn kind(parts: &[&str]) -> Option<String> {
     Some(kind)
 }
 
-/// The number a text begins with, as C++'s `std::stoi` reads it: after white space and a sign, up
-/// to the first other character. `None` without digits or outside `i32`.
+/// Returns the number that a text begins with, as C++'s `std::stoi` reads it: white space, a sign, digits. `None` without
+/// digits or outside the range of `i32`.
 #[must_use]
-pub fn leading_int(text: &str) -> Option<i32> {
+pub(crate) fn leading_int(text: &str) -> Option<i32> {
     let text = text.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
     let (negative, digits) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -80,10 +80,10 @@ pub fn leading_int(text: &str) -> Option<i32> {
     i32::try_from(if negative { -magnitude } else { magnitude }).ok()
 }
 
-/// The first `NextN` layer: known by the number of such layers, or else by weights whose names
-/// begin with `nextn.`; `i32::MAX` without any.
+/// Returns the first `NextN` layer, found by the number of such layers or else by weights whose names begin with `nextn.`;
+/// `i32::MAX` if there is none.
 #[must_use]
-pub fn first_nextn_layer<'a>(names: impl Iterator<Item = TensorName<'a>>, n_layer_nextn: i32) -> i32 {
+pub(crate) fn first_nextn_layer<'a>(names: impl Iterator<Item = TensorName<'a>>, n_layer_nextn: i32) -> i32 {
     let mut last = -1;
     let mut first = i32::MAX;
     for name in names {
@@ -99,9 +99,9 @@ pub fn first_nextn_layer<'a>(names: impl Iterator<Item = TensorName<'a>>, n_laye
     first
 }
 
-/// How a layer is shown: its number, `mtp0` and on for `NextN` layers, `-` for none.
+/// Returns a layer's label: its number, `mtp0` and up for `NextN` layers, `-` for none.
 #[must_use]
-pub fn layer_label(block: i32, nextn_start: i32) -> String {
+pub(crate) fn layer_label(block: i32, nextn_start: i32) -> String {
     match block {
         i32::MIN..0 | i32::MAX => "-".to_owned(),
         _ if block >= nextn_start => format!("mtp{}", block - nextn_start),
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_taken_apart_by_upstreams_rules() {
+    fn names_are_split_by_upstreams_rules() {
         let cases = [
             ("blk.3.attn_q.weight", "3", "blk.3.attn_q.weight"),
             ("blk.12.nextn.eh_proj.weight", "12", "nextn.eh_proj"),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn nextn_layers_are_counted_or_named() {
+    fn nextn_layers_are_found_by_their_number_or_their_names() {
         let first = |names: &[&str], n| first_nextn_layer(names.iter().map(|n| TensorName::new(n)), n);
         let plain = ["blk.0.a.weight", "blk.3.a.weight", "output.weight"];
         assert_eq!(first(&plain, 0), i32::MAX);

@@ -1,7 +1,7 @@
 //! Rank correlation.
 
-/// Spearman's correlation: Pearson's of the ranks, equal numbers sharing the mean of theirs. NaN for fewer than two
-/// numbers, or where all on one side are equal. The numbers must be finite and as many on both sides.
+/// Computes Spearman's correlation: Pearson's correlation of the ranks, where equal numbers share their mean rank. NaN for
+/// fewer than two numbers, or if all numbers of one slice are equal. The numbers must be finite, the lengths equal.
 pub(super) fn spearman(a: &[f32], b: &[f32]) -> f64 {
     let n = a.len();
     if n < 2 || b.len() != n || n > u32::MAX as usize {
@@ -18,9 +18,9 @@ pub(super) fn spearman(a: &[f32], b: &[f32]) -> f64 {
     if left > 0.0 && right > 0.0 { (product / (left.sqrt() * right.sqrt())).clamp(-1.0, 1.0) } else { f64::NAN }
 }
 
-/// Twice the rank of each number, which is whole even where equal numbers share it.
+/// Returns twice the rank of each number. Doubled, a shared mean rank is an integer.
 fn ranks(values: &[f32]) -> Vec<u32> {
-    // The number in the upper half, as an integer of the same order; where it stood in the lower.
+    // The upper half is the number as an integer of the same order, the lower half its index.
     let mut order: Vec<u64> = values.iter().enumerate().map(|(i, &x)| u64::from(ordered(x)) << 32 | i as u64).collect();
     order.sort_unstable();
     let mut out = vec![0; values.len()];
@@ -38,7 +38,7 @@ fn ranks(values: &[f32]) -> Vec<u32> {
     out
 }
 
-/// An integer that orders as the number does; both zeros are one.
+/// Returns an integer that has the order of the number; both zeros are equal.
 fn ordered(x: f32) -> u32 {
     let bits = (x + 0.0).to_bits();
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn by_hand() {
+    fn ranks_and_correlations_are_those_worked_out_by_hand() {
         assert_eq!(ranks(&[3.0, -1.0, 3.0, 0.0, -0.0]), [9, 2, 9, 5, 5]);
         assert!((spearman(&[1.0, 2.0, 3.0], &[10.0, 20.0, 1000.0]) - 1.0).abs() < 1e-12);
         assert!((spearman(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]) + 1.0).abs() < 1e-12);

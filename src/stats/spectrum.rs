@@ -1,23 +1,23 @@
-//! A weight's channel energies by rank, few enough points to draw.
+//! The energies of a weight's columns by rank, at few enough points to plot.
 
 use super::columns::columns;
 use crate::imatrix::Entry;
 
-/// Energies at ranks that are evenly spaced on a logarithmic axis.
+/// Energies at ranks evenly spaced on a logarithmic axis.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Spectrum {
-    /// Columns that have finite data.
+    /// Number of columns with finite data.
     pub columns: usize,
     /// Ranks from 1 (the most energy) to `columns`, ascending.
     pub ranks: Vec<usize>,
-    /// Energy at the rank over the mean energy.
+    /// Energy at each rank, divided by the mean energy.
     pub relative: Vec<f64>,
-    /// Share of all energy in the columns up to the rank.
+    /// Share of the total energy in the columns up to each rank.
     pub cumulative: Vec<f64>,
 }
 
 impl Spectrum {
-    /// At most `points` points; none where no column has energy.
+    /// Computes at most `points` points; none if no column has energy.
     #[must_use]
     pub fn new(entry: &Entry, points: usize) -> Self {
         let mut energies: Vec<f32> =
@@ -42,7 +42,7 @@ impl Spectrum {
     }
 }
 
-/// `1..=n`, thinned out; always with both ends.
+/// Returns at most `points` ranks from `1..=n`, always including both ends.
 fn ranks(n: usize, points: usize) -> Vec<usize> {
     let steps = points.max(2) - 1;
     let mut ranks: Vec<usize> =
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn by_hand() {
+    fn energies_by_rank_are_those_worked_out_by_hand() {
         let entry = Entry { sum2: vec![2.0, 12.0, f32::NAN, 4.0, 6.0], sum: None, counts: vec![2] };
         let s = Spectrum::new(&entry, 8);
         assert_eq!(s.ranks, [1, 2, 3, 4]);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_have_both_ends() {
+    fn ranks_include_both_ends() {
         assert_eq!(ranks(1, 9), [1]);
         let many = ranks(1 << 20, 64);
         assert_eq!((many.first(), many.last()), (Some(&1), Some(&(1 << 20))));

@@ -1,66 +1,68 @@
-//! Everything there is to say about a matrix without its model, per weight and per layer.
+//! All statistics of a matrix, per weight and per layer.
 
 use std::collections::BTreeMap;
+
+use rayon::prelude::*;
 
 use super::coverage::ExpertCoverage;
 use super::distribution::Distribution;
 use super::name::{TensorName, layer_label};
-use super::{LayerStats, Statistics, TensorStats, Warning, layer_statistics, parallel};
+use super::{LayerStats, Statistics, TensorStats, Warning, layer_statistics};
 use crate::imatrix::Imatrix;
 
-/// One weight.
+/// The statistics of one weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorSummary {
     /// Upstream's statistics.
     pub stats: TensorStats,
-    /// What they leave out.
+    /// Statistics that upstream does not have.
     pub distribution: Distribution,
-    /// The experts, if the weight has several.
+    /// Coverage of the experts, if the weight has several.
     pub experts: Option<ExpertCoverage>,
-    /// The layer's number, if the weight is in one.
+    /// Layer number; `None` outside the layers.
     pub block: Option<i32>,
-    /// How the layer is shown: its number, `mtp0` and on for `NextN` layers, `-` outside.
+    /// Layer label: the number, `mtp0` and up for `NextN` layers, `-` outside the layers.
     pub layer: String,
-    /// The name without layer and `.weight`, such as `attn_q`.
+    /// Name without layer and `.weight`, such as `attn_q`.
     pub kind: String,
 }
 
-/// One layer: what its weights add up to, and how they compare with the layer before.
+/// The statistics of one layer: sums over its weights, and comparisons with the preceding layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSummary {
-    /// Its number.
+    /// Layer number.
     pub block: i32,
-    /// How it is shown.
+    /// Layer label, as in [`TensorSummary::layer`].
     pub layer: String,
-    /// Weights that have data.
+    /// Number of weights that have data.
     pub tensors: usize,
-    /// Columns that have data.
+    /// Number of columns that have data.
     pub elements: i64,
     /// Sum of the columns' average squares.
     pub sum: f64,
-    /// Upstream's statistics of layers; NaN in the first.
+    /// Upstream's statistics of layers; NaN for the first layer.
     pub stats: LayerStats,
-    /// The most unseen experts of one weight; `None` without experts.
+    /// Largest number of unseen experts of a weight; `None` without experts.
     pub unseen: Option<usize>,
-    /// The most rarely seen experts of one weight.
+    /// Largest number of rarely seen experts of a weight; `None` without experts.
     pub rare: Option<usize>,
-    /// The least load balance of one weight; NaN without experts.
+    /// Smallest load balance of a weight; NaN without experts.
     pub balance: f64,
 }
 
-/// A matrix.
+/// The statistics of a matrix.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Summary {
-    /// The weights that have data: by layer, then by name; those outside the layers last.
+    /// Weights that have data: by layer, then by name; weights outside the layers last.
     pub tensors: Vec<TensorSummary>,
-    /// The layers, ascending.
+    /// Layers, ascending.
     pub layers: Vec<LayerSummary>,
-    /// What could not be computed.
+    /// Statistics that could not be computed.
     pub warnings: Vec<Warning>,
 }
 
 impl Summary {
-    /// Computes all of it, on all threads.
+    /// Computes all statistics on all cores.
     #[must_use]
     pub fn new(imatrix: &Imatrix) -> Self {
         let statistics = Statistics::new(&imatrix.entries, imatrix.n_layer_nextn);
@@ -73,8 +75,7 @@ impl Summary {
                 warnings.push(Warning::NothingFinite { tensor: name.clone() });
             }
         }
-        let work = imatrix.entries.values().map(|e| e.sum2.len()).sum();
-        let mut tensors: Vec<TensorSummary> = parallel::map(&statistics.tensors, work, |stats| {
+        let summarize = |stats: &TensorStats| {
             let entry = imatrix.entries.get(&stats.tensor)?;
             let block = TensorName::new(&stats.tensor).block();
             Some(TensorSummary {
@@ -85,21 +86,19 @@ impl Summary {
                 layer: layer_label(block.unwrap_or(-1), nextn_start),
                 kind: kind(&stats.tensor),
             })
-        })
-        .into_iter()
-        .flatten()
-        .collect();
+        };
+        let mut tensors: Vec<TensorSummary> = statistics.tensors.par_iter().filter_map(summarize).collect();
         for t in tensors.iter().filter(|t| t.distribution.not_finite > 0) {
             let columns = t.distribution.not_finite;
             warnings.push(Warning::NotFinite { tensor: t.stats.tensor.clone(), columns });
         }
-        // Their own sorting is stable: within a layer by name, as they come.
+        // A stable sort keeps the weights of a layer sorted by name.
         tensors.sort_by_key(|t| t.block.map_or(i64::MAX, i64::from));
         let layers = layers(&tensors, &per_layer);
         Self { tensors, layers, warnings }
     }
 
-    /// The kinds of weights, in the order in which they come first.
+    /// Returns the kinds of weights in the order of their first occurrence.
     #[must_use]
     pub fn kinds(&self) -> Vec<&str> {
         let mut kinds: Vec<&str> = Vec::new();
@@ -112,9 +111,8 @@ impl Summary {
     }
 }
 
-/// A weight's name without its layer and `.weight`: `attn_q` of `blk.3.attn_q.weight`.
-#[must_use]
-pub fn kind(tensor: &str) -> String {
+/// Returns a weight's name without layer and `.weight`: `attn_q` for `blk.3.attn_q.weight`.
+pub(super) fn kind(tensor: &str) -> String {
     let parts: Vec<&str> = tensor.strip_suffix(".weight").unwrap_or(tensor).split('.').collect();
     match parts.iter().position(|&part| part == "blk") {
         Some(at) if at + 2 < parts.len() => {
@@ -172,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_add_their_weights_up() {
+    fn layer_statistics_are_sums_over_the_weights() {
         let entry = |sum2: &[f32], counts: &[i64]| Entry { sum2: sum2.to_vec(), sum: None, counts: counts.to_vec() };
         let mut m = Imatrix::default();
         m.entries.insert("output.weight".into(), entry(&[1.0], &[1]));

@@ -1,40 +1,28 @@
-//! A weight's own statistics, over its columns.
+//! The statistics of one weight, over its columns.
 
-use super::lanes::{LANES, Lane, Pairs, run};
-use super::{Comparison, TensorStats, lanes, logarithm};
+use super::{Comparison, TensorStats};
 use crate::imatrix::{Entry, Numbers, Values};
 
 /// Smallest share of the energy that counts for the entropy.
 const LEAST_SHARE: f64 = 1e-10;
 const LOG2_E: f64 = 1.0 / std::f64::consts::LN_2; // rounded twice, as upstream has it
+/// Columns read at once: the two buffers fit in the L1 cache.
+const BLOCK: usize = 1024;
 
-/// The entry's lengths are empty or do not fit together.
+/// The counts or sums of an entry are empty, or their lengths do not match.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unusable;
 
-/// A weight and its sums.
-pub(super) type Named<'a> = (&'a str, &'a Entry<Numbers<'a>>);
-
-/// The statistics of at most [`LANES`] weights; `Ok(None)` where no column has finite data.
-pub(super) fn statistics(weights: &[Named<'_>]) -> Vec<Result<Option<TensorStats>, Unusable>> {
-    let columns: Vec<_> = weights.iter().map(|(_, entry)| Columns::new(entry)).collect();
-    let mut usable: Vec<Columns<'_>> = columns.iter().filter_map(|c| c.as_ref().ok().cloned()).collect();
-    let mut means = Means::default();
-    run(&mut usable.clone(), &mut means);
-    let mut moments = Moments::new(&means);
-    run(&mut usable, &mut moments);
-
-    let mut lanes = 0..LANES;
-    let results = weights.iter().zip(columns).map(|(&(name, _), columns)| {
-        let (columns, lane) = (columns?, lanes.next().unwrap_or(0));
-        Ok((means.n[lane] > 0.0).then(|| describe(name, columns, &means, &moments, lane)))
-    });
-    results.collect()
+/// Computes the statistics of one weight; `Ok(None)` if no column has finite data.
+pub(super) fn statistics(name: &str, entry: &Entry<Numbers<'_>>) -> Result<Option<TensorStats>, Unusable> {
+    let columns = Columns::new(entry)?;
+    let means = Means::new(&columns);
+    Ok((means.n > 0.0).then(|| describe(name, &columns, &means)))
 }
 
-fn describe(name: &str, columns: Columns<'_>, means: &Means, moments: &Moments, lane: usize) -> TensorStats {
-    let n = means.n[lane];
-    let (square, cube, fourth) = (moments.square[lane], moments.cube[lane], moments.fourth[lane]);
+fn describe(name: &str, columns: &Columns<'_>, means: &Means) -> TensorStats {
+    let n = means.n;
+    let Moments { square, cube, fourth, entropy } = Moments::new(columns, means);
     let variance = if n > 1.0 { square / n } else { 0.0 };
     let std_deviation = (if variance < 0.0 { 0.0 } else { variance } as f32).sqrt();
     let (mut skewness, mut kurtosis) = (0.0, 0.0);
@@ -45,14 +33,14 @@ fn describe(name: &str, columns: Columns<'_>, means: &Means, moments: &Moments, 
     }
     TensorStats {
         tensor: name.to_owned(),
-        legacy: columns.legacy(),
-        sum: means.sum[lane],
-        mean: means.mean[lane] as f32,
+        legacy: columns.sums.is_none(),
+        sum: means.sum,
+        mean: means.mean as f32,
         elements: n as i64,
         std_deviation,
         skewness,
         kurtosis,
-        entropy: moments.rounded_entropy(n, lane).unwrap_or_else(|| entropy(columns, moments.inverse_sum[lane])),
+        entropy: entropy as f32,
         gain: f32::NAN,
         l2_dist: f32::NAN,
         cossim: f32::NAN,
@@ -62,148 +50,99 @@ fn describe(name: &str, columns: Columns<'_>, means: &Means, moments: &Moments, 
     }
 }
 
-/// The columns with finite averages of all matrices that have rows. A column is what the moments
-/// are of, the average activation (or its square in legacy data), and the average square.
-#[derive(Clone)]
+/// The columns of all matrices that have rows, without those whose sums are not finite.
 struct Columns<'a> {
     entry: &'a Entry<Numbers<'a>>,
+    /// `None` in legacy data.
+    sums: Option<&'a Numbers<'a>>,
+    /// Columns per matrix.
     row: usize,
-    matrix: usize,
-    column: usize,
 }
 
 impl<'a> Columns<'a> {
     fn new(entry: &'a Entry<Numbers<'a>>) -> Result<Self, Unusable> {
         let row = entry.row_len().filter(|&row| row > 0).ok_or(Unusable)?;
-        if entry.sum.as_ref().is_some_and(|sum| !sum.is_empty() && sum.len() != entry.sum2.len()) {
+        let sums = entry.sum.as_ref().filter(|sum| !sum.is_empty());
+        if sums.is_some_and(|sum| sum.len() != entry.sum2.len()) {
             return Err(Unusable);
         }
-        Ok(Self { entry, row, matrix: 0, column: 0 })
+        Ok(Self { entry, sums, row })
     }
 
-    fn sums(&self) -> Option<&'a Numbers<'a>> {
-        self.entry.sum.as_ref().filter(|sum| !sum.is_empty())
-    }
-
-    fn legacy(&self) -> bool {
-        self.sums().is_none()
-    }
-}
-
-impl Pairs for Columns<'_> {
-    fn next(&mut self, n: usize, mut put: impl FnMut(usize, f64, f64)) -> usize {
-        let (mut squares, mut sums) = ([0.0_f32; lanes::BLOCK], [0.0_f32; lanes::BLOCK]);
-        let mut done = 0;
-        while let Some(&count) = self.entry.counts.get(self.matrix).filter(|_| done < n) {
-            let here = (n - done).min(self.row - self.column).min(lanes::BLOCK);
-            if count as f32 <= 0.0 || here == 0 {
-                (self.matrix, self.column) = (self.matrix + 1, 0);
-                continue;
-            }
-            let at = self.matrix * self.row + self.column;
-            self.column += here;
-            let (squares, sums) = (&mut squares[..here], &mut sums[..here]);
-            self.entry.sum2.read(at, squares);
-            match self.sums() {
-                Some(numbers) => numbers.read(at, sums),
-                None => sums.copy_from_slice(squares),
-            }
+    /// Calls `f` with the average activation of each column (in legacy data, with its average square) and with its
+    /// average square.
+    fn for_each(&self, mut f: impl FnMut(f64, f64)) {
+        let (mut squares, mut sums) = ([0.0_f32; BLOCK], [0.0_f32; BLOCK]);
+        for (matrix, &count) in self.entry.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
             let inverse = 1.0 / f64::from(count as f32);
-            // The count is at least 1, so that an average is finite if the sum is.
-            let finite = |numbers: &[f32]| numbers.iter().fold(true, |all, x| all & x.is_finite());
-            if finite(squares) & finite(sums) {
-                for (i, (&sum, &square)) in sums.iter().zip(squares.iter()).enumerate() {
-                    put(done + i, f64::from(sum) * inverse, f64::from(square) * inverse);
+            for from in (0..self.row).step_by(BLOCK) {
+                let (at, n) = (matrix * self.row + from, BLOCK.min(self.row - from));
+                let (squares, sums) = (&mut squares[..n], &mut sums[..n]);
+                self.entry.sum2.read(at, squares);
+                match self.sums {
+                    Some(numbers) => numbers.read(at, sums),
+                    None => sums.copy_from_slice(squares),
                 }
-                done += here;
-            } else {
                 for (&sum, &square) in sums.iter().zip(squares.iter()) {
+                    // The count is at least 1, so an average is finite if its sum is.
                     if sum.is_finite() && square.is_finite() {
-                        put(done, f64::from(sum) * inverse, f64::from(square) * inverse);
-                        done += 1;
+                        f(f64::from(sum) * inverse, f64::from(square) * inverse);
                     }
                 }
             }
         }
-        done
     }
 }
 
-/// Running means (Welford), the sum, and the energy's sum.
+/// The running mean (Welford) of the averages, and sums of the average squares.
 #[derive(Default)]
 struct Means {
-    n: Lane,
-    mean: Lane,
-    sum: Lane,
-    sum_energy: Lane,
+    n: f64,
+    mean: f64,
+    /// Sum of the average squares.
+    sum: f64,
+    /// Sum of the positive average squares.
+    sum_energy: f64,
 }
 
-impl lanes::Chains for Means {
-    #[inline]
-    fn take(&mut self, lane: usize, value: f64, energy: f64) {
-        self.n[lane] += 1.0;
-        self.sum[lane] += energy;
-        self.mean[lane] += (value - self.mean[lane]) / self.n[lane];
-        self.sum_energy[lane] += if energy > 0.0 { energy } else { 0.0 };
+impl Means {
+    fn new(columns: &Columns<'_>) -> Self {
+        let mut m = Self::default();
+        columns.for_each(|value, energy| {
+            m.n += 1.0;
+            m.sum += energy;
+            m.mean += (value - m.mean) / m.n;
+            m.sum_energy += if energy > 0.0 { energy } else { 0.0 };
+        });
+        m
     }
 }
 
-/// Sums of powers about the mean, and the entropy.
+/// Sums of powers of the deviations from the mean, and the entropy in bits.
 #[derive(Default)]
 struct Moments {
-    mean: Lane,
-    inverse_sum: Lane,
-    square: Lane,
-    cube: Lane,
-    fourth: Lane,
-    /// Sum of p ln p, nearly.
-    p_ln_p: Lane,
+    square: f64,
+    cube: f64,
+    fourth: f64,
+    entropy: f64,
 }
 
 impl Moments {
-    fn new(means: &Means) -> Self {
-        let inverse = |sum: f64| if sum > 0.0 { 1.0 / sum } else { 0.0 };
-        Self { mean: means.mean, inverse_sum: means.sum_energy.map(inverse), ..Self::default() }
+    fn new(columns: &Columns<'_>, means: &Means) -> Self {
+        let inverse_sum = if means.sum_energy > 0.0 { 1.0 / means.sum_energy } else { 0.0 };
+        let mut m = Self::default();
+        columns.for_each(|value, energy| {
+            let diff = value - means.mean;
+            m.square += diff * diff;
+            m.cube += diff * diff * diff;
+            m.fourth += diff * diff * diff * diff;
+            let p = energy.max(0.0) * inverse_sum;
+            if p > LEAST_SHARE {
+                m.entropy -= p * p.ln() * LOG2_E;
+            }
+        });
+        m
     }
-
-    /// The entropy in bits that [`entropy`] comes to, if that is certain: both ends of what its value in f64 may
-    /// be are the same f32.
-    ///
-    /// The library's logarithm takes as long as all the rest together, and its last bits are all but always lost in
-    /// that rounding. All terms but those of p = 1 have one sign, so the roundings of n additions are at most n 2^-53
-    /// of the sum, here and there.
-    fn rounded_entropy(&self, n: f64, lane: usize) -> Option<f32> {
-        let near = -self.p_ln_p[lane] * LOG2_E;
-        let error = near.abs() * (2.1 * n * f64::EPSILON / 2.0 + 2.0 * logarithm::MAX_ERROR) + 1e-14;
-        let (low, high) = ((near - error) as f32, (near + error) as f32);
-        (low.to_bits() == high.to_bits()).then_some(low)
-    }
-}
-
-impl lanes::Chains for Moments {
-    #[inline]
-    fn take(&mut self, lane: usize, value: f64, energy: f64) {
-        let diff = value - self.mean[lane];
-        self.square[lane] += diff * diff;
-        self.cube[lane] += diff * diff * diff;
-        self.fourth[lane] += diff * diff * diff * diff;
-        let p = energy.max(0.0) * self.inverse_sum[lane];
-        let p = if p > LEAST_SHARE { p } else { 1.0 };
-        self.p_ln_p[lane] += p * logarithm::ln(p);
-    }
-}
-
-/// The entropy in bits, in upstream's order with the library's logarithm.
-fn entropy(mut columns: Columns<'_>, inverse_sum: f64) -> f32 {
-    let mut entropy = 0.0;
-    let more = |entropy: &mut f64, energy: f64| {
-        let p = energy.max(0.0) * inverse_sum;
-        if p > LEAST_SHARE {
-            *entropy -= p * p.ln() * LOG2_E;
-        }
-    };
-    while columns.next(lanes::BLOCK, |_, _, energy| more(&mut entropy, energy)) == lanes::BLOCK {}
-    entropy as f32
 }
 
 #[cfg(test)]
@@ -215,11 +154,11 @@ mod tests {
     }
 
     fn statistics(name: &str, entry: &Entry) -> Result<Option<TensorStats>, Unusable> {
-        super::statistics(&[(name, &entry.view())]).remove(0)
+        super::statistics(name, &entry.view())
     }
 
     #[test]
-    fn by_hand() {
+    fn moments_and_entropy_of_four_columns_are_those_worked_out_by_hand() {
         // Averages 1, 2, 3, 6: mean 3, variance 3.5, third moment 4.5, fourth 24.5.
         let e = entry(&[4.0, 4.0, 4.0, 4.0], Some(&[2.0, 4.0, 6.0, 12.0]), &[2]);
         let s = statistics("w", &e).unwrap().unwrap();
@@ -233,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn unseen_experts_and_values_that_are_not_finite_do_not_count() {
+    fn unseen_experts_and_columns_that_are_not_finite_are_left_out() {
         let e = entry(&[2.0, 2.0, 9.0, 9.0, f32::NAN, 4.0], None, &[2, 0, 1]);
         let s = statistics("w", &e).unwrap().unwrap();
         assert_eq!((s.elements, s.mean, s.legacy), (3, 2.0, true));
@@ -243,7 +182,7 @@ mod tests {
         assert_eq!(statistics("w", &entry(&[1.0; 3], None, &[1, 1])), Err(Unusable));
     }
 
-    /// The formulas, column after column, as llama.cpp has them.
+    /// llama.cpp's formulas in one loop over all columns.
     fn one_by_one(entry: &Entry) -> [u64; 8] {
         let row = entry.row_len().unwrap();
         let mut columns = Vec::new();
@@ -291,51 +230,42 @@ mod tests {
     }
 
     #[test]
-    fn side_by_side_as_one_by_one() {
+    fn reading_in_blocks_gives_the_bits_of_one_loop_over_all_columns() {
         let mut state = 1_u64;
         let mut number = move || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1 << 24) as f32
         };
-        for round in 0..60 {
-            // Lengths and counts of their own, some columns without a number, energies over many powers of ten.
-            let entries: Vec<Entry> = (0..=round % LANES)
-                .map(|lane| {
-                    let (row, matrices) = (1 + (number() * 300.0) as usize, 1 + (number() * 4.0) as usize);
-                    let mut values: Vec<f32> =
-                        (0..row * matrices).map(|_| number() * 10_f32.powf(8.0 * number())).collect();
-                    let sums = values.iter().map(|x| x.sqrt() - 3.0 * number()).collect();
-                    if lane % 3 == 1 {
-                        let at = values.len() / 2;
-                        values[at] = f32::NAN;
-                        values[0] = f32::INFINITY;
-                    }
-                    let counts =
-                        (0..matrices).map(|m| if m % 3 == 1 { 0 } else { (number() * 5000.0) as i64 }).collect();
-                    Entry { sum2: values, sum: (lane % 4 != 2).then_some(sums), counts }
-                })
-                .collect();
-            let views: Vec<_> = entries.iter().map(Entry::view).collect();
-            let named: Vec<Named<'_>> = views.iter().map(|view| ("w", view)).collect();
-            for (entry, found) in entries.iter().zip(super::statistics(&named)) {
-                let expected = one_by_one(entry);
-                let Some(s) = found.unwrap() else {
-                    assert_eq!(expected[1], 0);
-                    continue;
-                };
-                let bits = [s.mean, s.std_deviation, s.skewness, s.kurtosis, s.entropy].map(|x| u64::from(x.to_bits()));
-                let found = [
-                    s.sum.to_bits(),
-                    s.elements as u64,
-                    u64::from(s.legacy),
-                    bits[0],
-                    bits[1],
-                    bits[2],
-                    bits[3],
-                    bits[4],
-                ];
-                assert_eq!(found, expected, "round {round}, {} values", entry.sum2.len());
+        for round in 0..200 {
+            // Rows shorter and longer than a block, columns that are not finite, energies over many powers of ten.
+            let (row, matrices) = (1 + (number() * 2.5 * BLOCK as f32) as usize, 1 + (number() * 4.0) as usize);
+            let mut values: Vec<f32> = (0..row * matrices).map(|_| number() * 10_f32.powf(8.0 * number())).collect();
+            let sums = values.iter().map(|x| x.sqrt() - 3.0 * number()).collect();
+            if round % 3 == 1 {
+                let at = values.len() / 2;
+                values[at] = f32::NAN;
+                values[0] = f32::INFINITY;
             }
+            let counts = (0..matrices).map(|m| if m % 3 == 1 { 0 } else { (number() * 5000.0) as i64 }).collect();
+            let entry = Entry { sum2: values, sum: (round % 4 != 2).then_some(sums), counts };
+            let expected = one_by_one(&entry);
+            let Some(s) = statistics("w", &entry).unwrap() else {
+                assert_eq!(expected[1], 0);
+                continue;
+            };
+            let bits = [s.mean, s.std_deviation, s.skewness, s.kurtosis, s.entropy].map(|x| u64::from(x.to_bits()));
+            let [mean, std_deviation, skewness, kurtosis, entropy] = bits;
+            let found = [
+                s.sum.to_bits(),
+                s.elements as u64,
+                u64::from(s.legacy),
+                mean,
+                std_deviation,
+                skewness,
+                kurtosis,
+                entropy,
+            ];
+            assert_eq!(found, expected, "round {round}, {} values", entry.sum2.len());
         }
     }
 }

@@ -49,7 +49,7 @@ impl Raw {
 }
 
 #[test]
-fn header() {
+fn each_broken_rule_of_the_header_has_its_error() {
     let with_version = |v: u32| Raw(b"GGUF".to_vec()).u32(v).zeros(64).error();
     assert_error!(Raw(b"FUGG".to_vec()).zeros(64).error(), Gguf::Magic(m) if m == *b"FUGG");
     for v in [0, 1, 4] {
@@ -65,7 +65,7 @@ fn header() {
 }
 
 #[test]
-fn keys() {
+fn each_broken_rule_of_the_keys_has_its_error() {
     let one = || Raw::new(0, 1);
     assert_error!(one().u64(u64::MAX).zeros(64).error(), Gguf::StringLength { found: u64::MAX, what: "key", .. });
     assert_error!(one().u64(1 << 20).zeros(64).error(), Gguf::Truncated { what: "key", need: 0x10_0000, left: 64, .. });
@@ -89,7 +89,7 @@ fn keys() {
 }
 
 #[test]
-fn alignment() {
+fn each_broken_rule_of_the_alignment_has_its_error() {
     let aligned = |id: u32, n: u32| Raw::new(1, 1).text(b"general.alignment").u32(id).u32(n);
     let tensor = |raw: Raw| raw.tensor("t", &[1], 24, 0);
     assert_error!(tensor(aligned(5, 32)).zeros(64).error(), Gguf::AlignmentType("i32"));
@@ -102,7 +102,7 @@ fn alignment() {
 }
 
 #[test]
-fn tensors() {
+fn each_broken_rule_of_the_tensors_has_its_error() {
     let one = |shape: &[u64], dtype: u32, offset: u64| Raw::new(1, 0).tensor("t", shape, dtype, offset).zeros(256);
     let named = |name: &str| Raw::new(1, 0).tensor(name, &[1], 0, 0).zeros(256);
     assert_error!(named(&"x".repeat(64)).error(), Gguf::NameLength { ref name } if name.len() == 64);
@@ -136,7 +136,7 @@ fn tensors() {
 }
 
 #[test]
-fn the_writer_checks_too() {
+fn the_writer_refuses_what_the_reader_rejects() {
     let mut w = Writer::new();
     assert_error!(w.f32_tensor("t", &[3], vec![0.0; 2]).unwrap_err(), Gguf::DataLength { found: 8, expected: 12, .. });
     assert_error!(w.tensor("t", DType::Q8_0, &[33], vec![]).unwrap_err(), Gguf::RowBlocks { .. });

@@ -4,7 +4,7 @@ use llama_imatrix::gguf::{DType, Error as Gguf, Writer};
 use llama_imatrix::imatrix::{Error, Imatrix};
 
 #[test]
-fn imatrix_rules() {
+fn each_broken_rule_of_a_gguf_matrix_has_its_error() {
     let load = |w: &Writer<'_>| {
         let mut bytes = Vec::new();
         w.write_to(&mut bytes).unwrap();
@@ -38,7 +38,7 @@ fn imatrix_rules() {
 }
 
 #[test]
-fn dat_rules() {
+fn each_broken_rule_of_a_legacy_matrix_has_its_error() {
     let numbers = |n: &[i32]| n.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
     let load = |n: &[i32]| Imatrix::load_from(&numbers(n)).unwrap_err();
     let name = i32::from_le_bytes(*b"name");

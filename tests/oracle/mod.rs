@@ -16,7 +16,7 @@ use std::path::Path;
 
 use llama_imatrix::imatrix::Imatrix;
 use llama_imatrix::llama::{Model, ModelOptions};
-use llama_imatrix::nextn::{Layer, Located, Shape, locate};
+use llama_imatrix::nextn::{Layer, Located, ModelHeader, locate};
 
 use crate::support;
 use cases::{CASES, Case, NEXTN_CASES, Setup};
@@ -41,7 +41,7 @@ fn check_model(name: &str, cases: &[Case]) {
     let path = write_model(dir.path(), name);
     let nextn = cases.iter().any(|case| case.setup().nextn);
     let model = Model::load(&path, &ModelOptions { nextn, ..ModelOptions::default() }).unwrap();
-    let shape = nextn.then(|| Shape::read(&path).unwrap());
+    let shape = nextn.then(|| ModelHeader::read(&path).unwrap());
     let layer = shape.as_ref().and_then(|shape| match locate(&model, &model, Some(shape)).unwrap() {
         Located::Layer(layer) => Some(layer),
         _ => None,

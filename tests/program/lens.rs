@@ -28,7 +28,7 @@ fn parts(file: &LensFile) -> (&Lens, &Prism, &Similarity) {
 
 /// Every architecture: the matrix's bytes do not change, the last layer is the model, the parts are the logit.
 #[test]
-fn every_architecture_is_looked_into_and_its_matrix_stays_the_same() {
+fn every_architecture_is_measured_and_its_matrix_keeps_its_bytes() {
     for model in support::MODELS {
         let bench = Bench::new(&[model.name]);
         let run = format!("-m {}.gguf -f calibration.txt -c 64 -b 128 --chunks 6", model.name);
@@ -73,7 +73,7 @@ fn every_architecture_is_looked_into_and_its_matrix_stays_the_same() {
 }
 
 #[test]
-fn experts_are_told_apart_and_add_up() {
+fn shared_and_routed_experts_are_separate_and_add_up() {
     let bench = Bench::new(&["deepseek2", "qwen2", "gpt2"]);
     let file_of = |model: &str| {
         bench.ok(&format!("-m {model}.gguf -f calibration.txt -c 64 -b 64 --chunks 2 --logit-prism"));
@@ -98,7 +98,7 @@ fn experts_are_told_apart_and_add_up() {
 }
 
 #[test]
-fn an_architecture_that_cannot_be_looked_into_is_named_with_the_reason() {
+fn an_unsupported_architecture_is_named_with_the_reason() {
     let bench = Bench::new(&["bert"]);
     let ran = bench.ok(&format!("-m bert.gguf -f calibration.txt -c 64 --chunks 2 {ALL}"));
     assert_eq!(ran.stdout.matches("not supported: bert: its graph has no product with an output matrix").count(), 3);
@@ -108,7 +108,7 @@ fn an_architecture_that_cannot_be_looked_into_is_named_with_the_reason() {
 }
 
 #[test]
-fn results_do_not_depend_on_lanes_or_pieces_but_on_the_seed() {
+fn results_depend_on_the_seed_but_not_on_lanes_or_micro_batches() {
     let bench = Bench::new(&["qwen3moe", "mamba"]);
     for model in ["qwen3moe", "mamba"] {
         let run = format!("-m {model}.gguf -f calibration.txt -c 64 --chunks 9 {ALL} --lens-tokens 5 --keep-tail");
@@ -183,7 +183,7 @@ fn save_logits(bench: &Bench, model: &str, chunk_size: usize, n_chunks: usize) -
 }
 
 #[test]
-fn a_file_of_logits_takes_the_place_of_the_models_own() {
+fn a_logits_file_replaces_the_models_distribution() {
     let bench = Bench::new(&["llama", "qwen2"]);
     bench.write("base", &save_logits(&bench, "llama.gguf", 64, 4));
     let run = "-m llama.gguf -f calibration.txt -c 64 -b 128 --chunks 4 --logit-lens --lens-tokens 64";
@@ -209,7 +209,7 @@ fn a_file_of_logits_takes_the_place_of_the_models_own() {
 }
 
 #[test]
-fn a_file_of_logits_that_does_not_fit_is_an_error_that_names_both() {
+fn a_logits_file_that_does_not_match_is_an_error_with_both_values() {
     let bench = Bench::new(&["llama", "qwen2"]);
     let base = save_logits(&bench, "llama.gguf", 64, 2);
     bench.write("base", &base);
@@ -223,14 +223,14 @@ fn a_file_of_logits_that_does_not_fit_is_an_error_that_names_both() {
     let n_vocab = i32::from_le_bytes(base[12..16].try_into().unwrap());
     let options = "-c 64 -b 64 --chunks 2 --lens-tokens 64 --logit-lens --kl-divergence-base";
     let run = format!("-f calibration.txt {options}");
-    let vocabulary = format!("the logits 'base' have {n_vocab} tokens in the vocabulary, this run ");
+    let vocabulary = format!("the logits file 'base' has {n_vocab} tokens in the vocabulary, this run ");
     for (args, says) in [
         (format!("-m qwen2.gguf {run} base"), vocabulary.as_str()),
         (format!("-m llama.gguf {run} base -c 32"), "have 64 tokens a chunk, this run 32"),
         (format!("-m llama.gguf -f other.txt {options} base"), "are of another text: token "),
-        (format!("-m llama.gguf {run} short"), "the logits 'short' are "),
-        (format!("-m llama.gguf {run} text"), "'text' is no file of llama-perplexity --save-all-logits"),
-        (format!("-m llama.gguf {run} missing"), "cannot read the logits 'missing'"),
+        (format!("-m llama.gguf {run} short"), "the logits file 'short' has "),
+        (format!("-m llama.gguf {run} text"), "'text' is not a logits file of llama-perplexity --save-all-logits"),
+        (format!("-m llama.gguf {run} missing"), "cannot read the logits file 'missing'"),
         (format!("-m llama.gguf {run} base --chunk 2"), "have 2 chunks, this run 3 at least"),
     ] {
         bench.fails(&args, &[says]);
@@ -238,14 +238,14 @@ fn a_file_of_logits_that_does_not_fit_is_an_error_that_names_both() {
     let ran = bench.run(&format!("-m llama.gguf {run} nan"));
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(
-        ran.stderr.contains("the logits 'nan' are damaged: position 33 of chunk 1 has scale NaN"),
+        ran.stderr.contains("the logits file 'nan' is damaged: position 33 of chunk 1 has scale NaN"),
         "{}",
         ran.stderr
     );
 }
 
 #[test]
-fn flags_that_make_no_sense_are_refused_before_the_run() {
+fn incompatible_flags_are_refused_before_the_run() {
     let bench = Bench::new(&["llama"]);
     let run = "-m llama.gguf -f calibration.txt -c 64 --chunks 2";
     for (flags, says) in [
@@ -267,7 +267,7 @@ fn flags_that_make_no_sense_are_refused_before_the_run() {
 }
 
 #[test]
-fn a_discarded_chunk_is_not_looked_into() {
+fn a_discarded_chunk_is_not_measured() {
     let bench = Bench::new(&["llama-nan-token", "llama-inf-layer"]);
     let run = "-m llama-nan-token.gguf -f calibration.txt -c 64 -b 64";
     let mut seen: Option<Vec<u8>> = None;
@@ -287,7 +287,7 @@ fn a_discarded_chunk_is_not_looked_into() {
 }
 
 #[test]
-fn a_resumed_run_looks_into_the_chunks_it_evaluates_and_says_so() {
+fn a_resumed_run_measures_only_the_chunks_it_evaluates_and_says_so() {
     let bench = Bench::new(&["llama"]);
     let run = "-m llama.gguf -f calibration.txt -c 64 -b 64 --lanes 1";
     bench.ok(&format!("{run} -o whole.gguf"));
@@ -303,7 +303,7 @@ fn a_resumed_run_looks_into_the_chunks_it_evaluates_and_says_so() {
 }
 
 #[test]
-fn the_report_draws_what_a_run_has_left() {
+fn the_report_draws_the_lens_file_of_a_run() {
     let bench = Bench::new(&["qwen3moe"]);
     bench.ok(&format!("-m qwen3moe.gguf -f calibration.txt -c 64 -b 64 --chunks 4 {ALL}"));
     bench.ok("report imatrix.gguf -o report.html --png pictures");
@@ -352,7 +352,7 @@ fn a_run_ends_once_every_expert_has_its_tokens() {
 
 /// Documents of any length, several in a batch: each position is the one it is when its document is alone.
 #[test]
-fn documents_are_looked_into() {
+fn documents_are_measured() {
     for model in ["llama", "mamba", "qwen3moe"] {
         let bench = Bench::new(&[model]);
         std::fs::create_dir(bench.path("docs")).unwrap();
@@ -385,7 +385,7 @@ fn documents_are_looked_into() {
 
 /// The stream, the output matrix or both on another device: the numbers are the same, up to rounding.
 #[test]
-fn models_on_a_device_are_looked_into_as_well() {
+fn models_on_a_device_are_measured() {
     let Some(server) = rpc_server() else { return };
     let bench = Bench::new(&["llama", "gemma2"]);
     for model in ["llama", "gemma2"] {

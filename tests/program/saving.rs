@@ -90,8 +90,7 @@ fn an_output_that_is_an_input_is_refused() {
     bench.write("t.txt", support::text(1500, 3).as_bytes());
     std::os::unix::fs::symlink("t.txt", bench.path("link.txt")).unwrap();
     std::fs::hard_link(bench.path("t.txt"), bench.path("hard.txt")).unwrap();
-    let names =
-        ["llama.gguf", "a.gguf", "lens.gguf", "lens.lens.json", "t.txt", "texts/log.txt", "calibration.txt"];
+    let names = ["llama.gguf", "a.gguf", "lens.gguf", "lens.lens.json", "t.txt", "texts/log.txt", "calibration.txt"];
     let before: Vec<_> = names.iter().map(|name| bench.read(name)).collect();
     for (args, reader, writer) in [
         ("-m llama.gguf -f t.txt -o llama.gguf", "--model", "--output"),
@@ -300,7 +299,9 @@ fn a_file_that_is_a_mount_point_is_written_in_place_and_that_is_said_before_the_
     bench.write("real.gguf", &[&whole[..], &[1; 5000]].concat());
     bench.write("given.gguf", b"");
     let script = "mount --bind real.gguf given.gguf && exec \"$0\" \"$@\"";
-    let Some(ran) = run_as_root(&bench, script, &format!("{COLLECT} -o given.gguf --in-file whole.gguf")) else { return };
+    let Some(ran) = run_as_root(&bench, script, &format!("{COLLECT} -o given.gguf --in-file whole.gguf")) else {
+        return;
+    };
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let warned = ran.stderr.find("'given.gguf' is written in place, since the file is a mount point");
     assert!(warned.is_some_and(|at| at < ran.stderr.find("tokenizing").unwrap()), "{}", ran.stderr);

@@ -18,8 +18,8 @@ pub(crate) fn show_statistics(task: &ShowStatistics) -> anyhow::Result<()> {
     warn_of_invalid(&loaded);
     let imatrix = add_up(&loaded, task.chunk_sizes)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let written = report::show_statistics(&mut out, &imatrix, &task.file)
-        .and_then(|outcome| out.flush().map(|()| outcome));
+    let written =
+        report::show_statistics(&mut out, &imatrix, &task.file).and_then(|outcome| out.flush().map(|()| outcome));
     let Some(outcome) = unless_nobody_reads(written)? else { return Ok(()) };
     for warning in outcome.warnings() {
         log::warn(format_args!("{warning}"));

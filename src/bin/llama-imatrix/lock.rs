@@ -145,7 +145,10 @@ mod tests {
         let first = Lock::take(&output).unwrap();
         assert!(first.is_some());
         let error = Lock::take(&output).unwrap_err().to_string();
-        assert!(error.starts_with("another run is writing '") && error.contains(".imatrix.gguf.imatrix-lock'"), "{error}");
+        assert!(
+            error.starts_with("another run is writing '") && error.contains(".imatrix.gguf.imatrix-lock'"),
+            "{error}"
+        );
         assert!(Lock::take(&dir.path().join("other.gguf")).unwrap().is_some());
         assert_eq!(names(), [".imatrix.gguf.imatrix-lock"]);
         drop(first);

@@ -18,12 +18,12 @@ mod flags;
 mod in_files;
 mod info;
 #[cfg(feature = "llama")]
+mod last_saves;
+#[cfg(feature = "llama")]
 mod lens;
 #[cfg(feature = "llama")]
 mod lock;
 mod log;
-#[cfg(feature = "llama")]
-mod last_saves;
 #[cfg(feature = "llama")]
 mod lost;
 #[cfg(feature = "llama")]

@@ -1,7 +1,7 @@
 //! `--nextn` and `--model-draft`: the NextN layer, and what is said about it.
 
 use llama_imatrix::llama::{Error, Model, ModelOptions, nextn_available};
-use llama_imatrix::nextn::{self, Layer, Located, Shape, check_vocabularies};
+use llama_imatrix::nextn::{self, Layer, Located, ModelHeader, check_vocabularies};
 
 use crate::config::Collect;
 use crate::log;
@@ -29,8 +29,8 @@ pub(crate) fn locate<'m>(
         Some(path) => ("'-md'", path),
         None => ("'--nextn'", &task.model),
     };
-    let shape =
-        Shape::read(path).inspect_err(|error| log::warn(format_args!("cannot read '{}': {error}", path.display())));
+    let shape = ModelHeader::read(path)
+        .inspect_err(|error| log::warn(format_args!("cannot read '{}': {error}", path.display())));
     match nextn::locate(model, draft.unwrap_or(model), shape.as_ref().ok())? {
         Located::NoLayers => {
             log::warn(format_args!("the model has no NextN layers, {flag} has no effect"));

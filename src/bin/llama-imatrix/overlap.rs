@@ -52,10 +52,9 @@ impl Files {
         for path in &flags.in_file {
             self.read(IN_FILE, path.into());
         }
-        for (flag, path) in [
-            ("--chat-template-file", &flags.chat_template_file),
-            ("--kl-divergence-base", &flags.kl_divergence_base),
-        ] {
+        for (flag, path) in
+            [("--chat-template-file", &flags.chat_template_file), ("--kl-divergence-base", &flags.kl_divergence_base)]
+        {
             self.read.extend(path.iter().map(|path| (flag, path.clone())));
         }
         for path in flags.draft_model.iter().flat_map(|model| parts(model)) {
@@ -288,9 +287,12 @@ mod tests {
             let error = refused(read, more).unwrap_or_else(|| panic!("{read} is not refused"));
             assert!(error.contains("is read by --file") && error.contains(writer), "{error}");
         }
-        for (read, more) in
-            [("m.lens.json", &[][..]), ("m.gguf.at_30", &[]), ("m.gguf.at_x", &["--save-frequency", "10"]), ("t.txt", &[])]
-        {
+        for (read, more) in [
+            ("m.lens.json", &[][..]),
+            ("m.gguf.at_30", &[]),
+            ("m.gguf.at_x", &["--save-frequency", "10"]),
+            ("t.txt", &[]),
+        ] {
             assert_eq!(refused(read, more), None, "{read}");
         }
         let log = path("m.gguf.state");

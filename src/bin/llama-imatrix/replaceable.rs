@@ -99,11 +99,11 @@ fn is_dat(path: &Path, head: &[u8]) -> bool {
 /// Number of entries, length of a name, the name: what is left of a legacy matrix that was cut short.
 fn begins_as_dat(head: &[u8]) -> bool {
     let Some((numbers, rest)) = head.split_first_chunk::<8>() else { return false };
-    let [entries, length] =
-        [&numbers[..4], &numbers[4..]].map(|bytes| bytes.try_into().map_or(0, i32::from_le_bytes));
+    let [entries, length] = [&numbers[..4], &numbers[4..]].map(|bytes| bytes.try_into().map_or(0, i32::from_le_bytes));
     let Ok(length) = usize::try_from(length) else { return false };
     let name = rest.get(..length).and_then(|name| std::str::from_utf8(name).ok());
-    (1..=1_000_000).contains(&entries) && name.is_some_and(|name| name.contains('.') && !name.contains(char::is_control))
+    (1..=1_000_000).contains(&entries)
+        && name.is_some_and(|name| name.contains('.') && !name.contains(char::is_control))
 }
 
 #[cfg(test)]

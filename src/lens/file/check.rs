@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use super::{Error, FORMAT, LensFile, LensPoint, MAX_LAYERS, Part, Prism, Section, Spread, VERSION};
 
-/// How far above 1 a cosine or a share may lie, by rounding.
+/// Amount by which rounding may push a cosine or a share above 1.
 const ROUNDING: f64 = 1e-3;
 
 impl LensFile {
-    /// What every file must satisfy, checked on reading and on writing.
+    /// Checks the rules of the format. This happens on reading and on writing.
     ///
     /// # Errors
-    /// The rule that this breaks.
+    /// The rule that the contents break.
     pub fn check(&self) -> Result<(), Error> {
         check_head(&self.format, self.version)?;
         let n_layer = self.model.n_layer;
@@ -61,7 +61,7 @@ fn ascending(section: &'static str, layers: impl Iterator<Item = u32>, n_layer: 
 }
 
 fn check_point(point: &LensPoint) -> Result<(), Error> {
-    // A divergence of a rounded distribution from itself may come out a little below zero.
+    // Rounding can make the divergence of a distribution from itself slightly negative.
     check_spread("lens", &point.kl, -ROUNDING, f64::INFINITY)?;
     within("lens", "a top-1 agreement of", point.top1_agreement, 0.0, 1.0 + ROUNDING, "0 to 1")
 }
@@ -82,7 +82,7 @@ fn check_prism(prism: &Prism, n_layer: u32) -> Result<(), Error> {
         }
         for addition in [p.raw, p.relative] {
             within("prism", "a mean absolute value of", addition.mean_abs, 0.0, f64::INFINITY, "0 or more")?;
-            // A detail may be larger than the whole that it cancels out of.
+            // Details may cancel each other, so a detail may be larger than its part.
             let most = if p.part.is_detail() { f64::INFINITY } else { 1.0 + ROUNDING };
             within("prism", "a share of", addition.share, 0.0, most, "0 to 1")?;
         }
@@ -102,13 +102,13 @@ fn check_spread(section: &'static str, s: &Spread, least: f64, most: f64) -> Res
             section,
             what: "a quantile of",
             found: pair[1],
-            expected: "no less than the one before",
+            expected: "at least the quantile before",
         }),
         None => Ok(()),
     }
 }
 
-/// Lets NaN pass: it stands for what has no meaning.
+/// Checks a range. NaN passes, since it stands for an undefined number.
 fn within(
     section: &'static str,
     what: &'static str,

@@ -31,7 +31,7 @@ fn file() -> LensFile {
 }
 
 #[test]
-fn what_is_written_is_read_and_nan_is_null() {
+fn files_round_trip_and_nan_is_null() {
     let dir = tempfile::tempdir().unwrap();
     let path = LensFile::beside(&dir.path().join("imatrix.gguf"));
     assert!(path.ends_with("imatrix.lens.json"));
@@ -45,7 +45,7 @@ fn what_is_written_is_read_and_nan_is_null() {
 }
 
 #[test]
-fn each_rule_has_its_error() {
+fn each_broken_rule_has_its_error() {
     let broken = |change: fn(&mut LensFile)| {
         let mut file = file();
         change(&mut file);
@@ -58,13 +58,13 @@ fn each_rule_has_its_error() {
         (broken(|f| f.model.n_layer = 1), "layer 1 of 'lens'"),
         (broken(|f| lens(f).layers.push(LensLayer { layer: 0, point: point(0.0) })), "layer 0 of 'lens'"),
         (broken(|f| lens(f).layers[0].point.top1_agreement = 2.0), "top-1 agreement of 2"),
-        (broken(|f| lens(f).layers[0].point.kl.p5 = 9.0), "no less than the one before"),
+        (broken(|f| lens(f).layers[0].point.kl.p5 = 9.0), "at least the quantile before"),
         (broken(|f| lens(f).layers[0].point.kl = spread(-1.0)), "mean of -1"),
         (broken(|f| prism(f).parts[1].layer = None), "Attention"),
         (broken(|f| prism(f).parts[0].raw.share = 1.5), "share of 1.5"),
     ];
     for (found, part) in says {
-        assert!(found.contains(part), "'{found}' says nothing of '{part}'");
+        assert!(found.contains(part), "'{found}' does not mention '{part}'");
     }
     let wrong = serde_json::to_string(&file()).unwrap().replace("\"mean_abs\"", "\"mean_ab\"");
     assert!(LensFile::parse(wrong.as_bytes()).unwrap_err().to_string().contains("mean_abs"));
@@ -83,7 +83,7 @@ fn prism(file: &mut LensFile) -> &mut Prism {
 }
 
 #[test]
-fn the_documented_form_is_read() {
+fn the_documented_example_is_read() {
     let bytes = include_bytes!("../../../tests/data/report/first.lens.json");
     let file = LensFile::parse(bytes).unwrap();
     let Some(Section::Measured(prism)) = &file.prism else { panic!("{file:?}") };

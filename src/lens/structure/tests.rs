@@ -1,6 +1,7 @@
-//! Streams as architectures build them that no test model is of.
+//! Streams of architectures for which there is no test model.
 
 use super::*;
+use crate::llama::NodeOp;
 
 const WIDTH: i64 = 4;
 const ROWS: i64 = 3;
@@ -19,7 +20,7 @@ impl Build {
         self.0.push_leaf(name, [WIDTH, WIDTH, 1, 1], None)
     }
 
-    /// A factor or bias a channel.
+    /// Adds a factor or bias per channel.
     fn row(&mut self, name: &str, value: f32) -> Source {
         self.0.push_leaf(name, [WIDTH, 1, 1, 1], Some(vec![value; WIDTH as usize]))
     }
@@ -30,7 +31,7 @@ impl Build {
         self.op("embd", NodeOp::GetRows, &[table, tokens])
     }
 
-    /// What `weight` makes of the normed `from`.
+    /// Adds a norm of `from` and its product with `weight`.
     fn block(&mut self, weight: &str, from: Source) -> Source {
         let normed = self.op("norm", NodeOp::RmsNorm { eps: 1e-5 }, &[from]);
         let weight = self.weight(weight);
@@ -41,7 +42,7 @@ impl Build {
         self.op("sum", NodeOp::Add, &[a, b])
     }
 
-    /// Norm, factor and output matrix over `last`.
+    /// Adds norm, factor and LM head to `last`, and finds the structure.
     fn find(mut self, last: Source) -> Result<Structure, String> {
         let normed = self.op("norm", NodeOp::RmsNorm { eps: 1e-5 }, &[last]);
         let gain = self.row("output_norm.weight", 2.0);
@@ -103,7 +104,7 @@ fn blocks_one_after_the_other_read_what_came_before() {
 
 #[test]
 fn factors_on_the_stream_are_followed() {
-    // What is added is scaled (granite), the stream is scaled after the layer (gemma 4), and before the norm.
+    // A term is scaled (granite), the stream is scaled after the layer (gemma 4), and before the norm.
     let mut b = Build::default();
     let x = b.embedding();
     let attention = b.block("blk.0.attn_output.weight", x);
@@ -115,14 +116,14 @@ fn factors_on_the_stream_are_followed() {
     let x = b.op("difference", NodeOp::Sub, &[x, feed_forward]);
     let last = b.op("scaled", NodeOp::Scale { factor: 10.0, bias: 0.0 }, &[x]);
     let s = b.find(last).unwrap();
-    // The factor of what is added is within the term.
+    // The term includes the factor of what is added.
     let expected =
         [(None, Class::Embedding, 30.0), (Some(0), Class::Attention, 30.0), (Some(1), Class::FeedForward, -10.0)];
     assert_eq!(labels(&s), expected);
 }
 
 #[test]
-fn a_stream_that_the_embedding_joins_again_has_it_once() {
+fn an_embedding_added_a_second_time_keeps_its_class() {
     let mut b = Build::default();
     let embedding = b.embedding();
     let attention = b.block("blk.0.attn_output.weight", embedding);
@@ -132,7 +133,7 @@ fn a_stream_that_the_embedding_joins_again_has_it_once() {
     let feed_forward = b.block("blk.1.ffn_down.weight", x);
     let last = b.add(feed_forward, x);
     let s = b.find(last).unwrap();
-    // Once as it is and once scaled, each a node of its own: both are the embedding's.
+    // Once unchanged and once scaled: two nodes, both of class embedding.
     let terms = s.terms.as_ref().unwrap();
     let embeddings: Vec<_> = terms.iter().filter(|term| term.class == Class::Embedding).collect();
     assert_eq!((embeddings.len(), terms.len()), (2, 4));
@@ -159,7 +160,7 @@ fn a_scaled_embedding_that_joins_every_layer_is_not_the_stream() {
 }
 
 #[test]
-fn experts_are_split_where_they_are_added_and_not_within() {
+fn shared_and_routed_experts_are_separate_terms() {
     let mut b = Build::default();
     let x = b.embedding();
     let routed: Vec<_> = (0..3).map(|_| b.block("blk.0.ffn_down_exps.weight", x)).collect();
@@ -176,7 +177,7 @@ fn experts_are_split_where_they_are_added_and_not_within() {
 }
 
 #[test]
-fn what_is_added_alike_to_every_token_is_a_term_of_its_own() {
+fn a_constant_added_to_every_token_is_a_separate_term() {
     let mut b = Build::default();
     let x = b.embedding();
     let attention = b.block("blk.0.attn_output.weight", x);
@@ -190,7 +191,7 @@ fn what_is_added_alike_to_every_token_is_a_term_of_its_own() {
 }
 
 #[test]
-fn a_norm_on_the_stream_itself_leaves_the_lens_and_has_no_sum() {
+fn a_norm_on_the_stream_allows_the_lens_but_no_sum() {
     let mut b = Build::default();
     let mut x = b.embedding();
     for layer in 0..2 {
@@ -205,19 +206,19 @@ fn a_norm_on_the_stream_itself_leaves_the_lens_and_has_no_sum() {
 }
 
 #[test]
-fn what_is_no_norm_before_the_output_matrix_is_named() {
+fn an_unknown_operation_before_the_output_matrix_is_named() {
     let mut b = Build::default();
     let x = b.embedding();
     let attention = b.block("blk.0.attn_output.weight", x);
     let x = b.add(attention, x);
     let odd = b.op("twisted", NodeOp::Other, &[x]);
     let error = b.head(odd).unwrap_err();
-    assert!(error.contains("is OP 'twisted', which is no norm, factor or bias"), "{error}");
+    assert!(error.contains("is OP 'twisted', which is not a norm, factor or bias"), "{error}");
     assert!(Structure::find(&Graph::default(), 1).unwrap_err().contains("no product with an output matrix"));
 }
 
 #[test]
-fn layers_that_come_again_are_no_steps() {
+fn repeated_layers_have_no_steps() {
     let mut b = Build::default();
     let mut x = b.embedding();
     for layer in [0, 1, 0, 1] {
@@ -225,7 +226,7 @@ fn layers_that_come_again_are_no_steps() {
         x = b.add(added, x);
     }
     let s = b.find(x).unwrap();
-    // The sum holds all the same.
+    // The sum is known nevertheless.
     assert_eq!(labels(&s).len(), 5);
     assert!(s.steps.as_ref().unwrap_err().contains("repeat"), "{:?}", s.steps);
 }

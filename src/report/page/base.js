@@ -5,7 +5,7 @@ const root = document.documentElement;
 const about = Object.fromEntries(data.statistics.map((s) => [s.key, s]));
 let lastId = 0;
 
-/** An element; attributes whose name is that of an event's handler become listeners. */
+/** Creates an element. Attributes named like an event handler become listeners. */
 function el(tag, attributes = {}, ...children) {
   const e = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -20,7 +20,7 @@ function el(tag, attributes = {}, ...children) {
 const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
 const isNumber = (x) => typeof x === "number" && Number.isFinite(x);
 
-/** A number in few characters. */
+/** Formats a number in few characters. */
 function short(x, digits = 3) {
   if (x === null || x === undefined) return "nan";
   if (typeof x !== "number") return String(x);
@@ -32,7 +32,7 @@ function short(x, digits = 3) {
 const full = (x) => (Number.isInteger(x) ? x.toLocaleString("en") : short(x, 5));
 const plural = (n, one, many = `${one}s`) => `${full(n)} ${n === 1 ? one : many}`;
 
-/** A labelled menu. `options` are [value, text] pairs, or {group, options}. */
+/** Creates a labelled menu. `options` are [value, text] pairs or {group, options}. */
 function menu(label, options, onChange, chosen) {
   const option = ([value, text]) => el("option", { value, selected: String(value) === String(chosen) }, text);
   const items = options.map((o) => (o.group ? el("optgroup", { label: o.group }, o.options.map(option)) : option(o)));
@@ -52,21 +52,21 @@ function section(id, title, intro, ...children) {
   return out;
 }
 
-// Colours of numbers.
+// Colour scales.
 function mix(from, to, t) {
   const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
   const [a, b] = [rgb(from), rgb(to)];
   return a.map((x, i) => Math.round(x + (b[i] - x) * t));
 }
 const css = (rgb) => `rgb(${rgb.join(" ")})`;
-/** Black or white, whichever can be read on a colour. */
+/** Returns black or white, whichever is readable on a colour. */
 function ink(rgb) {
   const linear = rgb.map((c) => ((c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
   return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.19 ? "#10151e" : "#ffffff";
 }
 
-/** How numbers become colours: from their smallest to their largest, or about zero where there are both signs; by their
- * logarithms where they span more than two powers of ten. */
+/** Creates a colour scale from the smallest to the largest number, or around zero if there are both signs. It is
+ * logarithmic if the numbers span more than two powers of ten. */
 function scaleOf(values) {
   const sorted = values.filter(isNumber).sort((a, b) => a - b);
   if (!sorted.length) return null;
@@ -93,7 +93,7 @@ function legend(scale) {
     short(scale.ends[1]), scale.kind === "logarithmic" ? " (logarithmic)" : "");
 }
 
-// What has to be drawn anew when the colours change.
+// Elements to draw again when the colours change.
 const redraws = [];
 function onTheme(draw) {
   redraws.push(draw);

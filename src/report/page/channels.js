@@ -1,9 +1,9 @@
 
-// Which experts were seen, and how the energy is spread over a weight's channels.
+// Coverage of the experts, and the distribution of energy over a weight's channels.
 function expertsSection() {
   const files = data.files.filter((f) => f.experts.length);
   if (!files.length) return null;
-  const out = section("experts", "Experts", "One dot an expert, one line a layer. Even routing is pale; orange experts saw less than an equal share, blue ones more, and red ones nothing.");
+  const out = section("experts", "Experts", "One dot per expert, one line per layer. Pale: an equal share of the rows; orange: less; blue: more; red: no rows.");
   const state = { file: files[0], map: 0, sorted: false };
   const canvas = el("canvas", { role: "img" });
   const ticks = el("div", { class: "ticks", "aria-hidden": "true" });
@@ -80,7 +80,7 @@ function expertsSection() {
 function spectrumSection() {
   const first = data.files.find((f) => f.tensors.rows.length);
   if (!first) return null;
-  const out = section("channels", "Channels of a weight", "Channels sorted by energy: a steep start means that few channels carry most of it, and that an importance matrix has much to say about this weight.");
+  const out = section("channels", "Channels of a weight", "Channels sorted by energy. A steep start means that few channels have most of the energy, so an importance matrix matters most for this weight.");
   const names = [...new Set(data.files.flatMap((f) => f.tensors.rows.map((row) => row[1])))];
   const shown = names.includes("blk.0.ffn_down.weight") ? "blk.0.ffn_down.weight" : names[0];
   const state = { tensor: shown };
@@ -89,7 +89,7 @@ function spectrumSection() {
     const curve = f.spectra.tensors[i];
     return curve?.energy.length ? [{ label: f.name, ranks: f.spectra.ranks[curve.columns], values: pick(curve) }] : [];
   });
-  /** All files at the ranks of any of them. */
+  /** Values of all files at the union of their ranks. */
   const joined = (pick) => {
     const found = curves(pick);
     const x = [...new Set(found.flatMap((c) => c.ranks))].sort((a, b) => a - b);
@@ -99,9 +99,9 @@ function spectrumSection() {
     }) };
   };
   const place = figures(() => [
-    chart({ title: `Energy of ${state.tensor}`, about: "Of the channel at each rank, over the mean channel's. Both axes are logarithmic.", xLabel: "rank", logX: true, logY: true, height: 280,
+    chart({ title: `Energy of ${state.tensor}`, about: "Energy of the channel at each rank, relative to the mean channel. Both axes are logarithmic.", xLabel: "rank", logX: true, logY: true, height: 280,
       ...joined((c) => c.energy.map((v) => (v === null ? null : 10 ** v))) }),
-    chart({ title: "Energy up to the rank", about: "Share of all energy in the channels up to it.", xLabel: "rank", logX: true, percent: true, height: 280,
+    chart({ title: "Energy up to the rank", about: "Share of the total energy in the channels up to each rank.", xLabel: "rank", logX: true, percent: true, height: 280,
       ...joined((c) => c.cumulative) }),
   ]);
   const choice = menu("Weight", names.map((n) => [n, n]), (n) => { state.tensor = n; place.update(); }, shown);

@@ -1,5 +1,5 @@
 
-// Curves, by uPlot, each with its caption and its numbers as a table.
+// Charts by uPlot, each with a caption and a table of its numbers.
 const palette = (i) => color(`c${i % 6}`);
 
 /** A figure with a chart.
@@ -37,15 +37,15 @@ function chart({ title, about: text, x, xLabel = "layer", yLabel = "", series, l
         value: (_, v) => (v === null ? "" : percent ? `${short(100 * v)} %` : short(v, 4)),
       });
     });
-    // Of a logarithmic axis, whole powers of ten only.
+    // A logarithmic axis has labels at powers of ten only.
     const decades = (_, splits) => splits.map((v) => (v > 0 && Math.abs(Math.log10(v) % 1) < 1e-9 ? v : null));
     const lines = (log) => ({ stroke: line, width: 1, ...(log && { filter: decades }) });
-    // Of labels, the numbers that a step of the axis goes through, wherever they stand.
+    // An axis of labels shows the labels at its steps.
     const everyLabel = (_, axis, low, high, step) =>
       positions.filter((p) => p >= low && p <= high && (isNaN(labels[p]) || Number(labels[p]) % step === 0));
     const axis = { stroke: dim, ticks: { stroke: line, width: 1 }, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", labelSize: 18 };
     const axisNumber = (v) => (v === null ? "" : percent ? `${short(100 * v)} %` : short(v));
-    // A bar's length is its number, so it begins at zero; and the outermost ones need room.
+    // A bar begins at zero, since its length is its number. The outermost bars need space.
     const bars = known.some((s) => s.bars);
     const room = bars || positions.length === 1 ? [positions[0] - 0.6, positions[positions.length - 1] + 0.6] : undefined;
     const fromZero = (_, low, high) => [Math.min(0, low * 1.05), Math.max(0, high * 1.05)];
@@ -61,7 +61,7 @@ function chart({ title, about: text, x, xLabel = "layer", yLabel = "", series, l
       ],
       series: uSeries, bands, legend: { live: true }, cursor: { drag: { x: false, y: false } },
     }, columns, plot);
-    // The edges of bands are lines to uPlot; in the legend they would be noise.
+    // The edges of bands are lines in uPlot, but do not belong in the legend.
     const rows = chart.root.querySelectorAll(".u-legend .u-series");
     uSeries.forEach((s, i) => { if (s.stroke === "transparent") rows[i].hidden = true; });
   }
@@ -76,10 +76,10 @@ function chart({ title, about: text, x, xLabel = "layer", yLabel = "", series, l
   const figure = el("figure", {}, el("figcaption", {}, el("h3", {}, title), text ? el("small", {}, text) : null), plot,
     known.length ? asTable(sheet, title) : null);
   if (!known.length) {
-    plot.replaceWith(el("p", { class: "dim" }, "No number here has a meaning."));
+    plot.replaceWith(el("p", { class: "dim" }, "No defined values."));
     return figure;
   }
-  // Drawn when it has a place in the page, and again when that gets another width.
+  // Drawn when the element is on the page, and again when its width changes.
   let width = 0;
   new ResizeObserver(() => {
     if (plot.clientWidth === width || !plot.clientWidth) return;
@@ -92,7 +92,7 @@ function chart({ title, about: text, x, xLabel = "layer", yLabel = "", series, l
   return figure;
 }
 
-/** What a chart shows, in words. */
+/** Describes a chart in words. */
 function summarize(series, x, xLabel) {
   if (!series.length) return "No data.";
   return series.map((s) => {
@@ -106,7 +106,7 @@ function summarize(series, x, xLabel) {
   }).join("; ") + ".";
 }
 
-/** A place whose figures are made anew by `make` whenever something is chosen. */
+/** An element whose figures `make` creates again after each choice. */
 function figures(make) {
   const place = el("div", { class: "grid" });
   let made = [];

@@ -1,7 +1,8 @@
-//! The page's data: what there is to draw, in few bytes.
+//! The data of the page, in compact form.
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::Source;
@@ -9,14 +10,14 @@ use crate::lens::file::LensFile;
 use crate::report::difference::{self, Metric};
 use crate::report::sheet::{Cell, Heading, Sheet};
 use crate::report::statistics::{self, STATISTICS};
-use crate::stats::{MatrixDivergence, Spectrum, Summary, parallel};
+use crate::stats::{MatrixDivergence, Spectrum, Summary, TensorSummary};
 
-/// Points of a spectrum: more than a phone has room for.
+/// Number of points of a spectrum, which is more than a phone can display.
 const POINTS: usize = 48;
-/// Notes that are shown of a file; a broken one has one for each weight.
+/// Maximum number of notes per file; a damaged file has one per weight.
 const MAX_NOTES: usize = 20;
 
-/// Everything.
+/// The data of the page.
 #[derive(Serialize)]
 pub(super) struct Data<'a> {
     generator: &'static str,
@@ -40,23 +41,23 @@ struct File<'a> {
     chunks: i32,
     chunk_size: i32,
     notes: Vec<String>,
-    /// A row a weight: layer, name, kind, then the statistics.
-    tensors: Table,
-    layers: Table,
+    /// One row per weight: layer, name, kind, then the statistics.
+    tensors: CompactSheet,
+    layers: CompactSheet,
     experts: Vec<ExpertMap<'a>>,
     spectra: Spectra,
     lens: Option<&'a LensFile>,
 }
 
-/// A sheet with its keys said once.
+/// A sheet that stores its keys once.
 #[derive(Serialize)]
-struct Table {
+struct CompactSheet {
     keys: Vec<&'static str>,
     titles: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
 }
 
-/// Table an expert for weights that see the same tokens, layer by layer.
+/// The rows per expert and layer, for weights that process the same tokens.
 #[derive(Serialize)]
 struct ExpertMap<'a> {
     kinds: String,
@@ -69,7 +70,7 @@ struct ExpertRow<'a> {
     counts: &'a [i64],
 }
 
-/// The weights' spectra, in their order. Weights of as many columns have the same ranks.
+/// The spectra of the weights, in their order. Weights with the same number of columns have the same ranks.
 #[derive(Serialize)]
 struct Spectra {
     ranks: BTreeMap<usize, Vec<usize>>,
@@ -79,7 +80,7 @@ struct Spectra {
 #[derive(Serialize)]
 struct Curve {
     columns: usize,
-    /// Decimal logarithm of the energy over the mean; null for none.
+    /// Decimal logarithm of the energy divided by the mean; null for zero energy.
     energy: Vec<Cell>,
     cumulative: Vec<Cell>,
 }
@@ -88,8 +89,8 @@ struct Curve {
 struct Comparison {
     first: usize,
     second: usize,
-    tensors: Table,
-    layers: Table,
+    tensors: CompactSheet,
+    layers: CompactSheet,
 }
 
 impl<'a> Data<'a> {
@@ -102,8 +103,8 @@ impl<'a> Data<'a> {
             Comparison {
                 first: 0,
                 second,
-                tensors: Table::new(tensors),
-                layers: Table::new(difference::layers(&m.layers, Metric::Jsd)),
+                tensors: CompactSheet::new(tensors),
+                layers: CompactSheet::new(difference::layers(&m.layers, Metric::Jsd)),
             }
         };
         Self {
@@ -139,8 +140,8 @@ impl<'a> File<'a> {
             chunks: source.imatrix.chunk_count,
             chunk_size: source.imatrix.chunk_size,
             notes,
-            tensors: Table::new(tensors),
-            layers: Table::new(statistics::layers(&summary.layers)),
+            tensors: CompactSheet::new(tensors),
+            layers: CompactSheet::new(statistics::layers(&summary.layers)),
             experts: expert_maps(source, &summary),
             spectra: Spectra::new(source, &summary),
             lens: source.lens.as_ref(),
@@ -148,7 +149,7 @@ impl<'a> File<'a> {
     }
 }
 
-/// Puts a column with the weight's kind behind its name, which is the second.
+/// Inserts a column with the kind of the weight after the second column, its name.
 fn add_kinds<'k>(sheet: &mut Sheet, kind: impl Fn(&str) -> &'k str) {
     sheet.headings.insert(2, Heading::new("kind", "Kind", 0));
     for row in &mut sheet.rows {
@@ -158,7 +159,7 @@ fn add_kinds<'k>(sheet: &mut Sheet, kind: impl Fn(&str) -> &'k str) {
     }
 }
 
-impl Table {
+impl CompactSheet {
     fn new(sheet: Sheet) -> Self {
         let mut rows = sheet.rows;
         for cell in rows.iter_mut().flatten() {
@@ -174,12 +175,12 @@ impl Table {
     }
 }
 
-/// To a number of significant digits.
+/// Rounds to a number of significant digits.
 fn rounded(x: f64, digits: usize) -> f64 {
     format!("{x:.*e}", digits - 1).parse().unwrap_or(f64::NAN)
 }
 
-/// Rows of each layer's experts.
+/// Rows per expert, per layer.
 type Layers<'s, 'a> = Vec<(&'s str, &'a [i64])>;
 
 fn expert_maps<'a>(source: &'a Source, summary: &Summary) -> Vec<ExpertMap<'a>> {
@@ -207,10 +208,10 @@ fn expert_maps<'a>(source: &'a Source, summary: &Summary) -> Vec<ExpertMap<'a>> 
 
 impl Spectra {
     fn new(source: &Source, summary: &Summary) -> Self {
-        let work = source.imatrix.entries.values().map(|e| e.sum2.len()).sum();
-        let spectra = parallel::map(&summary.tensors, work, |t| {
+        let spectrum = |t: &TensorSummary| {
             source.imatrix.entries.get(&t.stats.tensor).map(|e| Spectrum::new(e, POINTS)).unwrap_or_default()
-        });
+        };
+        let spectra: Vec<Spectrum> = summary.tensors.par_iter().map(spectrum).collect();
         let mut ranks = BTreeMap::new();
         let tensors = spectra
             .into_iter()

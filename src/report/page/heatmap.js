@@ -1,8 +1,8 @@
 
-// Layers by kinds of weight, coloured by a statistic: a table, walked through by the arrow keys.
+// A heat map of layers and kinds of weights: a table that the arrow keys navigate.
 const SKIPPED = ["layer", "tensor", "kind", "note"];
 
-/** The files, and the others against the first, each with what can be coloured. */
+/** The files and the comparisons with the first, each with its statistics. */
 function heatSources() {
   const statistic = (sheet) => sheet.keys.filter((k) => !SKIPPED.includes(k) && sheet.rows.some((row) => isNumber(row[sheet.keys.indexOf(k)])));
   const files = data.files.map((f) => ({ name: f.name, sheet: f.tensors, keys: statistic(f.tensors), start: "h_norm" }));
@@ -15,7 +15,7 @@ function heatSources() {
 function heatmapSection(onChoose) {
   const sources = heatSources();
   if (!sources.length) return null;
-  const out = section("heatmap", "Layers by kind", "One square a weight. Choose a statistic; click a square, or press Enter on it, to see its channels further down.");
+  const out = section("heatmap", "Layers by kind", "One square per weight. Choose a statistic. Click a square, or press Enter on it, to see its channels below.");
   const state = { source: sources[0], key: sources[0].keys.includes("h_norm") ? "h_norm" : sources[0].keys[0] };
   const place = el("div");
   const readout = el("span", { class: "readout" });
@@ -67,7 +67,7 @@ function heatmapSection(onChoose) {
       el("tbody", {}, body));
     walk(table);
     place.replaceChildren(el("div", { class: "heat" }, table));
-    legendPlace.replaceChildren(scale ? legend(scale) : "No number here has a meaning.");
+    legendPlace.replaceChildren(scale ? legend(scale) : "No defined values.");
     readout.textContent = "";
     meaning.textContent = about[state.key] ? `${about[state.key].title}: ${about[state.key].about}.` : "";
     meaning.hidden = true;
@@ -113,7 +113,7 @@ function heatmapSection(onChoose) {
   return out;
 }
 
-/** Numbered layers first, NextN layers, then what is in none. */
+/** Sorts numbered layers first, then NextN layers, then weights outside the layers. */
 function byLayer(a, b) {
   const rank = (l) => (l === "-" ? 2e9 : l.startsWith("mtp") ? 1e9 + Number(l.slice(3)) : Number(l));
   return rank(a) - rank(b);

@@ -1,5 +1,5 @@
 
-// Curves over the layers: statistics of every file, then what lens files say.
+// Curves over the layers: the statistics of every file, then lens files.
 function layersSection() {
   const files = data.files.filter((f) => f.layers.rows.length);
   if (!files.length) return null;
@@ -13,13 +13,13 @@ function layersSection() {
     const series = files.map((f, i) => ({ label: f.name, values: column(f, key), color: i }));
     return series.some((s) => s.values.some(isNumber)) ? chart({ title, about: text, x: labels, series, logY }) : null;
   };
-  const out = section("layers", "Over the layers", "What the weights of a layer add up to, and how their inputs compare with those of the layer before.");
+  const out = section("layers", "Over the layers", "Sums over the weights of each layer, and comparisons of their inputs with the preceding layer.");
   out.append(figures(() => [
-    figure("cossim", "Cosine similarity with the layer before", "Of the average inputs. 1: the same direction."),
-    figure("gain", "Gain", "Root mean square over that of the layer before."),
-    figure("sum_sq", "Energy", "Sum of all columns' average squares.", true),
-    figure("l2_dist", "Distance from the layer before", "Euclidean, of the average inputs.", true),
-    figure("balance", "Load balance of the experts", "Entropy of the tokens over the experts: 1 is even. The least of the layer's weights."),
+    figure("cossim", "Cosine similarity with the preceding layer", "Of the average inputs. 1: same direction."),
+    figure("gain", "Gain", "Root mean square, divided by that of the preceding layer."),
+    figure("sum_sq", "Energy", "Sum of the average squares of all columns.", true),
+    figure("l2_dist", "Distance from the preceding layer", "Euclidean distance of the average inputs.", true),
+    figure("balance", "Load balance of the experts", "Entropy of the rows over the experts: 1 is even. Smallest value of the layer's weights."),
   ]));
   const wrap = el("details", {}, el("summary", {}, "All statistics of the layers as a table"));
   wrap.addEventListener("toggle", () => {
@@ -43,7 +43,7 @@ function sampled(file) {
   return `${plural(p.sampled, "position")} of ${chunks} of ${p.chunk_size} tokens (seed ${p.seed}), ${file.lens.model.name || file.lens.model.architecture}`;
 }
 
-/** A curve of each file, over the layers of all of them: `get` takes a number from what a layer of it says. */
+/** A curve per file over the layers of all files. `get` returns a number from the data of a layer. */
 function together(files, title, about, layersOf, get, options = {}) {
   const of = files.map((f) => new Map(layersOf(f).map((l) => [String(l.layer), get(l)])));
   const x = [...new Set(of.flatMap((layers) => [...layers.keys()]))].sort((a, b) => (a === "emb" ? -1 : b === "emb" ? 1 : a - b));
@@ -87,15 +87,15 @@ function lensFigures(lens) {
   const final = lens.base === "model" ? "" : ` Final is what ${lens.base} says.`;
   const x = points.map((p) => String(p.layer));
   return [
-    chart({ title: "Divergence from the final prediction", about: "KL(final ‖ layer), nats: mean, median, and where half and nine tenths of the positions lie." + final,
+    chart({ title: "Divergence from the final prediction", about: "KL(final ‖ layer), nats: mean, median, and the ranges of the middle 50 % and 90 % of the positions." + final,
       x, yLabel: "nats", series: [
         { label: "median", values: points.map((p) => p.kl.p50), bands: spreadBands(points.map((p) => p.kl)) },
         { label: "mean", values: points.map((p) => p.kl.mean), dash: [5, 4] }] }),
-    chart({ title: "What each layer takes off it", about: "Mean KL before the layer less after it, nats.", x, yLabel: "nats",
+    chart({ title: "KL reduction per layer", about: "Mean KL before the layer minus mean KL after it, nats.", x, yLabel: "nats",
       series: [{ label: "reduction", values: points.map((p) => p.kl_reduction), bars: true }] }),
-    chart({ title: "Agreement on the likeliest token", about: "Share of positions where layer and model name the same.", x, percent: true,
+    chart({ title: "Top-1 agreement", about: "Share of positions where layer and model have the same most likely token.", x, percent: true,
       series: [{ label: "top 1", values: points.map((p) => p.top1_agreement), color: 2 }] }),
-    chart({ title: "Surprise at the token that follows", about: "Mean of -ln p of it, nats.", x, yLabel: "nats",
+    chart({ title: "Negative log-likelihood of the next token", about: "Mean of -ln p, nats.", x, yLabel: "nats",
       series: [{ label: "NLL", values: points.map((p) => p.target_nll), color: 3 }] }),
   ];
 }
@@ -104,12 +104,12 @@ function lensTogether(files) {
   const points = (f) => lensPoints(f.lens.lens);
   return [
     together(files, "Divergence from the final prediction", "Mean KL(final ‖ layer), nats.", points, (p) => p.kl.mean, { yLabel: "nats" }),
-    together(files, "What each layer takes off it", "Mean KL before the layer less after it, nats.", points, (p) => p.kl_reduction, { yLabel: "nats" }),
-    together(files, "Agreement on the likeliest token", "Share of positions where layer and final prediction name the same.", points, (p) => p.top1_agreement, { percent: true }),
-    together(files, "Surprise at the token that follows", "Mean of -ln p of it, nats.", points, (p) => p.target_nll, { yLabel: "nats" }),
+    together(files, "KL reduction per layer", "Mean KL before the layer minus mean KL after it, nats.", points, (p) => p.kl_reduction, { yLabel: "nats" }),
+    together(files, "Top-1 agreement", "Share of positions where layer and model have the same most likely token.", points, (p) => p.top1_agreement, { percent: true }),
+    together(files, "Negative log-likelihood of the next token", "Mean of -ln p, nats.", points, (p) => p.target_nll, { yLabel: "nats" }),
   ];
 }
-const lensCurves = () => lensSection("lens", "lens", "Logit lens", "The stream of each layer read by the model's own output, as if the layers above were not there.", lensFigures, lensTogether);
+const lensCurves = () => lensSection("lens", "lens", "Logit lens", "The prediction that the model's LM head makes from the residual stream after each layer.", lensFigures, lensTogether);
 
 const PARTS = { attention: "attention", feed_forward: "feed-forward", shared_experts: "shared experts", routed_experts: "routed experts", other: "other" };
 const MEASURES = { mean: "Mean", mean_abs: "Mean of absolute values", share: "Share" };
@@ -135,9 +135,9 @@ function prismSection() {
     ];
   };
   const all = (files) => ["attention", "feed_forward"].map((part) => together(files,
-    `${MEASURES[measure]} of what ${PARTS[part]} adds`, kind === "raw" ? "To the logit." : "To the logit less the vocabulary's mean.",
+    `${MEASURES[measure]} of the contribution of ${PARTS[part]}`, kind === "raw" ? "To the logit." : "To the logit minus the vocabulary's mean.",
     (f) => f.lens.prism.parts.filter((p) => p.part === part), (p) => p[kind][measure], { percent: measure === "share" }));
-  return lensSection("prism", "prism", "Logit prism", "With the final norm's scale held, the logit of the token that follows is a sum: this is what each part adds to it.", make, all, (update) => [
+  return lensSection("prism", "prism", "Logit prism", "With the scale of the final norm held fixed, the logit of the next token is a sum over the parts of the model. These are the terms.", make, all, (update) => [
     menu("Of", [["relative", "logit less the vocabulary's mean"], ["raw", "logit"]], (x) => { kind = x; update(); }),
     menu("Show", Object.entries(MEASURES), (x) => { measure = x; update(); }),
   ]);
@@ -148,7 +148,7 @@ function similarityFigures(similarity) {
   const x = layers.map((l) => String(l.layer));
   const part = (key, label) => ({ label, values: layers.map((l) => l[key]?.mean) });
   return [
-    chart({ title: "Whole layers", about: "Mean, and where half and nine tenths of the tokens lie. 1: the layer left the token where it was.", x,
+    chart({ title: "Whole layers", about: "Mean, and the ranges of the middle 50 % and 90 % of the tokens. 1: the layer did not turn the stream.", x,
       series: [{ ...part("whole", "layer"), bands: spreadBands(layers.map((l) => l.whole)) }] }),
     chart({ title: "Parts of the layers", about: "Means around attention and feed-forward.", x,
       series: [{ ...part("attention", "attention"), color: 1 }, { ...part("feed_forward", "feed-forward"), color: 2 }] }),
@@ -160,4 +160,4 @@ function similarityTogether(files) {
   return [["whole", "Whole layers"], ["attention", "Attention"], ["feed_forward", "Feed-forward"]].map(([part, title]) =>
     together(files, title, "Mean cosine.", layers, (l) => l[part]?.mean ?? null));
 }
-const similaritySection = () => lensSection("similarity", "similarity", "Layer similarity", "Cosine of the residual stream before and after. 1 less the layer's mean is its block influence (ShortGPT).", similarityFigures, similarityTogether);
+const similaritySection = () => lensSection("similarity", "similarity", "Layer similarity", "Cosine of the residual stream before and after a layer. 1 minus the mean is the block influence (ShortGPT).", similarityFigures, similarityTogether);

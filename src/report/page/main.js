@@ -1,5 +1,5 @@
 
-// The page: what each section is made of, in order.
+// The sections of the page, in order.
 function summarySection() {
   const out = section("summary", "Summary");
   for (const file of data.files) {
@@ -18,8 +18,8 @@ function summarySection() {
         card("Columns", compact(sum("elements"))),
         file.chunks > 0 ? card("Chunks", `${full(file.chunks)}${file.chunk_size > 0 ? ` × ${full(file.chunk_size)}` : ""}`) : null,
         tokens > 0 ? card("Tokens", compact(tokens)) : null,
-        experts ? card("Experts never seen", `${full(unseen)} of ${full(experts)}`, unseen > 0) : null),
-      el("p", { class: "dim" }, file.datasets.length ? `Calibrated on ${file.datasets.join(", ")}.` : "The file does not say what it was calibrated on."),
+        experts ? card("Unseen experts", `${full(unseen)} of ${full(experts)}`, unseen > 0) : null),
+      el("p", { class: "dim" }, file.datasets.length ? `Calibrated on ${file.datasets.join(", ")}.` : "The file does not name its calibration text."),
     );
     if (file.notes.length) out.append(el("div", { class: "note", role: "note" }, el("ul", {}, file.notes.map((n) => el("li", {}, n)))));
     if (!rows.length) out.append(el("p", { class: "note" }, "No weight of this file has data."));
@@ -30,7 +30,7 @@ const compact = (n) => Intl.NumberFormat("en", { notation: "compact", maximumFra
 
 function comparisonSection() {
   if (!data.comparisons.length) return null;
-  const out = section("comparison", "Comparison", "How differently two matrices weigh the columns: A is the first file. JSD is the Jensen-Shannon divergence of the energies as distributions, in bits; Energy is B's sum over A's.");
+  const out = section("comparison", "Comparison", "How differently two matrices weight the columns. A is the first file. JSD is the Jensen-Shannon divergence of the energies as distributions, in bits. Energy is B's sum divided by A's.");
   const place = el("div");
   const show = (i) => {
     const c = data.comparisons[i];
@@ -40,8 +40,8 @@ function comparisonSection() {
     const rows = [...c.layers.rows].sort((a, b) => byLayer(a[0], b[0]));
     place.replaceChildren(el("h3", {}, names),
       figures(() => [
-        chart({ title: "Divergence by layer", about: "Mean JSD of the layer's weights, bits.", x: rows.map((r) => r[0]), series: [{ label: "JSD", values: rows.map((r) => r[at("jsd")]), bars: true }] }),
-        chart({ title: "Cosine by layer", about: "Of all columns of the layer.", x: rows.map((r) => r[0]), series: [{ label: "cosine", values: rows.map((r) => r[at("cosine")]), color: 2 }] }),
+        chart({ title: "Divergence by layer", about: "Mean JSD of the layer's weights, in bits.", x: rows.map((r) => r[0]), series: [{ label: "JSD", values: rows.map((r) => r[at("jsd")]), bars: true }] }),
+        chart({ title: "Cosine by layer", about: "Over all columns of the layer.", x: rows.map((r) => r[0]), series: [{ label: "cosine", values: rows.map((r) => r[at("cosine")]), color: 2 }] }),
       ]), el("div", { class: "head", style: "margin-top:1rem" }, el("h3", { style: "margin-right:auto" }, "Weights"), table.search), table);
   };
   out.controls(data.comparisons.length > 1 ? menu("B", data.comparisons.map((c, i) => [i, data.files[c.second].name]), show) : null);
@@ -70,7 +70,7 @@ function tableSection() {
 }
 
 const darkByDefault = matchMedia("(prefers-color-scheme: dark)");
-// A page opened from a disk may have no storage.
+// A page opened from a local file may have no storage.
 const stored = (() => { try { return localStorage.getItem("theme"); } catch { return null; } })();
 root.dataset.theme = (stored ?? (darkByDefault.matches ? "dark" : "light"));
 

@@ -1,4 +1,4 @@
-//! Curves and grids of colours.
+//! Draws curves and heat maps.
 
 use std::path::Path;
 use std::sync::Once;
@@ -20,14 +20,14 @@ const COLORS: [RGBColor; 6] = [
 const TEXT: RGBColor = RGBColor(27, 34, 48);
 const UNSEEN: RGBColor = RGBColor(194, 37, 59);
 
-/// A line, and a band around it as (x, lower, upper).
+/// A line and a band around it, as (x, lower, upper).
 pub(super) struct Curve {
     pub(super) label: String,
     pub(super) points: Vec<(f64, f64)>,
     pub(super) band: Vec<(f64, f64, f64)>,
 }
 
-/// A picture of lines.
+/// A plot of lines.
 pub(super) struct Curves {
     pub(super) title: String,
     pub(super) x: &'static str,
@@ -36,7 +36,7 @@ pub(super) struct Curves {
     pub(super) lines: Vec<Curve>,
 }
 
-/// A picture of coloured cells, row by row; NaN is no value.
+/// A heat map. `values` are row by row; NaN is no value.
 pub(super) struct Grid<'a> {
     pub(super) title: String,
     pub(super) x: &'static str,
@@ -49,7 +49,7 @@ fn use_font() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let bytes = include_bytes!("../../../assets/report/font/DejaVuSans-subset.ttf");
-        // A font that cannot be read shows up as an error where the first label is drawn.
+        // An unreadable font causes an error when the first label is drawn.
         let _ = register_font(FONT, FontStyle::Normal, bytes);
     });
 }
@@ -58,8 +58,8 @@ fn failed(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Where a number lies on an axis: logarithms are taken here, so that one kind of axis does.
-fn place(x: f64, log: bool) -> f64 {
+/// Returns the coordinate of a number on an axis. Logarithms are taken here, so all axes are linear.
+fn coordinate(x: f64, log: bool) -> f64 {
     if log { x.log10() } else { x }
 }
 
@@ -73,7 +73,7 @@ fn tick(x: f64, log: bool) -> String {
     }
 }
 
-/// The ends of an axis, apart even where all numbers are equal.
+/// Returns the ends of an axis, which differ even if all numbers are equal.
 fn ends(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) =
         values.filter(|x| x.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
@@ -86,7 +86,7 @@ fn ends(values: impl Iterator<Item = f64>) -> (f64, f64) {
 
 pub(super) fn curves(path: &Path, picture: &Curves) -> Result<(), String> {
     use_font();
-    let point = |(x, y): (f64, f64)| (place(x, picture.log_x), place(y, picture.log_y));
+    let point = |(x, y): (f64, f64)| (coordinate(x, picture.log_x), coordinate(y, picture.log_y));
     let lines: Vec<Vec<(f64, f64)>> =
         picture.lines.iter().map(|c| c.points.iter().map(|&p| point(p)).collect()).collect();
     let bands: Vec<Vec<(f64, f64)>> = picture.lines.iter().map(|c| outline(&c.band, point)).collect();
@@ -216,7 +216,7 @@ pub(super) fn grid(path: &Path, picture: &Grid) -> Result<(), String> {
     area.present().map_err(failed)
 }
 
-/// Numbers as colours: by their logarithms where they span more than two powers of ten.
+/// A colour scale. It is logarithmic if the numbers span more than two powers of ten.
 struct Scale {
     low: f64,
     high: f64,
@@ -231,15 +231,15 @@ impl Scale {
             return Self { low: 0.0, high: 1.0, log: false };
         }
         let log = low > 0.0 && high / low > 100.0;
-        Self { low: place(low, log), high: place(high, log), log }
+        Self { low: coordinate(low, log), high: coordinate(high, log), log }
     }
 
     fn color(&self, x: f64) -> RGBColor {
         let width = self.high - self.low;
-        Self::at(if width > 0.0 { (place(x, self.log) - self.low) / width } else { 0.5 })
+        Self::at(if width > 0.0 { (coordinate(x, self.log) - self.low) / width } else { 0.5 })
     }
 
-    /// The colour of a part of the way from the least to the most.
+    /// Returns the colour at fraction `t` of the scale.
     fn at(t: f64) -> RGBColor {
         let (from, to) = ([237.0, 243.0, 253.0], [13.0, 59.0, 140.0]);
         let mix = |i: usize| (from[i] + (to[i] - from[i]) * t.clamp(0.0, 1.0)) as u8;

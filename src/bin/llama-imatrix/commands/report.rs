@@ -68,7 +68,9 @@ fn refuse_overlap(args: &Report, page: &Path) -> anyhow::Result<()> {
     }
     files.write("--output", page.to_owned());
     let pictures = args.files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "png"));
-    for (folder, name) in args.png.iter().flat_map(|folder| pictures.clone().map(move |file| (folder, file.file_name()))) {
+    for (folder, name) in
+        args.png.iter().flat_map(|folder| pictures.clone().map(move |file| (folder, file.file_name())))
+    {
         files.write("--png", folder.join(name.unwrap_or_default()));
     }
     files.refuse_overlap()

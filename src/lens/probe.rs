@@ -1,54 +1,54 @@
-//! Looks into a model during a run: before a decode it says which rows are wanted, after it, it measures them.
+//! Measures a model during a run: selects rows before each decode and measures them after it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::llama::{Graph, Model, OutputRows, ROWS_AT_ONCE, Readout, Token};
 
-use super::findings::{ChunkFindings, Columns, Layout, LensOptions, Section};
+use super::capture::RowCapture;
+use super::findings::{ChunkFindings, Columns, LensOptions, RowLayout, SectionId};
 use super::measure::{Distributions, PrismScale, cosine_steps, divergences};
-use super::plan::{LinearTail, Plan};
-use super::watch::LensWatch;
+use super::plan::{LinearLogitOps, Plan};
 
-/// What tells the graphs of decodes apart: tokens of each sequence, and sequences.
-type Shape = (usize, usize);
+/// Identifies the graph of a decode: tokens per sequence, and number of sequences.
+type DecodeShape = (usize, usize);
 
-/// A position to look at.
+/// A sampled position.
 #[derive(Debug, Clone, Copy)]
-pub struct Sight {
-    /// The chunk.
-    pub chunk: usize,
-    /// The position in it.
-    pub position: usize,
-    /// The token that follows.
-    pub target: Token,
-    /// The row of the decode.
-    pub row: usize,
+pub(crate) struct SamplePoint {
+    /// Index of the chunk.
+    pub(crate) chunk: usize,
+    /// Position in the chunk.
+    pub(crate) position: usize,
+    /// Token that follows.
+    pub(crate) target: Token,
+    /// Row of the decode.
+    pub(crate) row: usize,
 }
 
-/// What looks into a model through one context of it.
-pub struct Glass<'m> {
+/// Measures the layers of a model in one context.
+pub(crate) struct LensProbe<'m> {
     model: &'m Model,
     options: LensOptions,
     n_threads: usize,
-    /// None for a graph of another structure than the first: its results could not be put together with the others'.
-    plans: BTreeMap<Shape, Option<Arc<Plan>>>,
+    /// `None` for a graph whose structure differs from the first: its results cannot be combined with the others.
+    plans: BTreeMap<DecodeShape, Option<Arc<Plan>>>,
     tools: Option<Tools<'m>>,
-    layout: Arc<Layout>,
-    sights: Vec<Sight>,
+    layout: Arc<RowLayout>,
+    points: Vec<SamplePoint>,
 }
 
-/// What measuring takes, the same for all graphs of a model.
+/// State for measuring that all graphs of a model share.
 struct Tools<'m> {
     first: Arc<Plan>,
     readout: Option<Readout<'m>>,
     prism: Option<PrismScale>,
 }
 
-impl<'m> Glass<'m> {
-    /// For a context of `model`.
+impl<'m> LensProbe<'m> {
+    /// Creates a probe for a context of `model`.
     #[must_use]
-    pub fn new(model: &'m Model, options: LensOptions) -> Self {
+    pub(crate) fn new(model: &'m Model, options: LensOptions) -> Self {
         Self {
             model,
             options,
@@ -56,32 +56,32 @@ impl<'m> Glass<'m> {
             plans: BTreeMap::new(),
             tools: None,
             layout: Arc::default(),
-            sights: Vec::new(),
+            points: Vec::new(),
         }
     }
 
-    /// What is to be found out.
+    /// Returns the options.
     #[must_use]
-    pub fn options(&self) -> &LensOptions {
+    pub(crate) fn options(&self) -> &LensOptions {
         &self.options
     }
 
-    /// Computes on so many threads from now on.
-    pub fn set_threads(&mut self, n_threads: usize) {
+    /// Sets the number of threads.
+    pub(crate) fn set_threads(&mut self, n_threads: usize) {
         self.n_threads = n_threads.max(1);
         if let Some(Tools { readout: Some(readout), .. }) = &mut self.tools {
             readout.set_threads(n_threads);
         }
     }
 
-    /// Whether the graph of decodes of this shape is still to be [shown](Self::learn).
+    /// Returns true if the graph of decodes of this shape must be passed to [`learn_graph`](Self::learn_graph).
     #[must_use]
-    pub fn needs(&self, shape: Shape) -> bool {
+    pub(crate) fn needs_graph(&self, shape: DecodeShape) -> bool {
         !self.plans.contains_key(&shape) && (self.tools.is_none() || self.layout.width() > 0)
     }
 
-    /// Takes in the graph of a decode of `n_tokens` that is of this shape.
-    pub fn learn(&mut self, shape: Shape, n_tokens: usize, graph: &Graph<'m>) {
+    /// Learns the graph of a decode of `n_tokens` tokens that has this shape.
+    pub(crate) fn learn_graph(&mut self, shape: DecodeShape, n_tokens: usize, graph: &Graph<'m>) {
         let plan = Plan::new(graph, n_tokens, &self.options).map(Arc::new);
         let agrees = |plan: &Arc<Plan>| self.tools.as_ref().is_some_and(|tools| tools.first.agrees(plan));
         let plan = match (&self.tools, plan) {
@@ -102,76 +102,77 @@ impl<'m> Glass<'m> {
     }
 
     fn set_layout(&mut self, columns: Columns) {
-        self.layout = Arc::new(Layout { columns });
+        self.layout = Arc::new(RowLayout { columns });
     }
 
-    /// Has `watch` look at these positions of the decode that follows.
-    pub fn aim(&mut self, watch: &mut LensWatch, shape: Shape, sights: Vec<Sight>) {
-        self.sights = sights;
+    /// Makes `capture` copy the rows of these points in the next decode.
+    pub(crate) fn select(&mut self, capture: &mut RowCapture, shape: DecodeShape, points: Vec<SamplePoint>) {
+        let rows = points.iter().map(|point| point.row).collect();
+        self.points = points;
         match self.plans.get(&shape) {
-            Some(Some(plan)) if self.layout.width() > 0 => watch.aim(plan, self.sights.iter().map(|s| s.row).collect()),
-            _ => watch.rest(),
+            Some(Some(plan)) if self.layout.width() > 0 => capture.start(plan, rows),
+            _ => capture.stop(),
         }
     }
 
-    /// Measures what `watch` has seen, and adds a row for each position to its chunk.
+    /// Measures the captured rows and adds a row of results per point to its chunk.
     ///
     /// # Errors
-    /// What went wrong.
-    pub fn measure(
+    /// The reason why the rows cannot be measured.
+    pub(crate) fn measure(
         &mut self,
-        watch: &mut LensWatch,
-        shape: Shape,
+        capture: &mut RowCapture,
+        shape: DecodeShape,
         into: &mut BTreeMap<usize, ChunkFindings>,
     ) -> Result<(), String> {
         let mut rows = Vec::new();
         if let (Some(tools), Some(Some(plan))) = (&mut self.tools, self.plans.get(&shape))
             && self.layout.width() > 0
-            && !self.sights.is_empty()
+            && !self.points.is_empty()
         {
-            let captured = match watch.captured() {
+            let captured = match capture.captured() {
                 Ok(captured) => captured,
-                // A graph of another length that is not the same: nothing is known of these positions.
+                // A graph of documents of another length has another structure: these points cannot be measured.
                 Err(_) if shape.1 == 0 => {
-                    self.sights.clear();
-                    watch.rest();
+                    self.points.clear();
+                    capture.stop();
                     return Ok(());
                 }
                 Err(reason) => return Err(reason),
             };
-            rows = vec![vec![f64::NAN; self.layout.width()]; self.sights.len()];
-            let view = View { plan, captured, sights: &self.sights, layout: &self.layout };
+            rows = vec![vec![f64::NAN; self.layout.width()]; self.points.len()];
+            let view = View { plan, captured, points: &self.points, layout: &self.layout };
             tools.measure(&view, &self.options, self.n_threads, &mut rows)?;
         }
-        watch.rest();
+        capture.stop();
         let mut rows = rows.into_iter();
-        for sight in self.sights.drain(..) {
+        for point in self.points.drain(..) {
             let empty = || ChunkFindings { layout: Arc::clone(&self.layout), rows: Vec::new() };
-            into.entry(sight.chunk).or_insert_with(empty).rows.extend(rows.next());
+            into.entry(point.chunk).or_insert_with(empty).rows.extend(rows.next());
         }
         Ok(())
     }
 }
 
-/// One decode's captures.
+/// The rows captured in one decode.
 pub(super) struct View<'v> {
     pub(super) plan: &'v Plan,
     captured: &'v [Vec<f32>],
-    pub(super) sights: &'v [Sight],
-    layout: &'v Layout,
+    pub(super) points: &'v [SamplePoint],
+    layout: &'v RowLayout,
 }
 
 impl View<'_> {
-    /// All wanted rows of a node.
+    /// Returns the captured rows of a node.
     pub(super) fn node(&self, node: usize) -> &[f32] {
         self.plan.capture(node).map_or(&[], |(slot, _)| &self.captured[slot])
     }
 
-    /// The row of a node for a sight.
-    pub(super) fn row(&self, node: usize, sight: usize) -> &[f32] {
+    /// Returns the row of a node at a point.
+    pub(super) fn row(&self, node: usize, point: usize) -> &[f32] {
         let rows = self.node(node);
-        let width = rows.len() / self.sights.len();
-        &rows[sight * width..][..width]
+        let width = rows.len() / self.points.len();
+        &rows[point * width..][..width]
     }
 }
 
@@ -180,7 +181,7 @@ impl<'m> Tools<'m> {
         Self { first: Arc::new(Plan::empty()), readout: None, prism: None }
     }
 
-    /// Also says what the model allows.
+    /// Also returns the columns that the model allows.
     fn new(
         model: &Model,
         graph: &Graph<'m>,
@@ -200,9 +201,9 @@ impl<'m> Tools<'m> {
             }
         }
         if matches!(columns.prism, Some(Ok(_))) {
-            let scale = LinearTail::new(graph).and_then(|tail| {
+            let scale = LinearLogitOps::new(graph).and_then(|logit_ops| {
                 let rows = OutputRows::open(model, graph).map_err(|error| error.to_string())?;
-                Ok(PrismScale::new(&plan.structure, rows, tail))
+                Ok(PrismScale::new(&plan.structure, rows, logit_ops))
             });
             match scale {
                 Ok(scale) => tools.prism = Some(scale),
@@ -219,16 +220,22 @@ impl<'m> Tools<'m> {
         n_threads: usize,
         rows: &mut [Vec<f64>],
     ) -> Result<(), String> {
-        if view.layout.measured(Section::Similarity) {
-            cosine_steps(view, view.layout.start(Section::Similarity), rows);
+        if view.layout.measured(SectionId::Similarity) {
+            cosine_steps(view, view.layout.start(SectionId::Similarity), rows);
         }
         if let (Some(prism), Some(readout)) = (&mut self.prism, &mut self.readout) {
             let parts = view.layout.columns.prism.as_ref().and_then(|c| c.as_ref().ok());
-            prism.measure(view, readout, view.layout.start(Section::Prism), parts.map_or(&[], Vec::as_slice), rows)?;
+            prism.measure(
+                view,
+                readout,
+                view.layout.start(SectionId::Prism),
+                parts.map_or(&[], Vec::as_slice),
+                rows,
+            )?;
         }
-        if let (true, Some(readout)) = (view.layout.measured(Section::Lens), &mut self.readout) {
-            for from in (0..view.sights.len()).step_by(ROWS_AT_ONCE) {
-                let part = from..(from + ROWS_AT_ONCE).min(view.sights.len());
+        if let (true, Some(readout)) = (view.layout.measured(SectionId::Lens), &mut self.readout) {
+            for from in (0..view.points.len()).step_by(ROWS_AT_ONCE) {
+                let part = from..(from + ROWS_AT_ONCE).min(view.points.len());
                 let last = Distributions::last(view, readout, part.clone(), options)?;
                 divergences(view, readout, &last, part, n_threads, rows)?;
             }

@@ -41,9 +41,9 @@ pub fn remove_leftovers(path: &Path) -> io::Result<usize> {
         if is_named_so(&entry.file_name(), &prefix) {
             // A folder is the probe that a save begins with, and empty.
             if entry.file_type()?.is_dir() {
-                fs::remove_dir(entry.path())?
+                fs::remove_dir(entry.path())?;
             } else {
-                fs::remove_file(entry.path())?
+                fs::remove_file(entry.path())?;
             }
             removed += 1;
         }

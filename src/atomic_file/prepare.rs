@@ -14,7 +14,7 @@ use super::{folder_of, leftovers, step};
 /// What a save starts with.
 pub(super) enum Prepared {
     /// A temporary file that can be renamed to `target`.
-    Replace { target: PathBuf, existing: Option<Metadata>, temporary: NamedTempFile },
+    Replace { target: PathBuf, existing: Option<Box<Metadata>>, temporary: NamedTempFile },
     /// A regular file to be written over.
     InPlace { target: PathBuf, obstacle: Obstacle },
     /// What is no regular file, or a file that a process has open. It is not opened yet: a pipe would wait for a reader,
@@ -44,7 +44,7 @@ pub(super) fn prepare(path: &Path) -> io::Result<Prepared> {
     let obstacle = match obstacle(&target)? {
         Some(obstacle) => obstacle,
         None => match temporary_for(&target) {
-            Ok(temporary) => return Ok(Prepared::Replace { target, existing: Some(metadata), temporary }),
+            Ok(temporary) => return Ok(Prepared::Replace { target, existing: Some(Box::new(metadata)), temporary }),
             Err(error) if takes_no_files(&error) => Obstacle::Folder,
             Err(error) => return Err(error),
         },

@@ -19,6 +19,7 @@ use llama_cpp_sys_2 as sys;
 use crate::gguf::{Array, File, Value};
 
 /// What is asked of a vocabulary before a text is tokenized.
+#[expect(clippy::struct_excessive_bools, reason = "independent properties of a vocabulary")]
 pub(super) struct Facts {
     pub(super) kind: sys::llama_vocab_type,
     pub(super) n_tokens: usize,

@@ -92,7 +92,7 @@ impl Sheet {
     }
 }
 
-/// Converts an f32 to the f64 nearest to its shortest decimal: 0.8_f32 becomes 0.8.
+/// Converts an f32 to the f64 nearest to its shortest decimal: `0.8_f32` becomes 0.8.
 pub(super) fn shortest(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::NAN)
 }

@@ -123,6 +123,7 @@ struct Report {
 }
 
 /// Tells the listener of batches, in order.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about what was delivered")]
 pub(super) struct Delivery<'l> {
     collector: &'l Collector,
     pub(super) listener: &'l mut dyn Listener,

@@ -303,7 +303,9 @@ mod tests {
         assert_eq!(Digest::of_tokens(&tokens), Digest::of(&bytes));
         let dir = tempfile::tempdir().unwrap();
         let files = [&b"hello"[..], b"", &bytes].map(|bytes| (dir.path().join(bytes.len().to_string()), bytes));
-        files.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+        for (path, bytes) in &files {
+            std::fs::write(path, bytes).unwrap();
+        }
         let read = Digest::of_files(files.iter().map(|(path, _)| path)).unwrap();
         assert_eq!(Digest::of_contents(files.iter().map(|(_, bytes)| *bytes)), read);
         let cut = |lengths: &[u64]| Digest::of_documents(&tokens, lengths.iter().copied());

@@ -64,7 +64,9 @@ pub(super) fn collect(
     let tokens = |text: &str| vocab.tokenize(text.as_bytes(), false).unwrap();
     let chunks = if setup.documents {
         let mut all = Documents::default();
-        documents().iter().for_each(|text| all.push(&tokens(text)));
+        for text in documents() {
+            all.push(&tokens(&text));
+        }
         Chunks::of_documents(all, chunk_options).unwrap()
     } else {
         Chunks::new(tokens(&super::text()), chunk_options).unwrap()

@@ -163,8 +163,8 @@ impl<'m> Evaluation<'m> {
         for from in (0..longest).step_by(at_once) {
             let mut batch = Batch::new();
             for (sequence, tokens) in group.iter().enumerate() {
-                for position in from..(from + at_once).min(tokens.len()) {
-                    batch.add(tokens[position], position as i32, sequence as i32);
+                for (position, &token) in tokens.iter().enumerate().skip(from).take(at_once) {
+                    batch.add(token, position as i32, sequence as i32);
                 }
             }
             self.trunk.decode(&mut batch).unwrap();

@@ -75,9 +75,13 @@ fn a_copy_that_cannot_be_written_is_an_error_at_the_end_and_the_matrix_is_saved(
 fn a_file_beside_the_output_that_the_program_did_not_create_stays() {
     let bench = Bench::new(&["llama"]);
     let strangers = ["Cargo.lock", ".Cargo.imatrix-lock", ".Cargo.abcdef.tmp", ".Cargo.abcdef"];
-    strangers.iter().for_each(|name| bench.write(name, b"deps"));
+    for name in &strangers {
+        bench.write(name, b"deps");
+    }
     bench.ok(&format!("{COLLECT} -o Cargo"));
-    strangers.iter().for_each(|name| assert_eq!(bench.read(name), b"deps", "{name}"));
+    for name in &strangers {
+        assert_eq!(bench.read(name), b"deps", "{name}");
+    }
 }
 
 #[test]

@@ -185,7 +185,7 @@ mod with_llama {
                 task.min_rows
             ));
         }
-        last_saves::end(task, session, errors)?;
+        last_saves::end(task, session, &errors)?;
         print_saved();
         print(format_args!("\n"));
         if task.flags.no_perf {

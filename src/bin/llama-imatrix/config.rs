@@ -455,10 +455,8 @@ fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
 fn openable(files: &[String]) -> anyhow::Result<Vec<String>> {
     for file in files {
         // A pipe is left for the one who reads it: opening it waits for a writer, who ends with what opened it.
-        let opens = std::fs::metadata(file).and_then(|metadata| match metadata.is_file() {
-            true => std::fs::File::open(file).map(drop),
-            false => Ok(()),
-        });
+        let opens = std::fs::metadata(file)
+            .and_then(|metadata| if metadata.is_file() { std::fs::File::open(file).map(drop) } else { Ok(()) });
         opens.with_context(|| format!("failed to open file '{file}'"))?;
     }
     Ok(files.to_vec())

@@ -44,7 +44,7 @@ pub(crate) fn complete(
 }
 
 /// Removes the state of a run that is complete, if everything else is saved.
-pub(crate) fn end(task: &Collect, session: &mut Session<'_>, errors: Vec<anyhow::Error>) -> anyhow::Result<()> {
+pub(crate) fn end(task: &Collect, session: &mut Session<'_>, errors: &[anyhow::Error]) -> anyhow::Result<()> {
     all_errors(errors)?;
     if let Some(state) = session.state().filter(|_| task.shard.is_whole()) {
         state.remove();
@@ -88,7 +88,7 @@ pub(crate) fn interrupted(
     errors.extend(lens::save(look).err());
     if !errors.is_empty() {
         errors.extend(resume.map(anyhow::Error::msg));
-        return all_errors(errors).map(|()| code);
+        return all_errors(&errors).map(|()| code);
     }
     let done = &position.done;
     let chunks = if done.len() == 1 { "chunk" } else { "chunks" };

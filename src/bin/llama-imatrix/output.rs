@@ -127,7 +127,7 @@ pub(crate) fn or_rescue<E: From<std::io::Error> + Display>(
 }
 
 /// All errors as one; none hides another.
-pub(crate) fn all_errors(errors: Vec<anyhow::Error>) -> anyhow::Result<()> {
+pub(crate) fn all_errors(errors: &[anyhow::Error]) -> anyhow::Result<()> {
     match errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>() {
         all if all.is_empty() => Ok(()),
         all => bail!("{}", all.join("; ")),

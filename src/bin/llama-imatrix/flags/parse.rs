@@ -275,7 +275,7 @@ mod tests {
             ("LLAMA_ARG_FLASH_ATTN", "hint: unset LLAMA_ARG_FLASH_ATTN"),
             ("LLAMA_ARG_N_GPU_LAYERS", "hint: unset LLAMA_ARG_N_GPU_LAYERS"),
         ] {
-            let error = parse_with("", &[(name, "")]).map(|_| String::new()).unwrap_or_else(|error| error);
+            let error = parse_with("", &[(name, "")]).map_or_else(|error| error, |_| String::new());
             assert!(error.contains(says) && error.contains(name), "{name}: {error}");
         }
         let parsed = parse_with("", &[("LLAMA_ARG_SWA_FULL", ""), ("LLAMA_ARG_MODEL", "")]).unwrap();

@@ -130,7 +130,7 @@ fn a_slow_worker_is_not_a_silent_one() {
     let run = "-m llama.gguf -f calibration.txt -c 64 -b 64 -ngl 99 --lanes 1 --chunks 2 --no-ppl";
     bench.ok(&format!("{run} --rpc {} -o fast.gguf", worker.address));
     let started = Instant::now();
-    bench.ok(&format!("{run} --rpc {slow} --rpc-timeout 3 -o slow.gguf"));
-    assert!(started.elapsed() > Duration::from_secs(8), "a chunk took less than the time-out: {:?}", started.elapsed());
+    bench.ok(&format!("{run} --rpc {slow} --rpc-timeout 8 -o slow.gguf"));
+    assert!(started.elapsed() > Duration::from_secs(16), "a chunk took less than the time-out: {:?}", started.elapsed());
     assert!(bench.read("fast.gguf") == bench.read("slow.gguf"));
 }

@@ -56,7 +56,9 @@ mod shims {
         compile(&llama, MEMORY, "memory", &["ggml/include", "ggml/src"]);
         println!("cargo::rustc-cfg=fresh_memory");
         if has_products() {
-            shim(&llama, PRODUCTS, "products", &["ggml/include", "ggml/src"]).flag("-fopenmp").compile("imatrix_products");
+            shim(&llama, PRODUCTS, "products", &["ggml/include", "ggml/src"])
+                .flag("-fopenmp")
+                .compile("imatrix_products");
             bind_products();
             println!("cargo::rustc-cfg=products");
         }

@@ -40,7 +40,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             context.synchronize();
             best = best.min(begin.elapsed().as_secs_f64());
         }
-        println!("{}: {:.1} tokens per second", ["ggml", "products"][usize::from(registered)], f64::from(n_tokens) / best);
+        println!(
+            "{}: {:.1} tokens per second",
+            ["ggml", "products"][usize::from(registered)],
+            f64::from(n_tokens) / best
+        );
     }
     Ok(())
 }

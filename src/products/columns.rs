@@ -1,7 +1,7 @@
 //! Activations as columns: converted by ggml to the type that it multiplies with, then laid out for a kernel. Products that
 //! read the same activations share them: query, key and value; gate and up; all experts.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
@@ -17,6 +17,8 @@ pub(super) struct Columns {
     /// A row as ggml converts it, per thread.
     converted: Vec<Bytes>,
     held: Option<Held>,
+    /// Whether they are as ggml converts them, since the kernel does not have its bits for them.
+    plain: bool,
 }
 
 /// Whose columns are held.
@@ -67,20 +69,21 @@ impl Columns {
         }
         self.held = None;
         // SAFETY: our own contract.
-        let done = unsafe { self.convert(product, threads) };
+        let done =
+            unsafe { self.convert(product, threads, false) && (!self.plain || self.convert(product, threads, true)) };
         if done {
             self.held = Some(Held { key, readers: vec![product.matrix] });
         }
         done
     }
 
+    /// Converts all rows and lays them out, unless they are to be plain. Sets `plain` where the kernel wants them so.
+    ///
     /// # Safety
     /// As for [`hold`](Self::hold).
-    unsafe fn convert(&mut self, product: &Product, threads: usize) -> bool {
+    unsafe fn convert(&mut self, product: &Product, threads: usize, plain: bool) -> bool {
         let (kernel, k, input) = (product.kernel, product.k, product.input);
         let rows = input.rows[0] * input.rows[1];
-        self.stride = (kernel.column_bytes)(k).next_multiple_of(64);
-        self.bytes.at_least(self.stride * rows);
         // SAFETY: reads constants about a type, which lives as long as the process.
         let (from_float, converted_bytes) = unsafe {
             let traits = &*sys::ggml_get_type_traits_cpu(product.weights.type_());
@@ -88,6 +91,9 @@ impl Columns {
             ((*sys::ggml_get_type_traits_cpu(type_)).from_float, sys::ggml_row_size(type_, k as i64))
         };
         let Some(from_float) = from_float else { return false };
+        let column_bytes = if plain { converted_bytes } else { (kernel.column_bytes)(k) };
+        self.stride = column_bytes.next_multiple_of(64);
+        self.bytes.at_least(self.stride * rows);
         self.converted.resize_with(threads.max(1), Bytes::default);
         for converted in &mut self.converted {
             converted.at_least(converted_bytes);
@@ -97,7 +103,8 @@ impl Columns {
         let converted: Vec<_> = self.converted.iter_mut().map(|bytes| Shared(bytes.as_mut_ptr())).collect();
         let data = Shared(input.data.cast_mut());
         let stride = self.stride;
-        team::run(threads, |thread, _| {
+        let faithful = AtomicBool::new(true);
+        let done = team::run(threads, |thread, _| {
             let (columns, converted, data) = (columns.get(), converted[thread].get(), data.get());
             loop {
                 let first = next.fetch_add(ROWS_AT_ONCE, Ordering::Relaxed);
@@ -110,12 +117,23 @@ impl Columns {
                     // since each row is given out once; so is the converted row, since each thread has its number.
                     unsafe {
                         let from = data.add(inner * input.bytes[0] + outer * input.bytes[1]);
-                        from_float(from.cast(), converted.cast(), k as i64);
-                        (kernel.prepare)(converted, k, columns.add(row * stride));
+                        let column = columns.add(row * stride);
+                        let to = if plain { column } else { converted };
+                        from_float(from.cast(), to.cast(), k as i64);
+                        if !plain && !(kernel.prepare)(converted, k, column) {
+                            faithful.store(false, Ordering::Relaxed);
+                        }
                     }
                 }
             }
-        })
+        });
+        self.plain = plain || !faithful.into_inner();
+        done
+    }
+
+    /// Whether the columns are as ggml converts them, to be multiplied by ggml's `vec_dot`.
+    pub(super) fn are_plain(&self) -> bool {
+        self.plain
     }
 
     /// The first column, and bytes from one to the next.

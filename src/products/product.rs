@@ -95,7 +95,11 @@ impl Product {
                 bytes: [ids.nb[0], ids.nb[1]],
             }
         });
-        if weight.data.is_null() || input.data.is_null() || node.data.is_null() || weight.ne[0] as usize % kernel.step != 0 {
+        if weight.data.is_null()
+            || input.data.is_null()
+            || node.data.is_null()
+            || weight.ne[0] as usize % kernel.step != 0
+        {
             return None;
         }
         Some(Self {
@@ -149,7 +153,8 @@ unsafe fn kind_of(node: &sys::ggml_tensor) -> Option<(Kind, &sys::ggml_tensor)> 
     let kind = Kind { weights: Weights::of(weight.type_)?, routed };
     // SAFETY: reads constants about a type.
     let weight_bytes = unsafe { sys::ggml_type_size(weight.type_) };
-    let floats = |t: &sys::ggml_tensor| t.type_ == sys::GGML_TYPE_F32 && t.nb[0] == 4 && t.nb[1] % 4 == 0 && t.nb[2] % 4 == 0;
+    let floats =
+        |t: &sys::ggml_tensor| t.type_ == sys::GGML_TYPE_F32 && t.nb[0] == 4 && t.nb[1] % 4 == 0 && t.nb[2] % 4 == 0;
     let plain = weight.extra.is_null() && weight.nb[0] == weight_bytes && weight.ne[3] == 1;
     let fits = plain && floats(input) && floats(node) && input.ne[0] == weight.ne[0] && node.ne[0] == weight.ne[1];
     let shape = if routed {
@@ -164,10 +169,8 @@ unsafe fn kind_of(node: &sys::ggml_tensor) -> Option<(Kind, &sys::ggml_tensor)> 
             && node.ne[1] == ids.ne[0]
             && node.ne[2] == ids.ne[1]
     } else {
-        // With other numbers of rows tinyBLAS leaves floats to another order of addition.
-        let order = kind.weights == Weights::Q8_0 || weight.ne[1] % 4 == 0;
         let flat = |t: &sys::ggml_tensor| t.ne[2] == 1 && t.ne[3] == 1;
-        order && flat(weight) && flat(input) && flat(node) && input.ne[1] >= LEAST_ROWS && node.ne[1] == input.ne[1]
+        flat(weight) && flat(input) && flat(node) && input.ne[1] >= LEAST_ROWS && node.ne[1] == input.ne[1]
     };
     (fits && shape).then_some((kind, weight))
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use llama_cpp_sys_2 as sys;
+
 use super::columns::Columns;
 use super::kernel::{LARGEST_TILE, LONGEST_SIDE};
 use super::memory::{Bytes, Shared};
@@ -90,7 +92,8 @@ impl State {
                 // SAFETY: our own contract; ends_per_expert() has found all experts to be in range.
                 let expert = unsafe { routes.expert(token, slot) } as usize;
                 let column = slot % product.input.rows[0] + token * product.input.rows[0];
-                self.cells[next[expert]] = cell(column, slot * product.output_bytes[0] + token * product.output_bytes[1]);
+                self.cells[next[expert]] =
+                    cell(column, slot * product.output_bytes[0] + token * product.output_bytes[1]);
                 next[expert] += 1;
             }
         }
@@ -132,13 +135,17 @@ impl State {
         let product = Shared((&raw const *product).cast_mut());
         let workspaces = Shared(self.workspaces.as_mut_ptr());
         let next = AtomicUsize::new(0);
+        let plain = self.columns.are_plain();
         team::run(self.threads, |thread, _| {
             // SAFETY: both outlive the team's work and nobody writes them meanwhile; the workspace is this thread's alone.
             let (state, product, workspace) =
                 unsafe { (&*shared.get(), &*product.get(), &mut *workspaces.get().add(thread)) };
             while let Some(job) = state.jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                 // SAFETY: each job is done once, and no two write to the same place.
-                unsafe { run(product, job, &state.cells[job.cells.clone()], workspace) };
+                unsafe {
+                    let cells = &state.cells[job.cells.clone()];
+                    if plain { run_plain(product, job, cells) } else { run(product, job, cells, workspace) }
+                }
             }
         })
     }
@@ -163,7 +170,31 @@ unsafe fn ends_per_expert(routes: &Routes, experts: usize) -> Option<Vec<usize>>
         }
     }
     let mut end = 0;
-    Some(counts.into_iter().map(|count| { end += count; end }).collect())
+    Some(
+        counts
+            .into_iter()
+            .map(|count| {
+                end += count;
+                end
+            })
+            .collect(),
+    )
+}
+
+/// Multiplies the rows of a job with its columns by ggml's own `vec_dot`, one by one.
+///
+/// # Safety
+/// As for [`run`], the columns as ggml has converted them.
+unsafe fn run_plain(product: &Product, job: &Job, cells: &[Cell]) {
+    // SAFETY: reads constants about a type.
+    let Some(dot) = (unsafe { (*sys::ggml_get_type_traits_cpu(product.weights.type_())).vec_dot }) else { return };
+    for row in job.rows.clone() {
+        let weights = job.matrix.wrapping_add(row * product.row_bytes).cast();
+        for cell in cells {
+            // SAFETY: our own contract.
+            unsafe { dot(product.k as i32, cell.output.add(row), 0, weights, 0, cell.column.cast(), 0, 1) };
+        }
+    }
 }
 
 /// Multiplies the rows of a job with its columns.
@@ -203,6 +234,37 @@ unsafe fn run(product: &Product, job: &Job, cells: &[Cell], workspace: &mut Work
                         std::ptr::copy_nonoverlapping(from, cell.output.add(first), wanted);
                     }
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::llama::Backend;
+    use crate::products::kernel::Kernel;
+    use crate::products::kind::Kind;
+    use crate::products::trial::{Shape, Trial, Values};
+
+    /// The fastest kernel of a kind, made to say that it has ggml's bits for no column.
+    fn unsure(kind: Kind) -> Option<&'static Kernel> {
+        let kernel = kind.kernels().next()?;
+        Some(Box::leak(Box::new(Kernel { prepare: |_, _, _| false, ..*kernel })))
+    }
+
+    #[test]
+    fn columns_that_a_kernel_is_not_exact_for_are_multiplied_by_ggml() {
+        let _ = Backend::init();
+        for &kind in Kind::ALL {
+            let Some(kernel) = unsure(kind) else { continue };
+            for shape in [
+                Shape { k: 256, rows: 21, tokens: 17, experts: (5, 2), own_rows: true },
+                Shape { k: 64, rows: 3, tokens: 8, experts: (3, 3), own_rows: false },
+            ] {
+                let mut trial = Trial::new(kind, kernel, shape, 2).unwrap();
+                trial.fill(Values::Extreme, 1);
+                let outcome = trial.run().unwrap();
+                assert_eq!(outcome.apart, 0, "{kind} {shape:?}");
             }
         }
     }

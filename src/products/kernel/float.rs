@@ -1,8 +1,8 @@
-//! F16 and BF16 weights, multiplied as f32, with the bits of ggml's two ways to do it on x86.
+//! F16 and BF16 weights, multiplied as f32, with the bits of ggml's `ggml_vec_dot_f16` and `ggml_vec_dot_bf16` on x86.
 //!
-//! Routed products go through `ggml_vec_dot_f16` and `ggml_vec_dot_bf16`: four vectors of eight lanes per dot product, of
-//! which vector `p` takes the values `32i + 8p` to `32i + 8p + 7` of each 32. Dense products go through tinyBLAS: one vector of
-//! eight lanes. Both convert each value to f32 as they come to it; the kernels convert once per panel and column.
+//! These have four vectors of eight lanes per dot product, of which vector `p` takes the values `32i + 8p` to `32i + 8p + 7` of
+//! each 32. They convert each value to f32 as they come to it; the kernels convert once per panel and column. Dense products do
+//! not go this way in ggml, but through tinyBLAS, which gains nothing from panels.
 //!
 //! A panel holds, for each of the vectors in turn, the eight values of each row, step by step. So does a column.
 
@@ -18,32 +18,23 @@ const COLS: usize = 3;
 const LANES: usize = 8;
 
 /// `ggml_vec_dot_f16`.
-pub(super) const F16_ROUTED: Kernel = kernel("F16 AVX2", 4, pack::<4, false>, prepare::<4, false>, tile::<4, true, PAIRS>);
+pub(super) const F16_ROUTED: Kernel = kernel("F16 AVX2", pack::<false>, prepare::<false>, tile::<true, PAIRS>);
 /// `ggml_vec_dot_bf16` where the compiler has fused its multiplications and additions, as GCC does.
 pub(super) const BF16_ROUTED_FUSED: Kernel =
-    kernel("BF16 AVX2 fused", 4, pack::<4, true>, prepare::<4, true>, tile::<4, true, HALVES_POSITIVE>);
+    kernel("BF16 AVX2 fused", pack::<true>, prepare::<true>, tile::<true, HALVES>);
 /// `ggml_vec_dot_bf16` as it is written.
-pub(super) const BF16_ROUTED: Kernel =
-    kernel("BF16 AVX2", 4, pack::<4, true>, prepare::<4, true>, tile::<4, false, HALVES_POSITIVE>);
-/// tinyBLAS.
-pub(super) const F16_DENSE: Kernel =
-    kernel("F16 AVX2 dense", 1, pack::<1, false>, prepare::<1, false>, tile::<1, true, HALVES>);
-/// tinyBLAS.
-pub(super) const BF16_DENSE: Kernel =
-    kernel("BF16 AVX2 dense", 1, pack::<1, true>, prepare::<1, true>, tile::<1, true, HALVES>);
-
-/// The last lanes are added two apart.
+pub(super) const BF16_ROUTED: Kernel = kernel("BF16 AVX2", pack::<true>, prepare::<true>, tile::<false, HALVES>);
+/// The last lanes are added two apart, and a sum of zero has no sign: ggml adds it to a zero.
 const HALVES: u8 = 0;
-/// The same, and a sum of zero has no sign: ggml adds it to a zero.
-const HALVES_POSITIVE: u8 = 1;
 /// The last lanes are added in pairs.
-const PAIRS: u8 = 2;
+const PAIRS: u8 = 1;
+/// Vectors of sums per dot product.
+const PARTS: usize = 4;
 
 const fn kernel(
     name: &'static str,
-    parts: usize,
     pack: unsafe fn(&[*const u8], usize, *mut u8),
-    prepare: unsafe fn(*const u8, usize, *mut u8),
+    prepare: unsafe fn(*const u8, usize, *mut u8) -> bool,
     tile: unsafe fn(usize, *const u8, &[*const u8], *mut f32, *mut f32),
 ) -> Kernel {
     Kernel {
@@ -51,10 +42,10 @@ const fn kernel(
         instructions: Instructions::Avx2,
         rows: ROWS,
         cols: COLS,
-        step: parts * LANES,
+        step: PARTS * LANES,
         panel_bytes: |k| ROWS * k * 4,
         column_bytes: |k| k * 4,
-        scratch: |_| 4 * ROWS * COLS * LANES,
+        scratch: |_| PARTS * ROWS * COLS * LANES,
         prepare,
         pack,
         tile,
@@ -75,7 +66,7 @@ unsafe fn load<const BF16: bool>(row: *const u8, i: usize) -> __m256 {
 }
 
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn prepare<const PARTS: usize, const BF16: bool>(converted: *const u8, k: usize, column: *mut u8) {
+unsafe fn prepare<const BF16: bool>(converted: *const u8, k: usize, column: *mut u8) -> bool {
     let steps = k / (PARTS * LANES);
     let mut to = column.cast::<f32>();
     for part in 0..PARTS {
@@ -87,10 +78,11 @@ unsafe fn prepare<const PARTS: usize, const BF16: bool>(converted: *const u8, k:
             }
         }
     }
+    true
 }
 
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn pack<const PARTS: usize, const BF16: bool>(rows: &[*const u8], k: usize, panel: *mut u8) {
+unsafe fn pack<const BF16: bool>(rows: &[*const u8], k: usize, panel: *mut u8) {
     let steps = k / (PARTS * LANES);
     let mut to = panel.cast::<f32>();
     for part in 0..PARTS {
@@ -107,7 +99,7 @@ unsafe fn pack<const PARTS: usize, const BF16: bool>(rows: &[*const u8], k: usiz
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const PARTS: usize, const FUSED: bool, const SUM: u8>(
+unsafe fn tile<const FUSED: bool, const SUM: u8>(
     k: usize,
     panel: *const u8,
     columns: &[*const u8],
@@ -120,9 +112,8 @@ unsafe fn tile<const PARTS: usize, const FUSED: bool, const SUM: u8>(
     unsafe {
         let mut x = panel.cast::<f32>();
         let mut y: [*const f32; COLS] = [0, 1, 2].map(|c| columns.get_unchecked(c).cast::<f32>());
-        let mut sums = [[_mm256_setzero_ps(); ROWS]; COLS];
         for part in 0..PARTS {
-            sums = [[_mm256_setzero_ps(); ROWS]; COLS];
+            let mut sums = [[_mm256_setzero_ps(); ROWS]; COLS];
             for _ in 0..steps {
                 let columns = y.map(|y| _mm256_loadu_ps(y));
                 for r in 0..ROWS {
@@ -138,25 +129,20 @@ unsafe fn tile<const PARTS: usize, const FUSED: bool, const SUM: u8>(
                 x = x.add(ROWS * LANES);
                 y = y.map(|y| y.add(LANES));
             }
-            if PARTS > 1 {
-                for c in 0..COLS {
-                    for r in 0..ROWS {
-                        _mm256_storeu_ps(scratch.add(((c * ROWS + r) * PARTS + part) * LANES), sums[c][r]);
-                    }
+            for c in 0..COLS {
+                for r in 0..ROWS {
+                    _mm256_storeu_ps(scratch.add(((c * ROWS + r) * PARTS + part) * LANES), sums[c][r]);
                 }
             }
         }
         for c in 0..COLS {
-            if PARTS > 1 {
-                for r in 0..ROWS {
-                    let part = |p: usize| _mm256_loadu_ps(scratch.add(((c * ROWS + r) * PARTS + p) * LANES));
-                    sums[c][r] = _mm256_add_ps(_mm256_add_ps(part(0), part(2)), _mm256_add_ps(part(1), part(3)));
-                }
-            }
+            let sums = [0, 1, 2, 3].map(|r| {
+                let part = |p: usize| _mm256_loadu_ps(scratch.add(((c * ROWS + r) * PARTS + p) * LANES));
+                _mm256_add_ps(_mm256_add_ps(part(0), part(2)), _mm256_add_ps(part(1), part(3)))
+            });
             let sum = match SUM {
-                PAIRS => sum_of_four_by_pairs(sums[c]),
-                HALVES_POSITIVE => _mm_add_ps(sum_of_four(sums[c]), _mm_setzero_ps()),
-                _ => sum_of_four(sums[c]),
+                PAIRS => sum_of_four_by_pairs(sums),
+                _ => _mm_add_ps(sum_of_four(sums), _mm_setzero_ps()),
             };
             _mm_storeu_ps(out.add(c * ROWS), sum);
         }

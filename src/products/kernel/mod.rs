@@ -4,8 +4,10 @@
 //! several rows and columns at once. Nothing here takes that on trust: see [`check`](super::check).
 
 mod float;
+mod float_512;
 mod lanes;
 mod q8_0;
+mod q8_0_512;
 
 /// What computes products of one type of weights with one set of instructions.
 ///
@@ -29,8 +31,9 @@ pub(super) struct Kernel {
     pub(super) column_bytes: fn(k: usize) -> usize,
     /// Floats that a tile needs for itself.
     pub(super) scratch: fn(k: usize) -> usize,
-    /// Lays out a column of `k` values that ggml has converted to the type it multiplies with.
-    pub(super) prepare: unsafe fn(converted: *const u8, k: usize, column: *mut u8),
+    /// Lays out a column of `k` values that ggml has converted to the type it multiplies with. Returns false if the kernel does
+    /// not have ggml's bits for them.
+    pub(super) prepare: unsafe fn(converted: *const u8, k: usize, column: *mut u8) -> bool,
     /// Lays out [`rows`](Self::rows) rows of `k` weights each.
     pub(super) pack: unsafe fn(rows: &[*const u8], k: usize, panel: *mut u8),
     /// Multiplies a panel with [`cols`](Self::cols) columns: `out[c * rows + r]`.
@@ -47,25 +50,43 @@ pub(super) const LONGEST_SIDE: usize = 16;
 pub(super) enum Instructions {
     /// AVX2 with FMA and F16C.
     Avx2,
+    /// The same, and AVX-VNNI.
+    AvxVnni,
+    /// AVX-512 with BW and VL.
+    Avx512,
+    /// The same, and VNNI.
+    Avx512Vnni,
+    /// AVX-512 with BW and VL, and BF16.
+    Avx512Bf16,
 }
 
 impl Kernel {
     /// Whether this CPU has the instructions.
     pub(super) fn is_available(&self) -> bool {
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        match self.instructions {
-            Instructions::Avx2 => avx2,
+        let avx2 =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl");
+        avx2 && match self.instructions {
+            Instructions::Avx2 => true,
+            Instructions::AvxVnni => is_x86_feature_detected!("avxvnni"),
+            Instructions::Avx512 => avx512,
+            Instructions::Avx512Vnni => avx512 && is_x86_feature_detected!("avx512vnni"),
+            Instructions::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
         }
     }
 }
 
 /// Q8_0, the fastest first.
-pub(super) static Q8_0: &[&Kernel] = &[&q8_0::AVX2];
-/// F16 with experts.
-pub(super) static F16_ROUTED: &[&Kernel] = &[&float::F16_ROUTED];
-/// F16 without.
-pub(super) static F16_DENSE: &[&Kernel] = &[&float::F16_DENSE];
-/// BF16 with experts.
-pub(super) static BF16_ROUTED: &[&Kernel] = &[&float::BF16_ROUTED_FUSED, &float::BF16_ROUTED];
-/// BF16 without.
-pub(super) static BF16_DENSE: &[&Kernel] = &[&float::BF16_DENSE];
+pub(super) static Q8_0: &[&Kernel] = &[&q8_0_512::AVX512_VNNI, &q8_0::AVX_VNNI, &q8_0::AVX2];
+/// F16, routed products.
+pub(super) static F16: &[&Kernel] = &[&float_512::F16_ROUTED, &float::F16_ROUTED];
+/// BF16, routed products.
+pub(super) static BF16: &[&Kernel] = &[
+    &float_512::BF16_PAIRS_ROUTED,
+    &float_512::BF16_ROUTED_FUSED,
+    &float_512::BF16_ROUTED,
+    &float::BF16_ROUTED_FUSED,
+    &float::BF16_ROUTED,
+];

@@ -13,6 +13,7 @@ mod lens;
 mod merge;
 mod nan;
 mod nextn;
+mod products;
 #[cfg(unix)]
 mod resume;
 #[cfg(unix)]

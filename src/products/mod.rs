@@ -98,7 +98,7 @@ pub fn compare(
     {
         let _ = crate::llama::Backend::init();
         let kernel = kind.kernels().find(|candidate| candidate.name == kernel)?;
-        if shape.k % kernel.step != 0 {
+        if !shape.k.is_multiple_of(kernel.step) {
             return None;
         }
         let mut trial = trial::Trial::new(kind, kernel, shape, threads)?;

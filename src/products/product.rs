@@ -64,7 +64,7 @@ impl Product {
         // SAFETY: a weight's buffer lives as long as it does; it is null while sizes are being found out.
         let in_model = !weight.buffer.is_null()
             && unsafe { sys::ggml_backend_buffer_get_usage(weight.buffer) } == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
-        in_model && kind.kernel().is_some_and(|kernel| weight.ne[0] as usize % kernel.step == 0)
+        in_model && kind.kernel().is_some_and(|kernel| (weight.ne[0] as usize).is_multiple_of(kernel.step))
     }
 
     /// The kernel that computes the kind of product that `node` is.
@@ -98,7 +98,7 @@ impl Product {
         if weight.data.is_null()
             || input.data.is_null()
             || node.data.is_null()
-            || weight.ne[0] as usize % kernel.step != 0
+            || !(weight.ne[0] as usize).is_multiple_of(kernel.step)
         {
             return None;
         }
@@ -153,8 +153,9 @@ unsafe fn kind_of(node: &sys::ggml_tensor) -> Option<(Kind, &sys::ggml_tensor)> 
     let kind = Kind { weights: Weights::of(weight.type_)?, routed };
     // SAFETY: reads constants about a type.
     let weight_bytes = unsafe { sys::ggml_type_size(weight.type_) };
-    let floats =
-        |t: &sys::ggml_tensor| t.type_ == sys::GGML_TYPE_F32 && t.nb[0] == 4 && t.nb[1] % 4 == 0 && t.nb[2] % 4 == 0;
+    let floats = |t: &sys::ggml_tensor| {
+        t.type_ == sys::GGML_TYPE_F32 && t.nb[0] == 4 && t.nb[1].is_multiple_of(4) && t.nb[2].is_multiple_of(4)
+    };
     let plain = weight.extra.is_null() && weight.nb[0] == weight_bytes && weight.ne[3] == 1;
     let fits = plain && floats(input) && floats(node) && input.ne[0] == weight.ne[0] && node.ne[0] == weight.ne[1];
     let shape = if routed {

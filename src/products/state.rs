@@ -206,6 +206,7 @@ unsafe fn run(product: &Product, job: &Job, cells: &[Cell], workspace: &mut Work
     let (kernel, k) = (product.kernel, product.k);
     let panel_bytes = panel_bytes(product);
     let panels = workspace.panels.as_mut_ptr();
+    #[expect(clippy::cast_ptr_alignment, reason = "the workspace begins on a cache line")]
     let scratch = workspace.scratch.as_mut_ptr().cast::<f32>();
     for (i, first) in job.rows.clone().step_by(kernel.rows).enumerate() {
         let mut rows = [std::ptr::null(); LONGEST_SIDE];

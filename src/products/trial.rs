@@ -145,7 +145,7 @@ impl Trial {
             if sys::ggml_backend_graph_compute(self.backend, self.graph) != sys::GGML_STATUS_SUCCESS {
                 return None;
             }
-            let ggml = cpu_time() - begin;
+            let ggml = cpu_time().saturating_sub(begin);
             let result = std::slice::from_raw_parts_mut(node.data.cast::<f32>(), count);
             let expected = result.to_vec();
             result.fill(f32::MAX);
@@ -155,7 +155,7 @@ impl Trial {
             if !self.state.compute(&product) {
                 return None;
             }
-            let kernel = cpu_time() - begin;
+            let kernel = cpu_time().saturating_sub(begin);
             let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
             let found = std::slice::from_raw_parts(node.data.cast::<f32>(), count);
             let apart = found.iter().zip(&expected).filter(|&(&a, &b)| !same(a, b)).count();

@@ -2,6 +2,12 @@
 //!
 //! Each kernel has ggml's bits: it adds the same terms in the same order as the code of ggml that it stands for, only for
 //! several rows and columns at once. Nothing here takes that on trust: see [`check`](super::check).
+#![allow(
+    clippy::wildcard_imports,
+    clippy::cast_ptr_alignment,
+    clippy::needless_range_loop,
+    reason = "intrinsics by the dozen; panels and columns begin on cache lines; tiles are indexed by row and column"
+)]
 
 mod float;
 mod float_512;
@@ -78,7 +84,7 @@ impl Kernel {
     }
 }
 
-/// Q8_0, the fastest first.
+/// `Q8_0`, the fastest first.
 pub(super) static Q8_0: &[&Kernel] = &[&q8_0_512::AVX512_VNNI, &q8_0::AVX_VNNI, &q8_0::AVX2];
 /// F16, routed products.
 pub(super) static F16: &[&Kernel] = &[&float_512::F16_ROUTED, &float::F16_ROUTED];

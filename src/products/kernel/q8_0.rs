@@ -1,4 +1,4 @@
-//! Q8_0 weights with Q8_0 activations, with the bits of ggml's `ggml_vec_dot_q8_0_q8_0` on x86.
+//! `Q8_0` weights with `Q8_0` activations, with the bits of ggml's `ggml_vec_dot_q8_0_q8_0` on x86.
 //!
 //! ggml keeps eight f32 lanes per dot product. Per block of 32, lane `i` takes the exact integer sum of the products `4i` to
 //! `4i + 3`, converted to f32, in one fused multiply-add with the f32 product of the two scales. At the end the lanes are

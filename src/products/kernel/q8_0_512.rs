@@ -1,4 +1,4 @@
-//! Q8_0 on AVX-512 with VNNI: the sums and the order of [`q8_0`](super::q8_0), laid out so that no lane is ever shuffled.
+//! `Q8_0` on AVX-512 with VNNI: the sums and the order of [`q8_0`](super::q8_0), laid out so that no lane is ever shuffled.
 //!
 //! A vector holds the same of ggml's eight lanes for sixteen rows. Per lane and column one `vpdpbusd` multiplies four weights of
 //! each row with the same four activations, which are broadcast. That instruction takes weights without a sign: they have 128

@@ -241,14 +241,22 @@ impl Random {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
+    /// A power of two, from the smallest subnormal numbers to nearly the largest.
+    fn power(&mut self) -> f32 {
+        match self.below(250) as u32 {
+            subnormal @ 0..23 => f32::from_bits(1 << subnormal),
+            exponent => f32::from_bits((exponent - 22) << 23),
+        }
+    }
+
     fn fill(&mut self, row: &mut [f32], values: Values) {
         // A whole row of the same magnitude, or each value of its own.
         let (scale, apart) = match values {
             Values::Usual => (1.0, false),
-            _ => (2.0_f32.powi(self.below(250) as i32 - 140), self.below(2) == 0),
+            _ => (self.power(), self.below(2) == 0),
         };
         for value in row.iter_mut() {
-            *value = self.unit() * if apart { 2.0_f32.powi(self.below(250) as i32 - 140) } else { scale };
+            *value = self.unit() * if apart { self.power() } else { scale };
             if values != Values::Usual && self.below(8) == 0 {
                 *value = 0.0;
             }

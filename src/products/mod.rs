@@ -57,6 +57,7 @@ pub use without::{Choice, Kind, Outcome, Shape, Values};
 ///
 /// Call it before a model is loaded. It affects all models that the process loads and all contexts that it creates
 /// afterwards.
+#[allow(clippy::must_use_candidate, reason = "it is called for its effect")]
 pub fn register() -> &'static [Choice] {
     #[cfg(products)]
     {

@@ -1,6 +1,7 @@
 //! Tokens per second of a model, with ggml's matrix products and with those of this crate.
 //!
 //!     cargo run --release --example products -- model.gguf [TOKENS] [THREADS]
+#![expect(clippy::print_stdout, reason = "it prints what it measures")]
 
 use std::time::Instant;
 

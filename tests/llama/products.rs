@@ -1,5 +1,7 @@
 //! Matrix products of our own against ggml's.
 
+#![expect(clippy::print_stderr, reason = "what was skipped, for those who run the tests")]
+
 use llama_imatrix::products::{self, Kind, Shape, Values};
 
 use super::*;

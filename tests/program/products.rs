@@ -1,11 +1,13 @@
 //! `--cpu-products`: other kernels, the same bytes.
 
+#![expect(clippy::print_stderr, reason = "what was skipped, for those who run the tests")]
+
 use super::*;
 
-/// How many pieces llama.cpp cuts a graph into: one where the CPU's backend computes all of it.
+/// How many pieces llama.cpp cuts the graph of a batch into: one where the CPU's backend computes all of it.
 fn splits(ran: &Ran) -> u32 {
-    let line = ran.stderr.lines().find_map(|line| line.split_once("graph splits = ")).expect("llama.cpp logs it");
-    line.1.split_whitespace().next().unwrap().parse().unwrap()
+    let after = ran.stderr.lines().find_map(|line| line.split_once(" splits = ")).expect("llama.cpp logs it").1;
+    after.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// Whether this machine has kernels with ggml's bits.

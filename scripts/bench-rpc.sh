@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Ours and llama.cpp's llama-imatrix in turn, with a model's layers on a worker on this machine: bytes over loopback and
-# seconds a chunk, on standard output as a table. Linux: the bytes are the kernel's count of the loopback interface, so let
-# nothing else talk over it meanwhile.
+# Runs our and llama.cpp's llama-imatrix in turn, with the layers on a worker on this machine. Prints a table of bytes over
+# loopback and seconds per chunk to standard output. Linux only: the bytes are the kernel's count of the loopback interface,
+# so no other program may use that interface during the run.
 #
 #   scripts/bench-rpc.sh [--pairs N] [--chunks SHORT,LONG] [--threads N] [--cpu] [MODEL...]
 #
 #   MODEL             a name that scripts/make-model knows, or a GGUF file; dense-0.6b and moe if none is given
-#   --pairs N         how often each is run, in turn (3)
+#   --pairs N         number of runs of each program, in turn (3)
 #   --chunks 2,6      the two lengths whose difference counts
 #   --threads N       threads of the worker (2)
-#   --cpu             CPU time of program and worker in place of the wall clock's: for a machine that others use. With
+#   --cpu             measure CPU time of program and worker instead of wall-clock time: for a shared machine. Use
 #                     --threads 1, since threads that wait for each other spin
 #
-# Each program has the worker of its own build, since the two llama.cpp speak different versions of the protocol: ours is
-# `llama-imatrix worker`, upstream's `ggml-rpc-server`, and both are ggml's RPC server over the CPU. OURS names another program
-# in place of the one built here.
+# Each program uses the worker of its own build, since the two versions of llama.cpp have different versions of the protocol:
+# ours is `llama-imatrix worker`, upstream's `ggml-rpc-server`. Both are ggml's RPC server over the CPU. OURS names another
+# program to run instead of the one built here.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

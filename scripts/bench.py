@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The part of bench.sh that runs the programs, times them and prints the tables. Needs nothing but Python 3.8."""
+"""The part of bench.sh that runs the programs, times them and prints the tables. Needs only Python 3.8."""
 
 import argparse
 import hashlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from bench_common import print_table, two_lengths
 
 MIB = 1 << 20
-# Bytes in a unit of ru_maxrss.
+# Bytes per unit of ru_maxrss.
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 CONTEXT = 512

@@ -1,22 +1,23 @@
 #!/usr/bin/env bash
-# Ours, llama.cpp's llama-imatrix and the forward pass alone, in turn, over models of random weights in real sizes. Prints
-# tables of medians and ratios on standard output, each run on standard error. docs/performance.md has the method.
+# Runs our llama-imatrix, llama.cpp's and the forward pass alone, in turn, over models of random weights in real sizes. Prints
+# tables of medians and ratios to standard output, each run to standard error. docs/performance.md describes the method.
 #
 #   scripts/bench.sh [--pairs N] [--chunks SHORT,LONG] [--threads N] [--cpu] [--batch N] [MODEL...]   seconds per chunk
 #   scripts/bench.sh --memory [MODEL...]                                                  peak memory at default flags
 #   scripts/bench.sh --offline [--pairs N] [--cpu]                                        merge, statistics, conversion, 1 GiB
 #
 #   MODEL             a name that scripts/make-model knows, or a GGUF file; all four if none is given
-#   --pairs N         how often each is run, in turn (5)
+#   --pairs N         number of runs of each program, in turn (5)
 #   --chunks 1,9      the two lengths whose difference counts
-#   --threads N       (2)
+#   --threads N       number of threads (2)
 #   --batch N         tokens per batch, -b (512); with 2048, upstream's default, --chunks must be multiples of 4 (4,12)
-#   --cpu             CPU time in place of the wall clock's: for a machine that others use. With --threads 1, since
+#   --cpu             measure CPU time instead of wall-clock time: for a shared machine. Use --threads 1, since
 #                     threads that wait for each other spin
 #
-# OURS names another program in place of the one built here. LLAMA_IMATRIX_UPSTREAM_BIN: see upstream.sh. PEER='NAME=PROGRAM
-# [FLAG...]' is a further program to time, several separated by ';', such as PEER='ik=/opt/ik/llama-imatrix;ik -rtr=/opt/ik/llama-imatrix
-# -rtr': what is called llama-imatrix and takes its flags. The table says whether its file has the bytes of upstream's.
+# OURS names another program to run instead of the one built here. LLAMA_IMATRIX_UPSTREAM_BIN: see upstream.sh.
+# PEER='NAME=PROGRAM [FLAG...]' names further programs to time, separated by ';', such as
+# PEER='ik=/opt/ik/llama-imatrix;ik -rtr=/opt/ik/llama-imatrix -rtr'. They must take the flags of llama-imatrix. The table says
+# if their files have upstream's bytes.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,4 +1,4 @@
-"""What the benchmarks' scripts share. Needs nothing but Python 3.8."""
+"""Functions shared by the benchmark scripts. Needs only Python 3.8."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ def print_table(header, rows):
 
 
 def sums_off_by(exact, found, work):
-    """The largest relative difference of any sum in the matrix `found` from `exact`, or `?` where they cannot be compared."""
+    """The largest relative difference of any sum in the matrix `found` from `exact`, or `?` if they cannot be compared."""
     command = [sys.executable, Path(__file__).with_name("imatrix_diff.py"), exact, found]
     result = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=work)
     sums = re.findall(r"in_sum2?: largest relative difference ([0-9.e+-]+)", result.stdout.decode(errors="replace"))

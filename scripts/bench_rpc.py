@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The part of bench-rpc.sh that runs the programs, counts bytes and prints the table. Needs nothing but Python 3.8."""
+"""The part of bench-rpc.sh that runs the programs, counts bytes and prints the table. Needs only Python 3.8."""
 
 import argparse
 import os

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A crate of somebody else's: made in a temporary folder, depends on this one by path, attaches a collector to a llama.cpp
-# context of its own in under 30 lines, and gets the file that the program writes, to the byte.
+# Makes another crate in a temporary folder that depends on this one by path. In under 30 lines it attaches a collector to its
+# own llama.cpp context. Its file must have the same bytes as the program's.
 #
 #   scripts/check-downstream.sh
 #
-# It is built in the usual target folder, with the versions of Cargo.lock and this checkout's configuration, so that
+# The crate is built in the usual target folder, with the versions of Cargo.lock and this checkout's configuration, so
 # llama.cpp is not compiled again.
 set -euo pipefail
 

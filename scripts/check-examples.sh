@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every example on the bundled model and compares what they write with what the program writes.
+# Runs every example on the bundled model and compares its output with the program's.
 #
 #   scripts/check-examples.sh
 set -euo pipefail

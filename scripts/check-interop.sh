@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Has others read our files: Python's gguf package the GGUF matrix, candle the legacy one (and quantize with the first),
-# and, with --with-upstream, llama-quantize.
+# Checks that other programs read our files: Python's gguf package reads the GGUF matrix; candle reads the legacy one and
+# quantizes with the first; with --with-upstream, llama-quantize reads one too.
 #
 #   scripts/check-interop.sh [--with-upstream]
 #
-# Collects over the bundled model first. gguf comes from PyPI into a virtual environment, candle-core from crates.io
-# into a project of its own (tests/interop), both kept in ~/.cache/llama-imatrix/interop.
+# Collects over the bundled model first. Installs gguf from PyPI in a virtual environment and candle-core from crates.io
+# in a separate project (tests/interop). Both are kept in ~/.cache/llama-imatrix/interop.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

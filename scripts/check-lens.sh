@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Holds logit lens, logit prism and layer similarity of the bundled model against a forward pass in numpy.
+# Compares logit lens, logit prism and layer similarity of the bundled model with a forward pass in numpy.
 #
 #   scripts/check-lens.sh [--with-upstream]
 #
-# With --with-upstream also quantizes the model and holds the last layer's KL against llama-perplexity --kl-divergence.
-# Needs python3 with venv; numpy, gguf and tokenizers go into the cache. Without python3 it says so and is
-# content, but not where CI is set.
+# With --with-upstream it also quantizes the model and compares the last layer's KL with llama-perplexity --kl-divergence.
+# Needs python3 with venv; numpy, gguf and tokenizers are installed in the cache. Without python3 it prints a line and
+# succeeds; if CI is set, it fails.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What goes to crates.io: lists it, holds it against a limit of size, and builds it, with no C++ and with nothing of this
-# checkout but the packed files.
+# Checks the package for crates.io: lists its files, compares its size with a limit, and builds it without C++ from the
+# packed files alone.
 #
 #   scripts/check-package.sh
 set -euo pipefail

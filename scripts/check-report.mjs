@@ -1,4 +1,4 @@
-// Uses a report as people do: node scripts/check-report.mjs PAGE FOLDER. See check-report.sh.
+// Uses a report as a person does: node scripts/check-report.mjs PAGE FOLDER. See check-report.sh.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import path from "node:path";

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Opens a report in a headless Chromium, on a desktop and a phone, light and dark, and uses it; says what failed.
+# Opens a report in a headless Chromium with the screen of a desktop and a phone, light and dark, and uses it. Prints failures.
 #
 #   scripts/check-report.sh [FOLDER]     screenshots go to FOLDER
 #
-# Needs chromium, node and npm (for playwright-core, which goes into the cache); without chromium or node it says so and
-# is content, but not where CI is set.
+# Needs chromium, node and npm (for playwright-core, which is installed in the cache). Without chromium or node it prints a
+# line and succeeds; if CI is set, it fails.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -14,7 +14,7 @@ out=${1:-$(mktemp -d)}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 
-# What the page carries from elsewhere is what its README says.
+# Files from other projects have the checksums that their README lists.
 for file in "$here"/../assets/report/*/*.js "$here"/../assets/report/*/*.css "$here"/../assets/report/*/*.ttf; do
     sum=$(sha256sum "$file" | cut -d' ' -f1)
     grep -q "$sum" "$here/../assets/report/README.md" || {

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Checks a lens file against a forward pass of its own: numpy over the same weights, nothing of llama.cpp.
+"""Compares a lens file with a forward pass in numpy over the same weights, without llama.cpp.
 
 usage: check_lens.py MODEL.gguf TEXT LENS.json
 
-The model is a llama with a byte-level BPE, and LENS.json of a run with every position of every chunk looked at
-(--lens-tokens as large as -c). Prints the largest difference of each kind of number, and fails where one is above 1e-3.
+The model is a llama with a byte-level BPE. LENS.json comes from a run that measured every position of every chunk
+(--lens-tokens as large as -c). Prints the largest difference of each kind of number, and fails if one is above 1e-3.
 """
 
 import json

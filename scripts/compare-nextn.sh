@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs llama.cpp's llama-imatrix, repaired by tests/data/nextn/tool.sh, and ours on the test models with NextN layers, and
-# compares the files they write to the byte and their standard output, but for the time it tells.
+# Runs llama.cpp's llama-imatrix, repaired by tests/data/nextn/tool.sh, and ours on the test models with NextN layers. Compares
+# the bytes of the files they write, and their standard output except for the times in it.
 #
 #   scripts/compare-nextn.sh
 #
-# Environment: LLAMA_IMATRIX_BIN, the program to compare in place of the one built here; LLAMA_IMATRIX_NEXTN_TOOL, the tool
-# to compare with in place of the repaired one.
+# Environment: LLAMA_IMATRIX_BIN, the program to compare instead of the one built here; LLAMA_IMATRIX_NEXTN_TOOL, the tool
+# to compare with instead of the repaired one.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

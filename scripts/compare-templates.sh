@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Renders conversations through the chat templates that come with llama.cpp's sources, with our renderer and with
-# Python's Jinja set up as Hugging Face's transformers does, and compares the texts.
+# Renders conversations through the chat templates in llama.cpp's sources, with our renderer and with Python's Jinja,
+# configured as in Hugging Face's transformers, and compares the texts.
 #
 # usage: scripts/compare-templates.sh [TEMPLATE...]
 set -euo pipefail

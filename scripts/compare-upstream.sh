@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs llama.cpp's llama-imatrix and ours on every test model with many sets of flags, and compares the files they
-# write, their standard output and their exit codes. Fails on any difference that compare-upstream.allow does not list.
+# Runs llama.cpp's llama-imatrix and ours on every test model with many sets of flags. Compares the files they write,
+# their standard output and their exit codes. Fails on any difference that compare-upstream.allow does not list.
 #
 #   scripts/compare-upstream.sh [--only PATTERN] [--lanes LIST] [--keep DIR]
 #
-#   --only PATTERN   only the cases that match, such as 'llama/*' or '*/merge'
-#   --lanes LIST     run ours with each of these numbers of lanes, 1,2,3 where not given: all have the same bytes
-#   --keep DIR       leave each run's files, standard output and standard error in DIR (new or empty)
+#   --only PATTERN   run only the cases that match, for example 'llama/*' or '*/merge'
+#   --lanes LIST     run ours with each of these numbers of lanes (default 1,2,3): all must give the same bytes
+#   --keep DIR       keep each run's files, standard output and standard error in DIR (new or empty)
 #
-# Environment: LLAMA_IMATRIX_BIN, the program to compare in place of the one built here; LLAMA_IMATRIX_TEST_MODELS, a
-# folder with *.gguf and calibration.txt in place of the ones made here; LLAMA_IMATRIX_UPSTREAM_BIN, see upstream.sh.
+# Environment: LLAMA_IMATRIX_BIN, the program to compare instead of the one built here; LLAMA_IMATRIX_TEST_MODELS, a
+# folder with *.gguf and calibration.txt to use instead of the ones made here; LLAMA_IMATRIX_UPSTREAM_BIN, see upstream.sh.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The part of compare-templates.sh that renders conversations through chat templates in both ways. Needs jinja2."""
+"""The part of compare-templates.sh that renders conversations with both renderers. Needs jinja2."""
 
 import argparse
 import datetime
@@ -15,9 +15,9 @@ import jinja2.sandbox
 
 BOS, EOS = "<s>", "</s>"
 
-# Differences that are known, by template.
+# Known differences, by template.
 ALLOWED = {
-    # Adds plain text to text marked as `safe`, which Jinja escapes for HTML: the model is to see no `&#34;`.
+    # Adds plain text to text marked as `safe`, which Jinja then escapes for HTML: the model must not get `&#34;`.
     "meetkai-functionary-medium-v3.1.jinja",
 }
 TODAY = datetime.datetime(2024, 7, 26)

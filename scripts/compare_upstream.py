@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The part of compare-upstream.sh that runs both programs and compares what they leave. Needs nothing but Python 3.8."""
+"""The part of compare-upstream.sh that runs both programs and compares their results. Needs only Python 3.8."""
 
 import argparse
 import difflib
@@ -18,11 +18,11 @@ import imatrix_diff
 TIMEOUT_SECONDS = 120
 ALLOWED_KINDS = ("file", "stdout", "exit")
 
-# Upstream loses the end of its standard output where its exit is not held back: see exit-delay.sh. So many milliseconds
-# at first; where its output still stops short of ours, it is run again with the next.
+# Upstream loses the end of its standard output unless its exit is delayed: see exit-delay.sh. These are the delays in
+# milliseconds: if its output still ends before ours, it is run again with the next one.
 EXIT_DELAYS = (10, 50, 250, 1000, 1000)
 
-# Upstream prints its guess of the time left as part of its standard output. A clock is no fact about a model.
+# Upstream prints its estimate of the time left to standard output. It depends on the clock, not on the model.
 ETA_LINE = re.compile(r"^(?:[0-9]+ hours )?[0-9.]+ minutes$", re.MULTILINE)
 NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?|nan|inf)")
 

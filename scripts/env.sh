@@ -1,26 +1,26 @@
 # shellcheck shell=bash
-# Where builds keep what they make. Source this; it prints nothing and installs nothing.
+# Sets the folders of builds. Source this file; it prints nothing and installs nothing.
 #
 #   . scripts/env.sh && cargo build --release
 #
-# llama.cpp takes minutes to compile, so everything that can be kept lies outside the checkout and is shared by all of
-# them. Set any of these variables beforehand to keep it elsewhere.
+# llama.cpp takes minutes to compile, so builds are kept outside the checkout, and all checkouts share them. To keep them
+# elsewhere, set these variables before you source this file.
 
 export LLAMA_IMATRIX_CACHE="${LLAMA_IMATRIX_CACHE:-$HOME/.cache/llama-imatrix}"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$LLAMA_IMATRIX_CACHE/target}"
 
-# rustup's default place, which a fresh shell may not have on its PATH yet.
+# rustup's default folder, which may not be on the PATH of a fresh shell yet.
 if ! command -v cargo >/dev/null 2>&1 && [ -x "$HOME/.cargo/bin/cargo" ]; then
     export PATH="$HOME/.cargo/bin:$PATH"
 fi
 
-# llama-cpp-sys-2's build script hands every CMAKE_* variable on to CMake.
+# llama-cpp-sys-2's build script passes every CMAKE_* variable on to CMake.
 if command -v ccache >/dev/null 2>&1; then
     export CMAKE_C_COMPILER_LAUNCHER="${CMAKE_C_COMPILER_LAUNCHER:-ccache}"
     export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}"
 fi
 
-# Prints the folder of libclang, or fails. The places that bindgen looks in by itself come first.
+# Prints the folder of libclang, or fails. The folders that bindgen searches itself come first.
 llama_imatrix_libclang_dir() {
     local dir lib
     for dir in \

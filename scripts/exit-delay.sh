@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Compiles a library that, loaded into a program, holds its exit back by EXIT_DELAY_MS milliseconds.
+# Compiles a library that delays the exit of the program that loads it by EXIT_DELAY_MS milliseconds.
 #
 #   scripts/exit-delay.sh OUT.so
 #
-# llama.cpp's tools write their log, which their results are part of, from a thread that nothing waits for when they exit
-# (ggml-org/llama.cpp #22142): the last lines are lost, on a busy machine more often than not. Destructors of libraries
-# run while that thread is still alive; this one sleeps. Loaded by LD_PRELOAD, or DYLD_INSERT_LIBRARIES on macOS.
+# llama.cpp's tools write their log, which includes their results, from a thread. They do not wait for it when they exit
+# (ggml-org/llama.cpp #22142), so the last lines are lost, in most runs on a busy machine. Destructors of libraries run
+# while that thread is still alive; this one sleeps. Load it by LD_PRELOAD, or DYLD_INSERT_LIBRARIES on macOS.
 set -euo pipefail
 
 [ $# -eq 1 ] || {

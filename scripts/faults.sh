@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Fails system calls under the program, one at a time, and sees that no file is lost and no failure silent.
+# Makes system calls of the program fail, one at a time, and checks that no file is lost and every failure is reported.
 #
 #   scripts/faults.sh [--full] [SCENE...]
 #
 # Scenes: save, merge, convert, state, resume, lens, report, statistics (all). For each, the Nth open, read, write, fsync,
-# truncate, rename, unlink and mmap on a file of the run's folder fails with EIO, ENOSPC, EINTR or ENOMEM, or moves half of
-# its bytes: for every N with --full (minutes), else for a sample of 20 per scene. Calls on other files are never failed:
-# loading shared libraries, /proc, /sys, /dev.
+# truncate, rename, unlink and mmap on a file in the run's folder fails with EIO, ENOSPC, EINTR or ENOMEM, or transfers half
+# of its bytes: for every N with --full (minutes), otherwise for a sample of 20 per scene. Calls on other files never fail:
+# shared libraries, /proc, /sys, /dev.
 #
-# After each, every file must be as it was before or whole and new; exit code 0 means that all is new; another comes with
-# an error that names a file or the cause. Needs Linux on x86-64, a C compiler and python3; builds the program if it has to.
-# LLAMA_IMATRIX names a program that is there already, KEEP a folder in which failed runs stay.
+# After each run every file must be unchanged, or new and whole. Exit code 0 means that all files are new; any other code
+# comes with an error that names a file or the cause. Needs Linux on x86-64, a C compiler and python3. Builds the program
+# unless LLAMA_IMATRIX names one. KEEP names a folder that keeps failed runs.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -2,9 +2,9 @@
 # Fuzzes the readers of files and texts, the state file, the merge, chat templates and the greeting of an RPC server:
 # scripts/fuzz.sh [SECONDS [TARGET...]]
 #
-# Each target runs SECONDS (60) under AddressSanitizer, with leak detection, a timeout of 10 seconds and a memory limit,
-# from the committed corpus. What it finds lies in fuzz/artifacts/; what it learns, in fuzz/work/.
-# cargo-fuzz wants a nightly compiler for its flags; a stable one takes them with RUSTC_BOOTSTRAP=1.
+# Each target runs for SECONDS (60) under AddressSanitizer, with leak detection, a timeout of 10 seconds and a memory limit,
+# starting from the committed corpus. It writes failures to fuzz/artifacts/ and new inputs to fuzz/work/.
+# The flags of cargo-fuzz need a nightly compiler; a stable one accepts them with RUSTC_BOOTSTRAP=1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,11 +15,11 @@ targets=("$@")
 
 command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked" >&2; exit 1; }
 export RUSTC_BOOTSTRAP=1
-# The tree's own flags are for the program; the fuzzers take what cargo-fuzz sets.
+# The flags of this checkout are for the program; the fuzzers use the flags of cargo-fuzz.
 unset RUSTFLAGS
 export CARGO_TARGET_DIR="${FUZZ_TARGET_DIR:-$PWD/fuzz/target}"
 
-# All of them first, so that the hour of runs is of one state of the tree.
+# Builds all targets first, so that all runs use the same state of the checkout.
 cargo fuzz build
 binaries="$CARGO_TARGET_DIR/$(rustc -vV | sed -n 's/^host: //p')/release"
 

@@ -3,14 +3,14 @@
 
     imatrix_diff.py A B [--bound X]
 
-Prints what differs, and the largest relative difference of any number. Exits with 0 where the files are the same to the
-byte, or differ only in numbers and by no more than the bound; 1 where they differ; 2 where one cannot be read.
+Prints the differences, and the largest relative difference of any number. Exits with 0 if the files have the same bytes,
+or differ only in numbers and by no more than the bound; with 1 if they differ; with 2 if one cannot be read.
 
 The relative difference of two numbers a and b is |a - b| / max(|a|, |b|), except in `.in_sum`, where positive and
-negative activations cancel: there it is |a - b| over the largest sum of the matrix. Equal bits, NaN included, are no
-difference; NaN against a number is an infinite one.
+negative activations cancel: there it is |a - b| over the largest sum of the matrix. Equal bits, including NaN, are no
+difference; NaN and a number differ infinitely.
 
-Needs nothing but Python 3.8.
+Needs only Python 3.8.
 """
 
 import argparse
@@ -27,7 +27,7 @@ LIMIT = 1 << 32
 
 
 class Unreadable(Exception):
-    """Not an imatrix file, or one cut short."""
+    """Not an imatrix file, or a truncated one."""
 
 
 class Cursor:

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Builds the files that a loss of power may leave, and has the program read each: it must find an old file or a new one.
+# Builds the files that a loss of power may leave, and checks that the program reads each as an old file or a new one.
 #
 #   scripts/power.sh [SCENE...]
 #
-# Scenes: save, merge, convert, state, resume, lens, report (all). Each run's writes, fsyncs, renames and unlinks are
-# recorded. At every one of them, what was not synced is dropped, torn or filled with zeros, and changes of the folder that
-# were not synced are lost in any combination: scripts/faults/power.py says by which rules. A state must resume to the bytes
-# of the whole run, and once the program has ended with exit code 0 everything must be new.
+# Scenes: save, merge, convert, state, resume, lens, report (all). The script records the writes, fsyncs, renames and unlinks
+# of each run. At each of these calls it drops, tears or zeroes data that was not synced, and loses changes of the folder that
+# were not synced, in any combination; scripts/faults/power.py has the rules. A resumed state must give the bytes of the
+# whole run, and after the program has ended with exit code 0 everything must be new.
 #
-# Needs what scripts/faults.sh needs. LLAMA_IMATRIX names a program that is there already, KEEP a folder for its files.
+# Needs the same as scripts/faults.sh. LLAMA_IMATRIX names an existing program to use, KEEP a folder that keeps its files.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Compares the library's public API with docs/public-api.txt, and shows what has changed.
+# Compares the library's public API with docs/public-api.txt, and shows the differences.
 #
-#   scripts/public-api.sh            fails on any difference: what is meant is to be committed
+#   scripts/public-api.sh            fails on any difference; commit an intended one
 #   scripts/public-api.sh --update   writes the file again
 #
-# A line that goes or changes breaks somebody's build: that is a new major version (before 1.0, a new minor one).
-# The list comes from rustdoc's JSON, which is not stable: it is made with the toolchain named below, by rustup where
+# A line that is removed or changed breaks builds of users: it requires a new major version (before 1.0, a minor one).
+# The list comes from rustdoc's JSON, which is not stable. So it is made with the toolchain named below, by rustup if
 # another is in use.
 set -euo pipefail
 

@@ -4,8 +4,8 @@
 #
 #   scripts/quickstart.sh [--with-upstream] [DIR]
 #
-#   DIR              where imatrix.gguf goes; the folder this is called from if not given
-#   --with-upstream  also builds llama.cpp's tools and shows what the matrix does for a quantized model
+#   DIR              folder of imatrix.gguf; the current folder by default
+#   --with-upstream  also builds llama.cpp's tools and shows the effect of the matrix on a quantized model
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds a program that runs on other machines of this system and kind of CPU, and packs it: llama.cpp as libraries beside
-# it, with a variant of its kernels for each generation of CPUs, of which the best is taken when the program starts.
+# Builds and packs a program that runs on other machines with this system and CPU architecture. llama.cpp is packed as
+# libraries next to it, with kernels for each generation of CPUs. The program loads the best ones when it starts.
 #
 #   scripts/release.sh [DIR]
 #
-# Leaves DIR/llama-imatrix-VERSION-TARGET.tar.gz and its .sha256 (DIR: dist), after the packed program has collected over
-# the bundled model from a folder of its own. Compiles llama.cpp several times: a quarter of an hour.
+# Tests the packed program in a separate folder on the bundled model, then writes
+# DIR/llama-imatrix-VERSION-TARGET.tar.gz and its .sha256 (DIR: dist). Compiles llama.cpp several times: a quarter of an hour.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

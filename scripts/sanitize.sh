@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs the program with a sanitized llama.cpp over the test models: address and undefined behaviour, or threads.
+# Runs the program with a sanitized llama.cpp over the test models: addresses and undefined behaviour, or threads.
 #
 #   scripts/sanitize.sh [address|thread] [MODEL...]
 #
-# llama.cpp, ggml and the shims of vendor/ are compiled with -fsanitize=address,undefined (or thread, for lanes; ggml's own
-# threads instead of OpenMP's, of which the sanitizer knows nothing). The Rust code is not: a stable compiler cannot; its
-# unsafe code calls C, whose reads and writes of what it is handed are checked. A report is a failure. What is not counted as
-# one stands with its reason in scripts/sanitize/*.supp.
+# llama.cpp, ggml and the shims of vendor/ are compiled with -fsanitize=address,undefined, or for lanes with thread. (With
+# thread, ggml uses its own threads, since the sanitizer does not know OpenMP's.) A stable compiler cannot sanitize the Rust
+# code. But its unsafe code calls C, and the sanitizer checks the memory that C reads and writes there. Any report is a
+# failure, except those in scripts/sanitize/*.supp, which also has the reasons.
 #
-# Needs gcc or clang with its sanitizers. The build, in a folder of its own, takes llama.cpp's time again and half as much.
-# Models: all test models that run, with NextN and the hostile ones, or those named.
+# Needs gcc or clang with its sanitizers. The build, in a separate folder, takes 1.5 times as long as a build of llama.cpp.
+# MODEL: the test models to run; by default all that run, including those with NextN and the hostile ones.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

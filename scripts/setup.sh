@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Installs what a build needs and this machine lacks: cmake, make, a C++ compiler, libclang (bindgen reads C headers
-# with it), ccache and git; with --upstream also ninja and Python with pip, for building llama.cpp's own tools; with
-# --checks also what .ci/run checks with: shellcheck, zsh, fish, mandoc, cargo-deny and cargo-machete. Of these, what cannot
-# be installed is an error only where CI is set.
+# Installs the missing tools of a build: cmake, make, a C++ compiler, libclang (bindgen reads C headers with it), ccache
+# and git. With --upstream also ninja and Python with pip, for building llama.cpp's own tools. With --checks also the tools
+# of .ci/run: shellcheck, zsh, fish, mandoc, cargo-deny and cargo-machete. If one of the latter cannot be installed, that is
+# an error only if CI is set.
 #
 #   scripts/setup.sh [--upstream] [--checks]
 #
-# Uses apt, dnf, pacman, zypper, apk or brew, with sudo where needed, or says what to install by hand. Rust is checked,
-# never installed. Quick and silent where nothing is missing. All output goes to standard error.
+# Uses apt, dnf, pacman, zypper, apk or brew, with sudo if needed, or prints what to install by hand. Checks Rust but never
+# installs it. Quick and silent if nothing is missing. All output goes to standard error.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Shows what an importance matrix is for: quantizes the bundled model with and without it, by llama.cpp's own tools, and
-# prints the perplexity of each on text that neither the training nor the calibration saw.
+# Shows the effect of an importance matrix: quantizes the bundled model with and without it, with llama.cpp's own tools, and
+# prints the perplexity of each on text that was used neither for training nor for calibration.
 #
 #   scripts/show-quantize.sh [IMATRIX]
 #
-# IMATRIX is the bundled model's; without it one is collected first. Fails if IQ2_XXS, which refuses to run without a
-# matrix, refuses this one, or if neither Q2_K nor IQ3_S is better with it.
+# IMATRIX is a matrix of the bundled model; by default one is collected first. Fails if IQ2_XXS, which needs a matrix,
+# refuses this one, or if neither Q2_K nor IQ3_S is better with it.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

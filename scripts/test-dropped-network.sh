@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Cuts the network between a run and its worker without a word to either, and sees that neither waits for ever.
+# Cuts the network between a run and its worker without a notice to either, and checks that neither waits for ever.
 #
 #   scripts/test-dropped-network.sh
 #
-# The run and the worker are in network namespaces of their own, joined by a veth pair whose link is set down in the middle
-# of the run: no packet tells either side. The run has to end within its --rpc-timeout with an error that names the worker;
-# the worker has to drop its client, and serve the resumed run once the link is up again, to the bytes of a run that nothing
-# has stopped. Needs Linux, ip (package iproute2) and root, or sudo. Half a minute. LLAMA_IMATRIX names a program that is
-# there already; it needs RPC (GGML_RPC=ON, as scripts/env.sh has it).
+# The run and the worker are in two network namespaces joined by a veth pair. Its link is set down during the run, so no
+# packet informs either side. The run must end within its --rpc-timeout with an error that names the worker. The worker must
+# drop its client and, after the link is up again, serve the resumed run, with the bytes of an uninterrupted run.
+# Needs Linux, ip (package iproute2) and root, or sudo. Half a minute. LLAMA_IMATRIX names an existing program to use; it
+# needs RPC (GGML_RPC=ON, as in scripts/env.sh).
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the example of examples/cluster/slurm under a real Slurm, and compares with one run on one machine.
+# Runs the example of examples/cluster/slurm under a real Slurm, and compares it with one run on one machine.
 #
 #   scripts/test-slurm.sh [SHARDS]
 #
-# Installs Slurm and munge by apt where they are missing, starts a cluster of one node on this machine with a configuration
-# and a key of its own in a temporary folder, submits the array job and its merge as they are, for SHARDS (4) shards, and
-# sends one shard the signal that comes before its time is up. SHA-256 of the merged matrix has to be that of the run that
-# was not shared out. Stops what it has started, and nothing else. As root, or with sudo; about a minute, two more where
-# Slurm waits before it starts a requeued job.
+# Installs Slurm and munge with apt if they are missing. Starts a cluster of one node on this machine, with its own
+# configuration and key in a temporary folder. Submits the unchanged array job and its merge for SHARDS (4) shards, and sends
+# one shard the signal that Slurm sends before the time limit. The merged matrix must have the SHA-256 of one run without
+# shards. Stops only what it has started. Needs root, or sudo. Takes about a minute, two more if Slurm waits before it starts
+# a requeued job.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

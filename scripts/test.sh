@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is missing and runs all tests, those in the documentation included.
+# Installs what is missing and runs all tests, including those in the documentation.
 #
 #   scripts/test.sh [ARGUMENT...]
 #
-# Arguments go to `cargo test`, such as `--lib`, a test's name or `-- --nocapture`.
+# Passes its arguments to `cargo test`, for example `--lib`, a test's name or `-- --nocapture`.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -11,5 +11,5 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/env.sh
 . "$here/env.sh"
 cd "$here/.."
-# Release alone: the models are evaluated for real, and one profile means one build of llama.cpp.
+# Release only: the tests evaluate models, and one profile means one build of llama.cpp.
 exec cargo test --release "$@"

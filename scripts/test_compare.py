@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of the comparison itself: a check that cannot fail checks nothing. Run: python3 scripts/test_compare.py"""
+"""Tests of the comparison: they prove that it can fail. Run: python3 scripts/test_compare.py"""
 
 import math
 import struct

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What scripts/torture.sh does to runs: torture.py PROGRAM FOLDER [N [SEED]], with the test models in FOLDER/models."""
+"""The part of torture.sh that kills and damages runs: torture.py PROGRAM FOLDER [N [SEED]]; test models in FOLDER/models."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-# Each: name, model, flags. Chunks of 64 tokens, a batch each.
+# Name, model, flags. Chunks of 64 tokens, one chunk per batch.
 CASES = [
     ("f32, one lane", "llama", "--lanes 1"),
     ("f32, two lanes", "llama", "--lanes 2"),
@@ -24,7 +24,7 @@ CASES = [
 ]
 AS_ROOT = [] if os.geteuid() == 0 else ["sudo", "-n"]
 STAGES = ["write", "fsync", "rename", "end"]
-# The beginning of a legacy matrix: a file of another kind would not be replaced.
+# The beginning of a legacy matrix: the program would not replace a file of another kind.
 EARLIER_MATRIX = b"\x01\0\0\0\x0c\0\0\0blk.0.weight an earlier matrix"
 DEATHS = 4  # at most, before a run is let go to its end
 

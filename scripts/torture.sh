@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Kills runs, fills their disk, takes it away, damages their files, and sees that nothing is lost.
+# Kills runs, fills their disk, makes it read-only, damages their files, and checks that nothing is lost.
 #
 #   scripts/torture.sh [N [SEED]]
 #
-# N (100) runs over tiny models are killed by SIGKILL at random instants and inside saves, again and again, and resumed:
-# their files have to be, byte for byte, those of runs that were never stopped, and so has what they print. Then the disk
-# is filled and made read-only under runs (where a small tmpfs may be mounted: as root, or with sudo that asks nothing), and
-# files are cut short at every 1,000th byte. Needs python3; builds the program if it has to. LLAMA_IMATRIX names a program
-# that is there already, built with the feature test-hooks: without it no run is killed inside a save.
+# Kills N (100) runs over tiny models with SIGKILL at random instants and inside saves, several times each, and resumes them.
+# Their files and standard output must have the bytes of uninterrupted runs. Then fills the disk during runs and makes it
+# read-only (if a small tmpfs may be mounted: as root, or with sudo without a password), and truncates files at every 1,000th
+# byte. Needs python3. Builds the program unless LLAMA_IMATRIX names one. That one must have the feature test-hooks:
+# otherwise no run is killed inside a save.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -21,7 +21,7 @@ cd "$here/.."
 # shellcheck source=scripts/env.sh
 . scripts/env.sh
 if [ -z "${LLAMA_IMATRIX:-}" ]; then
-    # With what ends it inside a save on request.
+    # The feature ends the program inside a save on request.
     cargo build --release --features test-hooks --bin llama-imatrix
     LLAMA_IMATRIX="$CARGO_TARGET_DIR/release/llama-imatrix"
 fi

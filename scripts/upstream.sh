@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# Gets llama.cpp's own tools, of the version that we link, and prints the folder they are in as the last line of
-# standard output; all else goes to standard error.
+# Builds llama.cpp's own tools, of the version that we link. Prints their folder as the last line of standard output;
+# everything else goes to standard error.
 #
 #   bin=$(scripts/upstream.sh)
 #   "$bin"/llama-imatrix, llama-quantize, llama-perplexity, llama-bench
 #
-#   scripts/upstream.sh --rpc      the same with ggml's RPC in them, and ggml-rpc-server, in a folder of their own
+#   scripts/upstream.sh --rpc      the same with ggml's RPC, and ggml-rpc-server, in a separate folder
 #
-# The sources come from a source package that carries them, since llama-cpp-sys-2 leaves the tools out. They are kept in
-# ~/.cache/llama-imatrix/upstream: five minutes on two cores the first time, nothing afterwards.
-# LLAMA_IMATRIX_UPSTREAM_BIN names a folder of tools to use in their place.
+# The sources come from a source package that includes them, since llama-cpp-sys-2 has no tools. The tools are kept in
+# ~/.cache/llama-imatrix/upstream: the first call takes five minutes on two cores, later ones no time.
+# LLAMA_IMATRIX_UPSTREAM_BIN names a folder of tools to use instead.
 set -euo pipefail
 
-# Moving these: vendor/README.md.
+# vendor/README.md explains how to move to another version.
 package=xllamacpp
 version=2026.10.11549
 sha256=c17ee1163006f70726abb9f72137830818f3d8cb60bfc34cb232d08428eaa22b
 
 tools="llama-imatrix llama-quantize llama-perplexity llama-bench"
 cmake_flags="-DCMAKE_BUILD_TYPE=Release -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF"
-# Two more on macOS, where the defaults are Metal and Accelerate: what we build there has neither unless asked for.
+# Two more on macOS, where the defaults are Metal and Accelerate: our builds use neither by default.
 if [ "$(uname -s)" = Darwin ]; then
     cmake_flags="$cmake_flags -DGGML_METAL=OFF -DGGML_BLAS=OFF"
 fi

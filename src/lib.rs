@@ -76,4 +76,30 @@ mod tests {
             assert!(here.contains(&definition), "src/lib.rs has no '{definition}'");
         }
     }
+
+    /// The steps are lines such as "3. `Chunks::new` (`src/calibration/chunks.rs`) splits ..".
+    #[test]
+    fn each_step_of_contributings_walk_names_a_function_in_its_file() {
+        let walk = include_str!("../CONTRIBUTING.md").split_once("twelve steps\n").map_or("", |(_, walk)| walk);
+        let (mut steps, mut missing) = (0, Vec::new());
+        for line in walk.lines().take_while(|line| !line.starts_with("## ")) {
+            let mut parts = line.split('`');
+            let (Some(number), Some(function), Some(" ("), Some(path)) =
+                (parts.next(), parts.next(), parts.next(), parts.next())
+            else {
+                continue;
+            };
+            if number != format!("{}. ", steps + 1) {
+                continue;
+            }
+            steps += 1;
+            let code = std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_default();
+            let name = function.rsplit("::").next().unwrap_or(function);
+            if !code.contains(&format!("fn {name}(")) && !code.contains(&format!("fn {name}<")) {
+                missing.push(format!("{path} has no fn {name}"));
+            }
+        }
+        assert!(missing.is_empty(), "{missing:#?}");
+        assert_eq!(steps, 12, "steps of the walk");
+    }
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What scripts/faults.sh does: faults.py CALLS PROGRAM MODEL TEXT FOLDER SAMPLE [SCENE...]; SAMPLE 0 for every fault."""
+"""The part of faults.sh that makes calls fail: faults.py CALLS PROGRAM MODEL TEXT FOLDER SAMPLE [SCENE...]; SAMPLE 0 for every fault."""
 
 import random
 import re

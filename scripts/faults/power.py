@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What scripts/power.sh does: power.py CALLS PROGRAM MODEL TEXT FOLDER [SCENE...].
+"""The part of power.sh that loses power: power.py CALLS PROGRAM MODEL TEXT FOLDER [SCENE...].
 
 The model of a disk is that of ALICE (Pillai et al., OSDI 2014), with the weakest promises of a POSIX file system:
 
 - fsync of a file keeps its bytes and its length, and nothing else.
 - fsync of a folder keeps its entries: what was created, renamed and removed in it before.
-- All else may be on the disk or not at a crash, in any order: of a file's bytes since its last fsync none, all, the first
-  half, or zeros as long as they were; of a folder's changes since its last fsync any subset.
+- After a crash everything else may or may not be on the disk, in any order. The bytes of a file since its last fsync may be
+  missing, complete, half there, or zeros of the same length. Any subset of a folder's changes since its last fsync may be there.
 - A single rename is atomic.
 """
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# For faults.sh and power.sh, which source this: a program, its test models and the tracer, in $folder.
+# faults.sh and power.sh source this. It prepares a program, its test models and the tracer in $folder.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 if [ "$(uname -sm)" != "Linux x86_64" ]; then

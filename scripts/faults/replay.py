@@ -1,10 +1,10 @@
-"""A recorded run again, on files in memory."""
+"""Replays a recorded run on files in memory."""
 
 from os.path import normpath
 
 
 class File:
-    """An inode: its bytes as written, and as they were when it was last synced."""
+    """An inode: its bytes as written, and its bytes at the last sync."""
 
     def __init__(self, data=b""):
         self.data, self.synced, self.writes = bytearray(data), bytes(data), []

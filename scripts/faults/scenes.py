@@ -1,4 +1,4 @@
-"""What scripts/faults.sh and scripts/power.sh have the program do: one call per kind of file that it writes."""
+"""The scenes of faults.sh and power.sh: one call of the program per kind of file that it writes."""
 
 import os
 import shutil
@@ -7,12 +7,12 @@ from pathlib import Path
 
 TIMEOUT_SECONDS = 120
 RUN = "-m m.gguf -f t.txt -c 64 -b 64 -t 1 --lanes 1"
-# Beside the folder, so that no call on it is counted.
+# Next to the folder, so that no call on it is counted.
 LOG, ERRORS = "calls.log", "errors.txt"
 STDOUT = "stdout.txt"
 
-# Name, flags of the call, and the calls that make what it finds in its folder. `KILL flags`: a run that is killed as it
-# saves its state for the second time.
+# Name, flags of the call, and the calls that prepare its folder. `KILL flags`: a run that is killed while it saves its
+# state for the second time.
 SCENES = [
     ("save", f"{RUN} --chunks 3 -ofreq 1 --save-frequency 2", ["collect", "-o imatrix.gguf --chunks 2"]),
     ("merge", "merge a.gguf b.gguf -o out.gguf", ["a", "b", "-o out.gguf --chunks 1"]),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What faults.py and power.py must find, in runs made up by hand."""
+"""Tests that faults.py and power.py find the failures of hand-made runs."""
 
 import unittest
 from types import SimpleNamespace

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""The part of run.sh that runs the programs and prints a table of tokens per second. Needs nothing but Python 3.8
-and, beside it, bench_common.py and imatrix_diff.py.
+"""The part of run.sh that runs the programs and prints a table of tokens per second. Needs Python 3.8, and
+bench_common.py and imatrix_diff.py in the same folder.
 
     measure.py --ours PROGRAM --upstream FOLDER --text FILE --work FOLDER [options] MODEL...
 
     --pairs N          rounds; each round runs every program once, in turn (3)
-    --deadline N       start nothing that would not end N seconds from now; the table has what was measured
+    --deadline N       start only runs that will end within N seconds from now; the table has the finished measurements
     --results FILE     append each measurement to FILE as a line of JSON
-    --cpu              without a GPU: sums by a graph on the CPU, to try the script out
+    --cpu              test the script without a GPU: sums by a graph on the CPU
 
-Tokens per second come from the difference of two runs of different length, so that loading, tokenizing and the first
-batch drop out. Faster programs take longer runs. The most telling measurements come first, so that a deadline costs the
-least telling ones.
+Tokens per second come from the difference of two runs of different length, so loading, tokenizing and the first batch
+cancel out. Faster programs need longer runs. The most important measurements run first, so a deadline skips the least
+important ones.
 """
 
 import argparse

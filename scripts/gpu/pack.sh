@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Packs what scripts/gpu/run.sh needs on a machine with CUDA and without Rust or network: our program and llama.cpp's tools,
-# both with backends that are loaded when they start, the sources of ggml's CUDA backend, and what makes models and a text.
+# Packs the files that scripts/gpu/run.sh needs on a machine with CUDA and without Rust or network: our program and llama.cpp's
+# tools, both with backends loaded at start, the sources of ggml's CUDA backend, and the programs that make models and a text.
 #
-#   scripts/gpu/pack.sh [FILE]        imatrix-gpu.tar.xz unless named; some 20 MB
+#   scripts/gpu/pack.sh [FILE]        default: imatrix-gpu.tar.xz; about 20 MB
 #
-# There: tar -xf imatrix-gpu.tar.xz && imatrix-gpu/run.sh
+# On that machine: tar -xf imatrix-gpu.tar.xz && imatrix-gpu/run.sh
 #
-# The builds have folders of their own in ~/.cache/llama-imatrix: llama.cpp is compiled twice more, as shared libraries and
-# for several kinds of CPU, twenty minutes on two cores. The programs run on any x86-64 that has AVX2.
+# The builds have separate folders in ~/.cache/llama-imatrix. llama.cpp is compiled twice more, as shared libraries and
+# for several kinds of CPU: twenty minutes on two cores. The programs run on any x86-64 that has AVX2.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -67,17 +67,18 @@ cp "$CARGO_TARGET_DIR/release/llama-imatrix" "$CARGO_TARGET_DIR/release/examples
 for folder in "$out/lib" "$out/lib64" "$out/backends"; do
     [ ! -d "$folder" ] || find "$folder" -name '*.so*' -exec cp -P {} "$pack/bin/" \;
 done
-# In a folder of their own, since both programs' libraries have the same names.
+# In a separate folder, since both programs' libraries have the same names.
 mkdir -p "$pack/upstream/lib"
 cp "$tools_build/bin/llama-imatrix" "$tools_build/bin/llama-bench" "$pack/upstream/lib/"
 find "$tools_build/bin" -name '*.so*' -exec cp -P {} "$pack/upstream/lib/" \;
-# What llama.cpp's tools and both programs need of a system and it may lack.
+# System libraries that llama.cpp's tools and both programs need, and that the machine may lack.
 for library in libgomp.so.1 libssl.so.3 libcrypto.so.3; do
     file_of=$(ldconfig -p | sed -n "s/.*$library .*=> //p" | head -n 1)
     [ -z "$file_of" ] || cp "$file_of" "$pack/upstream/lib/"
 done
 [ ! -e "$pack/upstream/lib/libgomp.so.1" ] || cp "$pack/upstream/lib/libgomp.so.1" "$pack/bin/"
 for tool in llama-imatrix llama-bench; do
+    # shellcheck disable=SC2016 # the written script expands these
     printf '#!/bin/sh\nhere=$(cd "$(dirname "$0")" && pwd)\nLD_LIBRARY_PATH=$here/lib exec "$here/lib/%s" "$@"\n' "$tool" >"$pack/upstream/$tool"
     chmod +x "$pack/upstream/$tool"
 done

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# On a machine with CUDA, from what pack.sh has packed: builds ggml's CUDA backend, which both programs load, makes models of
-# random weights, and prints a table. No Rust, no network. Each step is done once and can be called by itself.
+# Measures on a machine with CUDA, from the files of pack.sh: builds ggml's CUDA backend, which both programs load, makes models
+# of random weights, and prints a table. Needs no Rust and no network. Each step runs once and can be called separately.
 #
-#   ./run.sh [backend] [models] [measure]     all of them, in this order, if none is named
+#   ./run.sh [backend] [models] [measure]     default: all of them, in this order
 #
-#   ARCHS=90-real         the GPU's kind (nvidia-smi tells unless set)
-#   WORK=/big/disk        where builds and models go (./work); 24 GB for the models
-#   MODELS="dense-8b"     those that make-model knows (dense-8b moe-15b)
-#   MEASURE="--pairs 1"   more for measure.py
+#   ARCHS=90-real         the GPU's architecture (default: from nvidia-smi)
+#   WORK=/big/disk        folder of builds and models (./work); the models need 24 GB
+#   MODELS="dense-8b"     names that make-model knows (dense-8b moe-15b)
+#   MEASURE="--pairs 1"   further arguments of measure.py
 #
 # With 16 cores the backend takes three and a half minutes, and the models half a minute.
 set -euo pipefail

@@ -15,8 +15,8 @@ from pathlib import Path
 HELD_OUT_EVERY = 16
 CALIBRATION_EVERY = 10
 
-# The books retell one another (2 Kings 19 is Isaiah 37). A chapter is fit to be held out
-# only if nearly none of its word sequences of this length stand in another chapter.
+# The books repeat each other (2 Kings 19 is Isaiah 37). A chapter can be held out only if
+# almost none of its word sequences of this length occur in another chapter.
 SHINGLE_WORDS = 8
 MAX_SHARED_SHINGLES = 0.03
 

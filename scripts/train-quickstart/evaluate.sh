@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Held-out perplexity of the bundled model, as it is and quantized with and without an
-# importance matrix, all by llama.cpp's own tools. Writes a table to standard output.
+# Computes the held-out perplexity of the bundled model, unquantized and quantized with and without an
+# importance matrix, with llama.cpp's own tools. Writes a table to standard output.
 #
 #   evaluate.sh [ASSETS [TYPE...]]    LLAMA_CPP_BIN names the folder of llama.cpp's programs,
-#                                     THREADS how many threads they use
+#                                     THREADS their number of threads
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)

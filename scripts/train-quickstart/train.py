@@ -1,6 +1,6 @@
 """The training: AdamW, a fixed number of steps from a fixed seed.
 
-An interrupted run goes on from its last checkpoint and ends with the same weights.
+An interrupted run continues from its last checkpoint and ends with the same weights.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes assets/quickstart/: environment, text, vocabulary, training, export, evaluation.
 #
-#   train.sh [ASSETS]    WORK names the folder for the checkpoint and all else that is
-#                        not kept; a run that was interrupted goes on from there
+#   train.sh [ASSETS]    WORK names the folder for the checkpoint and other temporary
+#                        files; an interrupted run continues from there
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)

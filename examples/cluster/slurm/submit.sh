@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Shares a run out over an array job, and merges the shards in a second job once all of them are through.
+# Splits a run over an array job, and merges the shards in a second job after all of them are complete.
 #
 #   submit.sh SHARDS MODEL TEXT OUTPUT [FLAG...]
 #
 #   examples/cluster/slurm/submit.sh 16 model.gguf calibration.txt imatrix.gguf -c 512 -ngl 99
 #
-# The states of the shards lie in OUTPUT.shards/, which all nodes have to see, and can go when the matrix is there. FLAGs
-# go to each shard. What a site wants besides (partition, account, memory) is said by Slurm's own variables, such as
-# SBATCH_PARTITION and SBATCH_ACCOUNT, or in the two files beside this one. Submitted again after a failure, shards that
-# are complete stay as they are, and the others go on.
+# The states of the shards are in OUTPUT.shards/. All nodes must see that folder. Delete it when the matrix is written. FLAGs
+# are passed to each shard. Set other options of a site (partition, account, memory) with Slurm's own variables, such as
+# SBATCH_PARTITION and SBATCH_ACCOUNT, or in the two files next to this one. If you submit again after a failure, complete
+# shards stay unchanged, and the others continue.
 set -euo pipefail
 
 if [ $# -lt 4 ]; then

@@ -1,10 +1,11 @@
 //! Compiles and binds what C alone cannot reach of llama.cpp: the shims in `vendor/tokenizer`, `vendor/nextn`,
-//! `vendor/breakdown` and `vendor/memory`.
+//! `vendor/breakdown`, `vendor/memory` and `vendor/products`.
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(nextn)");
     println!("cargo::rustc-check-cfg=cfg(breakdown)");
     println!("cargo::rustc-check-cfg=cfg(fresh_memory)");
+    println!("cargo::rustc-check-cfg=cfg(products)");
     println!("cargo::rerun-if-changed=build.rs");
     #[cfg(feature = "dynamic-backends")]
     find_libraries_beside_program();
@@ -34,6 +35,7 @@ mod shims {
     const NEXTN: &str = "vendor/nextn";
     const BREAKDOWN: &str = "vendor/breakdown";
     const MEMORY: &str = "vendor/memory";
+    const PRODUCTS: &str = "vendor/products";
 
     /// Builds the shims and sets `cfg(nextn)`, `cfg(breakdown)` and `cfg(fresh_memory)`, if the headers of the llama.cpp
     /// that is linked can be found: not where it was installed by somebody else. The program then says so on `--nextn` and
@@ -43,6 +45,7 @@ mod shims {
         println!("cargo::rerun-if-changed={NEXTN}");
         println!("cargo::rerun-if-changed={BREAKDOWN}");
         println!("cargo::rerun-if-changed={MEMORY}");
+        println!("cargo::rerun-if-changed={PRODUCTS}");
         compile(None, TOKENIZER, "tokenizer", &[]);
         bind(TOKENIZER, "tokenizer");
         let Some(llama) = llama_source() else {
@@ -56,16 +59,32 @@ mod shims {
         println!("cargo::rustc-cfg=breakdown");
         compile(Some(&llama), MEMORY, "memory", &["ggml/include", "ggml/src"]);
         println!("cargo::rustc-cfg=fresh_memory");
+        if has_products() {
+            shim(Some(&llama), PRODUCTS, "products", &["ggml/include", "ggml/src"])
+                .flag("-fopenmp")
+                .compile("imatrix_products");
+            bind_products();
+            println!("cargo::rustc-cfg=products");
+        }
+    }
+
+    /// Whether there are kernels for the target, and ggml computes with an OpenMP team that they can share.
+    fn has_products() -> bool {
+        let target = |what| env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
+        let openmp = env::var_os("CARGO_FEATURE_OPENMP").is_some();
+        let linked = env::var_os("CARGO_FEATURE_DYNAMIC_BACKENDS").is_none();
+        openmp && linked && target("ARCH") == "x86_64" && target("OS") == "linux" && target("ENV") == "gnu"
     }
 
     fn compile(llama: Option<&Path>, folder: &str, name: &str, includes: &[&str]) {
-        cc::Build::new()
-            .cpp(true)
-            .std("c++17")
-            .file(format!("{folder}/{name}.cpp"))
-            .include(folder)
-            .includes(llama.into_iter().flat_map(|llama| includes.iter().map(|include| llama.join(include))))
-            .compile(&format!("imatrix_{name}"));
+        shim(llama, folder, name, includes).compile(&format!("imatrix_{name}"));
+    }
+
+    fn shim(llama: Option<&Path>, folder: &str, name: &str, includes: &[&str]) -> cc::Build {
+        let mut build = cc::Build::new();
+        build.cpp(true).std("c++17").file(format!("{folder}/{name}.cpp")).include(folder);
+        build.includes(llama.into_iter().flat_map(|llama| includes.iter().map(|include| llama.join(include))));
+        build
     }
 
     fn bind(folder: &str, name: &str) {
@@ -77,6 +96,19 @@ mod shims {
             // The library's own.
             .blocklist_type("llama_context|llama_batch_ext|llama_vocab")
             .prepend_enum_name(false)
+            .generate()
+            .expect("the shim's header binds")
+            .write_to_file(out)
+            .expect("the build folder can be written");
+    }
+
+    fn bind_products() {
+        let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("products.rs");
+        bindgen::Builder::default()
+            .header(format!("{PRODUCTS}/products.h"))
+            .allowlist_item("imatrix_products_.*")
+            // The library's own.
+            .blocklist_type("ggml_tensor")
             .generate()
             .expect("the shim's header binds")
             .write_to_file(out)

@@ -5,6 +5,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -17,7 +18,8 @@ MIB = 1 << 20
 # Bytes per unit of ru_maxrss.
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
-CONTEXT = ["-c", "512", "-b", "512", "-ub", "512"]
+CONTEXT = 512
+MICRO_BATCH = 512
 PERPLEXITY = {"no": ["--no-ppl"], "yes": []}
 # One batch at upstream's default flags: 2048 tokens, four chunks of 512.
 CHUNKS_A_BATCH = "4"
@@ -63,23 +65,30 @@ class Bench:
     def __init__(self, args):
         self.args = args
         self.work = Path(args.work)
-        self.programs = {"ours": Path(args.ours), "upstream": Path(args.upstream) / "llama-imatrix"}
+        self.programs = {"ours": [args.ours], "upstream": [Path(args.upstream) / "llama-imatrix"]}
+        self.peers = dict(args.peers)
         self.forward_program = Path(args.upstream) / "llama-bench"
         self.machine = Machine()
         self.short, self.long = args.chunks
 
     def imatrix(self, who, label, *flags):
-        output = self.work / f"{who}.gguf"
+        output = self.output(who)
         output.unlink(missing_ok=True)
-        return Run([self.programs[who], *flags, "-o", output.name], self.work, f"{label} {who}")
+        program = {**self.programs, **self.peers}[who]
+        return Run([*program, *flags, "-o", output.name], self.work, f"{label} {who}")
 
-    def same_bytes(self):
-        sums = [sha256(self.work / f"{who}.gguf") for who in self.programs]
+    def output(self, who):
+        return self.work / f"{who.replace(' ', '_')}.gguf"
+
+    def same_bytes(self, who="ours"):
+        """Whether the file has upstream's bytes, and its digest."""
+        sums = [sha256(self.output(one)) for one in (who, "upstream")]
         return sums[0] == sums[1], sums[0]
 
     def seconds_a_chunk(self, who, model, label, flags):
         """The difference of two lengths: loading, tokenizing and the first save are in both."""
-        common = ["-m", model, "-f", "text.txt", "-t", self.args.threads, *CONTEXT, *flags]
+        common = ["-m", model, "-f", "text.txt", "-t", self.args.threads, *flags]
+        common += ["-c", CONTEXT, "-b", self.args.batch, "-ub", MICRO_BATCH]
         short, long = (
             self.imatrix(who, f"{label} {plural(chunks, 'chunk')},", *common, "--chunks", chunks)
             for chunks in (self.short, self.long)
@@ -94,7 +103,7 @@ class Bench:
 
     def forward(self, model, label):
         """Seconds a chunk of llama-bench, which warms up by itself and reports the mean of its repetitions."""
-        command = [self.forward_program, "-m", model, "-p", 512, "-n", 0, "-b", 512, "-ub", 512]
+        command = [self.forward_program, "-m", model, "-p", CONTEXT, "-n", 0, "-b", CONTEXT, "-ub", MICRO_BATCH]
         command += ["-t", self.args.threads, "-o", "json"]
 
         def run(repetitions):
@@ -105,41 +114,41 @@ class Bench:
         return json.loads(run(self.long - self.short).stdout)[0]["avg_ns"] / 1e9
 
     def chunks(self, models):
-        header = ["model", "perplexity", "ours, s", "upstream, s", "forward, s", "ours / upstream", "ours / forward",
-                  "peak, ours", "peak, upstream", "same bytes"]
+        header = ["model", "perplexity", "program", "s per chunk", "ours / it", "peak", "upstream's bytes"]
         rows, sums = [], []
+        everyone = [*self.programs, *self.peers]
         for name, model in models:
             read_once(model)
             turns = {mode: [] for mode in PERPLEXITY}
-            same = {mode: True for mode in PERPLEXITY}
+            same = {(mode, who): True for mode in PERPLEXITY for who in everyone}
+            forwards = []
             for pair in range(1, self.args.pairs + 1):
                 self.machine.look()
-                forward = self.forward(model, f"{name} {pair}/{self.args.pairs}")
+                forwards.append(self.forward(model, f"{name} {pair}/{self.args.pairs}"))
                 for mode, flags in PERPLEXITY.items():
                     label = f"{name} {pair}/{self.args.pairs} perplexity: {mode},"
-                    ours, theirs = (self.seconds_a_chunk(who, model, label, flags) for who in self.programs)
-                    turns[mode].append((ours, theirs, forward))
-                    equal, digest = self.same_bytes()
-                    same[mode] &= equal
-                sums.append((name, digest))
+                    turns[mode].append({who: self.seconds_a_chunk(who, model, label, flags) for who in everyone})
+                    for who in everyone:
+                        same[mode, who] &= self.same_bytes(who)[0]
+                sums.append((name, self.same_bytes()[1]))
             for mode, turn in turns.items():
-                ours, theirs = [[pair[who][0] for pair in turn] for who in (0, 1)]
-                forwards = [pair[2] for pair in turn]
-                peaks = [max(pair[who][1] for pair in turn) for who in (0, 1)]
-                rows.append([
-                    name, mode, *(f"{statistics.median(values):.2f}" for values in (ours, theirs, forwards)),
-                    spread(ours, theirs), spread(ours, forwards), *(f"{peak:.0f} MiB" for peak in peaks),
-                    "yes" if same[mode] else "NO",
-                ])
+                ours = [pair["ours"][0] for pair in turn]
+                for who in everyone:
+                    seconds = [pair[who][0] for pair in turn]
+                    peak = max(pair[who][1] for pair in turn)
+                    ratio = "" if who == "ours" else spread(ours, seconds)
+                    rows.append([name, mode, who, median(seconds), ratio, f"{peak:.0f} MiB",
+                                 "yes" if same[mode, who] else "NO" if who == "ours" else "no"])
+                rows.append([name, mode, "forward pass alone", median(forwards), spread(ours, forwards), "", ""])
         print_table(header, rows)
         clock = "CPU time of all threads" if self.args.cpu else "Seconds"
-        print(f"\nMedians of {plural(self.args.pairs, 'pair')}, in brackets least and most. {clock} a chunk of 512 "
-              f"tokens on {plural(self.args.threads, 'thread')}: {self.long} chunks less {self.short}, over "
-              f"{self.long - self.short}. {self.machine.describe()}.")
+        print(f"\nMedians of {plural(self.args.pairs, 'turn')}, in brackets least and most. {clock} per chunk of {CONTEXT} "
+              f"tokens on {plural(self.args.threads, 'thread')}, `-b {self.args.batch} -ub {MICRO_BATCH}`: {self.long} chunks "
+              f"less {self.short}, over {self.long - self.short}. {self.machine.describe()}.")
         print("\nsha256 of the files of ours, the longer runs:\n")
         for name, digest in sorted(set(sums)):
             print(f"    {digest}  {name}")
-        return all(row[-1] == "yes" for row in rows)
+        return all(row[-1] != "NO" for row in rows)
 
     def memory(self, models):
         rows = []
@@ -160,7 +169,7 @@ class Bench:
         matrix = files[0][1]
         read_once(matrix)
         legacy = self.work / "matrix.dat"
-        Run([self.programs["ours"], "--in-file", matrix, "-o", legacy], self.work, "matrix.dat")
+        Run([*self.programs["ours"], "--in-file", matrix, "-o", legacy], self.work, "matrix.dat")
         commands = {
             "merge with itself": ["--in-file", matrix, "--in-file", matrix],
             "`--show-statistics`": ["--show-statistics", "--in-file", matrix],
@@ -213,6 +222,10 @@ def spread(over, under):
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
+def median(values):
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
 def plural(n, noun):
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
@@ -222,6 +235,17 @@ def named_file(text):
     return name, Path(path)
 
 
+def programs(text):
+    """`NAME=PROGRAM [FLAG...]`, several separated by `;`."""
+    parts = [part.strip() for part in text.split(";") if part.strip()]
+    named = [part.split("=", 1) for part in parts]
+    if any(len(pair) != 2 or pair[0] in ("ours", "upstream") for pair in named):
+        raise ValueError
+    commands = [(name, shlex.split(command)) for name, command in named]
+    # Programs run in another folder.
+    return [(name, [Path(program).resolve(), *flags]) for name, (program, *flags) in commands]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=["chunks", "memory", "offline"], required=True)
@@ -229,13 +253,21 @@ def main():
     parser.add_argument("--upstream", required=True, help="the folder of upstream's tools")
     parser.add_argument("--work", required=True)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--chunks", type=two_lengths, default=(1, 9))
+    parser.add_argument("--chunks", type=two_lengths)
+    parser.add_argument("--batch", type=int, default=CONTEXT, help="tokens per batch")
+    parser.add_argument("--peers", type=programs, default=[], metavar="NAME=PROGRAM;...", help="further programs to time")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("files", nargs="+", type=named_file, metavar="NAME=FILE")
     args = parser.parse_args()
     if args.pairs < 1:
         parser.error("--pairs is at least 1")
+    if args.batch < CONTEXT or args.batch % CONTEXT:
+        parser.error(f"--batch is a multiple of {CONTEXT}")
+    per_batch = args.batch // CONTEXT
+    args.chunks = args.chunks or ((1, 9) if per_batch == 1 else (per_batch, 3 * per_batch))
+    if any(chunks % per_batch for chunks in args.chunks):
+        parser.error(f"--chunks must be multiples of the {per_batch} chunks per batch")
     same = getattr(Bench(args), args.mode)(args.files)
     if not same:
         sys.exit("bench: the two programs' results are not the same")

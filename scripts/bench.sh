@@ -2,7 +2,7 @@
 # Runs our llama-imatrix, llama.cpp's and the forward pass alone, in turn, over models of random weights in real sizes. Prints
 # tables of medians and ratios to standard output, each run to standard error. docs/performance.md describes the method.
 #
-#   scripts/bench.sh [--pairs N] [--chunks SHORT,LONG] [--threads N] [--cpu] [MODEL...]   seconds per chunk
+#   scripts/bench.sh [--pairs N] [--chunks SHORT,LONG] [--threads N] [--cpu] [--batch N] [MODEL...]   seconds per chunk
 #   scripts/bench.sh --memory [MODEL...]                                                  peak memory at default flags
 #   scripts/bench.sh --offline [--pairs N] [--cpu]                                        merge, statistics, conversion, 1 GiB
 #
@@ -10,10 +10,14 @@
 #   --pairs N         number of runs of each program, in turn (5)
 #   --chunks 1,9      the two lengths whose difference counts
 #   --threads N       number of threads (2)
+#   --batch N         tokens per batch, -b (512); with 2048, upstream's default, --chunks must be multiples of 4 (4,12)
 #   --cpu             measure CPU time instead of wall-clock time: for a shared machine. Use --threads 1, since
 #                     threads that wait for each other spin
 #
 # OURS names another program to run instead of the one built here. LLAMA_IMATRIX_UPSTREAM_BIN: see upstream.sh.
+# PEER='NAME=PROGRAM [FLAG...]' names further programs to time, separated by ';', such as
+# PEER='ik=/opt/ik/llama-imatrix;ik -rtr=/opt/ik/llama-imatrix -rtr'. They must take the flags of llama-imatrix. The table says
+# if their files have upstream's bytes.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,13 +27,13 @@ die() {
     exit 2
 }
 
-usage() { sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 parse() {
     flags=() names=() mode=chunks
     while [ $# -gt 0 ]; do
         case "$1" in
-        --pairs | --chunks | --threads)
+        --pairs | --chunks | --threads | --batch)
             [ $# -ge 2 ] || die "$1 wants a value"
             flags+=("$1" "$2")
             shift
@@ -98,7 +102,7 @@ main() {
     cp "$here/../assets/quickstart/calibration.txt" "$work/text.txt"
     # The guard for an empty array: bash before 4.4, macOS's, takes it for unset.
     PYTHONDONTWRITEBYTECODE=1 python3 "$here/bench.py" --mode "$mode" ${flags[@]+"${flags[@]}"} \
-        --ours "$ours" --upstream "$upstream" --work "$work" "${files[@]}"
+        --peers "${PEER:-}" --ours "$ours" --upstream "$upstream" --work "$work" "${files[@]}"
 }
 
 main "$@"

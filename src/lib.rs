@@ -32,6 +32,7 @@
 //! | [`calibration`] | files, conversations, documents, chunks | for their tokens |
 //! | [`perplexity`] | likelihoods and perplexity | no |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
+#![cfg_attr(feature = "llama", doc = "| [`products`] | faster matrix products on a CPU, with ggml's bits | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`session`], [`run`] | a model over a text, collected | yes |")]
 
 pub mod atomic_file;
@@ -45,6 +46,8 @@ pub mod lens;
 pub mod llama;
 pub mod nextn;
 pub mod perplexity;
+#[cfg(feature = "llama")]
+pub mod products;
 mod random;
 pub mod report;
 #[cfg(feature = "llama")]

@@ -25,6 +25,10 @@ unsafe impl Send for BufferType {}
 // SAFETY: as above.
 unsafe impl Sync for BufferType {}
 
+/// The name of the device behind [`products`](crate::products). It has no memory and holds no layers: it is no device to
+/// choose.
+pub(crate) const PRODUCTS: &CStr = c"PRODUCTS";
+
 impl Device {
     pub(super) fn new(ptr: sys::ggml_backend_dev_t) -> Option<Self> {
         NonNull::new(ptr).map(Self)
@@ -109,13 +113,14 @@ impl BufferType {
 }
 
 impl Backend {
-    /// All devices, in ggml's order.
+    /// All devices that models can be spread over, in ggml's order.
     #[must_use]
     pub fn devices(&self) -> Vec<Device> {
         // SAFETY: init() has filled the registry; entries are appended to it and never removed.
         let count = unsafe { sys::ggml_backend_dev_count() };
         // SAFETY: `i` is below the count.
-        (0..count).filter_map(|i| NonNull::new(unsafe { sys::ggml_backend_dev_get(i) }).map(Device)).collect()
+        let devices = (0..count).filter_map(|i| NonNull::new(unsafe { sys::ggml_backend_dev_get(i) }).map(Device));
+        devices.filter(|device| device.name().as_bytes() != PRODUCTS.to_bytes()).collect()
     }
 }
 

@@ -95,6 +95,7 @@ pub use control_vector::{ControlVector, ControlVectorError};
 pub use cpu::unused_vector_features;
 pub use data::{DataError, TensorRef};
 pub(crate) use device::DeviceSums;
+pub(crate) use devices::PRODUCTS;
 pub use devices::{BufferType, Device};
 pub use error::Error;
 pub use graph::{Graph, Leaf, Node, NodeOp, Source};

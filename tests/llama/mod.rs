@@ -4,6 +4,7 @@ mod attachment;
 mod lens;
 mod nextn;
 mod pieces;
+mod products;
 mod session;
 mod sound;
 mod tensors;

@@ -16,6 +16,7 @@ mod memory;
 mod merge;
 mod nan;
 mod nextn;
+mod products;
 #[cfg(unix)]
 mod resume;
 #[cfg(unix)]

@@ -42,6 +42,7 @@ mod with_llama {
         let signals = Signals::register()?;
         let backend = settings::start_backend(&task.flags, &signals)?;
         settings::warn_of_backend(&task.flags, backend);
+        settings::register_products(&task.flags, backend);
         settings::set_priority(task);
         let model_options = settings::model_options(task, backend)?;
         let model = settings::load_model(task, &model_options)?;

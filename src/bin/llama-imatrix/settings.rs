@@ -10,6 +10,7 @@ use llama_imatrix::llama::{
     LoadMode, Model, ModelOptions, Numa, OverrideValue, PoolOptions, Priority, Rope, RopeScaling, SplitMode,
     ThreadOptions, Tuning, unused_vector_features,
 };
+use llama_imatrix::products;
 
 use crate::config::{Collect, Threads};
 use crate::flags::{self, Flags, KvOverride, Tristate};
@@ -37,6 +38,27 @@ pub(crate) fn start_backend(flags: &Flags, signals: &Signals) -> anyhow::Result<
         log::debug(format_args!("RPC server '{server}' added"));
     }
     Ok(backend)
+}
+
+/// Has products on the CPU computed by our own kernels, where these have ggml's bits. Before a model is loaded.
+pub(crate) fn register_products(flags: &Flags, backend: &Backend) {
+    if !flags.cpu_products {
+        return;
+    }
+    // ggml has a GPU compute large batches with weights in host memory, unless another backend takes them.
+    let offloads = |device: &Device| !device.is_cpu() && !device.is_remote();
+    let cpu_alone = flags.devices.as_ref().is_some_and(Vec::is_empty);
+    if !flags.no_op_offload && !cpu_alone && backend.devices().iter().any(offloads) {
+        log::debug(format_args!("products on the CPU are left to ggml: a GPU computes those of large batches"));
+        return;
+    }
+    for choice in products::register() {
+        let kernel = choice.kernel().unwrap_or("ggml");
+        log::debug(format_args!("{} on the CPU: {kernel}", choice.kind()));
+        for inexact in choice.inexact() {
+            log::debug(format_args!("{} on the CPU: not {inexact}, whose bits are not ggml's here", choice.kind()));
+        }
+    }
 }
 
 /// What will have less effect than one might think.

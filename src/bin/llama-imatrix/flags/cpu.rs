@@ -64,6 +64,15 @@ pub(super) static FLAGS: &[Flag] = &[
     )
     .env("LLAMA_ARG_NUMA")
     .same_bits(),
+    Flag::new(
+        &["--cpu-products"],
+        "WHO",
+        "Compute matrix products on the CPU with kernels of our own where they are faster and have ggml's bits, or leave all \
+         to ggml; the results are the same (auto)",
+        Set::Choice(&["auto", "ggml"], |flags, who| flags.cpu_products = who == "auto"),
+    )
+    .ours()
+    .same_bits(),
 ];
 
 type SetText = fn(&mut Flags, &str) -> Checked;

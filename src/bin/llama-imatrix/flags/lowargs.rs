@@ -117,6 +117,8 @@ pub(crate) struct Flags {
     pub(crate) cpu: Cpu,
     pub(crate) cpu_batch: Cpu,
     pub(crate) numa: Option<&'static str>,
+    /// Whether kernels of our own may compute matrix products.
+    pub(crate) cpu_products: bool,
 
     // The log.
     pub(crate) log: LogOptions,
@@ -344,6 +346,7 @@ impl Default for Flags {
             cpu: Cpu::default(),
             cpu_batch: Cpu::default(),
             numa: None,
+            cpu_products: true,
             log: LogOptions::default(),
             verbosity: crate::log::level::INFO,
         }

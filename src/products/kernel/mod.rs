@@ -1,0 +1,98 @@
+//! Kernels: how rows of weights and columns of activations are laid out, and how a tile of their products is computed.
+//!
+//! Each kernel has ggml's bits: it adds the same terms in the same order as the code of ggml that it stands for, only for
+//! several rows and columns at once. Nothing here takes that on trust: see [`check`](super::check).
+#![allow(
+    clippy::wildcard_imports,
+    clippy::cast_ptr_alignment,
+    clippy::needless_range_loop,
+    reason = "intrinsics by the dozen; panels and columns begin on cache lines; tiles are indexed by row and column"
+)]
+
+mod float;
+mod float_512;
+mod lanes;
+mod q8_0;
+mod q8_0_512;
+
+/// What computes products of one type of weights with one set of instructions.
+///
+/// # Safety
+/// The functions may be called where [`is_available`](Self::is_available) is true, with pointers to as much as their own
+/// contract says.
+pub(super) struct Kernel {
+    /// Weights, instructions and order, such as `Q8_0 AVX2`.
+    pub(super) name: &'static str,
+    /// The instructions it takes.
+    pub(super) instructions: Instructions,
+    /// Rows per tile, which a panel holds.
+    pub(super) rows: usize,
+    /// Columns per tile.
+    pub(super) cols: usize,
+    /// The number of values per row is a multiple of this.
+    pub(super) step: usize,
+    /// Bytes of a panel of rows of `k` values.
+    pub(super) panel_bytes: fn(k: usize) -> usize,
+    /// Bytes of a column of `k` values.
+    pub(super) column_bytes: fn(k: usize) -> usize,
+    /// Floats that a tile needs for itself.
+    pub(super) scratch: fn(k: usize) -> usize,
+    /// Lays out a column of `k` values that ggml has converted to the type it multiplies with. Returns false if the kernel does
+    /// not have ggml's bits for them.
+    pub(super) prepare: unsafe fn(converted: *const u8, k: usize, column: *mut u8) -> bool,
+    /// Lays out [`rows`](Self::rows) rows of `k` weights each.
+    pub(super) pack: unsafe fn(rows: &[*const u8], k: usize, panel: *mut u8),
+    /// Multiplies a panel with [`cols`](Self::cols) columns: `out[c * rows + r]`.
+    pub(super) tile: unsafe fn(k: usize, panel: *const u8, columns: &[*const u8], scratch: *mut f32, out: *mut f32),
+}
+
+/// The largest tile: rows times columns.
+pub(super) const LARGEST_TILE: usize = 64;
+/// The most rows, and the most columns, of a tile.
+pub(super) const LONGEST_SIDE: usize = 16;
+
+/// Instruction sets of x86.
+#[derive(Clone, Copy)]
+pub(super) enum Instructions {
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// The same, and AVX-VNNI.
+    AvxVnni,
+    /// AVX-512 with BW and VL.
+    Avx512,
+    /// The same, and VNNI.
+    Avx512Vnni,
+    /// AVX-512 with BW and VL, and BF16.
+    Avx512Bf16,
+}
+
+impl Kernel {
+    /// Whether this CPU has the instructions.
+    pub(super) fn is_available(&self) -> bool {
+        let avx2 =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl");
+        avx2 && match self.instructions {
+            Instructions::Avx2 => true,
+            Instructions::AvxVnni => is_x86_feature_detected!("avxvnni"),
+            Instructions::Avx512 => avx512,
+            Instructions::Avx512Vnni => avx512 && is_x86_feature_detected!("avx512vnni"),
+            Instructions::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
+        }
+    }
+}
+
+/// `Q8_0`, the fastest first.
+pub(super) static Q8_0: &[&Kernel] = &[&q8_0_512::AVX512_VNNI, &q8_0::AVX_VNNI, &q8_0::AVX2];
+/// F16, routed products.
+pub(super) static F16: &[&Kernel] = &[&float_512::F16_ROUTED, &float::F16_ROUTED];
+/// BF16, routed products.
+pub(super) static BF16: &[&Kernel] = &[
+    &float_512::BF16_PAIRS_ROUTED,
+    &float_512::BF16_ROUTED_FUSED,
+    &float_512::BF16_ROUTED,
+    &float::BF16_ROUTED_FUSED,
+    &float::BF16_ROUTED,
+];

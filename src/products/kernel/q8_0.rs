@@ -1,0 +1,203 @@
+//! `Q8_0` weights with `Q8_0` activations, with the bits of ggml's `ggml_vec_dot_q8_0_q8_0` on x86.
+//!
+//! ggml keeps eight f32 lanes per dot product. Per block of 32, lane `i` takes the exact integer sum of the products `4i` to
+//! `4i + 3`, converted to f32, in one fused multiply-add with the f32 product of the two scales. At the end the lanes are
+//! added in a fixed order. The kernels below do the same for a tile of rows and columns at once.
+//!
+//! A panel holds the quantized values of its rows, block by block, then their scales as f32, block by block. A column holds
+//! its quantized values, then its scales as f32.
+
+use std::arch::x86_64::*;
+
+use super::lanes::sum_of_four;
+use super::{Instructions, Kernel};
+
+/// Values per block.
+pub(super) const BLOCK: usize = 32;
+/// Bytes per block in ggml's layout: an f16 scale, then the values.
+pub(super) const BLOCK_BYTES: usize = 34;
+
+/// AVX2, as ggml does it: the absolute weight times the activation with the weight's sign.
+pub(super) const AVX2: Kernel = Kernel {
+    name: "Q8_0 AVX2",
+    instructions: Instructions::Avx2,
+    rows: 4,
+    cols: 2,
+    step: BLOCK,
+    panel_bytes: |k| 4 * (k + k / BLOCK * 4),
+    column_bytes: |k| k + k / BLOCK * 4,
+    scratch: |k| k / BLOCK * 8,
+    prepare: prepare_avx2,
+    pack: pack_avx2,
+    tile: tile_avx2,
+};
+
+/// AVX-VNNI, which takes weights without a sign: they have 128 added, and each sum starts with -128 times the activations'.
+pub(super) const AVX_VNNI: Kernel = Kernel {
+    name: "Q8_0 AVX-VNNI",
+    instructions: Instructions::AvxVnni,
+    column_bytes: |k| 2 * k + k / BLOCK * 4,
+    prepare: prepare_vnni,
+    pack: pack_vnni,
+    tile: tile_vnni,
+    ..AVX2
+};
+
+/// The scale that a block begins with.
+#[inline]
+#[target_feature(enable = "f16c")]
+pub(super) unsafe fn scale(block: *const u8) -> f32 {
+    // SAFETY: by contract of the callers a block starts here.
+    let bits = unsafe { block.cast::<u16>().read_unaligned() };
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
+}
+
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn prepare_avx2(quantized: *const u8, k: usize, column: *mut u8) -> bool {
+    let blocks = k / BLOCK;
+    // SAFETY: by contract `quantized` holds `blocks` blocks and `column` has room for their values and scales.
+    unsafe {
+        let scales = column.add(k).cast::<f32>();
+        for b in 0..blocks {
+            let block = quantized.add(b * BLOCK_BYTES);
+            let values = _mm256_loadu_si256(block.add(2).cast());
+            _mm256_storeu_si256(column.add(b * BLOCK).cast(), values);
+            *scales.add(b) = scale(block);
+        }
+    }
+    true
+}
+
+/// Whether one of the values is -128, which comes of activations that are not finite alone. ggml's way with signs takes it for
+/// its own negative; a kernel that multiplies exactly has other bits then.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn has_lowest(values: __m256i) -> bool {
+    _mm256_movemask_epi8(_mm256_cmpeq_epi8(values, _mm256_set1_epi8(i8::MIN))) != 0
+}
+
+#[target_feature(enable = "avx2,f16c,avxvnni")]
+unsafe fn prepare_vnni(quantized: *const u8, k: usize, column: *mut u8) -> bool {
+    let blocks = k / BLOCK;
+    let mut lowest = false;
+    // SAFETY: by contract `quantized` holds `blocks` blocks, and `column` has room for their values, starts and scales.
+    unsafe {
+        let starts = column.add(k).cast::<i32>();
+        let scales = column.add(2 * k).cast::<f32>();
+        for b in 0..blocks {
+            let block = quantized.add(b * BLOCK_BYTES);
+            let values = _mm256_loadu_si256(block.add(2).cast());
+            lowest |= has_lowest(values);
+            _mm256_storeu_si256(column.add(b * BLOCK).cast(), values);
+            let sums = _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), values);
+            let start = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(sums, 7));
+            _mm256_storeu_si256(starts.add(b * 8).cast(), start);
+            *scales.add(b) = scale(block);
+        }
+    }
+    !lowest
+}
+
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn pack_avx2(rows: &[*const u8], k: usize, panel: *mut u8) {
+    // SAFETY: our own contract.
+    unsafe { pack_flipped(rows, k, panel, 0) }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn pack_vnni(rows: &[*const u8], k: usize, panel: *mut u8) {
+    // SAFETY: our own contract.
+    unsafe { pack_flipped(rows, k, panel, i8::MIN) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn pack_flipped(rows: &[*const u8], k: usize, panel: *mut u8, flip: i8) {
+    let flip = _mm256_set1_epi8(flip);
+    let blocks = k / BLOCK;
+    // SAFETY: by contract there are four rows of `blocks` blocks, and `panel` has room for their values and scales.
+    unsafe {
+        let scales = panel.add(4 * k).cast::<f32>();
+        for b in 0..blocks {
+            for r in 0..4 {
+                let block = rows.get_unchecked(r).add(b * BLOCK_BYTES);
+                let values = _mm256_xor_si256(_mm256_loadu_si256(block.add(2).cast()), flip);
+                _mm256_storeu_si256(panel.add((b * 4 + r) * BLOCK).cast(), values);
+                *scales.add(b * 4 + r) = scale(block);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_avx2(k: usize, panel: *const u8, columns: &[*const u8], scratch: *mut f32, out: *mut f32) {
+    let blocks = k / BLOCK;
+    // SAFETY: by contract the panel and the two columns are of `k` values, `scratch` has 8 floats per block, `out` has 8.
+    unsafe {
+        let (y0, y1) = (*columns.get_unchecked(0), *columns.get_unchecked(1));
+        let (d0, d1) = (y0.add(k).cast::<f32>(), y1.add(k).cast::<f32>());
+        multiply_scales(blocks, panel.add(4 * k).cast(), [d0, d1], scratch);
+        let ones = _mm256_set1_epi16(1);
+        let mut sums = [[_mm256_setzero_ps(); 4]; 2];
+        let (mut x, mut d) = (panel, scratch.cast_const());
+        for b in 0..blocks {
+            let y0 = _mm256_loadu_si256(y0.add(b * BLOCK).cast());
+            let y1 = _mm256_loadu_si256(y1.add(b * BLOCK).cast());
+            for r in 0..4 {
+                let x = _mm256_loadu_si256(x.add(r * BLOCK).cast());
+                let magnitude = _mm256_abs_epi8(x);
+                let p0 = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(y0, x));
+                let p1 = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(y1, x));
+                let p0 = _mm256_cvtepi32_ps(_mm256_madd_epi16(p0, ones));
+                let p1 = _mm256_cvtepi32_ps(_mm256_madd_epi16(p1, ones));
+                sums[0][r] = _mm256_fmadd_ps(_mm256_broadcast_ss(&*d.add(r)), p0, sums[0][r]);
+                sums[1][r] = _mm256_fmadd_ps(_mm256_broadcast_ss(&*d.add(4 + r)), p1, sums[1][r]);
+            }
+            x = x.add(4 * BLOCK);
+            d = d.add(8);
+        }
+        _mm_storeu_ps(out, sum_of_four(sums[0]));
+        _mm_storeu_ps(out.add(4), sum_of_four(sums[1]));
+    }
+}
+
+/// The products of the scales of four rows and two columns, block by block.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn multiply_scales(blocks: usize, dx: *const f32, d: [*const f32; 2], to: *mut f32) {
+    // SAFETY: by contract there are four scales per block of the rows, one per block of each column, and room for eight.
+    unsafe {
+        for b in 0..blocks {
+            let dx = _mm_loadu_ps(dx.add(b * 4));
+            _mm_storeu_ps(to.add(b * 8), _mm_mul_ps(dx, _mm_broadcast_ss(&*d[0].add(b))));
+            _mm_storeu_ps(to.add(b * 8 + 4), _mm_mul_ps(dx, _mm_broadcast_ss(&*d[1].add(b))));
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,avxvnni")]
+unsafe fn tile_vnni(k: usize, panel: *const u8, columns: &[*const u8], scratch: *mut f32, out: *mut f32) {
+    let blocks = k / BLOCK;
+    // SAFETY: by contract the panel and the two columns are of `k` values, `scratch` has 8 floats per block, `out` has 8.
+    unsafe {
+        let y = [*columns.get_unchecked(0), *columns.get_unchecked(1)];
+        multiply_scales(blocks, panel.add(4 * k).cast(), y.map(|y| y.add(2 * k).cast()), scratch);
+        let mut sums = [[_mm256_setzero_ps(); 4]; 2];
+        let (mut x, mut d) = (panel, scratch.cast_const());
+        for b in 0..blocks {
+            let values = y.map(|y| _mm256_loadu_si256(y.add(b * BLOCK).cast()));
+            let starts = y.map(|y| _mm256_loadu_si256(y.add(k + b * BLOCK).cast()));
+            for r in 0..4 {
+                let x = _mm256_loadu_si256(x.add(r * BLOCK).cast());
+                for c in 0..2 {
+                    let sum = _mm256_cvtepi32_ps(_mm256_dpbusd_avx_epi32(starts[c], x, values[c]));
+                    sums[c][r] = _mm256_fmadd_ps(_mm256_broadcast_ss(&*d.add(c * 4 + r)), sum, sums[c][r]);
+                }
+            }
+            x = x.add(4 * BLOCK);
+            d = d.add(8);
+        }
+        _mm_storeu_ps(out, sum_of_four(sums[0]));
+        _mm_storeu_ps(out.add(4), sum_of_four(sums[1]));
+    }
+}

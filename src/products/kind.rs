@@ -1,0 +1,126 @@
+//! Kinds of products, and which kernel computes each.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use llama_cpp_sys_2 as sys;
+
+use super::check;
+use super::kernel::{self, Kernel};
+
+/// A kind of product: what is multiplied, and whether experts take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    pub(super) weights: Weights,
+    /// Whether each row of activations is multiplied with the experts it is routed to (`MUL_MAT_ID`).
+    pub(super) routed: bool,
+}
+
+/// Types of weights with kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weights {
+    Q8_0,
+    F16,
+    Bf16,
+}
+
+impl Weights {
+    pub(super) fn of(type_: sys::ggml_type) -> Option<Self> {
+        match type_ {
+            sys::GGML_TYPE_Q8_0 => Some(Self::Q8_0),
+            sys::GGML_TYPE_F16 => Some(Self::F16),
+            sys::GGML_TYPE_BF16 => Some(Self::Bf16),
+            _ => None,
+        }
+    }
+
+    pub(super) fn type_(self) -> sys::ggml_type {
+        match self {
+            Self::Q8_0 => sys::GGML_TYPE_Q8_0,
+            Self::F16 => sys::GGML_TYPE_F16,
+            Self::Bf16 => sys::GGML_TYPE_BF16,
+        }
+    }
+}
+
+impl Kind {
+    /// All kinds that have kernels.
+    pub const ALL: &[Self] = &[
+        Self { weights: Weights::Q8_0, routed: true },
+        Self { weights: Weights::Q8_0, routed: false },
+        Self { weights: Weights::F16, routed: true },
+        Self { weights: Weights::Bf16, routed: true },
+    ];
+
+    /// The kernels for it that this CPU can run, the fastest first.
+    pub(super) fn kernels(self) -> impl Iterator<Item = &'static Kernel> {
+        let kernels = match (self.weights, self.routed) {
+            (Weights::Q8_0, _) => kernel::Q8_0,
+            (Weights::F16, true) => kernel::F16,
+            (Weights::Bf16, true) => kernel::BF16,
+            (_, false) => &[],
+        };
+        kernels.iter().copied().filter(|kernel| kernel.is_available())
+    }
+
+    /// The kernel that computes it, if one has ggml's bits on this machine.
+    pub(super) fn kernel(self) -> Option<&'static Kernel> {
+        choices().iter().find(|choice| choice.kind == self)?.kernel
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let weights = match self.weights {
+            Weights::Q8_0 => "Q8_0",
+            Weights::F16 => "F16",
+            Weights::Bf16 => "BF16",
+        };
+        write!(f, "{weights} {}", if self.routed { "MUL_MAT_ID" } else { "MUL_MAT" })
+    }
+}
+
+/// What computes a kind of product on this machine.
+#[derive(Clone)]
+pub struct Choice {
+    pub(super) kind: Kind,
+    pub(super) kernel: Option<&'static Kernel>,
+    pub(super) inexact: Vec<&'static str>,
+}
+
+impl Choice {
+    /// The kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The name of the kernel that computes it, or `None` if it is left to ggml.
+    #[must_use]
+    pub fn kernel(&self) -> Option<&'static str> {
+        self.kernel.map(|kernel| kernel.name)
+    }
+
+    /// The names of kernels that this CPU can run and that did not have ggml's bits.
+    #[must_use]
+    pub fn inexact(&self) -> &[&'static str] {
+        &self.inexact
+    }
+}
+
+/// The choice for each kind, made on the first call by comparing small products with ggml's.
+pub(super) fn choices() -> &'static [Choice] {
+    static CHOICES: OnceLock<Vec<Choice>> = OnceLock::new();
+    CHOICES.get_or_init(|| Kind::ALL.iter().map(|&kind| choose(kind)).collect())
+}
+
+fn choose(kind: Kind) -> Choice {
+    let mut inexact = Vec::new();
+    for kernel in kind.kernels() {
+        if check::is_exact(kind, kernel) {
+            return Choice { kind, kernel: Some(kernel), inexact };
+        }
+        inexact.push(kernel.name);
+    }
+    Choice { kind, kernel: None, inexact }
+}

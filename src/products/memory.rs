@@ -1,0 +1,64 @@
+//! Aligned memory that is kept from product to product, and pointers that threads share.
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+/// Bytes on a cache line's boundary, uninitialized.
+#[derive(Default)]
+pub(super) struct Bytes(Option<(NonNull<u8>, Layout)>);
+
+// SAFETY: the memory is owned.
+unsafe impl Send for Bytes {}
+
+impl Bytes {
+    const ALIGN: usize = 64;
+
+    /// Has room for `size` bytes; what was in it may be lost.
+    pub(super) fn at_least(&mut self, size: usize) {
+        if self.0.is_some_and(|(_, layout)| layout.size() >= size) {
+            return;
+        }
+        self.free();
+        let layout = Layout::from_size_align(size.max(1), Self::ALIGN).expect("sizes of tensors fit");
+        // SAFETY: the layout is of at least one byte.
+        let ptr = NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
+        self.0 = Some((ptr, layout));
+    }
+
+    pub(super) fn as_ptr(&self) -> *const u8 {
+        self.0.map_or(std::ptr::null(), |(ptr, _)| ptr.as_ptr().cast_const())
+    }
+
+    pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.0.map_or(std::ptr::null_mut(), |(ptr, _)| ptr.as_ptr())
+    }
+
+    fn free(&mut self) {
+        if let Some((ptr, layout)) = self.0.take() {
+            // SAFETY: allocated with this layout, and not freed since.
+            unsafe { dealloc(ptr.as_ptr(), layout) };
+        }
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        self.free();
+    }
+}
+
+/// A pointer that several threads use, each for bytes that are its own or that nobody writes.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<T>(pub(super) *mut T);
+
+// SAFETY: whoever dereferences it keeps the threads apart.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// The pointer. A method, so that a closure captures the whole and not the field.
+    pub(super) fn get(&self) -> *mut T {
+        self.0
+    }
+}

@@ -1,0 +1,271 @@
+//! A random product, computed by ggml and by a kernel.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use llama_cpp_sys_2 as sys;
+
+use super::kernel::Kernel;
+use super::kind::Kind;
+use super::product::Product;
+use super::state::State;
+
+/// The shape of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Values per row.
+    pub k: usize,
+    /// Rows of weights.
+    pub rows: usize,
+    /// Rows of activations.
+    pub tokens: usize,
+    /// Experts, and how many of them each token is routed to; ignored for dense products.
+    pub experts: (usize, usize),
+    /// Whether each of a token's experts has activations of its own, as the second product of a feed-forward network has.
+    pub own_rows: bool,
+}
+
+/// What values there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Values {
+    /// Such as models have.
+    Usual,
+    /// From subnormal to nearly infinite, many zeros.
+    Extreme,
+    /// The same, with infinities and what is no number among the activations.
+    NotFinite,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Outcome {
+    /// Results in all.
+    pub results: usize,
+    /// Results whose bits are not ggml's; two that are no numbers count as the same.
+    pub apart: usize,
+    /// CPU time that ggml took on the calling thread: all of it where that is the only one.
+    pub ggml: Duration,
+    /// The same of the kernel, with all that it prepares.
+    pub kernel: Duration,
+}
+
+impl Shape {
+    /// Multiplications and additions.
+    #[must_use]
+    pub fn operations(&self, kind: Kind) -> usize {
+        2 * self.k * self.rows * self.tokens * if kind.routed { self.experts.1 } else { 1 }
+    }
+}
+
+/// Tensors of one product in memory of their own.
+pub(super) struct Trial {
+    kernel: &'static Kernel,
+    context: NonNull<sys::ggml_context>,
+    backend: sys::ggml_backend_t,
+    buffer: sys::ggml_backend_buffer_t,
+    graph: *mut sys::ggml_cgraph,
+    node: *mut sys::ggml_tensor,
+    state: State,
+    threads: usize,
+}
+
+impl Trial {
+    /// `None` where ggml has no memory for it.
+    pub(super) fn new(kind: Kind, kernel: &'static Kernel, shape: Shape, threads: usize) -> Option<Self> {
+        let (k, rows, tokens) = (shape.k as i64, shape.rows as i64, shape.tokens as i64);
+        let (experts, used) = (shape.experts.0 as i64, shape.experts.1 as i64);
+        // SAFETY: plain constructors of ggml; the context is large enough for five tensors and a graph, and all are freed
+        // together. Null is checked before anything is made in it.
+        unsafe {
+            let params = sys::ggml_init_params {
+                mem_size: 16 * sys::ggml_tensor_overhead() + sys::ggml_graph_overhead(),
+                mem_buffer: std::ptr::null_mut(),
+                no_alloc: true,
+            };
+            let context = NonNull::new(sys::ggml_init(params))?;
+            let c = context.as_ptr();
+            let weight_type = kind.weights.type_();
+            let node = if kind.routed {
+                let weight = sys::ggml_new_tensor_3d(c, weight_type, k, rows, experts);
+                let input =
+                    sys::ggml_new_tensor_3d(c, sys::GGML_TYPE_F32, k, if shape.own_rows { used } else { 1 }, tokens);
+                // As in a model, the ids are part of a larger tensor.
+                let ids = sys::ggml_new_tensor_2d(c, sys::GGML_TYPE_I32, experts, tokens);
+                let ids = sys::ggml_view_2d(c, ids, used, tokens, (*ids).nb[1], 0);
+                sys::ggml_mul_mat_id(c, weight, input, ids)
+            } else {
+                let weight = sys::ggml_new_tensor_2d(c, weight_type, k, rows);
+                let input = sys::ggml_new_tensor_2d(c, sys::GGML_TYPE_F32, k, tokens);
+                sys::ggml_mul_mat(c, weight, input)
+            };
+            let graph = sys::ggml_new_graph(c);
+            sys::ggml_build_forward_expand(graph, node);
+            let backend = sys::ggml_backend_cpu_init();
+            let buffer = if backend.is_null() {
+                std::ptr::null_mut()
+            } else {
+                sys::ggml_backend_cpu_set_n_threads(backend, threads as i32);
+                sys::ggml_backend_alloc_ctx_tensors(c, backend)
+            };
+            let mut state = State::new();
+            state.set_threads(threads);
+            let trial = Self { kernel, context, backend, buffer, graph, node, state, threads };
+            (!buffer.is_null()).then_some(trial)
+        }
+    }
+
+    /// Fills the tensors: the same seed, the same values.
+    pub(super) fn fill(&mut self, values: Values, seed: u64) {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        // SAFETY: the tensors are ours, allocated in host memory, and not in use.
+        unsafe {
+            let node = &*self.node;
+            fill_weights(&*node.src[0], values, &mut random);
+            let input = &*node.src[1];
+            let count = (input.ne[0] * input.ne[1] * input.ne[2]) as usize;
+            let row = input.ne[0] as usize;
+            let floats = std::slice::from_raw_parts_mut(input.data.cast::<f32>(), count);
+            for row in floats.chunks_mut(row) {
+                random.fill(row, values);
+            }
+            if let Some(ids) = node.src[2].as_ref() {
+                fill_ids(ids, (*node.src[0]).ne[2] as usize, &mut random);
+            }
+        }
+    }
+
+    /// Computes the product both ways and compares.
+    pub(super) fn run(&mut self) -> Option<Outcome> {
+        // SAFETY: the tensors are ours and filled; the graph is computed before its result is read.
+        unsafe {
+            let node = &*self.node;
+            let count = (node.ne[0] * node.ne[1] * node.ne[2]) as usize;
+            let begin = cpu_time();
+            if sys::ggml_backend_graph_compute(self.backend, self.graph) != sys::GGML_STATUS_SUCCESS {
+                return None;
+            }
+            let ggml = cpu_time().saturating_sub(begin);
+            let result = std::slice::from_raw_parts_mut(node.data.cast::<f32>(), count);
+            let expected = result.to_vec();
+            result.fill(f32::MAX);
+            let begin = cpu_time();
+            self.state.set_threads(self.threads);
+            let product = Product::new(node, self.kernel)?;
+            if !self.state.compute(&product) {
+                return None;
+            }
+            let kernel = cpu_time().saturating_sub(begin);
+            let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+            let found = std::slice::from_raw_parts(node.data.cast::<f32>(), count);
+            let apart = found.iter().zip(&expected).filter(|&(&a, &b)| !same(a, b)).count();
+            Some(Outcome { results: count, apart, ggml, kernel })
+        }
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        // SAFETY: all are ours, and freed once; ggml takes null for buffer and backend.
+        unsafe {
+            sys::ggml_backend_buffer_free(self.buffer);
+            sys::ggml_backend_free(self.backend);
+            sys::ggml_free(self.context.as_ptr());
+        }
+    }
+}
+
+/// The calling thread's: what else the machine does is not in it.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes the time into a local.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Random weights, converted by ggml.
+///
+/// # Safety
+/// The tensor is allocated in host memory and nobody else uses it.
+unsafe fn fill_weights(weight: &sys::ggml_tensor, values: Values, random: &mut Random) {
+    let k = weight.ne[0] as usize;
+    let values = if values == Values::NotFinite { Values::Extreme } else { values };
+    let mut row = vec![0.0_f32; k];
+    // SAFETY: by contract all rows are there; quantize_chunk writes one of them.
+    unsafe {
+        for i in 0..(weight.ne[1] * weight.ne[2]) as usize {
+            random.fill(&mut row, values);
+            let to = weight.data.cast::<u8>().add(i * weight.nb[1]).cast::<c_void>();
+            sys::ggml_quantize_chunk(weight.type_, row.as_ptr(), to, 0, 1, k as i64, std::ptr::null());
+        }
+    }
+}
+
+/// Random experts for each token, each at most once; few experts get most tokens, and some none.
+///
+/// # Safety
+/// As for [`fill_weights`].
+unsafe fn fill_ids(ids: &sys::ggml_tensor, experts: usize, random: &mut Random) {
+    for token in 0..ids.ne[1] as usize {
+        let mut order: Vec<i32> = (0..experts as i32).collect();
+        for slot in 0..ids.ne[0] as usize {
+            let left = experts - slot;
+            let pick = slot + random.below(left).min(random.below(left));
+            order.swap(slot, pick);
+            // SAFETY: by contract the slot is there.
+            unsafe {
+                let to = ids.data.cast::<u8>().add(token * ids.nb[1] + slot * ids.nb[0]);
+                to.cast::<i32>().write_unaligned(order[slot]);
+            }
+        }
+    }
+}
+
+/// Xorshift: reproducible, and good enough for operands.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        ((self.next() >> 33) as usize) % n.max(1)
+    }
+
+    /// From -1 to 1.
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    /// A power of two, from the smallest subnormal numbers to nearly the largest.
+    fn power(&mut self) -> f32 {
+        match self.below(250) as u32 {
+            subnormal @ 0..23 => f32::from_bits(1 << subnormal),
+            exponent => f32::from_bits((exponent - 22) << 23),
+        }
+    }
+
+    fn fill(&mut self, row: &mut [f32], values: Values) {
+        // A whole row of the same magnitude, or each value of its own.
+        let (scale, apart) = match values {
+            Values::Usual => (1.0, false),
+            _ => (self.power(), self.below(2) == 0),
+        };
+        for value in row.iter_mut() {
+            *value = self.unit() * if apart { self.power() } else { scale };
+            if values != Values::Usual && self.below(8) == 0 {
+                *value = 0.0;
+            }
+        }
+        if values == Values::NotFinite && self.below(2) == 0 {
+            for _ in 0..=self.below(4) {
+                let at = self.below(row.len());
+                row[at] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX][self.below(4)];
+            }
+        }
+    }
+}

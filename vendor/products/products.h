@@ -1,0 +1,36 @@
+// A ggml backend whose work is done by Rust functions: compiled by build.rs, used by src/products/backend.rs alone.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct ggml_tensor;
+
+// What the backend does. No function may unwind.
+struct imatrix_products_functions {
+    // The state of one backend, freed by destroy; null if it cannot be made.
+    void * (*create)(void);
+    void (*destroy)(void * state);
+    // How many threads work from now on. llama.cpp calls this before each evaluation of a graph.
+    void (*set_threads)(void * state, int threads);
+    // Whether compute takes this node.
+    bool (*supports)(const struct ggml_tensor * node);
+    // Computes a node; false if it failed.
+    bool (*compute)(void * state, struct ggml_tensor * node);
+};
+
+// Registers the backend with ggml under this name. The name and the functions must live as long as the process. Called once,
+// before a model is loaded.
+void imatrix_products_register(const char * name, const struct imatrix_products_functions * functions);
+
+// Runs work(data, thread, threads) on each thread of a team of at most so many, ggml's own where it computes with OpenMP.
+// Returns when all are through.
+void imatrix_products_team(int threads, void (*work)(void * data, int thread, int threads), void * data);
+
+#ifdef __cplusplus
+}
+#endif

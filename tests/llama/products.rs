@@ -86,7 +86,7 @@ fn evaluations_of_one_context_do_not_share_activations() {
             (0..N_TOKENS as i32).for_each(|i| batch.add(3 + (first + i) % 50, i, 0));
             context.clear_memory();
             context.decode(&mut batch).unwrap();
-            context.logits(N_TOKENS).unwrap().to_vec()
+            context.logits().unwrap().to_vec()
         };
         let fresh: Vec<_> = [0, 20, 0].map(|first| logits(&mut context(model, ()), first)).into();
         let mut again = context(model, ());

@@ -24,9 +24,10 @@ fn has_kernels() -> bool {
 fn kernels_of_our_own_write_the_bytes_of_ggmls() {
     for model in support::MODELS.iter().map(|model| model.name).chain(["nextn", "nextn-hybrid"]) {
         let bench = Bench::new(&[model]);
-        let nextn = if model.starts_with("nextn") { "--nextn" } else { "" };
+        // NextN takes one sequence per batch.
+        let batch = if model.starts_with("nextn") { "-b 64 --nextn" } else { "-b 128" };
         for flags in ["", "--no-ppl --process-output -t 2", "-t 2 --lanes 2", "-b 64 -ub 24 -fa off"] {
-            let run = format!("-m {model}.gguf -f calibration.txt -c 64 -b 128 --chunks 3 {nextn} {flags}");
+            let run = format!("-m {model}.gguf -f calibration.txt -c 64 {batch} --chunks 3 {flags}");
             let [ours, ggml] = ["auto", "ggml"].map(|who| {
                 let ran = bench.ok(&format!("{run} --cpu-products {who} -o {who}.gguf"));
                 (ran.stdout.replace(who, ""), bench.read(&format!("{who}.gguf")))

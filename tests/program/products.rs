@@ -7,7 +7,7 @@ use super::*;
 /// How many pieces llama.cpp cuts the graph of a batch into: one where the CPU's backend computes all of it.
 fn splits(ran: &Ran) -> u32 {
     let after = ran.stderr.lines().find_map(|line| line.split_once(" splits = ")).expect("llama.cpp logs it").1;
-    after.split_whitespace().next().unwrap().parse().unwrap()
+    after.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
 /// Whether this machine has kernels with ggml's bits.

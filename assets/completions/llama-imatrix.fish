@@ -157,6 +157,7 @@ complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare repo
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -l prio-batch -r -f -d 'The same for threads that compute batches, from 0 on (as --prio)'
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -l poll-batch -r -f -d 'The same for batches (as --poll)'
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -l numa -r -f -a 'distribute isolate numactl' -d 'On a machine of several NUMA nodes: spread threads over all, keep them on one, or do as numactl says'
+complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -l cpu-products -r -f -a 'auto ggml' -d 'Compute matrix products on the CPU with kernels of our own where they are faster and have ggml\'s bits, or leave all to ggml; the results are the same (auto)'
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -o lv -l verbosity -l log-verbosity -r -f -d 'What to log: 0 output alone, 1 errors, 2 warnings, 3 information, 4 more of it, 5 everything (3)'
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -s v -l verbose -l log-verbose -d 'Log everything'
 complete -c llama-imatrix -n 'not __fish_seen_subcommand_from stats compare report merge worker' -l log-disable -d 'Log nothing, and leave out perplexities on standard output, which are part of llama.cpp\'s log'

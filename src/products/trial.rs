@@ -269,3 +269,44 @@ impl Random {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llama::Backend;
+
+    #[test]
+    fn activations_are_shared_until_the_next_evaluation() {
+        let _ = Backend::init();
+        let kind = Kind::ALL[1];
+        let Some(kernel) = kind.kernels().next() else { return };
+        let shape = Shape { k: 64, rows: 9, tokens: 8, experts: (1, 1), own_rows: false };
+        let mut trial = Trial::new(kind, kernel, shape, 1).unwrap();
+        trial.fill(Values::Usual, 1);
+        let node = trial.node;
+        // Another product with the same activations: all rows of the weights but the first ones.
+        let results = |state: &mut State, from: usize| {
+            // SAFETY: the tensors are the trial's, which is alive and not in use.
+            unsafe {
+                let mut product = Product::new(&*node, kernel).unwrap();
+                product.matrix = product.matrix.add(from * product.row_bytes);
+                product.rows -= from;
+                assert!(state.compute(&product));
+                std::slice::from_raw_parts((*node).data.cast::<f32>(), shape.rows - from).to_vec()
+            }
+        };
+        let state = &mut trial.state;
+        state.set_threads(1);
+        let first = results(state, 0);
+        // SAFETY: as above.
+        unsafe {
+            let input = &*(*node).src[1];
+            let values = std::slice::from_raw_parts_mut(input.data.cast::<f32>(), shape.k * shape.tokens);
+            values.iter_mut().for_each(|value| *value = -*value);
+        }
+        assert_eq!(results(state, 1), first[1..], "within an evaluation");
+        state.set_threads(1);
+        let negative: Vec<f32> = first[2..].iter().map(|value| -value).collect();
+        assert_eq!(results(state, 2), negative, "in the next one");
+    }
+}

@@ -7,7 +7,7 @@ use super::*;
 /// How many pieces llama.cpp cuts the graph of a batch into: one where the CPU's backend computes all of it.
 fn splits(ran: &Ran) -> u32 {
     let after = ran.stderr.lines().find_map(|line| line.split_once(" splits = ")).expect("llama.cpp logs it").1;
-    after.split_whitespace().next().unwrap().parse().unwrap()
+    after.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
 /// Whether this machine has kernels with ggml's bits.
@@ -24,9 +24,10 @@ fn has_kernels() -> bool {
 fn kernels_of_our_own_write_the_bytes_of_ggmls() {
     for model in support::MODELS.iter().map(|model| model.name).chain(["nextn", "nextn-hybrid"]) {
         let bench = Bench::new(&[model]);
-        let nextn = if model.starts_with("nextn") { "--nextn" } else { "" };
+        // NextN takes one sequence per batch.
+        let batch = if model.starts_with("nextn") { "-b 64 --nextn" } else { "-b 128" };
         for flags in ["", "--no-ppl --process-output -t 2", "-t 2 --lanes 2", "-b 64 -ub 24 -fa off"] {
-            let run = format!("-m {model}.gguf -f calibration.txt -c 64 -b 128 --chunks 3 {nextn} {flags}");
+            let run = format!("-m {model}.gguf -f calibration.txt -c 64 {batch} --chunks 3 {flags}");
             let [ours, ggml] = ["auto", "ggml"].map(|who| {
                 let ran = bench.ok(&format!("{run} --cpu-products {who} -o {who}.gguf"));
                 (ran.stdout.replace(who, ""), bench.read(&format!("{who}.gguf")))

@@ -122,7 +122,10 @@ fn shards_that_are_not_a_whole_are_refused() {
     bench.fails(&format!("merge {zero} cut.state {two}"), &["cut.state: the state file is incomplete or damaged"]);
     bench.fails(&format!("merge {all} whole.gguf"), &["'whole.gguf' is no state: states merge with states alone"]);
     bench.fails(&format!("merge {all} --weight 1,1,1"), &["--weight is for matrices"]);
-    bench.fails(&format!("merge {all} -o {one}"), &[&format!("'{one}' is read by merge and would be written over by --output")]);
+    bench.fails(
+        &format!("merge {all} -o {one}"),
+        &[&format!("'{one}' is read by merge and would be written over by --output")],
+    );
     bench.fails("merge none.state", &["none.state", "No such file"]);
     bench.fails(&format!("merge {all} -o none/x.gguf"), &["cannot write 'none/x.gguf'"]);
     bench.fails("merge", &["FILE"]);

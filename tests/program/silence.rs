@@ -131,6 +131,10 @@ fn a_slow_worker_is_not_a_silent_one() {
     bench.ok(&format!("{run} --rpc {} -o fast.gguf", worker.address));
     let started = Instant::now();
     bench.ok(&format!("{run} --rpc {slow} --rpc-timeout 8 -o slow.gguf"));
-    assert!(started.elapsed() > Duration::from_secs(16), "a chunk took less than the time-out: {:?}", started.elapsed());
+    assert!(
+        started.elapsed() > Duration::from_secs(16),
+        "a chunk took less than the time-out: {:?}",
+        started.elapsed()
+    );
     assert!(bench.read("fast.gguf") == bench.read("slow.gguf"));
 }

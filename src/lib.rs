@@ -41,6 +41,7 @@ pub mod exact;
 pub mod gguf;
 pub mod imatrix;
 pub mod lens;
+mod likelihood;
 #[cfg(feature = "llama")]
 pub mod llama;
 pub mod nextn;

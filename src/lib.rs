@@ -22,6 +22,7 @@
 //! |---|---|---|
 //! | [`gguf`] | validating reader and writer of GGUF files | no |
 //! | [`atomic_file`] | replaces a file as a whole | no |
+//! | [`sums`] | the sums of one weight, and how they are added up | no |
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
 //! | [`lens`] | effect of each layer on the predictions | to measure |
@@ -54,6 +55,7 @@ pub mod run;
 pub mod session;
 pub mod state;
 pub mod stats;
+pub mod sums;
 
 pub use collect::{Collector, CollectorOptions};
 pub use imatrix::Imatrix;

@@ -33,11 +33,13 @@
 //! | [`calibration`] | files, conversations, documents, chunks | for their tokens |
 //! | [`perplexity`] | likelihoods and perplexity | no |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
-#![cfg_attr(feature = "llama", doc = "| [`session`], [`run`] | a model over a text, collected | yes |")]
+#![cfg_attr(feature = "llama", doc = "| [`Session`], [`evaluate`] | a model over a text, collected | yes |")]
 
 pub mod atomic_file;
 pub mod calibration;
 pub mod collect;
+#[cfg(feature = "llama")]
+pub mod evaluate;
 pub mod exact;
 pub mod gguf;
 pub mod imatrix;
@@ -49,18 +51,14 @@ pub mod nextn;
 pub mod perplexity;
 mod random;
 pub mod report;
-#[cfg(feature = "llama")]
-pub mod run;
-#[cfg(feature = "llama")]
-pub mod session;
 pub mod state;
 pub mod stats;
 pub mod sums;
 
 pub use collect::{Collector, CollectorOptions};
-pub use imatrix::Imatrix;
 #[cfg(feature = "llama")]
-pub use session::{Cancel, Collected, Progress, Session, SessionOptions};
+pub use evaluate::session::{Cancel, Collected, Progress, Session, SessionOptions};
+pub use imatrix::Imatrix;
 
 #[cfg(test)]
 mod tests {

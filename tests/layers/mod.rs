@@ -29,8 +29,7 @@ const ROOMS: &[&str] = &[
     "collect",
     "lens",
     "state",
-    "run",
-    "session",
+    "evaluate",
     "quantize",
     "report",
 ];

@@ -22,6 +22,7 @@
 //! |---|---|---|
 //! | [`gguf`] | validating reader and writer of GGUF files | no |
 //! | [`atomic_file`] | replaces a file as a whole | no |
+//! | [`sums`] | the sums of one weight, and how they are added up | no |
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
 //! | [`lens`] | effect of each layer on the predictions | to measure |
@@ -33,15 +34,18 @@
 //! | [`perplexity`] | likelihoods and perplexity | no |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`products`] | faster matrix products on a CPU, with ggml's bits | yes |")]
-#![cfg_attr(feature = "llama", doc = "| [`session`], [`run`] | a model over a text, collected | yes |")]
+#![cfg_attr(feature = "llama", doc = "| [`Session`], [`evaluate`] | a model over a text, collected | yes |")]
 
 pub mod atomic_file;
 pub mod calibration;
 pub mod collect;
+#[cfg(feature = "llama")]
+pub mod evaluate;
 pub mod exact;
 pub mod gguf;
 pub mod imatrix;
 pub mod lens;
+mod likelihood;
 #[cfg(feature = "llama")]
 pub mod llama;
 pub mod nextn;
@@ -50,17 +54,14 @@ pub mod perplexity;
 pub mod products;
 mod random;
 pub mod report;
-#[cfg(feature = "llama")]
-pub mod run;
-#[cfg(feature = "llama")]
-pub mod session;
 pub mod state;
 pub mod stats;
+pub mod sums;
 
 pub use collect::{Collector, CollectorOptions};
-pub use imatrix::Imatrix;
 #[cfg(feature = "llama")]
-pub use session::{Cancel, Collected, Progress, Session, SessionOptions};
+pub use evaluate::session::{Cancel, Collected, Progress, Session, SessionOptions};
+pub use imatrix::Imatrix;
 
 #[cfg(test)]
 mod tests {

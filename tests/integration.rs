@@ -1,6 +1,7 @@
 //! The integration tests, one binary.
 
 mod formats;
+mod layers;
 mod support;
 
 #[cfg(feature = "llama")]

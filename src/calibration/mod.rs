@@ -5,7 +5,7 @@
     feature = "chat",
     doc = "[`ChatTemplate`] makes text of a conversation, as the model was trained to read it."
 )]
-#![cfg_attr(feature = "llama", doc = "[`Corpus::tokenize`] makes tokens of all of it, [`Documents`].")]
+//! [`Corpus::tokenize`] makes tokens of all of it, [`Documents`], with a [`Tokenizer`].
 //! [`Chunks`] cuts them, as one text or document by document, and [`Chunks::batches`] says which are evaluated together.
 
 #[cfg(feature = "chat")]
@@ -21,7 +21,7 @@ mod note;
 mod pack;
 mod read;
 mod shuffle;
-#[cfg(feature = "llama")]
+mod tokenizer;
 mod tokens;
 #[cfg(feature = "compression")]
 mod zstd;
@@ -37,5 +37,5 @@ pub use jsonl::Conversation;
 pub use note::Note;
 pub use pack::Room;
 pub use shuffle::shuffle;
-#[cfg(feature = "llama")]
+pub use tokenizer::Tokenizer;
 pub use tokens::{Template, TokenOptions};

@@ -6,7 +6,7 @@ use super::corpus::{Body, Corpus, Item};
 use super::documents::Documents;
 use super::error::Error;
 use super::shuffle::shuffle;
-use crate::llama::{Token, Vocab};
+use super::tokenizer::Tokenizer;
 
 /// How a corpus becomes tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Corpus {
     /// [`Error::Tokenize`].
     pub fn tokenize(
         &self,
-        vocab: &Vocab<'_>,
+        tokenizer: &impl Tokenizer,
         template: Template<'_>,
         options: &TokenOptions,
         progress: &(impl Fn(u64) + Sync),
@@ -57,14 +57,14 @@ impl Corpus {
             if let [item] = now {
                 let before = done.load(Ordering::Relaxed);
                 let tokens =
-                    self.tokens_of(item, vocab, template, options.parse_special, options.threads, &|bytes| {
+                    self.tokens_of(item, tokenizer, template, options.parse_special, options.threads, &|bytes| {
                         progress(before + bytes as u64);
                     })?;
                 documents.push(&tokens);
                 told(item.body.n_bytes());
                 continue;
             }
-            for tokens in self.side_by_side(now, vocab, template, options, &told)? {
+            for tokens in self.side_by_side(now, tokenizer, template, options, &told)? {
                 documents.push(&tokens);
             }
         }
@@ -75,18 +75,18 @@ impl Corpus {
     fn side_by_side(
         &self,
         items: &[&Item],
-        vocab: &Vocab<'_>,
+        tokenizer: &impl Tokenizer,
         template: Template<'_>,
         options: &TokenOptions,
         told: &(impl Fn(usize) + Sync),
-    ) -> Result<Vec<Vec<Token>>, Error> {
+    ) -> Result<Vec<Vec<i32>>, Error> {
         let next = AtomicUsize::new(0);
         let take_turns = || {
             let mut all = Vec::new();
             loop {
                 let i = next.fetch_add(1, Ordering::Relaxed);
                 let Some(item) = items.get(i) else { return all };
-                all.push((i, self.tokens_of(item, vocab, template, options.parse_special, 1, &|_| ())));
+                all.push((i, self.tokens_of(item, tokenizer, template, options.parse_special, 1, &|_| ())));
                 told(item.body.n_bytes());
             }
         };
@@ -106,20 +106,19 @@ impl Corpus {
     fn tokens_of(
         &self,
         item: &Item,
-        vocab: &Vocab<'_>,
+        tokenizer: &impl Tokenizer,
         template: Template<'_>,
         parse_special: bool,
         threads: usize,
         progress: &(impl Fn(usize) + Sync),
-    ) -> Result<Vec<Token>, Error> {
-        let failed =
-            |error: crate::llama::Error| Error::Tokenize { origin: self.origin(item), reason: error.to_string() };
+    ) -> Result<Vec<i32>, Error> {
+        let failed = |reason: String| Error::Tokenize { origin: self.origin(item), reason };
         match &item.body {
-            Body::Text(text) => vocab.pieces(text).tokenize(parse_special, threads, progress).map_err(failed),
+            Body::Text(text) => tokenizer.tokenize_text(text, parse_special, threads, progress).map_err(failed),
             Body::Conversation(conversation) => {
                 let text = self.render(item, conversation, template)?;
-                let tokens = vocab.tokenize_part(text.as_bytes(), false, true).map_err(failed)?;
-                Ok(with_ends(tokens, vocab.leading_bos(), vocab.trailing_eos()))
+                let tokens = tokenizer.tokenize_rendered(text.as_bytes()).map_err(failed)?;
+                Ok(with_ends(tokens, tokenizer.leading_bos(), tokenizer.trailing_eos()))
             }
         }
     }
@@ -152,7 +151,7 @@ pub type Template<'a> = Result<&'a super::ChatTemplate, &'a str>;
 pub type Template<'a> = Result<&'a std::convert::Infallible, &'a str>;
 
 /// A text's tokens with the vocabulary's BOS and EOS, unless the text has its own.
-fn with_ends(mut tokens: Vec<Token>, bos: Option<Token>, eos: Option<Token>) -> Vec<Token> {
+fn with_ends(mut tokens: Vec<i32>, bos: Option<i32>, eos: Option<i32>) -> Vec<i32> {
     if let Some(bos) = bos.filter(|bos| tokens.first() != Some(bos)) {
         tokens.insert(0, bos);
     }
@@ -164,7 +163,62 @@ fn with_ends(mut tokens: Vec<Token>, bos: Option<Token>, eos: Option<Token>) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::with_ends;
+    use super::*;
+
+    /// A token per byte. A text with `!` is refused.
+    struct Bytes;
+
+    impl Tokenizer for Bytes {
+        fn tokenize_text(
+            &self,
+            text: &[u8],
+            _: bool,
+            _: usize,
+            progress: &(impl Fn(usize) + Sync),
+        ) -> Result<Vec<i32>, String> {
+            progress(text.len());
+            self.tokenize_rendered(text)
+        }
+
+        fn tokenize_rendered(&self, text: &[u8]) -> Result<Vec<i32>, String> {
+            let refused = text.contains(&b'!').then(|| String::from_utf8_lossy(text).into_owned());
+            refused.map_or_else(|| Ok(text.iter().map(|&byte| byte.into()).collect()), Err)
+        }
+
+        fn leading_bos(&self) -> Option<i32> {
+            None
+        }
+
+        fn trailing_eos(&self) -> Option<i32> {
+            None
+        }
+    }
+
+    fn corpus(texts: &[&str]) -> Corpus {
+        let item = |text: &&str| Item { file: 0, line: None, body: Body::Text(text.as_bytes().to_vec()) };
+        Corpus { files: vec!["a.txt".to_owned()], items: texts.iter().map(item).collect(), ..Corpus::default() }
+    }
+
+    #[test]
+    fn tokens_are_in_the_order_of_the_texts_up_to_the_budget() {
+        let texts = corpus(&["ab", "cde", "f"]);
+        for (budget, want) in [(None, "abcdef"), (Some(4), "abcd"), (Some(0), "")] {
+            let options = TokenOptions { threads: 3, budget, ..TokenOptions::default() };
+            let found = texts.tokenize(&Bytes, Err("there is none"), &options, &|_| {}).unwrap();
+            let want: Vec<i32> = want.bytes().map(i32::from).collect();
+            assert_eq!(found.tokens(), want, "{budget:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_text_that_is_refused_is_named_on_any_number_of_threads() {
+        let texts = corpus(&["ab", "first!", "c", "second!"]);
+        for threads in 1..5 {
+            let options = TokenOptions { threads, ..TokenOptions::default() };
+            let error = texts.tokenize(&Bytes, Err("there is none"), &options, &|_| {}).unwrap_err().to_string();
+            assert!(error.ends_with(": first!"), "{error}");
+        }
+    }
 
     #[test]
     fn what_a_template_has_written_is_not_put_there_again() {

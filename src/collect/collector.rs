@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::imatrix::{Entry, Imatrix};
-use crate::state::{self, Accumulate};
+use crate::sums::Accumulate;
 
 use super::chunks::Due;
 use super::error::Error;
@@ -113,25 +113,12 @@ impl Earlier {
         Self { chunks: snapshot.chunks, entries: snapshot.entries.clone() }
     }
 
-    /// Those of a run that was stopped, with its count of chunks.
-    #[must_use]
-    pub fn from_state(sums: state::Sums<'_>, chunks: i32) -> Self {
+    /// Creates them from sets of sums, each with the weights that share it.
+    pub(crate) fn from_groups(groups: impl IntoIterator<Item = (Vec<String>, Stored)>, chunks: i32) -> Self {
         let mut entries = Vec::new();
-        let mut add = |weights: Vec<String>, stored: Stored| {
+        for (weights, stored) in groups {
             let stored = Arc::new(stored);
             entries.extend(weights.into_iter().map(|weight| (weight, Arc::clone(&stored))));
-        };
-        match sums {
-            state::Sums::F32(groups) => {
-                for group in groups {
-                    add(group.weights, Stored::F32(group.entry.into_owned()));
-                }
-            }
-            state::Sums::Exact(groups) => {
-                for group in groups {
-                    add(group.weights, Stored::Exact(group.entry.into_owned()));
-                }
-            }
         }
         Self { chunks, entries }
     }
@@ -267,18 +254,8 @@ impl Snapshot {
         Imatrix { entries, chunk_count: self.chunks, ..Imatrix::default() }
     }
 
-    /// The sums in full precision, for a state file.
-    #[must_use]
-    pub fn sums(&self, accumulate: Accumulate) -> state::Sums<'_> {
-        match accumulate {
-            Accumulate::F32 => state::Sums::f32(self.entries.iter().filter_map(|(name, entry)| match &**entry {
-                Stored::F32(entry) => Some((name.as_str(), entry)),
-                Stored::Exact(_) | Stored::Wide(_) => None, // of the latter a snapshot has none
-            })),
-            Accumulate::F64 => state::Sums::exact(self.entries.iter().filter_map(|(name, entry)| match &**entry {
-                Stored::Exact(entry) => Some((name.as_str(), entry)),
-                Stored::F32(_) | Stored::Wide(_) => None,
-            })),
-        }
+    /// Returns every weight with its sums in full precision. Weights that share sums have the same reference.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = (&str, &Stored)> {
+        self.entries.iter().map(|(name, stored)| (name.as_str(), &**stored))
     }
 }

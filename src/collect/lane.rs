@@ -1,44 +1,16 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::accumulate::{Scratch, add_dense, add_routed, prepare_on_device};
 use super::collector::Collector;
-use super::ending::Ending;
 use super::error::Error;
-use super::pending::{OnDevice, Pending};
-use super::product::{Ids, Kind, Product, Rows};
-use super::rule::Verdict;
-use super::sharing::{Same, Sums, Take};
-use super::state::{Shared, State};
-use super::sync::MutexGuard;
+use super::evaluation::Evaluation;
 #[cfg(feature = "llama")]
-use crate::{collect::SumOn, state::Accumulate};
-
-/// What an input is known by within one evaluation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    kind: Kind,
-    input: usize,
-    ids: usize,
-    matrices: [i64; 2],
-}
-
-impl Key {
-    fn of(product: &Product<'_>) -> Self {
-        let [_, _, m2, m3] = product.weight_ne;
-        Self { kind: product.kind, input: product.input, ids: product.ids, matrices: [m2, m3] }
-    }
-}
-
-/// How a weight has come up.
-#[derive(Debug, Clone, Copy, Default)]
-struct Uses {
-    /// Times in this evaluation, and the input of the first.
-    evaluation: u32,
-    first: Option<Key>,
-    /// Times in this batch.
-    batch: usize,
-}
+use super::pending::SumOn;
+use super::product::{Ids, Product, Rows};
+use super::sharing::Same;
+use super::state::Shared;
+#[cfg(feature = "llama")]
+use crate::sums::Accumulate;
+use crate::sums::OnDevice;
 
 /// The products of one context on their way into a [`Collector`].
 ///
@@ -47,25 +19,10 @@ struct Uses {
 /// [`asks`](Self::asks) says whether the input is needed, and [`add`](Self::add) takes it, waiting until the batches
 /// before have added theirs.
 ///
-/// Who has one context only, and saves nothing in between, needs no batches.
+/// A single context that saves nothing in between needs no batches.
 #[derive(Debug)]
 pub struct Lane {
-    shared: Arc<Shared>,
-    batch: usize,
-    /// By weight.
-    uses: Vec<Uses>,
-    /// By capture: the input added in this evaluation, if the capture was shared then. That takes one an evaluation.
-    added: Vec<Option<Key>>,
-    /// Weights first shown in this evaluation.
-    fresh: Vec<usize>,
-    /// The weight asked for last, and the capture it had then.
-    asked: Option<(usize, usize)>,
-    /// The first node of this decode's first evaluation: once it comes again, the next evaluation has begun.
-    first_node: Option<usize>,
-    pub(super) ending: Ending,
-    /// What went wrong where no error can be returned.
-    fault: Option<Error>,
-    scratch: Scratch,
+    pub(super) evaluation: Evaluation,
     #[cfg(feature = "llama")]
     pub(super) fetched: super::observe::Fetched,
     /// What sums on devices.
@@ -76,16 +33,7 @@ pub struct Lane {
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
-            shared,
-            batch: 0,
-            uses: Vec::new(),
-            added: Vec::new(),
-            fresh: Vec::new(),
-            asked: None,
-            first_node: None,
-            ending: Ending::default(),
-            fault: None,
-            scratch: Scratch::default(),
+            evaluation: Evaluation::new(shared),
             #[cfg(feature = "llama")]
             fetched: super::observe::Fetched::default(),
             #[cfg(feature = "llama")]
@@ -93,284 +41,85 @@ impl Lane {
         }
     }
 
-    /// Where the sums are.
+    /// Returns the collector that this lane adds to.
     #[must_use]
     pub fn collector(&self) -> Collector {
-        Collector { shared: Arc::clone(&self.shared) }
+        Collector { shared: Arc::clone(&self.evaluation.shared) }
     }
 
-    /// Where activations are summed: exact sums are the host's.
+    /// Where activations are summed. Exact sums are always the host's.
     #[cfg(feature = "llama")]
     pub(super) fn sum_on(&self) -> SumOn {
-        let options = &self.shared.options;
+        let options = &self.evaluation.shared.options;
         if options.accumulate == Accumulate::F64 { SumOn::Host } else { options.sum_on }
     }
 
-    /// What follows belongs to batch `batch`, from 0. Every batch is one lane's, and none is left out.
+    /// Begins batch `batch`, counted from 0. Every batch belongs to one lane, and none is left out.
     pub fn begin_batch(&mut self, batch: usize) {
         self.end_evaluation();
-        self.batch = batch;
-        self.shared.lock().begin_batch(batch);
+        self.evaluation.begin_batch(batch);
         #[cfg(feature = "llama")]
         self.devices.begin_batch();
-        self.uses.iter_mut().for_each(|uses| uses.batch = 0);
     }
 
-    /// All of the batch is in.
+    /// Ends the batch.
     ///
     /// # Errors
     /// What came up at its end; see [`Error`].
     pub fn end_batch(&mut self) -> Result<(), Error> {
         self.end_evaluation();
-        if let Some(fault) = self.fault.take() {
-            return Err(fault);
-        }
+        self.evaluation.take_fault()?;
         #[cfg(feature = "llama")]
         if let Some(weight) = self.devices.first_bad() {
-            self.shared.stop();
+            self.evaluation.shared.stop();
             return Err(Error::NonFiniteOnDevice { weight });
         }
-        let mut state = self.shared.lock();
-        if self.batch == 0 {
-            state.sharing.count_first_batch(self.uses.iter().map(|uses| uses.batch));
-        }
-        state.end_batch(self.batch);
-        drop(state);
-        self.shared.notify();
+        self.evaluation.end_batch();
         Ok(())
     }
 
-    /// A decode begins: it evaluates one graph or several in turn.
+    /// Begins a decode, which evaluates one graph or several in turn.
     pub fn begin_decode(&mut self) {
         self.end_evaluation();
     }
 
-    /// The evaluation goes on to node `id`.
+    /// Goes on to node `id` of the evaluation.
     ///
     /// A decode of several micro-batches evaluates several graphs, and nothing says where one ends, but each node
     /// comes once in each, so the first to come again begins the next.
     pub fn begin_node(&mut self, id: usize) {
-        if self.first_node == Some(id) {
-            self.end_evaluation();
-        }
-        self.first_node.get_or_insert(id);
+        self.with_devices(|evaluation, same| evaluation.begin_node(id, same));
     }
 
-    /// Whether [`add`](Self::add) shall be called for `product` once it is computed: not where another weight's product
-    /// has brought its input in already.
+    /// Returns true if [`add`](Self::add) must be called for `product` once it is computed. That is not so if another
+    /// weight's product has brought in its input already.
     pub fn asks(&mut self, product: &Product<'_>) -> bool {
-        let verdict = self.shared.options.rule.judge(product);
-        if verdict == Verdict::PassedOver {
-            return false;
-        }
-        if !self.ending.product(product.weight) {
-            self.fault.get_or_insert_with(|| Error::AfterTheEnd { weight: product.weight.to_owned() });
-            return true; // add() returns it
-        }
-        let shared = Arc::clone(&self.shared);
-        let mut state = shared.lock();
-        if verdict == Verdict::TooFewRows {
-            state.too_few_rows += 1;
-            return false;
-        }
-        match self.asks_for(&shared, state, product) {
-            Ok(answer) => answer,
-            Err(error) => {
-                self.fault.get_or_insert(error);
-                true // add() returns it
-            }
-        }
-    }
-
-    fn asks_for<'s>(
-        &mut self,
-        shared: &'s Shared,
-        mut state: MutexGuard<'s, State>,
-        product: &Product<'_>,
-    ) -> Result<bool, Error> {
-        let key = Key::of(product);
-        let (weight, fresh) = state.sharing.show(product.weight);
-        if fresh {
-            self.fresh.push(weight);
-        }
-        grow(&mut self.uses, weight);
-        let uses = &mut self.uses[weight];
-        uses.first.get_or_insert(key);
-        uses.evaluation += 1;
-        let capture = state.sharing.capture_of(weight);
-        grow(&mut self.added, capture);
-        match (uses.evaluation, self.added[capture]) {
-            // This also holds for the last of those that shared, once the one that brought the input in has parted.
-            (1, Some(added)) if added == key => {
-                uses.batch += 1;
-                if state.sharing.pass(capture) {
-                    shared.notify();
-                }
-                return Ok(false);
-            }
-            (1, Some(_)) => state = self.part(shared, state, weight, Take::Before)?,
-            (1, None) if state.sharing.is_shared(capture) => self.added[capture] = Some(key),
-            (2.., _) if state.sharing.is_shared(capture) => state = self.part(shared, state, weight, Take::Now)?,
-            _ => {}
-        }
-        self.asked = Some((weight, state.sharing.capture_of(weight)));
-        Ok(true)
-    }
-
-    fn part<'s>(
-        &self,
-        shared: &'s Shared,
-        state: MutexGuard<'s, State>,
-        weight: usize,
-        take: Take,
-    ) -> Result<MutexGuard<'s, State>, Error> {
-        let mut state = shared.wait_for_turn(state, weight, self.batch)?;
-        if matches!(take, Take::Before) && state.sharing.is_away(weight) {
-            return Err(Error::Parted { weight: state.sharing.name(weight).to_owned() });
-        }
-        let seen = self.uses.get(weight).map_or(0, |uses| uses.batch);
-        if state.sharing.part(weight, take, seen) {
-            shared.notify();
-        }
-        Ok(state)
+        self.evaluation.asks(product)
     }
 
     /// Adds the input of the product that was last asked for; `ids` for a routed one.
     ///
     /// # Errors
-    /// See [`Error`]. After an error the sums are not to be used, and all lanes stop.
+    /// See [`Error`]. After an error the sums must not be used, and all lanes stop.
     pub fn add(&mut self, product: &Product<'_>, input: &Rows<'_>, ids: Option<&Ids<'_>>) -> Result<(), Error> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let result = self.change(|sums, shared, _| {
-            let undo = shared.then_some(&mut sums.undo);
-            let entry = Arc::make_mut(&mut sums.entry);
-            match ids {
-                Some(ids) => add_routed(entry, product, input, ids, &mut scratch, undo),
-                None => add_dense(entry, product, input, &mut scratch, undo),
-            }
-        });
-        self.scratch = scratch;
-        result
+        self.evaluation.add(product, input, ids)
     }
 
-    /// The same on the device where the input lies: `sum` adds it to the sums there, or makes some.
-    #[cfg_attr(not(any(test, feature = "llama")), expect(dead_code, reason = "devices come with llama.cpp"))]
-    pub(super) fn add_on_device(
-        &mut self,
-        product: &Product<'_>,
-        sum: impl FnOnce(Option<Box<dyn OnDevice>>) -> Result<Box<dyn OnDevice>, Error>,
-    ) -> Result<(), Error> {
-        self.change(|sums, _, batch| {
-            prepare_on_device(Arc::make_mut(&mut sums.entry), product)?;
-            sums.bring_home(batch);
-            let sums_there = sum(sums.pending.take().map(|pending| pending.sums))?;
-            sums.pending = Some(Pending { sums: sums_there, batch });
-            Ok(())
-        })
+    pub(super) fn end_evaluation(&mut self) {
+        self.with_devices(Evaluation::end_evaluation);
     }
 
-    /// Has `add` change the sums of the weight that was last asked for, once it is this batch's turn: it is told
-    /// whether they are shared, and the batch.
-    fn change(&mut self, add: impl FnOnce(&mut Sums, bool, usize) -> Result<(), Error>) -> Result<(), Error> {
-        if let Some(fault) = self.fault.take() {
-            return Err(fault);
-        }
-        let Some((weight, asked)) = self.asked.take() else { return Ok(()) };
-        let shared = Arc::clone(&self.shared);
-        let _stop = StopOnPanic(&shared);
-        let mut state = shared.wait_for_turn(shared.lock(), weight, self.batch)?;
-        let keep = state.keep_after.is_some_and(|after| self.batch > after);
-        let (capture, mut sums) = state.sharing.take(weight, keep);
-        if capture != asked {
-            // It has parted in another lane's batch: those it left have not had this input.
-            self.added[asked] = None;
-        }
-        let is_shared = state.sharing.is_shared(capture);
-        drop(state);
-        let result = add(&mut sums, is_shared, self.batch);
-
-        let mut state = shared.lock();
-        state.sharing.put(capture, sums);
-        if result.is_err() {
-            drop(state);
-            shared.stop();
-            return result;
-        }
-        state.saw(capture, self.batch);
-        self.uses[weight].batch += 1;
-        if state.sharing.pass(capture) {
-            shared.notify();
-        }
-        Ok(())
+    /// Calls `f` with a comparison of sums on devices.
+    fn with_devices(&mut self, f: impl FnOnce(&mut Evaluation, Same<'_>)) {
+        #[cfg(feature = "llama")]
+        let mut same = |own: &dyn OnDevice, others: &dyn OnDevice| self.devices.same(own, others);
+        #[cfg(not(feature = "llama"))]
+        let mut same = |_: &dyn OnDevice, _: &dyn OnDevice| false;
+        f(&mut self.evaluation, &mut same);
     }
 
     #[cfg(test)]
     pub(super) fn n_captures(&self) -> usize {
-        self.shared.lock().sharing.n_captures()
-    }
-
-    pub(super) fn end_evaluation(&mut self) {
-        if self.first_node.take().is_none() {
-            return;
-        }
-        self.ending.end_evaluation();
-        let shared = Arc::clone(&self.shared);
-        #[cfg(feature = "llama")]
-        let mut devices = std::mem::take(&mut self.devices);
-        #[cfg(feature = "llama")]
-        let mut same = |own: &dyn OnDevice, others: &dyn OnDevice| devices.same(own, others);
-        #[cfg(not(feature = "llama"))]
-        let mut same = |_: &dyn OnDevice, _: &dyn OnDevice| false;
-        if let Err(error) = self.close(&shared, &mut same) {
-            self.fault.get_or_insert(error);
-        }
-        #[cfg(feature = "llama")]
-        {
-            self.devices = devices;
-        }
-        for uses in &mut self.uses {
-            uses.evaluation = 0;
-            uses.first = None;
-        }
-        self.added.fill(None);
-        self.fresh.clear();
-    }
-
-    /// Closes an evaluation: who missed an addition parts, who was first shown and reads the same as another joins it.
-    fn close(&mut self, shared: &Shared, same: Same<'_>) -> Result<(), Error> {
-        let mut state = shared.lock();
-        for weight in 0..state.sharing.n_weights() {
-            let came_up = self.uses.get(weight).is_some_and(|uses| uses.evaluation > 0);
-            let capture = state.sharing.capture_of(weight);
-            if !came_up && self.added.get(capture).copied().flatten().is_some() {
-                state = self.part(shared, state, weight, Take::Before)?;
-            }
-        }
-        let mut leaders: BTreeMap<Key, Vec<usize>> = BTreeMap::new();
-        for &weight in &self.fresh {
-            let Uses { first: Some(key), evaluation: 1, .. } = self.uses[weight] else { continue };
-            let leaders = leaders.entry(key).or_default();
-            if !leaders.iter().any(|&leader| state.sharing.join(weight, leader, same)) {
-                leaders.push(weight);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn grow<T: Clone + Default>(list: &mut Vec<T>, index: usize) {
-    if list.len() <= index {
-        list.resize(index + 1, T::default());
-    }
-}
-
-/// Others would wait for a lane that has panicked.
-struct StopOnPanic<'s>(&'s Shared);
-
-impl Drop for StopOnPanic<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.stop();
-        }
+        self.evaluation.shared.lock().sharing.n_captures()
     }
 }

@@ -12,6 +12,7 @@ mod chunks;
 mod collector;
 mod ending;
 mod error;
+mod evaluation;
 mod experts;
 mod kernel;
 mod lane;
@@ -34,7 +35,6 @@ pub use error::Error;
 pub use experts::Experts;
 pub use lane::Lane;
 pub use pending::SumOn;
-#[cfg(any(test, feature = "llama"))]
-pub(crate) use pending::{OnDevice, Partial};
 pub use product::{Ids, Kind, Product, Rows};
-pub use rule::{Rule, Verdict, weight_name};
+pub use rule::{Rule, Verdict};
+pub(crate) use stored::Stored;

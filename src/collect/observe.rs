@@ -3,6 +3,7 @@
 use crate::llama::{Observer, ObserverError, Op, TensorInfo, TensorRef};
 
 use super::error::Error;
+use super::evaluation::Evaluation;
 use super::lane::Lane;
 use super::pending::SumOn;
 use super::product::{Ids, Kind, Product, Rows};
@@ -18,7 +19,7 @@ impl Observer for Lane {
     fn asks(&mut self, node: TensorInfo<'_>) -> bool {
         self.begin_node(node.id());
         if node.writes_elsewhere() {
-            self.ending.store();
+            self.evaluation.ending.store();
         }
         product(node).is_some_and(|product| Lane::asks(self, &product))
     }
@@ -26,16 +27,13 @@ impl Observer for Lane {
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
         let (Some(product), Some(input)) = (product(*node), node.src(1)) else { return Ok(()) };
         if self.sums_on_device(node) {
-            return Ok(add_on_device(self, &product, node)?);
+            return Ok(self.add_on_device(&product, node)?);
         }
-        let mut fetched = std::mem::take(&mut self.fetched);
-        let result = add(self, &product, input, node.src(2), &mut fetched);
-        self.fetched = fetched;
-        Ok(result?)
+        Ok(add(&mut self.evaluation, &product, input, node.src(2), &mut self.fetched)?)
     }
 
     fn ends_with(&mut self, _: TensorInfo<'_>) -> bool {
-        self.ending.end_with_product()
+        self.evaluation.ending.end_with_product()
     }
 
     fn end_decode(&mut self) {
@@ -51,19 +49,16 @@ impl Lane {
             SumOn::Device => self.devices.takes(node, true),
         }
     }
-}
 
-fn add_on_device(lane: &mut Lane, product: &Product<'_>, node: TensorRef<'_>) -> Result<(), Error> {
-    let mut devices = std::mem::take(&mut lane.devices);
-    let result = lane.add_on_device(product, |totals| {
-        devices.add(product.weight, node, totals).map_err(|error| Error::Device {
-            weight: product.weight.to_owned(),
-            device: error.device,
-            reason: error.reason,
+    fn add_on_device(&mut self, product: &Product<'_>, node: TensorRef<'_>) -> Result<(), Error> {
+        self.evaluation.add_on_device(product, |sums| {
+            self.devices.add(product.weight, node, sums).map_err(|error| Error::Device {
+                weight: product.weight.to_owned(),
+                device: error.device,
+                reason: error.reason,
+            })
         })
-    });
-    lane.devices = devices;
-    result
+    }
 }
 
 fn product(node: TensorInfo<'_>) -> Option<Product<'_>> {
@@ -85,7 +80,7 @@ fn product(node: TensorInfo<'_>) -> Option<Product<'_>> {
 }
 
 fn add(
-    lane: &mut Lane,
+    evaluation: &mut Evaluation,
     product: &Product<'_>,
     input: TensorRef<'_>,
     ids: Option<TensorRef<'_>>,
@@ -103,12 +98,12 @@ fn add(
     };
     let rows = Rows { data, ne: input.ne().map(|n| n as usize), stride };
     let Some(ids) = ids.filter(|_| product.kind == Kind::Routed) else {
-        return lane.add(product, &rows, None);
+        return evaluation.add(product, &rows, None);
     };
     if !ids.copy_i32(&mut fetched.ids) {
         return Err(refuse("expert ids are computed i32", format!("{ids:?}")));
     }
     let [n_used, n_tokens, ..] = ids.ne().map(|n| n as usize);
     let [slot, token, ..] = ids.nb().map(|nb| nb / size_of::<i32>());
-    lane.add(product, &rows, Some(&Ids { data: &fetched.ids, n_used, n_tokens, stride: [slot, token] }))
+    evaluation.add(product, &rows, Some(&Ids { data: &fetched.ids, n_used, n_tokens, stride: [slot, token] }))
 }

@@ -52,16 +52,6 @@ impl Rule {
     }
 }
 
-/// The name of a weight without what the scheduler puts around a copy of it:
-/// `CUDA0#blk.0.attn_k.weight#0` is `blk.0.attn_k.weight`.
-#[must_use]
-pub fn weight_name(tensor: &str) -> &str {
-    match tensor.split_once('#') {
-        None => tensor,
-        Some((_, rest)) => rest.split_once('#').map_or(rest, |(name, _)| name),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,14 +66,6 @@ mod tests {
             input_is_f32: true,
             ids: 0,
         }
-    }
-
-    #[test]
-    fn names_lose_their_backend_and_copy() {
-        assert_eq!(weight_name("CUDA0#blk.0.attn_k.weight#0"), "blk.0.attn_k.weight");
-        assert_eq!(weight_name("CUDA0#blk.0.attn_k.weight"), "blk.0.attn_k.weight");
-        assert_eq!(weight_name("blk.0.attn_k.weight"), "blk.0.attn_k.weight");
-        assert_eq!(weight_name("a##b"), "");
     }
 
     #[test]

@@ -14,15 +14,15 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::state::Accumulate;
+use crate::sums::{Accumulate, OnDevice};
 
-use super::pending::{BATCHES_AWAY, OnDevice, Pending};
+use super::pending::{BATCHES_AWAY, Pending};
 use super::stored::Stored;
 use super::undo::Undo;
 
-/// What a lane adds to.
+/// The sums of a capture, which lanes add to.
 #[derive(Debug)]
-pub(super) struct Sums {
+pub(super) struct CaptureSums {
     /// Shared with snapshots, which keep what they have: changing it then copies it.
     pub(super) entry: Arc<Stored>,
     /// The state before this evaluation's addition; kept only while shared.
@@ -34,7 +34,7 @@ pub(super) struct Sums {
 /// Compares sums on devices.
 pub(super) type Same<'f> = &'f mut dyn FnMut(&dyn OnDevice, &dyn OnDevice) -> bool;
 
-impl Sums {
+impl CaptureSums {
     fn new(entry: Arc<Stored>) -> Self {
         Self { entry, undo: Undo::default(), pending: None }
     }
@@ -84,7 +84,7 @@ impl Sums {
 #[derive(Debug, Default)]
 struct Capture {
     /// `None` while a lane is adding to them.
-    sums: Option<Sums>,
+    sums: Option<CaptureSums>,
     members: usize,
     /// The batch whose turn it is.
     turn: usize,
@@ -147,7 +147,7 @@ impl Sharing {
     }
 
     fn add_capture(&mut self, entry: Arc<Stored>) -> usize {
-        self.captures.push(Capture { sums: Some(Sums::new(entry)), members: 1, ..Capture::default() });
+        self.captures.push(Capture { sums: Some(CaptureSums::new(entry)), members: 1, ..Capture::default() });
         self.captures.len() - 1
     }
 
@@ -193,18 +193,18 @@ impl Sharing {
 
     /// Hands the sums out, to be given back with [`put`](Self::put). `keep`: keep them for a snapshot before they
     /// change. The caller has its turn.
-    pub(super) fn take(&mut self, weight: usize, keep: bool) -> (usize, Sums) {
+    pub(super) fn take(&mut self, weight: usize, keep: bool) -> (usize, CaptureSums) {
         self.first.get_or_insert(weight);
         let index = self.weights[weight].capture;
         let capture = &mut self.captures[index];
-        let sums = capture.sums.take().unwrap_or_else(|| Sums::new(Arc::new(Stored::empty(self.accumulate))));
+        let sums = capture.sums.take().unwrap_or_else(|| CaptureSums::new(Arc::new(Stored::empty(self.accumulate))));
         if keep && capture.kept.is_none() {
             capture.kept = Some(sums.gathered());
         }
         (index, sums)
     }
 
-    pub(super) fn put(&mut self, capture: usize, sums: Sums) {
+    pub(super) fn put(&mut self, capture: usize, sums: CaptureSums) {
         self.captures[capture].sums = Some(sums);
     }
 
@@ -314,7 +314,7 @@ impl Sharing {
         let mut entry_of = |capture: usize| {
             let entry = || {
                 let Capture { kept, sums, .. } = &self.captures[capture];
-                let entry = kept.clone().or_else(|| sums.as_ref().map(Sums::gathered))?;
+                let entry = kept.clone().or_else(|| sums.as_ref().map(CaptureSums::gathered))?;
                 let wide = matches!(*entry, Stored::Wide(_));
                 Some(if wide { Arc::new(Stored::F32(entry.entry().into_owned())) } else { entry })
             };

@@ -5,18 +5,17 @@ use std::ops::Range;
 
 use crate::exact::{self, ExactEntry, SQUARE_WORDS, SUM_WORDS};
 use crate::imatrix::Entry;
-use crate::state::Accumulate;
+use crate::sums::{Accumulate, Sums};
 
 use super::kernel::add_rows;
-use super::pending::WideEntry;
 
 /// One weight's sums as they are kept while collecting.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Stored {
+pub(crate) enum Stored {
     F32(Entry),
     Exact(ExactEntry),
     /// f32 sums that came from a device, added up in f64.
-    Wide(WideEntry),
+    Wide(Sums<Vec<f64>>),
 }
 
 impl Stored {
@@ -65,32 +64,23 @@ impl Stored {
         match self {
             Self::F32(entry) => Cow::Borrowed(entry),
             Self::Exact(entry) => Cow::Owned(entry.round()),
-            Self::Wide(entry) => Cow::Owned(round(entry)),
+            Self::Wide(entry) => Cow::Owned(entry.rounded()),
         }
     }
 
     /// Zeros for so many values and counts, in place of nothing.
     pub(super) fn begin(&mut self, values: usize, counts: usize) {
         match self {
-            Self::F32(entry) => {
-                *entry = Entry { sum2: vec![0.0; values], sum: Some(vec![0.0; values]), counts: vec![0; counts] };
-            }
+            Self::F32(entry) => *entry = Sums::zeros(values, counts),
             Self::Exact(entry) => *entry = ExactEntry::zeros(values, counts),
-            Self::Wide(entry) => {
-                *entry = WideEntry { sum2: vec![0.0; values], sum: Some(vec![0.0; values]), counts: vec![0; counts] };
-            }
+            Self::Wide(entry) => *entry = Sums::zeros(values, counts),
         }
     }
 
     /// Makes f32 sums ones that can take what comes from a device. Exact ones cannot.
-    pub(super) fn widen(&mut self) -> Option<&mut WideEntry> {
+    pub(super) fn widen(&mut self) -> Option<&mut Sums<Vec<f64>>> {
         if let Self::F32(entry) = self {
-            let wide = |values: &[f32]| values.iter().copied().map(f64::from).collect();
-            *self = Self::Wide(WideEntry {
-                sum2: wide(&entry.sum2),
-                sum: entry.sum.as_deref().map(wide),
-                counts: std::mem::take(&mut entry.counts),
-            });
+            *self = Self::Wide(entry.widened());
         }
         match self {
             Self::Wide(entry) => Some(entry),
@@ -223,11 +213,6 @@ impl Stored {
             _ => false,
         }
     }
-}
-
-fn round(entry: &WideEntry) -> Entry {
-    let round = |values: &[f64]| values.iter().map(|&value| value as f32).collect();
-    Entry { sum2: round(&entry.sum2), sum: entry.sum.as_deref().map(round), counts: entry.counts.clone() }
 }
 
 fn words(values: &Range<usize>, words: usize) -> Range<usize> {

@@ -1,6 +1,8 @@
 //! What an addition changed, so that it can be told apart from what was there before.
 
 use super::stored::Stored;
+use crate::exact::ExactEntry;
+use crate::sums::Sums;
 
 /// The state before the last addition to a weight's sums: the counts, and the sums of the matrices it touched.
 #[derive(Debug, Default)]
@@ -20,9 +22,9 @@ impl Undo {
         self.matrices.extend(matrices);
         self.sums.take_if(|saved| std::mem::discriminant(saved) != std::mem::discriminant(sums));
         let saved = self.sums.get_or_insert_with(|| match sums {
-            Stored::F32(_) => Stored::F32(crate::imatrix::Entry::default()),
-            Stored::Exact(_) => Stored::Exact(crate::exact::ExactEntry::default()),
-            Stored::Wide(_) => Stored::Wide(super::pending::WideEntry::default()),
+            Stored::F32(_) => Stored::F32(Sums::default()),
+            Stored::Exact(_) => Stored::Exact(ExactEntry::default()),
+            Stored::Wide(_) => Stored::Wide(Sums::default()),
         });
         saved.clear();
         for &matrix in &self.matrices {

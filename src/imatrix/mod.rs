@@ -21,28 +21,10 @@ pub use merge::{ChunkSizes, Warning, rows_to_chunks};
 pub use numbers::{Numbers, Ready, Slice, Sum, Values};
 pub use weighted::merge_weighted;
 
-/// The sums collected for one weight.
-///
-/// A weight has one or more matrices of `n` columns: one for a plain weight, one per head or expert for a 3-D weight. The sums
-/// are stored matrix after matrix, `n` numbers each. An `Entry` owns them; `Entry<Numbers>` and `Entry<Slice>` borrow them.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Entry<V = Vec<f32>> {
-    /// Sum of squared activations over all rows, per column. `matrices * n` long.
-    pub sum2: V,
-    /// Sum of activations over all rows, per column. As long as `sum2`; `None` if part of the data came from a legacy file,
-    /// which has no such sums.
-    pub sum: Option<V>,
-    /// Number of rows seen: one count for the whole weight, or one per matrix. Never negative.
-    pub counts: Vec<i64>,
-}
+use crate::sums::Sums;
 
-impl Entry {
-    /// Returns the sums of activations; empty if there are none.
-    #[must_use]
-    pub fn activations(&self) -> &[f32] {
-        self.sum.as_deref().unwrap_or_default()
-    }
-}
+/// An entry of a matrix: the sums of one weight. An `Entry` owns them; `Entry<Numbers>` and `Entry<Slice>` borrow them.
+pub type Entry<V = Vec<f32>> = Sums<V>;
 
 impl<V: Values> Entry<V> {
     /// Returns a view of the entry that borrows the sums.

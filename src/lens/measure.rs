@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::likelihood::log_sum_exp;
 use crate::llama::{Entry, Exit, OutputRows, ROWS_AT_ONCE, Readout, Token};
-use crate::perplexity::log_sum_exp;
 
 use super::file::Part;
 use super::findings::LensOptions;

@@ -14,7 +14,7 @@ use super::scorer::Scorer;
 use super::tail::TailProbe;
 use super::threads::{Pools, clamp_threads};
 use super::{Batch, Error, Model, Observer, Outputs, Token, Tuning};
-use crate::perplexity::negative_log_likelihoods;
+use crate::likelihood::negative_log_likelihoods;
 
 /// Whether attention is computed fused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

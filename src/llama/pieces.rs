@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::{Error, Token, Vocab};
+use crate::calibration::Tokenizer;
 
 /// Bytes of a piece, at least. llama.cpp looks for each special token in the whole of what it gets, and walks a list from
 /// its beginning for each one found: smaller texts stay in the cache and have short lists.
@@ -57,6 +58,30 @@ impl<'m> Vocab<'m> {
         }
         pieces.push(rest);
         Pieces { vocab: *self, pieces }
+    }
+}
+
+impl Tokenizer for Vocab<'_> {
+    fn tokenize_text(
+        &self,
+        text: &[u8],
+        parse_special: bool,
+        threads: usize,
+        progress: &(impl Fn(usize) + Sync),
+    ) -> Result<Vec<Token>, String> {
+        self.pieces(text).tokenize(parse_special, threads, progress).map_err(|error| error.to_string())
+    }
+
+    fn tokenize_rendered(&self, text: &[u8]) -> Result<Vec<Token>, String> {
+        self.tokenize_part(text, false, true).map_err(|error| error.to_string())
+    }
+
+    fn leading_bos(&self) -> Option<Token> {
+        Vocab::leading_bos(self)
+    }
+
+    fn trailing_eos(&self) -> Option<Token> {
+        Vocab::trailing_eos(self)
     }
 }
 

@@ -101,7 +101,7 @@ impl<'a> TensorInfo<'a> {
     /// `blk.0.attn_k.weight`.
     #[must_use]
     pub fn base_name(self) -> &'a str {
-        crate::collect::weight_name(self.name())
+        weight_name(self.name())
     }
 
     /// Whether it is written into the memory of another tensor, such as a cache, which may outlive the graph.
@@ -231,6 +231,14 @@ impl fmt::Debug for TensorInfo<'_> {
     }
 }
 
+/// Returns a weight's name without what the scheduler puts around it in the name of a copy.
+fn weight_name(tensor: &str) -> &str {
+    match tensor.split_once('#') {
+        None => tensor,
+        Some((_, rest)) => rest.split_once('#').map_or(rest, |(name, _)| name),
+    }
+}
+
 /// # Safety
 /// `text`, if not null, is NUL-terminated and lives as long as the process.
 unsafe fn text(text: *const c_char) -> &'static str {
@@ -239,4 +247,17 @@ unsafe fn text(text: *const c_char) -> &'static str {
     }
     // SAFETY: our own contract.
     unsafe { CStr::from_ptr(text) }.to_str().unwrap_or("unknown")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::weight_name;
+
+    #[test]
+    fn names_lose_their_backend_and_copy() {
+        assert_eq!(weight_name("CUDA0#blk.0.attn_k.weight#0"), "blk.0.attn_k.weight");
+        assert_eq!(weight_name("CUDA0#blk.0.attn_k.weight"), "blk.0.attn_k.weight");
+        assert_eq!(weight_name("blk.0.attn_k.weight"), "blk.0.attn_k.weight");
+        assert_eq!(weight_name("a##b"), "");
+    }
 }

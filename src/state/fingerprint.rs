@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
-use super::ModelFingerprint;
+use super::{Accumulate, ModelFingerprint};
 
 /// A SHA-256 hash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,41 +104,6 @@ impl FromStr for Digest {
             *byte = u8::from_str_radix(digits, 16).map_err(|_| ())?;
         }
         Ok(Self(out))
-    }
-}
-
-/// How sums are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Accumulate {
-    /// In f32, in the order of the chunks: llama.cpp's bytes.
-    #[default]
-    F32,
-    /// Exactly, in any order, rounded at the end: [`crate::exact`].
-    F64,
-}
-
-impl Accumulate {
-    /// Its name on the command line and in files.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F64 => "f64",
-        }
-    }
-}
-
-impl fmt::Display for Accumulate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Accumulate {
-    type Err = ();
-
-    fn from_str(s: &str) -> Result<Self, ()> {
-        [Self::F32, Self::F64].into_iter().find(|kind| kind.name() == s).ok_or(())
     }
 }
 

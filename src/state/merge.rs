@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Accumulate, ChunkSet, Group, MergeError, Progress, Shard, State, Sums};
+use super::{Accumulate, ChunkSet, Group, MergeError, Progress, Shard, SharedSums, State};
 use crate::exact::ExactEntry;
 use crate::imatrix::rows_to_chunks;
 
@@ -70,12 +70,12 @@ impl Merger {
         }
         self.parts.push(Part { path: path_of(), shard: *shard, done: done.clone() });
         let State { sums, progress, likelihoods, fingerprint, output } = state;
-        if let Sums::Exact(groups) = sums {
+        if let SharedSums::Exact(groups) = sums {
             for Group { weights, entry } in groups {
                 self.add_group(path, weights, entry.into_owned())?;
             }
         }
-        self.add_rest(State { sums: Sums::Exact(Vec::new()), progress, likelihoods, fingerprint, output });
+        self.add_rest(State { sums: SharedSums::Exact(Vec::new()), progress, likelihoods, fingerprint, output });
         Ok(())
     }
 
@@ -151,7 +151,7 @@ impl Merger {
             .filter_map(|(place, weights)| Some(Group { weights, entry: Cow::Owned(entries[place].take()?) }))
             .collect();
         groups.sort_by(|a, b| a.weights.cmp(&b.weights));
-        whole.sums = Sums::Exact(groups);
+        whole.sums = SharedSums::Exact(groups);
         Ok(whole)
     }
 }

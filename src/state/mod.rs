@@ -5,7 +5,7 @@
 //!
 //! ```
 //! use llama_imatrix::exact::ExactEntry;
-//! use llama_imatrix::state::{Fingerprint, Output, Progress, State, Sums};
+//! use llama_imatrix::state::{Fingerprint, Output, Progress, State, SharedSums};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("imatrix.state");
@@ -20,7 +20,7 @@
 //!     output: Output { datasets: vec!["wiki.txt".into()], chunk_size: 512, ..Output::default() },
 //!     likelihoods: None,
 //!     // Weights that share an entry share its place in the file.
-//!     sums: Sums::exact([("blk.0.attn_k.weight", &entry), ("blk.0.attn_q.weight", &entry)]),
+//!     sums: SharedSums::exact([("blk.0.attn_k.weight", &entry), ("blk.0.attn_q.weight", &entry)]),
 //! };
 //! state.save(&path)?;
 //!
@@ -32,6 +32,7 @@
 //! ```
 
 mod chunk_set;
+mod collected;
 mod error;
 mod fingerprint;
 mod likelihoods;
@@ -48,15 +49,17 @@ use std::path::Path;
 
 pub use chunk_set::ChunkSet;
 pub use error::{Error, MergeError};
-pub use fingerprint::{Accumulate, Difference, Digest, Fingerprint, Mismatch};
+pub use fingerprint::{Difference, Digest, Fingerprint, Mismatch};
 pub use likelihoods::Likelihoods;
 pub use merge::{Merger, merge};
 pub use model::{FingerprintError, ModelFingerprint, model_files};
 pub use output::Output;
 pub use seal::reseal;
 pub use shard::{Shard, ShardError};
-pub use sums::{Group, Sums};
+pub use sums::{Group, SharedSums};
 pub use write::KIND;
+
+pub use crate::sums::Accumulate;
 
 use crate::atomic_file;
 use crate::gguf;
@@ -77,7 +80,7 @@ pub struct State<'a> {
     /// Perplexity so far, where it is computed.
     pub likelihoods: Option<Likelihoods>,
     /// The sums, those of files merged at the start included.
-    pub sums: Sums<'a>,
+    pub sums: SharedSums<'a>,
 }
 
 /// How far a run is.

@@ -18,14 +18,14 @@ pub struct Group<'a, E: Clone> {
 
 /// All sums, by the first of the weights that share them.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Sums<'a> {
+pub enum SharedSums<'a> {
     /// Added in f32, as llama.cpp's tool does: they depend on the order of the chunks.
     F32(Vec<Group<'a, Entry>>),
     /// Added exactly: they do not.
     Exact(Vec<Group<'a, ExactEntry>>),
 }
 
-impl<'a> Sums<'a> {
+impl<'a> SharedSums<'a> {
     /// f32 sums, borrowed. Weights that are given the same reference share it in the file.
     pub fn f32<'n>(entries: impl IntoIterator<Item = (&'n str, &'a Entry)>) -> Self {
         Self::F32(group(entries))
@@ -40,8 +40,8 @@ impl<'a> Sums<'a> {
     #[must_use]
     pub const fn accumulate(&self) -> Accumulate {
         match self {
-            Sums::F32(_) => Accumulate::F32,
-            Sums::Exact(_) => Accumulate::F64,
+            SharedSums::F32(_) => Accumulate::F32,
+            SharedSums::Exact(_) => Accumulate::F64,
         }
     }
 
@@ -49,8 +49,8 @@ impl<'a> Sums<'a> {
     #[must_use]
     pub fn entries(&self) -> BTreeMap<String, Entry> {
         match self {
-            Sums::F32(groups) => spread(groups, Clone::clone),
-            Sums::Exact(groups) => spread(groups, ExactEntry::round),
+            SharedSums::F32(groups) => spread(groups, Clone::clone),
+            SharedSums::Exact(groups) => spread(groups, ExactEntry::round),
         }
     }
 
@@ -60,11 +60,11 @@ impl<'a> Sums<'a> {
             None => Ok(()),
         };
         match self {
-            Sums::F32(groups) => check(groups, |weight, entry| {
+            SharedSums::F32(groups) => check(groups, |weight, entry| {
                 entry.check(weight).map_err(Error::Entry)?;
                 counts(weight, &entry.counts)
             }),
-            Sums::Exact(groups) => check(groups, |weight, entry| {
+            SharedSums::Exact(groups) => check(groups, |weight, entry| {
                 let exact = |source| Error::Exact { weight: weight.to_owned(), source };
                 entry.check().map_err(exact)?;
                 if !entry.counts.is_empty() && entry.len() % entry.counts.len() != 0 {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Error, Fingerprint, Group, ModelFingerprint, Progress, State, Sums, VERSION, seal};
+use super::{Error, Fingerprint, Group, ModelFingerprint, Progress, SharedSums, State, VERSION, seal};
 use crate::exact::{ExactEntry, SQUARE_WORDS, SUM_WORDS};
 use crate::gguf::{DType, Value, Writer};
 use crate::imatrix::Entry;
@@ -24,8 +24,8 @@ pub(super) fn write(state: &State<'_>, w: impl io::Write) -> Result<(), Error> {
     }
     set_fingerprint(&mut file, &state.fingerprint);
     match &state.sums {
-        Sums::F32(groups) => add_groups(&mut file, groups, add_f32)?,
-        Sums::Exact(groups) => add_groups(&mut file, groups, add_exact)?,
+        SharedSums::F32(groups) => add_groups(&mut file, groups, add_f32)?,
+        SharedSums::Exact(groups) => add_groups(&mut file, groups, add_exact)?,
     }
     add_likelihoods(&mut file, state)?;
     file.tensor(CHECKSUM, DType::I64, &[seal::BYTES as u64 / 8], vec![0; seal::BYTES])?;

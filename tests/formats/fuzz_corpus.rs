@@ -6,7 +6,7 @@ use llama_imatrix::exact::ExactEntry;
 use llama_imatrix::imatrix::Entry;
 use llama_imatrix::perplexity::Perplexity;
 use llama_imatrix::state::{
-    Accumulate, Digest, Fingerprint, Likelihoods, ModelFingerprint, Output, Progress, Shard, State, Sums,
+    Accumulate, Digest, Fingerprint, Likelihoods, ModelFingerprint, Output, Progress, Shard, SharedSums, State,
 };
 
 use super::inputs;
@@ -43,8 +43,8 @@ fn state(shard: u64, accumulate: Accumulate) -> Vec<u8> {
         output: Output { datasets: vec!["wiki.txt".into()], chunk_size: 16, ..Output::default() },
         likelihoods: Some(likelihoods),
         sums: match accumulate {
-            Accumulate::F32 => Sums::f32([("blk.0.attn_k.weight", &rounded), ("blk.0.ffn_up.weight", &without)]),
-            Accumulate::F64 => Sums::exact([("blk.0.attn_k.weight", &exact), ("blk.0.attn_q.weight", &exact)]),
+            Accumulate::F32 => SharedSums::f32([("blk.0.attn_k.weight", &rounded), ("blk.0.ffn_up.weight", &without)]),
+            Accumulate::F64 => SharedSums::exact([("blk.0.attn_k.weight", &exact), ("blk.0.attn_q.weight", &exact)]),
         },
     }
     .write(&mut bytes)

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use llama_imatrix::collect::Earlier;
+use llama_imatrix::evaluate::{Lanes, Listener, RunOptions, Start, run};
 use llama_imatrix::imatrix::{Entry, Imatrix, Loaded};
 use llama_imatrix::llama::{FlashAttention, Model, ModelOptions, Tuning};
-use llama_imatrix::run::{Lanes, Listener, RunOptions, Start, run};
 
 use crate::support;
 

@@ -3,9 +3,10 @@
 use std::ops::ControlFlow;
 
 use llama_imatrix::calibration::{self, ChunkOptions};
+use llama_imatrix::evaluate::session;
+use llama_imatrix::evaluate::{Lanes, RunOptions};
 use llama_imatrix::imatrix::{ChunkSizes, Format};
-use llama_imatrix::run::{Lanes, RunOptions};
-use llama_imatrix::{Imatrix, Progress, Session, SessionOptions, session};
+use llama_imatrix::{Imatrix, Progress, Session, SessionOptions};
 
 use super::{with_built, with_model};
 use crate::support;

@@ -2,10 +2,10 @@
 
 use llama_imatrix::calibration::{ChunkOptions, Chunks, Documents};
 use llama_imatrix::collect::{Earlier, Rule, Snapshot};
+use llama_imatrix::evaluate::{Lanes, Listener, RunOptions, Start};
 use llama_imatrix::imatrix::Imatrix;
 use llama_imatrix::llama::{FlashAttention, Model};
 use llama_imatrix::nextn::Layer;
-use llama_imatrix::run::{Lanes, Listener, RunOptions, Start};
 use llama_imatrix::state::Accumulate;
 use llama_imatrix::{Session, SessionOptions};
 

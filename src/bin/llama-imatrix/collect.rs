@@ -15,10 +15,10 @@ mod with_llama {
     use llama_imatrix::SessionOptions;
     use llama_imatrix::atomic_file::remove_leftovers;
     use llama_imatrix::collect::{Collector, Earlier, Rule};
+    use llama_imatrix::evaluate::{Lanes, Layout, Outcome, RunOptions, Start};
     use llama_imatrix::lens::LensOptions;
     use llama_imatrix::llama::{Model, Tuning};
     use llama_imatrix::nextn::check_files;
-    use llama_imatrix::run::{Lanes, Layout, Outcome, RunOptions, Start};
 
     use crate::config::Collect;
     use crate::in_files::{self, Base};

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::ensure;
 use llama_imatrix::atomic_file::follow_links;
 use llama_imatrix::calibration::Chunks;
+use llama_imatrix::evaluate::Layout;
 use llama_imatrix::gguf;
-use llama_imatrix::run::Layout;
 use llama_imatrix::state::{Accumulate, model_files};
 
 use crate::config::Collect;

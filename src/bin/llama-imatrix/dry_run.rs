@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use llama_imatrix::calibration::Chunks;
+use llama_imatrix::evaluate::{Layout, RunOptions};
 use llama_imatrix::gguf;
 use llama_imatrix::llama::{Backend, Device, DeviceMemory, Model};
 use llama_imatrix::nextn::Layer;
-use llama_imatrix::run::{Layout, RunOptions};
 use llama_imatrix::state::{Accumulate, model_files};
 
 use crate::config::Collect;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use llama_imatrix::collect::{Collector, Snapshot};
-use llama_imatrix::run::{Checkpoint, Outcome, Position};
+use llama_imatrix::evaluate::{Checkpoint, Outcome, Position};
 
 use crate::config::Collect;
 use crate::lens::{self, Look};

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use llama_imatrix::calibration::Chunks;
+use llama_imatrix::evaluate::{Outcome, RunOptions};
 use llama_imatrix::lens::file::{LensFile, Model as ModelName};
 use llama_imatrix::lens::{Base, LensOptions};
 use llama_imatrix::llama::Model;
 use llama_imatrix::report::lens::tables;
 use llama_imatrix::report::text::aligned;
-use llama_imatrix::run::{Outcome, RunOptions};
 
 use crate::config::Collect;
 use crate::log;

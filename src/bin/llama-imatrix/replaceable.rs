@@ -123,7 +123,7 @@ mod tests {
             progress: state::Progress::default(),
             output: state::Output { chunk_size: 512, ..Default::default() },
             likelihoods: None,
-            sums: state::Sums::exact([("blk.0.attn_k.weight", &entry)]),
+            sums: state::SharedSums::exact([("blk.0.attn_k.weight", &entry)]),
         }
         .write(&mut state)
         .unwrap();

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::io::IsTerminal;
 
 use llama_imatrix::collect::{Due, Experts, Snapshot};
+use llama_imatrix::evaluate::{Checkpoint, Error, Listener, Plan, Position, Start};
 use llama_imatrix::imatrix::{Entry, Imatrix, Numbers};
-use llama_imatrix::run::{Checkpoint, Error, Listener, Plan, Position, Start};
 
 use crate::config::Collect;
 use crate::output::print;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::calibration::Chunks;
 use llama_imatrix::collect::Earlier;
+use llama_imatrix::evaluate::{Checkpoint, Position, Start};
 use llama_imatrix::imatrix::Imatrix;
 use llama_imatrix::llama::Backend;
-use llama_imatrix::run::{Checkpoint, Position, Start};
 use llama_imatrix::state::{Digest, Fingerprint, ModelFingerprint, Output, Progress, State};
 
 use crate::config::Collect;

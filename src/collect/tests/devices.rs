@@ -4,9 +4,10 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::super::Error;
 use super::super::pending::BATCHES_AWAY;
-use super::super::{Error, OnDevice, Partial};
 use super::*;
+use crate::sums::{OnDevice, Partial};
 
 /// Two channels in f32, as a device would have them.
 #[derive(Debug, Default)]
@@ -40,10 +41,6 @@ impl OnDevice for Device {
         self.sums = [0.0; 4];
         self.cleared.fetch_add(1, Ordering::Relaxed);
     }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
 }
 
 const DOWN: &str = "blk.0.ffn_down.weight";
@@ -56,10 +53,10 @@ fn batch(lane: &mut Lane, index: usize, row: [f32; 2], cleared: &Arc<AtomicUsize
     let data = [0.0; 32];
     let product = dense(DOWN, 7, &packed(&data, [2, 16, 1, 1]));
     assert!(lane.asks(&product));
-    lane.add_on_device(&product, |there| {
+    lane.evaluation.add_on_device(&product, |there| {
         let mut sums = Device { cleared: Arc::clone(cleared), ..Device::default() };
         if let Some(there) = there {
-            sums.sums = there.as_any().downcast_ref::<Device>().unwrap().sums;
+            sums.sums = (&*there as &dyn Any).downcast_ref::<Device>().unwrap().sums;
         }
         sums.add(&[row; 16]);
         Ok(Box::new(sums))
@@ -130,7 +127,7 @@ fn rows_of_experts_are_counted_by_the_device() {
     let product = routed("blk.0.ffn_up_exps.weight", 2, 7, 8, &packed(&data, [1, 1, 8, 1]));
     assert!(lane.asks(&product));
     let sums = Device { sums: [3.0, -4.0, 9.0, 16.0], counts: vec![5.0, 11.0], ..Device::default() };
-    lane.add_on_device(&product, |_| Ok(Box::new(sums))).unwrap();
+    lane.evaluation.add_on_device(&product, |_| Ok(Box::new(sums))).unwrap();
     lane.end_batch().unwrap();
     let found = entry(&lane, "blk.0.ffn_up_exps.weight");
     assert_eq!((found.sum2.as_slice(), found.counts.as_slice()), (&[9.0, 16.0][..], &[5, 11][..]));
@@ -153,7 +150,7 @@ fn a_weight_that_parts_from_sums_on_a_device_is_an_error() {
     assert_eq!(lane.n_captures(), 1);
     lane.begin_node(1000);
     assert!(lane.asks(&dense(Q, 1, &rows)));
-    lane.add_on_device(&dense(Q, 1, &rows), |_| Ok(Box::new(Device::default()))).unwrap();
+    lane.evaluation.add_on_device(&dense(Q, 1, &rows), |_| Ok(Box::new(Device::default()))).unwrap();
     lane.begin_node(1001);
     let other = dense(K, 2, &rows);
     assert!(lane.asks(&other));

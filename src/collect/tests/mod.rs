@@ -9,7 +9,7 @@ mod turns;
 
 use super::{Collector, CollectorOptions, Earlier, Ids, Kind, Lane, Product, Rows};
 use crate::imatrix::{Entry, Imatrix};
-use crate::state::Accumulate;
+use crate::sums::Accumulate;
 
 fn collector() -> Lane {
     continued(&Imatrix::default())

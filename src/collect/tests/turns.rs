@@ -49,7 +49,7 @@ fn one_by_one(parts: Option<usize>) -> (Snapshot, Vec<Snapshot>) {
     (collector.snapshot(), collector.take_due(BATCHES))
 }
 
-/// As `run::lanes` has it: the first batch alone, then each lane takes the next.
+/// As `evaluate::lanes` has it: the first batch alone, then each lane takes the next.
 fn side_by_side(
     lanes: usize,
     run: impl Fn(&mut Lane, usize) -> Result<(), Error> + Send + Sync + 'static,

@@ -1,8 +1,7 @@
 //! Sums on the device that has the activations: small graphs of our own, computed while the scheduler waits.
 //!
-//! Only sums leave the device. They are f32 and added up in f32 for some batches, then brought home (see
-//! [`collect`](crate::collect)); a channel's rows are added as a tree, so the error grows with the logarithm of their
-//! number. What a device lacks an operation for, or multiplies too coarsely, is left to the host.
+//! Only sums leave the device. They are f32 and added up in f32 for some batches, then transferred to the host by whoever
+//! has them as [`OnDevice`]; a channel's rows are added as a tree, so the error grows with the logarithm of their number. What a device lacks an operation for, or multiplies too coarsely, is left to the host.
 
 mod health;
 mod logits;
@@ -13,6 +12,7 @@ mod resident;
 mod tests;
 mod totals;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ptr::NonNull;
@@ -21,7 +21,7 @@ use super::log::{Level, say};
 use super::tensor::device_of;
 use super::workbench::read_f32;
 use super::{Device, TensorRef};
-use crate::collect::OnDevice;
+use crate::sums::OnDevice;
 
 use place::{Place, Verdict};
 use reduce::Layout;
@@ -85,7 +85,7 @@ impl DeviceSums {
             Some(totals) => totals,
             None => Box::new(Totals::new(device, channels, matrices, routed).map_err(|r| failed(advise(&r)))?),
         };
-        let Some(own) = totals.as_any().downcast_ref::<Totals>() else {
+        let Some(own) = own_kind(&*totals) else {
             return Err(failed("its sums are kept elsewhere".to_owned()));
         };
         if !own.fits(device, channels, matrices, routed) {
@@ -113,7 +113,7 @@ impl DeviceSums {
 
     /// Whether both hold the same.
     pub(crate) fn same(&mut self, own: &dyn OnDevice, other: &dyn OnDevice) -> bool {
-        let both = (own.as_any().downcast_ref::<Totals>(), other.as_any().downcast_ref::<Totals>());
+        let both = (own_kind(own), own_kind(other));
         let (Some(own), Some(other)) = both else { return false };
         if !own.is_like(other) {
             return false;
@@ -138,6 +138,11 @@ impl DeviceSums {
             Entry::Vacant(none) => Place::new(device).map(|place| none.insert(place)),
         }
     }
+}
+
+/// Returns the sums as the type of this module, if it made them.
+fn own_kind(sums: &dyn OnDevice) -> Option<&Totals> {
+    (sums as &dyn Any).downcast_ref()
 }
 
 /// What to do where there is no room.

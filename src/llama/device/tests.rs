@@ -6,10 +6,10 @@ use super::health::{Health, PAGE};
 use super::logits::DeviceScorer;
 use super::reduce::{self, Products};
 use super::resident::Resident;
+use crate::likelihood::negative_log_likelihood;
 use crate::llama::Backend;
 use crate::llama::draft::Arena;
 use crate::llama::workbench::{Workbench, read_f32, write};
-use crate::perplexity::negative_log_likelihood;
 
 fn cpu() -> Workbench {
     let devices = Backend::init().devices();

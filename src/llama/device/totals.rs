@@ -1,12 +1,10 @@
-//! Sums that stay on a device until they are brought home.
-
-use std::any::Any;
+//! Sums that stay on a device until they are transferred to the host.
 
 use super::resident::Resident;
-use crate::collect::{OnDevice, Partial};
 use crate::llama::Device;
 use crate::llama::draft::Node;
 use crate::llama::workbench::read_f32;
+use crate::sums::{OnDevice, Partial};
 
 /// The sums of one capture, in the layout of [`reduce`](super::reduce).
 #[derive(Debug)]
@@ -70,9 +68,5 @@ impl OnDevice for Totals {
 
     fn clear(&mut self) {
         self.memory.clear();
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }

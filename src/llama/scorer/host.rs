@@ -7,11 +7,11 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::likelihood::negative_log_likelihood;
 use crate::llama::draft::Node;
 use crate::llama::tail::Tail;
 use crate::llama::workbench::Workbench;
 use crate::llama::{Device, Token};
-use crate::perplexity::negative_log_likelihood;
 
 /// Computes negative log-likelihoods on the CPU.
 pub(super) struct HostScorer {

@@ -79,7 +79,7 @@ fn state(chunks: std::ops::Range<u64>, shard: Shard) -> State<'static> {
         progress,
         output: Output { datasets: vec!["text".into()], chunk_size: 16, ..Output::default() },
         likelihoods: Some(likelihoods),
-        sums: Sums::Exact(groups),
+        sums: SharedSums::Exact(groups),
     }
 }
 
@@ -123,7 +123,7 @@ fn merged_shards_are_the_one_run_to_the_byte() {
 #[test]
 fn weights_that_share_sums_in_one_shard_only_are_kept_apart() {
     let mut shards = shards(&[0, 4, 10]);
-    let Sums::Exact(groups) = &mut shards[1].1.sums else { panic!() };
+    let SharedSums::Exact(groups) = &mut shards[1].1.sums else { panic!() };
     let mut apart = groups[0].clone();
     groups[0].weights.pop();
     apart.weights.remove(0);
@@ -132,7 +132,7 @@ fn weights_that_share_sums_in_one_shard_only_are_kept_apart() {
     let forth = merged(shards.clone()).unwrap().to_imatrix();
     shards.reverse();
     assert_eq!(merged(shards).unwrap().to_imatrix(), forth);
-    let Sums::Exact(groups) = &state(0..10, Shard::WHOLE).sums else { panic!() };
+    let SharedSums::Exact(groups) = &state(0..10, Shard::WHOLE).sums else { panic!() };
     assert_eq!(forth.entries["blk.0.attn_k.weight"], groups[0].entry.round());
     assert_eq!(forth.entries.len(), 3);
 }
@@ -170,9 +170,9 @@ fn gaps_overlaps_and_strangers_are_refused_by_name() {
         with(|state| state.output.base = Some(Digest([1; 32]))).starts_with("1.state: it was started with --in-file")
     );
     assert!(with(|state| state.likelihoods.as_mut().unwrap().tokens.clear()).contains("not collected as a shard"));
-    assert!(with(|state| state.sums = Sums::F32(vec![])).starts_with("1.state: its sums are f32"));
+    assert!(with(|state| state.sums = SharedSums::F32(vec![])).starts_with("1.state: its sums are f32"));
     let sizes = with(|state| {
-        let Sums::Exact(groups) = &mut state.sums else { panic!() };
+        let SharedSums::Exact(groups) = &mut state.sums else { panic!() };
         groups[0].entry = Cow::Owned(ExactEntry::zeros(2, 1));
     });
     assert_eq!(sizes, "1.state: weight 'blk.0.attn_k.weight': 2 values, expected 5");
@@ -181,7 +181,7 @@ fn gaps_overlaps_and_strangers_are_refused_by_name() {
 fn f32_state<'a>(entry: &'a Entry, other: &'a Entry) -> State<'a> {
     State {
         fingerprint: fingerprint(Accumulate::F32),
-        sums: Sums::f32([("b", entry), ("c", other), ("a", entry)]),
+        sums: SharedSums::f32([("b", entry), ("c", other), ("a", entry)]),
         likelihoods: Some(Likelihoods { running: Perplexity::from_parts(1.5, f64::NAN, 7), ..Likelihoods::default() }),
         ..state(0..4, Shard::WHOLE)
     }
@@ -203,7 +203,7 @@ fn a_state_comes_back_and_shared_sums_are_stored_once() {
     let two = Entry { sum: None, ..one.clone() };
     let state = f32_state(&one, &two);
     let saved = State::load_from(&bytes(&state)).unwrap();
-    let Sums::F32(groups) = &saved.sums else { panic!() };
+    let SharedSums::F32(groups) = &saved.sums else { panic!() };
     assert_eq!(groups.iter().map(|group| group.weights.concat()).collect::<Vec<_>>(), ["ab", "c"]);
     assert_eq!(saved.to_imatrix().entries["b"], one);
     // NaN and -0 are bits like others.

@@ -80,7 +80,7 @@ fn any_header() -> impl Strategy<Value = State<'static>> {
                     base: kept.then_some(Digest(hash)),
                 },
                 likelihoods: Some(likelihoods),
-                sums: Sums::F32(Vec::new()),
+                sums: SharedSums::F32(Vec::new()),
             }
         },
     )
@@ -97,8 +97,8 @@ proptest! {
         for kind in [Accumulate::F32, Accumulate::F64] {
             header.fingerprint.accumulate = kind;
             header.sums = match kind {
-                Accumulate::F32 => Sums::f32(floats.iter().map(|(name, entry)| (name.as_str(), entry))),
-                Accumulate::F64 => Sums::exact(exacts.iter().map(|(name, entry)| (name.as_str(), entry))),
+                Accumulate::F32 => SharedSums::f32(floats.iter().map(|(name, entry)| (name.as_str(), entry))),
+                Accumulate::F64 => SharedSums::exact(exacts.iter().map(|(name, entry)| (name.as_str(), entry))),
             };
             let written = bytes(&header);
             let read = State::load_from(&written).unwrap();

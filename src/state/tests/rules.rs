@@ -138,7 +138,7 @@ fn the_writer_keeps_the_rules_too() {
     ));
     let broken_sums = |change: fn(&mut ExactEntry)| {
         let mut state = state(0..2, Shard::WHOLE);
-        let Sums::Exact(groups) = &mut state.sums else { panic!() };
+        let SharedSums::Exact(groups) = &mut state.sums else { panic!() };
         change(groups[0].entry.to_mut());
         state.write(std::io::sink()).expect_err("a rule is broken")
     };

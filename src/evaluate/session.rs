@@ -27,13 +27,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::{Listener, Outcome, RunOptions, Start, run};
 use crate::calibration::{self, ChunkOptions, Chunks};
 use crate::collect::{self, Collector, CollectorOptions, Earlier, Rule, Snapshot, SumOn};
 use crate::imatrix::Imatrix;
 use crate::llama::{self, Model, Timings, Token};
 use crate::nextn::Layer;
 use crate::perplexity::Estimate;
-use crate::run::{self, Listener, Outcome, RunOptions, Start};
 use crate::state::{Accumulate, ChunkSet};
 
 /// What a [`Session`] does.
@@ -139,7 +139,7 @@ pub enum Error {
     Earlier(#[from] collect::Error),
     /// The model could not be evaluated.
     #[error(transparent)]
-    Run(#[from] run::Error),
+    Run(#[from] super::Error),
 }
 
 /// Ends a session from another thread, or from a signal's handler.
@@ -256,17 +256,17 @@ impl<'m> Session<'m> {
         })
     }
 
-    /// Evaluates the model over chunks, from `start` on, and tells `listener` what comes up: see [`run::run`]. The sums are
+    /// Evaluates the model over chunks, from `start` on, and tells `listener` what comes up: see [`run`]. The sums are
     /// in the collector that comes back.
     ///
     /// # Errors
-    /// As [`run::run`].
+    /// As [`run`].
     pub fn run(
         &self,
         chunks: &Chunks,
         start: Start,
         listener: &mut dyn Listener,
-    ) -> Result<(Collector, Outcome), run::Error> {
+    ) -> Result<(Collector, Outcome), super::Error> {
         let collector = Collector::new(&CollectorOptions {
             rule: self.options.rule,
             chunk_size: i32::try_from(chunks.size()).unwrap_or(i32::MAX),
@@ -276,7 +276,7 @@ impl<'m> Session<'m> {
             sum_on: self.options.sum_on,
         });
         let (nextn, options) = (self.nextn.as_ref(), &self.options.run);
-        let outcome = run::run(self.model, nextn, chunks, &collector, start, options, listener)?;
+        let outcome = run(self.model, nextn, chunks, &collector, start, options, listener)?;
         Ok((collector, outcome))
     }
 }
@@ -311,7 +311,7 @@ impl Listener for Teller<'_> {
         self.tell(Progress::Chunks { done, total, perplexity: self.perplexity });
     }
 
-    fn discarded(&mut self, error: &run::Error) {
+    fn discarded(&mut self, error: &super::Error) {
         self.tell(Progress::Discarded { reason: error.to_string() });
     }
 }

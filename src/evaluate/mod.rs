@@ -7,6 +7,7 @@ mod layout;
 mod memory;
 mod nextn;
 mod pass;
+pub mod session;
 mod watcher;
 
 use std::ops::Range;

@@ -1,0 +1,314 @@
+//! The batch and the evaluation that a lane is in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::accumulate::{Scratch, add_dense, add_routed, prepare_on_device};
+use super::ending::Ending;
+use super::error::Error;
+use super::pending::Pending;
+use super::product::{Ids, Kind, Product, Rows};
+use super::rule::Verdict;
+use super::sharing::{CaptureSums, Same, Take};
+use super::state::{Shared, State};
+use super::sync::MutexGuard;
+use crate::sums::OnDevice;
+
+/// What an input is known by within one evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    kind: Kind,
+    input: usize,
+    ids: usize,
+    matrices: [i64; 2],
+}
+
+impl Key {
+    fn of(product: &Product<'_>) -> Self {
+        let [_, _, m2, m3] = product.weight_ne;
+        Self { kind: product.kind, input: product.input, ids: product.ids, matrices: [m2, m3] }
+    }
+}
+
+/// How a weight has come up.
+#[derive(Debug, Clone, Copy, Default)]
+struct Uses {
+    /// Times in this evaluation, and the input of the first.
+    evaluation: u32,
+    first: Option<Key>,
+    /// Times in this batch.
+    batch: usize,
+}
+
+/// The evaluation that a lane is in: which products were asked for, and the way of their inputs into the sums.
+#[derive(Debug)]
+pub(super) struct Evaluation {
+    pub(super) shared: Arc<Shared>,
+    batch: usize,
+    /// By weight.
+    uses: Vec<Uses>,
+    /// By capture: the input added in this evaluation, if the capture was shared then. That takes one an evaluation.
+    added: Vec<Option<Key>>,
+    /// Weights first shown in this evaluation.
+    fresh: Vec<usize>,
+    /// The weight asked for last, and the capture it had then.
+    asked: Option<(usize, usize)>,
+    /// The first node of this decode's first evaluation: once it comes again, the next evaluation has begun.
+    first_node: Option<usize>,
+    pub(super) ending: Ending,
+    /// What went wrong where no error can be returned.
+    fault: Option<Error>,
+    scratch: Scratch,
+}
+
+/// An addition to the sums of a capture, in this lane's turn.
+struct Addition<'a> {
+    sums: &'a mut CaptureSums,
+    scratch: &'a mut Scratch,
+    /// True if several weights share the sums.
+    is_shared: bool,
+    batch: usize,
+}
+
+impl Evaluation {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            batch: 0,
+            uses: Vec::new(),
+            added: Vec::new(),
+            fresh: Vec::new(),
+            asked: None,
+            first_node: None,
+            ending: Ending::default(),
+            fault: None,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Begins a batch. The evaluation before it has ended.
+    pub(super) fn begin_batch(&mut self, batch: usize) {
+        self.batch = batch;
+        self.shared.lock().begin_batch(batch);
+        self.uses.iter_mut().for_each(|uses| uses.batch = 0);
+    }
+
+    /// Ends the batch. The evaluation before it has ended.
+    pub(super) fn end_batch(&mut self) {
+        let mut state = self.shared.lock();
+        if self.batch == 0 {
+            state.sharing.count_first_batch(self.uses.iter().map(|uses| uses.batch));
+        }
+        state.end_batch(self.batch);
+        drop(state);
+        self.shared.notify();
+    }
+
+    /// Returns what went wrong where no error could be returned.
+    pub(super) fn take_fault(&mut self) -> Result<(), Error> {
+        self.fault.take().map_or(Ok(()), Err)
+    }
+
+    /// Goes on to node `id`, which begins the next evaluation if it is the first of this one. `same` compares sums on devices.
+    pub(super) fn begin_node(&mut self, id: usize, same: Same<'_>) {
+        if self.first_node == Some(id) {
+            self.end_evaluation(same);
+        }
+        self.first_node.get_or_insert(id);
+    }
+
+    /// Returns true if the input of `product` is needed; see [`Lane::asks`](super::Lane::asks).
+    pub(super) fn asks(&mut self, product: &Product<'_>) -> bool {
+        let verdict = self.shared.options.rule.judge(product);
+        if verdict == Verdict::PassedOver {
+            return false;
+        }
+        if !self.ending.product(product.weight) {
+            self.fault.get_or_insert_with(|| Error::AfterTheEnd { weight: product.weight.to_owned() });
+            return true; // add() returns it
+        }
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        if verdict == Verdict::TooFewRows {
+            state.too_few_rows += 1;
+            return false;
+        }
+        match self.asks_for(&shared, state, product) {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.fault.get_or_insert(error);
+                true // add() returns it
+            }
+        }
+    }
+
+    fn asks_for<'s>(
+        &mut self,
+        shared: &'s Shared,
+        mut state: MutexGuard<'s, State>,
+        product: &Product<'_>,
+    ) -> Result<bool, Error> {
+        let key = Key::of(product);
+        let (weight, fresh) = state.sharing.show(product.weight);
+        if fresh {
+            self.fresh.push(weight);
+        }
+        grow(&mut self.uses, weight);
+        let uses = &mut self.uses[weight];
+        uses.first.get_or_insert(key);
+        uses.evaluation += 1;
+        let capture = state.sharing.capture_of(weight);
+        grow(&mut self.added, capture);
+        match (uses.evaluation, self.added[capture]) {
+            // This also holds for the last of those that shared, once the one that brought the input in has parted.
+            (1, Some(added)) if added == key => {
+                uses.batch += 1;
+                if state.sharing.pass(capture) {
+                    shared.notify();
+                }
+                return Ok(false);
+            }
+            (1, Some(_)) => state = self.part(shared, state, weight, Take::Before)?,
+            (1, None) if state.sharing.is_shared(capture) => self.added[capture] = Some(key),
+            (2.., _) if state.sharing.is_shared(capture) => state = self.part(shared, state, weight, Take::Now)?,
+            _ => {}
+        }
+        self.asked = Some((weight, state.sharing.capture_of(weight)));
+        Ok(true)
+    }
+
+    fn part<'s>(
+        &self,
+        shared: &'s Shared,
+        state: MutexGuard<'s, State>,
+        weight: usize,
+        take: Take,
+    ) -> Result<MutexGuard<'s, State>, Error> {
+        let mut state = shared.wait_for_turn(state, weight, self.batch)?;
+        if matches!(take, Take::Before) && state.sharing.is_away(weight) {
+            return Err(Error::Parted { weight: state.sharing.name(weight).to_owned() });
+        }
+        let seen = self.uses.get(weight).map_or(0, |uses| uses.batch);
+        if state.sharing.part(weight, take, seen) {
+            shared.notify();
+        }
+        Ok(state)
+    }
+
+    /// Adds the input of the product that was last asked for; see [`Lane::add`](super::Lane::add).
+    pub(super) fn add(&mut self, product: &Product<'_>, input: &Rows<'_>, ids: Option<&Ids<'_>>) -> Result<(), Error> {
+        self.change(|Addition { sums, scratch, is_shared, .. }| {
+            let undo = is_shared.then_some(&mut sums.undo);
+            let entry = Arc::make_mut(&mut sums.entry);
+            match ids {
+                Some(ids) => add_routed(entry, product, input, ids, scratch, undo),
+                None => add_dense(entry, product, input, scratch, undo),
+            }
+        })
+    }
+
+    /// Adds the input on the device that has it: `sum` adds it to the sums there, or makes some.
+    #[cfg_attr(not(any(test, feature = "llama")), expect(dead_code, reason = "devices come with llama.cpp"))]
+    pub(super) fn add_on_device(
+        &mut self,
+        product: &Product<'_>,
+        sum: impl FnOnce(Option<Box<dyn OnDevice>>) -> Result<Box<dyn OnDevice>, Error>,
+    ) -> Result<(), Error> {
+        self.change(|Addition { sums, batch, .. }| {
+            prepare_on_device(Arc::make_mut(&mut sums.entry), product)?;
+            sums.bring_home(batch);
+            let sums_there = sum(sums.pending.take().map(|pending| pending.sums))?;
+            sums.pending = Some(Pending { sums: sums_there, batch });
+            Ok(())
+        })
+    }
+
+    /// Has `add` change the sums of the weight that was last asked for, once it is this batch's turn.
+    fn change(&mut self, add: impl FnOnce(Addition<'_>) -> Result<(), Error>) -> Result<(), Error> {
+        self.take_fault()?;
+        let Some((weight, asked)) = self.asked.take() else { return Ok(()) };
+        let shared = Arc::clone(&self.shared);
+        let _stop = StopOnPanic(&shared);
+        let mut state = shared.wait_for_turn(shared.lock(), weight, self.batch)?;
+        let keep = state.keep_after.is_some_and(|after| self.batch > after);
+        let (capture, mut sums) = state.sharing.take(weight, keep);
+        if capture != asked {
+            // It has parted in another lane's batch: those it left have not had this input.
+            self.added[asked] = None;
+        }
+        let is_shared = state.sharing.is_shared(capture);
+        drop(state);
+        let (sums_here, scratch) = (&mut sums, &mut self.scratch);
+        let result = add(Addition { sums: sums_here, scratch, is_shared, batch: self.batch });
+
+        let mut state = shared.lock();
+        state.sharing.put(capture, sums);
+        if result.is_err() {
+            drop(state);
+            shared.stop();
+            return result;
+        }
+        state.saw(capture, self.batch);
+        self.uses[weight].batch += 1;
+        if state.sharing.pass(capture) {
+            shared.notify();
+        }
+        Ok(())
+    }
+
+    /// Ends the evaluation if one has begun. `same` compares sums on devices.
+    pub(super) fn end_evaluation(&mut self, same: Same<'_>) {
+        if self.first_node.take().is_none() {
+            return;
+        }
+        self.ending.end_evaluation();
+        let shared = Arc::clone(&self.shared);
+        if let Err(error) = self.close(&shared, same) {
+            self.fault.get_or_insert(error);
+        }
+        for uses in &mut self.uses {
+            uses.evaluation = 0;
+            uses.first = None;
+        }
+        self.added.fill(None);
+        self.fresh.clear();
+    }
+
+    /// Closes an evaluation: who missed an addition parts, who was first shown and reads the same as another joins it.
+    fn close(&mut self, shared: &Shared, same: Same<'_>) -> Result<(), Error> {
+        let mut state = shared.lock();
+        for weight in 0..state.sharing.n_weights() {
+            let came_up = self.uses.get(weight).is_some_and(|uses| uses.evaluation > 0);
+            let capture = state.sharing.capture_of(weight);
+            if !came_up && self.added.get(capture).copied().flatten().is_some() {
+                state = self.part(shared, state, weight, Take::Before)?;
+            }
+        }
+        let mut leaders: BTreeMap<Key, Vec<usize>> = BTreeMap::new();
+        for &weight in &self.fresh {
+            let Uses { first: Some(key), evaluation: 1, .. } = self.uses[weight] else { continue };
+            let leaders = leaders.entry(key).or_default();
+            if !leaders.iter().any(|&leader| state.sharing.join(weight, leader, same)) {
+                leaders.push(weight);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn grow<T: Clone + Default>(list: &mut Vec<T>, index: usize) {
+    if list.len() <= index {
+        list.resize(index + 1, T::default());
+    }
+}
+
+/// Others would wait for a lane that has panicked.
+struct StopOnPanic<'s>(&'s Shared);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop();
+        }
+    }
+}

@@ -11,9 +11,9 @@ use sha2::{Digest as _, Sha256};
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
 
-use super::masked;
+use super::mask::masked;
 use super::partial::{Note, Partial};
-use crate::{log, progress};
+use crate::ui::{log, progress};
 
 /// No answer about a repository is near this.
 const MAX_ANSWER: u64 = 64 << 20;

@@ -7,10 +7,11 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
+use super::cache::hub_folder;
 use super::http::{Client, Source};
-use super::part_of;
-use crate::flags::Remote;
-use crate::log;
+use super::parts::part_of;
+use crate::args::Remote;
+use crate::ui::log;
 
 /// What stands in names of files that are no models, or not whole ones.
 const NO_MODELS: [&str; 6] = ["mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-"];
@@ -42,7 +43,7 @@ pub(super) fn model(repo_and_tag: &str, remote: &Remote) -> anyhow::Result<PathB
     let repo = parts.next().unwrap_or_default();
     let tag = parts.next_back().filter(|tag| !tag.is_empty());
     ensure!(is_repo(repo), "invalid repository, expected USER/MODEL[:QUANT]");
-    let cache = crate::info::cache_folder().context("no place for the cache: set LLAMA_CACHE to a folder")?;
+    let cache = hub_folder().context("no place for the cache: set LLAMA_CACHE to a folder")?;
     let folder = cache.join(format!("models--{}", repo.replace('/', "--")));
     let token = token(remote);
 

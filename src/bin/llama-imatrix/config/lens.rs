@@ -1,0 +1,52 @@
+//! The lens flags, checked and made ready.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::ensure;
+use llama_imatrix::lens::base::LogitsFile;
+use llama_imatrix::lens::file::LensFile;
+
+use super::output::{Output, check_way};
+use super::replaceable::refuse_foreign_lens;
+use crate::args::Flags;
+use crate::ui::log;
+
+/// What is to be said about the layers.
+#[derive(Debug)]
+pub(crate) struct Lens {
+    /// Where it goes; `None` where the matrix goes to no regular file, which has none beside it.
+    pub(crate) path: Option<PathBuf>,
+    /// The predictions to hold them against, if not the model's own.
+    pub(crate) base: Option<Arc<LogitsFile>>,
+}
+
+impl Lens {
+    /// What the lens flags ask for. Files that cannot be read or written are told of now.
+    pub(super) fn new(flags: &Flags, output: &Output) -> anyhow::Result<Option<Self>> {
+        ensure!(
+            flags.kl_divergence_base.is_none() || flags.logit_lens,
+            "--kl-divergence-base is what --logit-lens holds the layers against: give that too"
+        );
+        ensure!(
+            flags.kl_divergence_base.is_none() || !(flags.documents || flags.shuffle),
+            "--kl-divergence-base is of the text's chunks in order: leave out --documents and --shuffle"
+        );
+        if !flags.logit_lens && !flags.logit_prism && !flags.layer_similarity {
+            return Ok(None);
+        }
+        let path = output.is_file().then(|| LensFile::beside(output.path()));
+        match &path {
+            Some(path) => {
+                check_way(path)?;
+                refuse_foreign_lens(path)?;
+            }
+            None => log::warn(format_args!(
+                "'{}' is no regular file: no lens file is written beside it, and the tables on standard output are all",
+                output.path().display()
+            )),
+        }
+        let base = flags.kl_divergence_base.as_deref().map(LogitsFile::open).transpose()?.map(Arc::new);
+        Ok(Some(Self { path, base }))
+    }
+}

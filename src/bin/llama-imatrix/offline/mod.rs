@@ -1,0 +1,11 @@
+//! What works on files alone: no model is loaded, no backend is started.
+
+pub(crate) mod combine;
+pub(crate) mod compare;
+mod load;
+pub(crate) mod merge;
+pub(crate) mod report;
+mod select;
+pub(crate) mod show_statistics;
+pub(crate) mod stats;
+mod tables;

@@ -1,0 +1,110 @@
+//! What a run says about the model's layers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use llama_imatrix::calibration::Chunks;
+use llama_imatrix::lens::file::{LensFile, Model as ModelName};
+use llama_imatrix::lens::{Base, LensOptions};
+use llama_imatrix::llama::Model;
+use llama_imatrix::report::lens::tables;
+use llama_imatrix::report::text::aligned;
+use llama_imatrix::run::{Outcome, RunOptions};
+
+use crate::config::Collect;
+use crate::config::output::or_rescue;
+use crate::ui::log;
+use crate::ui::print::print;
+
+/// What is to be found out, if anything. A file of logits is held against the model and the text.
+pub(crate) fn options(task: &Collect, model: &Model, chunks: &Chunks) -> anyhow::Result<Option<LensOptions>> {
+    let Some(lens) = &task.lens else { return Ok(None) };
+    let flags = &task.flags;
+    let mut base = None;
+    if let Some(file) = &lens.base {
+        let first_chunk = usize::try_from(flags.chunk)?;
+        let n_chunks = file.check(model.vocab().n_tokens(), chunks, first_chunk)?;
+        if n_chunks < chunks.len() {
+            log::warn(format_args!(
+                "'{}' holds {n_chunks} of the {} chunks: the layers are looked into in those alone",
+                file.path().display(),
+                chunks.len()
+            ));
+        }
+        base = Some(Base { file: Arc::clone(file), first_chunk, n_chunks });
+    }
+    Ok(Some(LensOptions {
+        lens: flags.logit_lens,
+        prism: flags.logit_prism,
+        similarity: flags.layer_similarity,
+        per_chunk: flags.lens_tokens,
+        seed: flags.lens_seed,
+        base,
+    }))
+}
+
+/// What was found out.
+pub(crate) struct LensResult {
+    file: LensFile,
+    /// Where it goes, if it is written.
+    path: Option<PathBuf>,
+}
+
+impl LensResult {
+    /// `None` where nothing was asked for, or no chunk was evaluated.
+    pub(crate) fn new(
+        task: &Collect,
+        model: &Model,
+        chunks: &Chunks,
+        options: &RunOptions,
+        outcome: &Outcome,
+    ) -> Option<Self> {
+        let (lens, options, findings) = (task.lens.as_ref()?, options.lens.as_ref()?, outcome.findings.as_ref()?);
+        if findings.is_empty() {
+            log::warn(format_args!("no chunk was evaluated, so there is nothing to say about the layers"));
+            return None;
+        }
+        let name = ModelName {
+            name: model.name(),
+            architecture: model.architecture(),
+            n_layer: u32::try_from(model.n_layer()).unwrap_or(0),
+        };
+        let run_chunks = outcome.position.done.len() - outcome.position.discarded.len();
+        let base_chunks = options.base.as_ref().map_or(chunks.len(), |base| base.n_chunks) as u64;
+        if (findings.n_chunks() as u64) < run_chunks.min(base_chunks) {
+            log::warn(format_args!(
+                "the layers were looked into in {} of {run_chunks} chunks: those before --resume left nothing to go on from",
+                findings.n_chunks()
+            ));
+        }
+        let dataset = task.datasets.join(", ");
+        let file = findings.file(name, dataset, chunks.size() as u32, run_chunks, options);
+        Some(Self { file, path: lens.path.clone() })
+    }
+
+    /// The tables, on standard output.
+    pub(crate) fn print(&self) {
+        for table in tables(&self.file) {
+            print(format_args!("\n{}\n\n", table.title));
+            match &table.sheet {
+                Ok(sheet) => print(format_args!("{}", aligned(sheet))),
+                Err(reason) => print(format_args!("not supported: {reason}\n")),
+            }
+            if let Some(note) = &table.note {
+                print(format_args!("\n{note}\n"));
+            }
+        }
+    }
+}
+
+/// Writes the file, if there is anything to write; where that fails, to the temporary folder.
+pub(crate) fn save(result: Option<&LensResult>) -> anyhow::Result<()> {
+    let Some((file, path)) = result.and_then(|result| Some((&result.file, result.path.as_ref()?))) else {
+        return Ok(());
+    };
+    let saved = file.save(path).with_context(|| format!("cannot save '{}'", path.display()));
+    or_rescue(saved, "lens file", path, |w| file.write(w))?;
+    log::info(format_args!("what was found out about the layers is in '{}'", path.display()));
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! What a user sees of a run and sends to it: the log, standard output, the progress bar, signals.
+
+pub(crate) mod log;
+pub(crate) mod print;
+pub(crate) mod progress;
+pub(crate) mod results;
+#[cfg(feature = "llama")]
+pub(crate) mod signals;

@@ -10,6 +10,8 @@ mod download;
 #[cfg(test)]
 mod generated;
 mod offline;
+#[cfg(test)]
+mod order;
 mod run;
 mod ui;
 

@@ -7,7 +7,7 @@ use super::table::{Flag, Set};
 const NO_GENERATION: &str = "nothing is generated";
 
 pub(super) static FLAGS: &[Flag] = &[
-    Flag::int(&["-c", "--ctx-size"], "Tokens a chunk (512)", |flags, n| {
+    Flag::int(&["-c", "--ctx-size"], "Tokens per chunk (512)", |flags, n| {
         flags.ctx_size = n;
         Ok(())
     })
@@ -15,7 +15,7 @@ pub(super) static FLAGS: &[Flag] = &[
     .key(Key::ChunkSize),
     Flag::int(
         &["-b", "--batch-size"],
-        "Tokens a batch: as many chunks as fit are evaluated side by side (2048)",
+        "Tokens per batch: as many chunks as fit are evaluated side by side (2048)",
         |flags, n| {
             flags.batch_size = n;
             Ok(())

@@ -10,7 +10,7 @@ const MAX_CPUS: usize = 512;
 const MAX_DIGITS: usize = MAX_CPUS / 4;
 
 pub(super) static FLAGS: &[Flag] = &[
-    Flag::int(&["-t", "--threads"], "CPU threads; below 1 for all (a thread a core)", |flags, n| {
+    Flag::int(&["-t", "--threads"], "CPU threads; below 1 for all (one thread per core)", |flags, n| {
         flags.cpu.threads = Some(n);
         Ok(())
     })
@@ -27,7 +27,7 @@ pub(super) static FLAGS: &[Flag] = &[
     range(&["-Cr", "--cpu-range"], "CPUs to run on, as the first and the last; adds to --cpu-mask", |flags, value| {
         add_range(&mut flags.cpu, value)
     }),
-    strict(&["--cpu-strict"], "Give each thread a CPU of its own (0)", |flags, value| {
+    strict(&["--cpu-strict"], "Give each thread its own CPU (0)", |flags, value| {
         flags.cpu.strict = Some(value != 0);
         Ok(())
     }),

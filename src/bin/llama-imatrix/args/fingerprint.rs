@@ -203,4 +203,28 @@ mod tests {
                         split-mode swa-full";
         assert_eq!(names.join(" "), expected);
     }
+
+    /// Files of earlier versions hold choices as these texts, and must resume.
+    #[test]
+    fn choices_are_written_as_in_files_of_earlier_versions() {
+        let plain = deciding_of("");
+        for (name, value) in [
+            ("cache-type-k", "\"f16\""),
+            ("flash-attn", "Auto"),
+            ("n-gpu-layers", "Auto"),
+            ("rope", "None (None, None, None, None) (None, None, None)"),
+            ("split-mode", "layer [] 0"),
+        ] {
+            assert_eq!(plain[name], value, "{name}");
+        }
+        for (words, name, value) in [
+            ("-ctv q8_0", "cache-type-v", "\"q8_0\""),
+            ("-lzm on", "lazy-mode", "on"),
+            ("--rope-scaling yarn", "rope", "Some(\"yarn\") (None, None, None, None) (None, None, None)"),
+            ("-sm tensor", "split-mode", "tensor [] 0"),
+            ("--sum-on host", "sum-on", "host"),
+        ] {
+            assert_eq!(deciding_of(words)[name], value, "{words}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ pub(super) struct Group {
 pub(super) static GROUPS: &[Group] = &[
     Group { title: "General", flags: common::FLAGS },
     Group { title: "The matrix", flags: imatrix::FLAGS },
-    Group { title: "Looking into the model", flags: lens::FLAGS },
+    Group { title: "Inspecting the model", flags: lens::FLAGS },
     Group { title: "Long runs", flags: safety::FLAGS },
     Group { title: "The model and its devices", flags: model::FLAGS },
     Group { title: "Context and evaluation", flags: context::FLAGS },

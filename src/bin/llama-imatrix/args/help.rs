@@ -20,7 +20,7 @@ pub(super) fn full(commands: &[Command]) -> String {
          llama-imatrix --in-file MATRIX [--in-file MATRIX ..] -o MATRIX\n\
          llama-imatrix --show-statistics --in-file MATRIX\n\n\
          Flags may be given in any order; in long ones _ stands for - as well. What is in brackets is the default or\n\
-         the environment variable. docs/flags.md says of each what comes of it.\n",
+         the environment variable. docs/flags.md describes each.\n",
     );
     for group in GROUPS {
         let _ = write!(text, "\n{}:\n\n", group.title);
@@ -29,7 +29,7 @@ pub(super) fn full(commands: &[Command]) -> String {
             text.push('\n');
         }
     }
-    text += "\nCommands, in first place; each has a --help of its own:\n\n";
+    text += "\nCommands, in first place; each has its own --help:\n\n";
     for Command { name, what, .. } in commands {
         let _ = writeln!(text, "{:COLUMN$}{what}", format!("  {name} FILE.."));
     }

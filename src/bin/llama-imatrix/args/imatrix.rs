@@ -11,7 +11,7 @@ pub(super) static FLAGS: &[Flag] = &[
         &["-f", "--file"],
         "FNAME",
         "The calibration text: a file, or a folder with all files in it; repeat it for more. .gz and .zst are decompressed, \
-         .jsonl holds a conversation or document a line",
+         .jsonl holds one conversation or document per line",
         Set::Raw(|flags, value| {
             flags.add_file(value.into(), false);
             Ok(())
@@ -82,7 +82,7 @@ pub(super) static FLAGS: &[Flag] = &[
         "A matrix to go on from, or to merge; repeat it, or separate files by commas",
         Set::Text(|flags, value| {
             if value.is_empty() {
-                return Err("it names no file".to_owned());
+                return Err("expected a file name, found none".to_owned());
             }
             flags.in_file.extend(split_csv(value));
             Ok(())
@@ -91,7 +91,7 @@ pub(super) static FLAGS: &[Flag] = &[
     .key(Key::Base),
     Flag::int(
         &["--legacy-chunk-size"],
-        "Tokens a chunk had in runs that .dat files came from (512; in a merge --ctx-size)",
+        "Tokens per chunk in the runs that .dat files came from (512; in a merge --ctx-size)",
         |flags, n| {
             flags.legacy_chunk_size = Some(n);
             Ok(())
@@ -129,8 +129,8 @@ pub(super) static FLAGS: &[Flag] = &[
     .key(Key::Text),
     Flag::switch(
         &["--documents"],
-        "Evaluate each document for itself: a file, a line of a .jsonl file. None is cut but where it is longer than \
-         --ctx-size, none has another before it, and no token is left out",
+        "Evaluate each document, a file or a line of a .jsonl file, separately. Documents longer than --ctx-size are split; \
+         documents never share context; no tokens are dropped",
         |flags| flags.documents = true,
     )
     .ours()
@@ -138,7 +138,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--chat-template-file"],
         "FNAME",
-        "The Jinja template that conversations are rendered with (the model's own)",
+        "Jinja template for conversations (the model's own)",
         Set::Raw(|flags, value| {
             flags.chat_template_file = Some(value.into());
             Ok(())
@@ -149,7 +149,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--chat-date"],
         "YYYY-MM-DD",
-        "The day that chat templates take for today (2024-07-26)",
+        "Date that chat templates use as today (2024-07-26)",
         Set::Text(|flags, value| {
             flags.chat_date = value.parse()?;
             Ok(())
@@ -159,7 +159,7 @@ pub(super) static FLAGS: &[Flag] = &[
     .key(Key::Text),
     Flag::switch(
         &["--shuffle"],
-        "Take chunks, or with --documents whole documents, in a random order: --seed says which",
+        "Evaluate chunks, or with --documents whole documents, in a random order that --seed selects",
         |flags| flags.shuffle = true,
     )
     .ours()
@@ -167,7 +167,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--tokens"],
         "N",
-        "Process at most N tokens; 2M are two million, 500K and 1G alike (all)",
+        "Process at most N tokens; the suffixes K, M and G stand for thousands, millions and billions (all)",
         Set::Text(|flags, value| {
             flags.tokens = Some(tokens(value).filter(|&n| n > 0).ok_or("expected a number from 1 on, as in 300000 or 2M")?);
             Ok(())
@@ -177,14 +177,14 @@ pub(super) static FLAGS: &[Flag] = &[
     .key(Key::Chunks),
     Flag::switch(
         &["--dry-run"],
-        "Say how many tokens and chunks there are, what memory each device needs and how much is to be computed, and exit",
+        "Print the numbers of tokens and chunks, the memory needed per device and the amount of computation, and exit",
         |flags| flags.dry_run = true,
     )
     .ours()
     .same_bits(),
     Flag::float(
         &["--tokens-per-second"],
-        "The speed that --dry-run reckons the time with, as the log of an earlier run shows it at its end",
+        "Speed from which --dry-run estimates the time; the log of an earlier run ends with it",
         |flags, n| {
             flags.tokens_per_second = Some(Some(n).filter(|n| n.is_finite() && *n > 0.0).ok_or(format!("{n} is not above 0"))?);
             Ok(())
@@ -192,14 +192,14 @@ pub(super) static FLAGS: &[Flag] = &[
     )
     .ours()
     .same_bits(),
-    Flag::switch(&["--keep-tail"], "Also process what is left of the text after the last whole chunk", |flags| {
+    Flag::switch(&["--keep-tail"], "Also process the tokens after the last whole chunk", |flags| {
         flags.keep_tail = true;
     })
     .ours()
     .named("keep-tail"),
     Flag::int(
         &["--min-rows"],
-        "Collect inputs of at least N rows; experts' inputs always are (16; with --documents 1)",
+        "Collect inputs with at least N rows, and all inputs of experts (16; with --documents 1)",
         |flags, n| {
             flags.min_rows = Some(u32::try_from(n).map_err(|_| format!("{n} is below 0"))?);
             Ok(())
@@ -210,7 +210,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--lanes"],
         "N|auto",
-        "Evaluate N batches side by side, each with its share of the threads (auto)",
+        "Evaluate N batches in parallel, each with an equal share of the threads (auto)",
         Set::Text(|flags, value| {
             flags.lanes = match value {
                 "auto" => None,

@@ -35,7 +35,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::toggle(
         &["--log-jsonl"],
         &["--no-log-jsonl"],
-        "Log to standard output, a JSON object a line (no)",
+        "Log to standard output, one JSON object per line (no)",
         |flags, on| flags.log.jsonl = on,
     )
     .env("LLAMA_ARG_LOG_JSONL")

@@ -72,7 +72,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-hft", "--hf-token"],
         "TOKEN",
-        "Who is asking Hugging Face; sent to no other server",
+        "Hugging Face access token; sent to no other host",
         Set::Text(|flags, value| {
             flags.remote.hf_token = named(value);
             Ok(())
@@ -244,7 +244,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-lzm", "--lazy-mode"],
         "MODE",
-        "Read rows of big tables as they are needed, such as embeddings a layer: always, above 4 GiB (auto), never",
+        "Read rows of big tables as they are needed, such as per-layer embeddings: always, above 4 GiB (auto), never",
         Set::Choice(LazyMode::WORDS, |flags, mode| {
             flags.lazy_mode = LazyMode::parse(mode)?;
             Ok(())
@@ -265,7 +265,7 @@ pub(super) static FLAGS: &[Flag] = &[
     })
     .env("LLAMA_ARG_NO_HOST")
     .named("no-host"),
-    Flag::switch(&["--check-tensors"], "Look for values that are none while loading", |flags| {
+    Flag::switch(&["--check-tensors"], "Look for invalid values while loading", |flags| {
         flags.check_tensors = true;
     })
     .same_bits(),

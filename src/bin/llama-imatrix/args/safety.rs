@@ -7,7 +7,7 @@ use super::choices::{Choice, Nan, SumOn};
 use super::table::{Flag, Set};
 
 pub(super) static FLAGS: &[Flag] = &[
-    Flag::switch(&["--resume"], "Go on with the run that FNAME.state holds, FNAME being the output", |flags| {
+    Flag::switch(&["--resume"], "Continue the run in FNAME.state, where FNAME is the output", |flags| {
         flags.resume = true;
     })
     .ours()
@@ -27,7 +27,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--accumulate"],
         "f32|f64",
-        "How sums are kept: in f32 as llama.cpp does, or exactly, in any order of chunks (f32)",
+        "Keep sums in f32 as llama.cpp does, or in f64: exact, in any order of chunks (f32)",
         Set::Choice(Accumulate::WORDS, |flags, kind| {
             flags.accumulate = Some(Accumulate::parse(kind)?);
             Ok(())
@@ -38,8 +38,8 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--sum-on"],
         "auto|device|host",
-        "Where activations are summed: on the device that computes them if they are in its memory (auto), always on it, \
-         or by this program, which fetches them",
+        "Sum activations on the device that computes them if they are in its memory (auto), always on it, or on the host, \
+         which fetches them",
         Set::Choice(SumOn::WORDS, |flags, place| {
             flags.sum_on = SumOn::parse(place)?;
             Ok(())
@@ -50,8 +50,8 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--shard"],
         "I/N|auto",
-        "Process part I of N of the chunks, from 0, and write a state file for `llama-imatrix merge`: FNAME, or NAME.I-of-N.state \
-         if FNAME is NAME.gguf; auto: as Slurm or Kubernetes say",
+        "Process part I of N of the chunks, counted from 0, and write a state file for `llama-imatrix merge`: FNAME, or \
+         NAME.I-of-N.state if FNAME is NAME.gguf; auto: from the variables of Slurm or Kubernetes",
         Set::Text(|flags, value| {
             flags.shard = Some(value.to_owned());
             Ok(())
@@ -62,7 +62,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--nan"],
         "discard|abort",
-        "What to do with a chunk whose activations are not finite (discard)",
+        "Discard chunks whose activations are not finite, or abort the run (discard)",
         Set::Choice(Nan::WORDS, |flags, what| {
             flags.nan = Nan::parse(what)?;
             Ok(())
@@ -70,13 +70,13 @@ pub(super) static FLAGS: &[Flag] = &[
     )
     .ours()
     .same_bits(),
-    Flag::int(&["--max-bad-chunks"], "Discard at most N such chunks (1 % of all, at least 1)", |flags, n| {
+    Flag::int(&["--max-bad-chunks"], "Discard at most N chunks before aborting the run (1 % of all, at least 1)", |flags, n| {
         flags.max_bad_chunks = Some(usize::try_from(n).map_err(|_| format!("{n} is below 0"))?);
         Ok(())
     })
     .ours()
     .same_bits(),
-    Flag::int(&["--stop-when-covered"], "End once every expert has seen N tokens", |flags, n| {
+    Flag::int(&["--stop-when-covered"], "Stop once every expert has seen N tokens", |flags, n| {
         flags.stop_when_covered = Some(u64::try_from(n).ok().filter(|&n| n > 0).ok_or(format!("{n} is below 1"))?);
         Ok(())
     })

@@ -24,24 +24,24 @@ struct Commands {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Statistics of matrices, for each weight and each layer.
+    /// Prints statistics of matrices per weight and per layer.
     Stats(stats::Stats),
-    /// How differently matrices weigh the channels.
+    /// Compares the channel weights of matrices.
     Compare(compare::Compare),
-    /// A page to look at matrices, or pictures of them.
+    /// Draws matrices on an HTML page, or as pictures.
     Report(report::Report),
-    /// Puts the states of shards together, or adds up matrices.
+    /// Merges the states of shards, or adds up matrices.
     Merge(merge::Merge),
     /// Lends this machine's devices to a run elsewhere.
     Worker(worker::Worker),
 }
 
-/// The commands' names and what they do, for the help.
+/// Names of the commands and what they do, for the help.
 const NAMES: [(&str, &str); 5] = [
-    ("stats", "statistics of matrices: a table, JSON, CSV or Markdown"),
-    ("compare", "how differently matrices weigh the channels"),
-    ("report", "a page to look at matrices, or pictures of them"),
-    ("merge", "put the states of shards together, or add up matrices, with weights"),
+    ("stats", "print statistics of matrices: a table, JSON, CSV or Markdown"),
+    ("compare", "compare the channel weights of matrices"),
+    ("report", "draw matrices on an HTML page, or as pictures"),
+    ("merge", "merge the states of shards, or add up matrices, with weights"),
     ("worker", "lend this machine's devices to a run elsewhere (--rpc)"),
 ];
 

@@ -61,15 +61,15 @@ impl Collect {
         };
         ensure!(
             shard.is_whole() || accumulate == Accumulate::F64,
-            "--shard needs --accumulate f64: sums in f32 depend on the order of chunks, so that shards do not merge exactly"
+            "--shard cannot be combined with --accumulate f32: f32 sums depend on the order of chunks, so shards would not merge exactly"
         );
         ensure!(
             flags.sum_on != SumOn::Device || accumulate == Accumulate::F32,
-            "--sum-on device has sums in f32: --accumulate f64 adds them up by itself"
+            "--sum-on device cannot be combined with --accumulate f64: devices keep sums in f32"
         );
         ensure!(
             shard.is_whole() || merge.in_files.is_empty(),
-            "--shard starts from nothing: merge the --in-file's sums after the shards"
+            "--shard cannot be combined with --in-file\nhint: merge the shards first, and their matrix with the --in-file"
         );
         ensure!(flags.model.is_some() || flags.remote.named().is_some(), "--model is required");
         let positive = |name: &str, value: i32| {
@@ -82,7 +82,7 @@ impl Collect {
         if let (Some(tokens), false) = (flags.tokens, flags.documents) {
             ensure!(
                 tokens >= flags.ctx_size as u64,
-                "--tokens {tokens} is less than one chunk: there are {} tokens in each (--ctx-size), unless --documents is given",
+                "--tokens {tokens} is less than one chunk of {} tokens (--ctx-size)\nhint: lower --ctx-size, or evaluate --documents",
                 flags.ctx_size
             );
         }
@@ -96,7 +96,7 @@ impl Collect {
             _ => {}
         }
         if flags.documents && flags.keep_tail {
-            log::warn(format_args!("--keep-tail changes nothing: with --documents no token is left out"));
+            log::warn(format_args!("--keep-tail has no effect: --documents drops no tokens"));
         }
         let n_threads = flags.cpu.threads.map_or_else(default_threads, at_least_one);
         let n_threads_batch = flags.cpu_batch.threads.map_or(n_threads, at_least_one);
@@ -152,7 +152,7 @@ fn check_coverage(flags: &Flags, shard: Shard) -> anyhow::Result<()> {
     }
     ensure!(
         shard.is_whole(),
-        "--stop-when-covered needs the whole run: a shard does not know what the others have seen"
+        "--stop-when-covered cannot be combined with --shard: a shard does not know what the others have seen"
     );
     if flags.lanes.is_some_and(|lanes| lanes > 1) {
         log::warn(format_args!("--stop-when-covered evaluates batches one by one: --lanes is ignored"));
@@ -170,14 +170,14 @@ fn keeps_state(flags: &Flags, output: &Output, shard: Shard, path: &Path) -> any
     let asked = asked.into_iter().find_map(|(asked, flag)| asked.then_some(flag));
     if let (Some(flag), false) = (asked, output.is_file()) {
         bail!(
-            "{flag} needs a regular file as --output, since the state lies beside it: '{0}' is none\n\
+            "{flag} requires a regular file as --output, because the state is saved beside it; found '{0}'\n\
              hint: leave out {flag}, or name a file with --output",
             output.path().display()
         );
     }
     if !output.is_file() {
         if flags.state_interval > 0 {
-            log::info(format_args!("'{}' is no regular file: the run keeps no state", output.path().display()));
+            log::info(format_args!("'{}' is not a regular file: the run keeps no state", output.path().display()));
         }
         return Ok(false);
     }

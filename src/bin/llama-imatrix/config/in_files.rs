@@ -25,7 +25,7 @@ pub(crate) fn load<'f>(
         let loaded = file.load().with_context(|| failed(name))?;
         if loaded.is_legacy {
             log::info(format_args!(
-                "'{name}' does not say its chunk size: {} tokens are assumed, --legacy-chunk-size says otherwise",
+                "'{name}' does not store its chunk size: {} tokens are assumed; --legacy-chunk-size changes that",
                 sizes.legacy
             ));
         }

@@ -24,13 +24,10 @@ pub(crate) struct Lens {
 impl Lens {
     /// What the lens flags ask for. Files that cannot be read or written are told of now.
     pub(super) fn new(flags: &Flags, output: &Output) -> anyhow::Result<Option<Self>> {
-        ensure!(
-            flags.kl_divergence_base.is_none() || flags.logit_lens,
-            "--kl-divergence-base is what --logit-lens holds the layers against: give that too"
-        );
+        ensure!(flags.kl_divergence_base.is_none() || flags.logit_lens, "--kl-divergence-base requires --logit-lens");
         ensure!(
             flags.kl_divergence_base.is_none() || !(flags.documents || flags.shuffle),
-            "--kl-divergence-base is of the text's chunks in order: leave out --documents and --shuffle"
+            "--kl-divergence-base cannot be combined with --documents or --shuffle: its logits are of the text's chunks in order"
         );
         if !flags.logit_lens && !flags.logit_prism && !flags.layer_similarity {
             return Ok(None);
@@ -42,7 +39,7 @@ impl Lens {
                 refuse_foreign_lens(path)?;
             }
             None => log::warn(format_args!(
-                "'{}' is no regular file: no lens file is written beside it, and the tables on standard output are all",
+                "'{}' is not a regular file: no lens file is written beside it, only the tables on standard output",
                 output.path().display()
             )),
         }

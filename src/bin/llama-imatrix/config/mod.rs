@@ -58,7 +58,7 @@ impl Config {
         let in_files = openable(&flags.in_file)?;
         if flags.show_statistics {
             let Some(file) = in_files.into_iter().next() else {
-                bail!("--show-statistics needs a matrix, give it with --in-file");
+                bail!("--show-statistics requires a matrix, named by --in-file");
             };
             let size = flags.legacy_chunk_size.unwrap_or(flags.ctx_size).max(1);
             Files::of_flags(&flags, Shard::WHOLE).refuse_overlap()?;
@@ -82,7 +82,7 @@ impl Config {
 
         let (corpus, datasets) = read_corpus(&flags)?;
         ensure!(!flags.dry_run || !corpus.is_empty(), "--dry-run needs a text (-f or -p)");
-        ensure!(flags.dry_run || flags.tokens_per_second.is_none(), "--tokens-per-second is for --dry-run");
+        ensure!(flags.dry_run || flags.tokens_per_second.is_none(), "--tokens-per-second requires --dry-run");
         let format = flags.output_format.map(|format| match format {
             OutputFormat::Dat => Format::Dat,
             OutputFormat::Gguf => Format::Gguf,

@@ -30,7 +30,7 @@ impl Output {
     ///
     /// Where no format is given, the suffix `.dat` means that format.
     pub(crate) fn new(path: PathBuf, format: Option<Format>) -> anyhow::Result<Self> {
-        ensure!(!path.as_os_str().is_empty(), "--output names no file");
+        ensure!(!path.as_os_str().is_empty(), "--output is empty, expected a file name");
         ensure!(!path.is_dir(), "cannot write '{}': it is a folder", path.display());
         let way = check_way(&path)?;
         if way != Way::Stream {
@@ -101,7 +101,7 @@ pub(crate) fn check_way(path: &Path) -> anyhow::Result<Way> {
     let way = Way::of(path).with_context(|| format!("cannot write '{}'", path.display()))?;
     if let Way::InPlace(obstacle) = way {
         log::warn(format_args!(
-            "'{}' is written in place, since {obstacle}: a save that is cut short leaves it damaged",
+            "'{}' is written in place, since {obstacle}: an interrupted save leaves it damaged",
             path.display()
         ));
     }
@@ -128,6 +128,6 @@ pub(crate) fn or_rescue<E: From<std::io::Error> + Display>(
 /// Says what the legacy format cannot hold.
 pub(crate) fn warn_of_dat(output: &Output, imatrix: &Imatrix<impl Values>) {
     if let (Format::Dat, [_, .., last]) = (output.format, &imatrix.datasets[..]) {
-        log::warn(format_args!("a .dat file names one data set, the last: '{last}'"));
+        log::warn(format_args!("a .dat file stores one data set, the last: '{last}'"));
     }
 }

@@ -106,7 +106,7 @@ impl Files {
                 let replaces = (*reader, *writer) == (IN_FILE, OUTPUT);
                 ensure!(
                     replaces && matches!(Way::of(path), Ok(Way::Replace)),
-                    "'{shown}' is read by {reader} and would be written over by {writer}{}\nhint: write to another file",
+                    "'{shown}' is read by {reader} and would be overwritten by {writer}{}\nhint: write to another file",
                     if replaces { ", which cannot replace it as a whole" } else { "" }
                 );
             }
@@ -120,7 +120,7 @@ impl Files {
             let output = self.copies_of.as_ref().filter(|output| *reader != IN_FILE && is_copy(path, output));
             if let Some(output) = output {
                 bail!(
-                    "'{shown}' is read by {reader} and may be written over by --save-frequency, whose copies are named \
+                    "'{shown}' is read by {reader} and may be overwritten by --save-frequency, whose copies are named \
                      '{}.at_N'\nhint: rename it, or write to another file",
                     output.display()
                 );
@@ -128,7 +128,7 @@ impl Files {
         }
         for (i, (flag, id)) in written.iter().enumerate() {
             if let Some((other, _)) = written[..i].iter().find(|(_, other)| other == id) {
-                bail!("{other} and {flag} would be written to the same file\nhint: give each a file of its own");
+                bail!("{other} and {flag} would be written to the same file\nhint: give each its own file");
             }
         }
         Ok(())
@@ -150,7 +150,7 @@ impl Files {
         };
         if let Some(folder) = folders.iter().find(|folder| is_in(folder)) {
             bail!(
-                "'{}' is read by --file as a part of '{}' and would be written over by --log-file\n\
+                "'{}' is read by --file as a part of '{}' and would be overwritten by --log-file\n\
                  hint: write the log to another folder",
                 log.display(),
                 folder.display()

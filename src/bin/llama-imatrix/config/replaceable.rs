@@ -29,7 +29,7 @@ pub(crate) fn refuse_foreign_page(path: &Path) -> anyhow::Result<()> {
     let Some(head) = head(path)? else { return Ok(()) };
     ensure!(
         head.trim_ascii_start().starts_with(b"<"),
-        "cannot write '{0}': the file exists and is no HTML page\n\
+        "cannot write '{0}': the file exists and is not an HTML page\n\
          hint: delete '{0}', or name another file with --output",
         path.display()
     );
@@ -41,7 +41,7 @@ pub(crate) fn refuse_foreign_lens(path: &Path) -> anyhow::Result<()> {
     let Some(head) = head(path)? else { return Ok(()) };
     ensure!(
         head.trim_ascii_start().starts_with(b"{"),
-        "cannot write '{0}': the file exists and is no lens file\n\
+        "cannot write '{0}': the file exists and is not a lens file\n\
          hint: delete '{0}', or name another file with --output",
         path.display()
     );

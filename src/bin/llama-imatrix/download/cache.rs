@@ -72,7 +72,7 @@ fn quant_of(file: &str) -> Option<String> {
 /// Fails where a file is not in the cache.
 #[cfg(feature = "download")]
 pub(super) fn ensure_cached(path: &Path) -> anyhow::Result<()> {
-    ensure!(path.is_file(), "'{}' is not there, and --offline forbids to download it", path.display());
+    ensure!(path.is_file(), "'{}' does not exist, and --offline forbids downloads", path.display());
     Ok(())
 }
 
@@ -90,7 +90,7 @@ pub(super) fn cache_folder() -> anyhow::Result<PathBuf> {
         let base = std::env::var_os(name).filter(|value| !value.is_empty())?;
         Some(Path::new(&base).join(below))
     });
-    place.context("no place for the cache: set LLAMA_CACHE to a folder")
+    place.context("there is no cache folder; hint: set LLAMA_CACHE to one")
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl Client {
         let mut response = self.get(url, headers)?;
         let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
         let text = text.map_err(|error| explain(url, &error))?;
-        serde_json::from_slice(&text).with_context(|| format!("{}: the answer is no JSON", masked(url)))
+        serde_json::from_slice(&text).with_context(|| format!("{}: the answer is not JSON", masked(url)))
     }
 
     /// Has `source` at its path: downloaded, or, if the server has nothing newer or nothing at all, what is there.
@@ -126,7 +126,10 @@ impl Client {
             | StatusCode::PARTIAL_CONTENT
             | StatusCode::RANGE_NOT_SATISFIABLE => Ok(response),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                bail!("{}: HTTP status {status}; is there such a model, and does it need --hf-token?", masked(url))
+                bail!(
+                    "{}: HTTP status {status}; hint: check the model's name, and --hf-token if it needs one",
+                    masked(url)
+                )
             }
             status => bail!("{}: HTTP status {status}", masked(url)),
         }
@@ -170,7 +173,7 @@ fn save(response: Response<Body>, source: &Source, len: u64) -> anyhow::Result<(
     if let Err(error) = receive(response, source, &mut partial) {
         progress::finish();
         if can_go_on && error.is_broken_off && partial.len() > 0 && partial.keep().is_ok() {
-            bail!("{:#}; hint: the same command goes on from there", error.error);
+            bail!("{:#}; hint: the same command resumes the download", error.error);
         }
         partial.discard();
         return Err(error.error);

@@ -43,7 +43,7 @@ pub(super) fn model(repo_and_tag: &str, remote: &Remote) -> anyhow::Result<PathB
     let repo = parts.next().unwrap_or_default();
     let tag = parts.next_back().filter(|tag| !tag.is_empty());
     ensure!(is_repo(repo), "invalid repository, expected USER/MODEL[:QUANT]");
-    let cache = hub_folder().context("no place for the cache: set LLAMA_CACHE to a folder")?;
+    let cache = hub_folder().context("there is no cache folder; hint: set LLAMA_CACHE to one")?;
     let folder = cache.join(format!("models--{}", repo.replace('/', "--")));
     let token = token(remote);
 
@@ -51,7 +51,7 @@ pub(super) fn model(repo_and_tag: &str, remote: &Remote) -> anyhow::Result<PathB
     let cached = || cached(&folder).filter(|listing| !listing.files.is_empty());
     let listing = if remote.offline {
         cached().with_context(|| {
-            format!("nothing of {repo} is in '{}', and --offline forbids to download it", cache.display())
+            format!("no file of {repo} is in '{}', and --offline forbids downloads", cache.display())
         })?
     } else {
         match (list(&client, repo, &folder, token), cached) {
@@ -108,7 +108,9 @@ pub(super) fn token(remote: &Remote) -> Option<&str> {
     let right = (37..=256).contains(&token.len())
         && token.strip_prefix("hf_").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     if !right {
-        log::warn(format_args!("--hf-token is no token of Hugging Face, which are hf_ and letters: it is not sent"));
+        log::warn(format_args!(
+            "--hf-token is not a Hugging Face token, expected hf_ followed by letters and digits: it is not sent"
+        ));
     }
     Some(token).filter(|_| right)
 }
@@ -128,7 +130,7 @@ fn list(client: &Client, repo: &str, folder: &Path, token: Option<&str>) -> anyh
 
     let url = format!("{endpoint}api/models/{repo}/tree/{commit}?recursive=true");
     let tree = client.json(&url, &headers)?;
-    let items = tree.as_array().with_context(|| format!("{url}: the answer is no list of files"))?;
+    let items = tree.as_array().with_context(|| format!("{url}: the answer is not a list of files"))?;
     let snapshot = folder.join("snapshots").join(commit);
     let files = items.iter().filter_map(|item| repo_file(item, &snapshot)).collect();
     Ok(Listing { commit: commit.to_owned(), branch: Some(branch.to_owned()), files })

@@ -12,7 +12,7 @@ use crate::args::Flags;
 
 /// The file of the model that `flags` name, downloaded if it is not there.
 pub(crate) fn model(flags: &Flags) -> anyhow::Result<PathBuf> {
-    ensure!(cfg!(feature = "llama"), "this program was built without llama.cpp: it has no use for a model");
+    ensure!(cfg!(feature = "llama"), "this program was built without llama.cpp and cannot evaluate a model");
     let remote = &flags.remote;
     if let Some(repo) = &remote.hf_repo {
         return hugging_face::model(repo, remote);
@@ -26,7 +26,10 @@ pub(crate) fn model(flags: &Flags) -> anyhow::Result<PathBuf> {
 
 /// `--model-url`: to where `--model` says, else into the cache. Parts come all, and all into the folder of the first.
 fn from_url(url: &str, flags: &Flags) -> anyhow::Result<PathBuf> {
-    ensure!(url.starts_with("http://") || url.starts_with("https://"), "a URL begins with http:// or https://");
+    ensure!(
+        url.starts_with("http://") || url.starts_with("https://"),
+        "expected a URL that begins with http:// or https://"
+    );
     let urls = all_parts(url);
     let mut files = Vec::new();
     for url in &urls {

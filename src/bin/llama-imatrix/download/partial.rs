@@ -50,7 +50,10 @@ impl Partial {
         let path = path_of(target);
         let shown = target.display();
         let Some(mut file) = lock(&path).with_context(|| format!("cannot write '{}'", path.display()))? else {
-            bail!("'{shown}' is being downloaded by another process (it holds '{}'): wait for its end", path.display());
+            bail!(
+                "'{shown}' is being downloaded by another process (it holds '{}'); hint: wait for it",
+                path.display()
+            );
         };
         let placed = file.set_len(note.len).and_then(|()| file.seek(SeekFrom::Start(note.len)));
         placed.with_context(|| format!("cannot write '{}'", path.display()))?;

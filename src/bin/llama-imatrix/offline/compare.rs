@@ -16,19 +16,19 @@ use super::tables::{By, Format, joined, titled};
 use crate::ui::log;
 use crate::ui::print::print_document;
 
-/// How differently matrices weigh the channels, each against the first: docs/stats.md says how that is measured
+/// Compares the channel weights of matrices with those of the first; docs/stats.md defines the metrics
 #[derive(Debug, clap::Args)]
 pub(crate) struct Compare {
     /// The matrix to compare with, and the others
     #[arg(required = true, num_args = 2.., value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// How to print it
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// One kind of rows only; CSV has weights unless told otherwise
+    /// Print only weights or only layers [default: both; in CSV weights]
     #[arg(long, value_enum)]
     by: Option<By>,
-    /// The difference that counts, for the order and --fail-above
+    /// Metric for the order and for --fail-above
     #[arg(long, value_enum, default_value_t)]
     metric: MetricName,
     /// Exit with 1 if a weight differs by more than this, or cannot be compared
@@ -90,7 +90,11 @@ pub(crate) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
                     "'{}' differs from '{}' by {} in '{}', expected at most {limit}",
                     path.display(),
                     first_path.display(),
-                    if difference.is_nan() { "what cannot be compared".to_owned() } else { difference.to_string() },
+                    if difference.is_nan() {
+                        "a value that cannot be compared".to_owned()
+                    } else {
+                        difference.to_string()
+                    },
                     worst.tensor
                 ));
             }

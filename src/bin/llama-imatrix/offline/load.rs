@@ -11,7 +11,7 @@ use crate::ui::log;
 /// What tells how legacy files are to be read.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct Legacy {
-    /// Tokens a chunk of legacy .dat files, which do not say
+    /// Tokens per chunk of legacy .dat files, which do not store it
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(i32).range(1..))]
     legacy_chunk_size: i32,
 }

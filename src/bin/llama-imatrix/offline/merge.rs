@@ -14,23 +14,23 @@ use crate::config::overlap::Files;
 use crate::ui::log;
 use crate::ui::results::{print_estimate, warn_of_discarded, warn_of_gaps};
 
-/// Puts the states of all shards of a run together, to the bytes of the run that was not shared out; or adds up matrices
+/// Merges the states of all shards of a run, to the bytes of an unsharded run, or adds up matrices
 #[derive(Debug, clap::Args)]
 pub(crate) struct Merge {
     /// State files of a run's shards, or importance matrices, GGUF or legacy .dat
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Where the matrix goes
+    /// The output file
     #[arg(short, long, value_name = "FILE", default_value = "imatrix.gguf")]
     output: PathBuf,
-    /// Its format [default: by the name]
+    /// Format of the output [default: by the name]
     #[arg(long, value_enum, value_name = "FORMAT")]
     output_format: Option<Format>,
-    /// How many rows a row of a matrix counts as, for each of them in order: --weight 0.5 --weight 2, or --weight 0.5,2
+    /// Weight per matrix, in order: --weight 0.5 --weight 2, or --weight 0.5,2
     /// [default: 1]
     #[arg(long = "weight", value_name = "W", value_delimiter = ',', value_parser = weight)]
     weights: Vec<f64>,
-    /// Tokens a chunk of legacy .dat files, which do not say
+    /// Tokens per chunk of legacy .dat files, which do not store it
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(i32).range(1..))]
     legacy_chunk_size: i32,
 }
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
     let merged = match args.files.iter().find(|path| !is_state(path)) {
         None => merge_states(args)?,
         Some(matrix) if states > 0 => {
-            bail!("'{}' is no state: states merge with states alone", matrix.display())
+            bail!("'{}' is not a state: states can only be merged with states", matrix.display())
         }
         Some(_) => merge_matrices(args)?,
     };
@@ -93,7 +93,7 @@ fn is_state(path: &Path) -> bool {
 }
 
 fn merge_states(args: &Merge) -> anyhow::Result<Imatrix> {
-    ensure!(args.weights.is_empty(), "--weight is for matrices: shards of one run count as they are");
+    ensure!(args.weights.is_empty(), "--weight cannot be combined with state files: all shards of a run have weight 1");
     let whole = state::merge(&args.files).context("cannot merge")?;
     warn_of_discarded(&whole.progress.discarded);
     let running = whole.likelihoods.as_ref().map(|likelihoods| &likelihoods.running);
@@ -107,7 +107,7 @@ fn merge_matrices(args: &Merge) -> anyhow::Result<Imatrix> {
     let (n_files, weights) = (args.files.len(), args.weights.len());
     ensure!(
         weights == 0 || weights == n_files,
-        "--weight is given for {weights} of {n_files} files: one for each, in order"
+        "--weight: found {weights} weights for {n_files} files, expected one per file, in order"
     );
     let sizes = ChunkSizes { run: args.legacy_chunk_size, legacy: args.legacy_chunk_size };
     let mut loaded = Vec::with_capacity(n_files);
@@ -120,7 +120,7 @@ fn merge_matrices(args: &Merge) -> anyhow::Result<Imatrix> {
         if file.is_legacy {
             let size = sizes.legacy;
             log::info(format_args!(
-                "'{shown}' does not say its chunk size: {size} tokens are assumed, --legacy-chunk-size says otherwise"
+                "'{shown}' does not store its chunk size: {size} tokens are assumed; --legacy-chunk-size changes that"
             ));
         }
         if let Some(problem) = in_files::invalid(&shown.to_string(), &file) {

@@ -14,19 +14,19 @@ use crate::config::overlap::Files;
 use crate::config::replaceable::refuse_foreign_page;
 use crate::ui::log;
 
-/// A page to look at matrices: one file that loads nothing. What FILE.lens.json beside a matrix says is drawn too
+/// Draws matrices on one self-contained HTML page, with FILE.lens.json where it lies beside a matrix
 #[derive(Debug, clap::Args)]
 pub(crate) struct Report {
     /// Importance matrices, GGUF or legacy .dat; the others are compared with the first
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Where the page goes [default: report.html, or no page with --png]
+    /// The page's file [default: report.html, or no page with --png]
     #[arg(short, long, value_name = "PAGE")]
     output: Option<PathBuf>,
     /// The page's title
     #[arg(long, default_value = "Importance matrix")]
     title: String,
-    /// Write pictures to this folder, which is made if need be
+    /// Write pictures to this folder, which is created if it does not exist
     #[arg(long, value_name = "DIR")]
     png: Option<PathBuf>,
     /// The weight whose channels are in a picture [default: the first]

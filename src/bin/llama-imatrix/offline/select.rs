@@ -8,8 +8,7 @@ pub(super) struct Selection {
     /// Only these layers: numbers, ranges and labels, such as 0-3,7,mtp0
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     layer: Vec<Layers>,
-    /// Only weights of this name, where * stands for anything and ? for a character, or with this part in their name;
-    /// may be given more than once
+    /// Only weights whose name contains this text, or matches this pattern of * and ?; may be given more than once
     #[arg(long, value_name = "PATTERN")]
     tensor: Vec<String>,
 }
@@ -55,7 +54,7 @@ impl Selection {
     /// An empty answer is more likely a mistake in what was asked.
     pub(super) fn ensure_some(&self, found: usize) -> anyhow::Result<()> {
         if found == 0 && !(self.layer.is_empty() && self.tensor.is_empty()) {
-            bail!("no weight is of the layers and names asked for");
+            bail!("no weight matches --layer and --tensor");
         }
         Ok(())
     }

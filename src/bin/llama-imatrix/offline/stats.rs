@@ -37,22 +37,22 @@ const SHOWN: [&str; 18] = [
     "balance",
 ];
 
-/// Statistics of matrices, for each weight and each layer: docs/stats.md says what they are
+/// Statistics of matrices per weight and per layer; docs/stats.md defines them
 #[derive(Debug, clap::Args)]
 pub(crate) struct Stats {
     /// Importance matrices, GGUF or legacy .dat
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// How to print them
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// One kind of rows only; CSV has weights unless told otherwise
+    /// Print only weights or only layers [default: both; in CSV weights]
     #[arg(long, value_enum)]
     by: Option<By>,
-    /// Sort by this statistic, the largest first, instead of by layer
+    /// Sort by this statistic, largest first, instead of by layer
     #[arg(long, value_name = "STATISTIC")]
     sort: Option<String>,
-    /// Sort the smallest first
+    /// Sort smallest first
     #[arg(long, requires = "sort")]
     ascending: bool,
     /// Statistics of weights to show: names, or all [default: all in JSON and CSV, else those that fit a screen]
@@ -103,7 +103,7 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
 fn sorted(args: &Stats, mut tensors: Sheet) -> anyhow::Result<Sheet> {
     let Some(key) = &args.sort else { return Ok(tensors) };
     if !tensors.sort(key, args.ascending) {
-        bail!("--sort: no statistic is called '{key}'; there are {}", keys(&tensors));
+        bail!("--sort: unknown statistic '{key}', expected one of {}", keys(&tensors));
     }
     Ok(tensors)
 }
@@ -120,7 +120,7 @@ fn columns(args: &Stats, sheet: Sheet) -> anyhow::Result<Sheet> {
         return Ok(sheet);
     }
     if let Some(unknown) = args.columns.iter().find(|c| sheet.headings.iter().all(|h| h.key != *c)) {
-        bail!("--columns: no statistic is called '{unknown}'; there are {}", keys(&sheet));
+        bail!("--columns: unknown statistic '{unknown}', expected one of {}", keys(&sheet));
     }
     let wanted = |at: usize, h: &Heading| {
         let some = || sheet.rows.iter().any(|row| !matches!(row.get(at), Some(Cell::Missing)));

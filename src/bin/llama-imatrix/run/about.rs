@@ -25,7 +25,7 @@ pub(crate) fn devices(flags: &Flags) -> anyhow::Result<String> {
 
 #[cfg(not(feature = "llama"))]
 pub(crate) fn devices(_: &Flags) -> anyhow::Result<String> {
-    anyhow::bail!("this program was built without llama.cpp: it knows of no devices")
+    anyhow::bail!("this program was built without llama.cpp and has no devices")
 }
 
 /// `--version`.

@@ -117,7 +117,10 @@ fn begin(task: &Collect, state: Option<&mut StateFile>, earlier: Earlier) -> any
         return Ok(Start::new(earlier));
     }
     let Some(start) = state.load()? else {
-        log::info(format_args!("there is no '{}': nothing to resume, starting anew", state.path().display()));
+        log::info(format_args!(
+            "'{}' does not exist: nothing to resume, starting with the first chunk",
+            state.path().display()
+        ));
         return Ok(Start::new(earlier));
     };
     let done = &start.position.done;

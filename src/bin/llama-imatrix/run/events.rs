@@ -88,7 +88,9 @@ impl<'a> EventHandler<'a> {
         let error = anyhow::Error::from(error);
         if let Some(state) = self.state.as_ref().filter(|state| state.is_saved()) {
             let shown = state.path().display();
-            return anyhow::anyhow!("{error:#}; the run up to the last save is in '{shown}', --resume goes on with it");
+            return anyhow::anyhow!(
+                "{error:#}; the run up to the last save is in '{shown}'; hint: --resume continues it"
+            );
         }
         match self.saved_chunks {
             None => error,
@@ -118,7 +120,7 @@ impl<'a> EventHandler<'a> {
         if let Some(state) = &mut self.state
             && let Err(error) = state.save(checkpoint)
         {
-            log::warn(format_args!("{error:#}; the run goes on, and it is tried again"));
+            log::warn(format_args!("{error:#}; the run continues and will try again"));
         }
     }
 }
@@ -161,7 +163,7 @@ impl Listener for EventHandler<'_> {
                 }
                 Ok(()) => {}
                 Err(error) => {
-                    log::warn(format_args!("{error:#}; the run goes on"));
+                    log::warn(format_args!("{error:#}; the run continues"));
                     // Of the output there is a next save, which may succeed: the sums are still in memory.
                     if copy.is_some() {
                         self.failures.push(error);

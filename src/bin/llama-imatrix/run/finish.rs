@@ -34,7 +34,7 @@ pub(crate) fn complete(
     warn_of_discarded(&outcome.position.discarded);
     if collector.inputs_of_too_few_rows() > 0 {
         log::warn(format_args!(
-            "{} inputs of fewer than {} rows were passed over; --min-rows 1 collects them",
+            "{} inputs with fewer than {} rows were skipped; hint: --min-rows 1 collects them",
             collector.inputs_of_too_few_rows(),
             task.min_rows
         ));

@@ -67,7 +67,7 @@ pub(crate) fn interrupted(
     let position: &Position = &outcome.position;
     print(format_args!("\n"));
     if position.done.is_empty() {
-        log::warn(format_args!("{interrupted} before the first chunk was through"));
+        log::warn(format_args!("{interrupted} before the first chunk was complete"));
         return Ok(code);
     }
     let mut errors = events.take_failures();
@@ -75,7 +75,9 @@ pub(crate) fn interrupted(
     // What the run can go on from comes first.
     let state = events.state().map(|state| {
         let saved = state.save(&Checkpoint { snapshot: &snapshot, position });
-        saved.map(|()| format!("the state is in '{}': the same command with --resume goes on", state.path().display()))
+        saved.map(|()| {
+            format!("the state is in '{}': the same command with --resume continues it", state.path().display())
+        })
     });
     let (resume, error) = match state {
         None => (Some("no state was kept".to_owned()), None),

@@ -27,7 +27,7 @@ pub(crate) fn options(task: &Collect, model: &Model, chunks: &Chunks) -> anyhow:
         let n_chunks = file.check(model.vocab().n_tokens(), chunks, first_chunk)?;
         if n_chunks < chunks.len() {
             log::warn(format_args!(
-                "'{}' holds {n_chunks} of the {} chunks: the layers are looked into in those alone",
+                "'{}' holds {n_chunks} of the {} chunks: layers are measured in those only",
                 file.path().display(),
                 chunks.len()
             ));
@@ -62,7 +62,7 @@ impl LensResult {
     ) -> Option<Self> {
         let (lens, options, findings) = (task.lens.as_ref()?, options.lens.as_ref()?, outcome.findings.as_ref()?);
         if findings.is_empty() {
-            log::warn(format_args!("no chunk was evaluated, so there is nothing to say about the layers"));
+            log::warn(format_args!("no chunk was evaluated: there are no measurements of layers"));
             return None;
         }
         let name = ModelName {
@@ -74,7 +74,7 @@ impl LensResult {
         let base_chunks = options.base.as_ref().map_or(chunks.len(), |base| base.n_chunks) as u64;
         if (findings.n_chunks() as u64) < run_chunks.min(base_chunks) {
             log::warn(format_args!(
-                "the layers were looked into in {} of {run_chunks} chunks: those before --resume left nothing to go on from",
+                "layers were measured in {} of {run_chunks} chunks: a state does not hold the measurements of chunks before --resume",
                 findings.n_chunks()
             ));
         }
@@ -105,6 +105,6 @@ pub(crate) fn save(result: Option<&LensResult>) -> anyhow::Result<()> {
     };
     let saved = file.save(path).with_context(|| format!("cannot save '{}'", path.display()));
     or_rescue(saved, "lens file", path, |w| file.write(w))?;
-    log::info(format_args!("what was found out about the layers is in '{}'", path.display()));
+    log::info(format_args!("saved the measurements of layers to '{}'", path.display()));
     Ok(())
 }

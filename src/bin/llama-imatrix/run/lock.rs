@@ -34,7 +34,7 @@ impl Lock {
         match lock(&path) {
             Ok(Some(file)) => Ok(Some(Self { _file: file, path })),
             Ok(None) => bail!(
-                "another run is writing '{}' (it holds '{}'): wait for its end, or give this one another --output",
+                "another run is writing '{}' (it holds '{}')\nhint: wait for it, or name another file with --output",
                 output.display(),
                 path.display()
             ),

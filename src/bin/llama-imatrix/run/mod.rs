@@ -42,5 +42,5 @@ pub(crate) use collect::collect;
 /// Without llama.cpp there are no runs.
 #[cfg(not(feature = "llama"))]
 pub(crate) fn collect(_: &crate::config::Collect) -> anyhow::Result<std::process::ExitCode> {
-    anyhow::bail!("this program was built without llama.cpp: it merges matrices and shows them, and collects none")
+    anyhow::bail!("this program was built without llama.cpp: it can merge and show matrices, but not collect them")
 }

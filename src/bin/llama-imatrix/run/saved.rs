@@ -21,7 +21,7 @@ pub(crate) fn what_is_left() -> String {
     let matrix = MATRIX.lock().unwrap_or_else(PoisonError::into_inner);
     match (&*state, &*matrix) {
         (Some(state), _) => {
-            format!("; the run up to the last save is in '{}', --resume goes on with it", state.display())
+            format!("; the run up to the last save is in '{}'; hint: --resume continues it", state.display())
         }
         (None, Some((matrix, chunks))) => {
             format!("; the sums of the first {chunks} chunks are in '{}'", matrix.display())

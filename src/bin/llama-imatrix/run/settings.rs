@@ -137,7 +137,7 @@ pub(crate) fn model_options(task: &Collect, backend: &Backend) -> anyhow::Result
 fn find_device(backend: &Backend, name: &str) -> anyhow::Result<Device> {
     match backend.devices().into_iter().find(|device| device.name() == name) {
         Some(device) if !device.is_cpu() => Ok(device),
-        _ => bail!("invalid device: {name}; --list-devices shows those there are"),
+        _ => bail!("invalid device: {name}; hint: --list-devices lists the devices"),
     }
 }
 

@@ -158,17 +158,17 @@ impl StateFile {
         let shown = self.path.display();
         match State::load(&self.path) {
             Ok(state) if state.progress.shard != self.shard => bail!(
-                "'{shown}' holds shard {} and this is shard {}\nhint: give each shard an --output of its own",
+                "'{shown}' holds shard {} and this is shard {}\nhint: give each shard its own --output",
                 state.progress.shard,
                 self.shard
             ),
             Ok(state) => bail!(
-                "'{shown}' holds a run of which {} of {} chunks are done: --resume goes on with it; to begin anew, delete it",
+                "'{shown}' holds a run with {} of {} chunks done\nhint: --resume continues it; delete the file to start over",
                 state.progress.done.len(),
                 state.progress.n_chunks
             ),
             Err(error) => {
-                bail!("'{shown}' is there and is no state that can be read ({error}): delete it to begin anew")
+                bail!("'{shown}' exists and is not a readable state ({error})\nhint: delete it to start over")
             }
         }
     }
@@ -232,7 +232,7 @@ impl StateFile {
         if self.ours
             && let Err(error) = std::fs::remove_file(&self.path)
         {
-            log::warn(format_args!("cannot remove '{}', which is of no more use: {error}", self.path.display()));
+            log::warn(format_args!("cannot remove '{}', which is no longer needed: {error}", self.path.display()));
         }
     }
 }

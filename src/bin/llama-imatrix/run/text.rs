@@ -27,7 +27,7 @@ pub(crate) fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<Text> {
     let template = chat_template(task, model)?;
     if !flags.documents && task.corpus.items.iter().any(|item| item.line.is_some()) {
         log::info(format_args!(
-            "all is taken as one text and cut into chunks; --documents evaluates each document for itself"
+            "all documents are joined and split into chunks; --documents evaluates each separately"
         ));
     }
     log::info(format_args!("tokenizing the input .."));

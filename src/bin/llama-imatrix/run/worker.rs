@@ -7,33 +7,33 @@ use clap::Args;
 
 /// Lends this machine's devices to a run elsewhere (`--rpc HOST:PORT` there), one at a time, until it is stopped.
 ///
-/// It is ggml's RPC server, of the llama.cpp that this program is built with: both sides are to speak the same version of
-/// the protocol. There is no authentication and no encryption.
+/// Runs ggml's RPC server of the llama.cpp that this program is built with: both sides must use the same version of the
+/// protocol. There is no authentication and no encryption.
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
-    /// The address to listen on. Whoever reaches it can use this machine.
+    /// Address to listen on. Whoever reaches it can use this machine.
     #[arg(short = 'H', long, default_value = "127.0.0.1")]
     host: String,
-    /// The port.
+    /// Port to listen on.
     #[arg(short, long, default_value_t = 50052, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// Threads of the CPU, if it is lent: half of those there are, unless given.
+    /// Threads of the CPU, if it is lent [default: half of all]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// The devices to lend, by name: all but the CPU unless given, and the CPU where there is no other.
+    /// Devices to lend, by name [default: all but the CPU, or the CPU if there is no other]
     #[arg(short, long, value_delimiter = ',')]
     device: Vec<String>,
     /// Disconnect a client whose machine has not answered for N seconds; 0: never.
     #[arg(long, value_name = "N", default_value_t = 60)]
     client_timeout: u32,
-    /// Keep weights that were sent on disk, so that the next run of the same model need not send them.
+    /// Keep received weights on disk, so that the next run of the same model need not send them.
     #[arg(short, long)]
     cache: bool,
 }
 
 #[cfg(not(feature = "llama"))]
 pub(crate) fn run(_: &Worker) -> anyhow::Result<()> {
-    anyhow::bail!("this program was built without llama.cpp: it has no devices to lend")
+    anyhow::bail!("this program was built without llama.cpp and has no devices to lend")
 }
 
 #[cfg(feature = "llama")]
@@ -70,7 +70,7 @@ fn devices(
         let find = |name: &String| {
             let names = || all.iter().map(|device| device.name()).collect::<Vec<_>>().join(", ");
             let found = all.iter().find(|device| device.name() == *name);
-            found.copied().with_context(|| format!("there is no device '{name}', only {}", names()))
+            found.copied().with_context(|| format!("unknown device '{name}', expected one of {}", names()))
         };
         return args.device.iter().map(find).collect();
     }

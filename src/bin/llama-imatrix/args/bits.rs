@@ -1,8 +1,8 @@
-//! Whether a flag decides bits of a run's sums and perplexity: a run may only be resumed under the same.
+//! Effect of a flag on the bits of a run's sums and perplexity: a run can only be resumed with the same bits.
 //!
 //! Each row of the flags' table says so of its flag, and the fingerprint's flags follow from those rows.
 
-/// Whether a flag decides bits, and what holds its value in a state file.
+/// Effect of a flag on bits, and where a state file holds its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bits {
     /// The row does not say: a test fails.

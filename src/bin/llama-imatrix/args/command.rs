@@ -3,7 +3,7 @@
 /// A command: a word in first place.
 pub(crate) struct Command {
     pub(crate) name: &'static str,
-    /// What it does, in a few words.
+    /// Description in a few words.
     pub(crate) what: &'static str,
     pub(crate) options: Vec<CommandOption>,
 }
@@ -12,7 +12,7 @@ pub(crate) struct Command {
 pub(crate) struct CommandOption {
     /// All spellings, with their dashes.
     pub(crate) names: Vec<String>,
-    /// How its value is shown, empty where it takes none.
+    /// Placeholder of its value, empty if it takes none.
     pub(crate) value: String,
     pub(crate) help: String,
     /// The words it takes, if only a few are valid.

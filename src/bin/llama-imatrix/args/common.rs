@@ -1,4 +1,4 @@
-//! What is asked for instead of a run.
+//! Requests other than a run.
 
 use super::table::{Flag, Set, Shell, Special};
 

@@ -11,7 +11,7 @@ use super::choices::{Choice as _, LazyMode, RopeScaling, SumOn};
 use super::groups::flags;
 use super::lowargs::Flags;
 
-/// What the fingerprint has of the flags of one name; `None` where it does not mention them.
+/// Returns the fingerprint's value for the flags of one name; `None` if it does not mention them.
 type Value = fn(&Flags) -> anyhow::Result<Option<String>>;
 
 /// Names and values of the fingerprint's flags.
@@ -59,7 +59,7 @@ const VALUES: &[(&str, Value)] = &[
     }),
 ];
 
-/// The fingerprint's flags: what changes results besides what has a key of its own.
+/// Returns the fingerprint's flags: all that change results and have no key in the state file.
 ///
 /// # Errors
 /// An adapter that cannot be read.

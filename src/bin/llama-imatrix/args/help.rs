@@ -8,7 +8,7 @@ use super::table::{Effect, Flag};
 
 /// Columns of a line.
 const WIDTH: usize = 110;
-/// Where what a flag does begins.
+/// Column where descriptions begin.
 const COLUMN: usize = 34;
 
 /// `--help`.

@@ -1,4 +1,4 @@
-//! What the run says about the model's layers, beside the matrix.
+//! Measurements of the model's layers.
 
 use super::table::{Flag, Set};
 

@@ -1,4 +1,4 @@
-//! What was given, flag by flag: values are well formed, and nothing more is known of them.
+//! Values as given, flag by flag: well formed, but not yet checked against each other.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub(crate) struct Flags {
     /// Tokens taken at most.
     pub(crate) tokens: Option<u64>,
     pub(crate) dry_run: bool,
-    /// What `--dry-run` reckons with.
+    /// Speed for the time estimate of `--dry-run`.
     pub(crate) tokens_per_second: Option<f32>,
     pub(crate) escape: bool,
     /// `None`: a name that the kind of run has.
@@ -157,13 +157,12 @@ pub(crate) enum Text {
 }
 
 impl Flags {
-    /// Rows that an input must have: of documents the last micro-batch is as short as it comes, and its rows count like
-    /// all others.
+    /// Returns the number of rows that an input must have: 1 for documents, whose last micro-batch may be short.
     pub(crate) fn min_rows(&self) -> u32 {
         self.min_rows.unwrap_or(if self.documents { 1 } else { 16 })
     }
 
-    /// Whether the NextN layer is collected too.
+    /// Returns true if the NextN layer is collected too.
     pub(crate) fn collects_nextn(&self) -> bool {
         self.nextn || self.draft_model.is_some()
     }

@@ -1,14 +1,14 @@
-//! What comes of parsing.
+//! The result of parsing.
 
 use super::lowargs::Flags;
 use super::table::Special;
 
-/// What the command line asks for.
+/// A parsed command line.
 #[derive(Debug, Default)]
 pub(crate) struct Parsed {
     pub(crate) flags: Flags,
-    /// Asked for instead of a run.
+    /// A request other than a run.
     pub(crate) special: Option<Special>,
-    /// To be logged once the log is set up.
+    /// Warnings to log once the log is set up.
     pub(crate) warnings: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Runs that are cut short, shared out, or go wrong.
+//! Runs that are interrupted, sharded, or fail.
 
 use llama_imatrix::state::Accumulate;
 

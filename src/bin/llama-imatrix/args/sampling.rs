@@ -1,4 +1,4 @@
-//! Sampling: how a next token is chosen. None is, so these are read, checked and left.
+//! Sampling flags. No token is sampled, so these are read, checked and ignored.
 
 use super::table::{Checked, Flag, Set};
 

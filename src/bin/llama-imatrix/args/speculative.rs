@@ -1,4 +1,4 @@
-//! Speculative decoding: of it a matrix has use for the draft model alone.
+//! Speculative decoding: only the draft model matters to a matrix.
 
 use super::bits::Key;
 use super::choices::{CacheType, Choice as _};

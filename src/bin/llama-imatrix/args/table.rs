@@ -1,11 +1,11 @@
-//! What a flag is.
+//! A row of the flags' table.
 
 use std::ffi::OsStr;
 
 use super::bits::{Bits, Key};
 use super::lowargs::{Flags, Tristate};
 
-/// Whether a value is right, and if not, why.
+/// An error that says why a value is wrong.
 pub(super) type Checked = Result<(), String>;
 
 /// A flag: one row of the table.
@@ -14,29 +14,29 @@ pub(super) struct Flag {
     pub(super) names: &'static [&'static str],
     /// Spellings that say no.
     pub(super) negated: &'static [&'static str],
-    /// How its value is shown, empty where it takes none.
+    /// Placeholder of its value in the help, empty if it takes none.
     pub(super) value: &'static str,
     /// The environment variable that stands for it, or empty.
     pub(super) env: &'static str,
     pub(super) help: &'static str,
     pub(super) effect: Effect,
-    /// Whether it decides bits of the sums or the perplexity.
+    /// Effect on the bits of the sums and the perplexity.
     pub(super) bits: Bits,
     pub(super) set: Set,
 }
 
-/// What comes of a flag.
+/// Effect of a flag.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// What its help says.
+    /// The effect that its help describes.
     Acts,
-    /// Nothing, and why that is right.
+    /// No effect, and the reason.
     Ignored(&'static str),
-    /// What its help says; llama.cpp's tool does not have it.
+    /// The effect that its help describes; llama.cpp's tool does not have the flag.
     Ours,
 }
 
-/// How a flag's value is read and kept.
+/// Type of a flag's value, and the function that stores it.
 #[derive(Clone, Copy)]
 pub(super) enum Set {
     /// No value.
@@ -59,11 +59,11 @@ pub(super) enum Set {
     Raw(fn(&mut Flags, &OsStr) -> Checked),
     /// Two values.
     Pair(fn(&mut Flags, &str, &str) -> Checked),
-    /// Something else is to be done than a run.
+    /// A request other than a run.
     Special(Special),
 }
 
-/// What a program can be asked to do instead of its work.
+/// Requests other than a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Special {
     Help,
@@ -156,7 +156,7 @@ impl Flag {
         Some(format!("LLAMA_ARG_NO_{name}"))
     }
 
-    /// Whether a file's name completes it.
+    /// Returns true if its value is a file's name.
     pub(super) fn takes_file(&self) -> bool {
         self.value.starts_with("FNAME") || self.value == "FILE"
     }
@@ -175,7 +175,7 @@ impl Flag {
         self.names.iter().find(|name| name.starts_with("--")).unwrap_or(&self.names[0])
     }
 
-    /// Whether a second one adds to the first rather than take its place.
+    /// Returns true if a second one adds to the first instead of replacing it.
     pub(super) fn adds_up(&self) -> bool {
         super::lowargs::ADD_UP.contains(&self.long_name())
     }

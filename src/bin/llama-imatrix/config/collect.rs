@@ -1,4 +1,4 @@
-//! A run over a text: its flags, checked and made ready.
+//! A run over a text: its flags, checked and typed.
 
 use std::path::{Path, PathBuf};
 
@@ -21,13 +21,13 @@ use crate::ui::log;
 pub(crate) struct Collect {
     pub(crate) merge: Merge,
     pub(crate) model: PathBuf,
-    /// Whether the NextN layer is collected too, from the draft where there is one.
+    /// True if the NextN layer is collected too, from the draft if there is one.
     pub(crate) nextn: bool,
     pub(crate) draft_model: Option<PathBuf>,
     pub(crate) corpus: Corpus,
-    /// The names of its files in the matrix.
+    /// Names of its files, as the matrix stores them.
     pub(crate) datasets: Vec<String>,
-    /// The order in which documents or chunks are taken, if it is a random one.
+    /// Seed of the random order of documents or chunks.
     pub(crate) shuffle: Option<u64>,
     pub(crate) min_rows: u32,
     pub(crate) flags: Flags,
@@ -39,7 +39,7 @@ pub(crate) struct Collect {
     pub(crate) n_threads_batch: i32,
     pub(crate) accumulate: Accumulate,
     pub(crate) shard: Shard,
-    /// Where the run's state goes, if it is kept.
+    /// Path of the run's state.
     pub(crate) state_path: PathBuf,
     pub(crate) keeps_state: bool,
     pub(crate) lens: Option<Lens>,
@@ -160,7 +160,7 @@ fn check_coverage(flags: &Flags, shard: Shard) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the run's state is kept. Where it cannot be, that is an error if it was asked for, and else a warning.
+/// Returns true if the run keeps a state. If it cannot, that is an error where a flag asked for it, else a warning.
 fn keeps_state(flags: &Flags, output: &Output, shard: Shard, path: &Path) -> anyhow::Result<bool> {
     let asked = [
         (!shard.is_whole(), "--shard"),
@@ -192,7 +192,7 @@ fn keeps_state(flags: &Flags, output: &Output, shard: Shard, path: &Path) -> any
     }
 }
 
-/// The model's file, which is downloaded if it has to be.
+/// Returns the model's file, downloaded if a flag says so.
 fn model_path(flags: &Flags) -> anyhow::Result<PathBuf> {
     let Some((flag, value)) = flags.remote.named() else {
         return flags.model.clone().context("--model is required");

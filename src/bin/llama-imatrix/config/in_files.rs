@@ -7,7 +7,7 @@ use llama_imatrix::imatrix::{ChunkSizes, File, Imatrix, Loaded, Numbers, Slice, 
 
 use crate::ui::log;
 
-/// Files that are mapped: their numbers are read when something is made of them.
+/// Maps files; numbers are read on use.
 pub(crate) fn open(files: &[String]) -> anyhow::Result<Vec<(&str, File<'static>)>> {
     files.iter().map(|file| Ok((file.as_str(), File::open(file).with_context(|| failed(file))?))).collect()
 }
@@ -48,7 +48,7 @@ pub(crate) fn add_up<'f>(
     Ok(imatrix)
 }
 
-/// What a file holds that no run leaves: the first such number, and how many entries have one.
+/// Describes the first number that no run writes, and counts the entries that have one.
 pub(crate) fn invalid(name: &str, loaded: &Loaded<impl Values>) -> Option<String> {
     let invalid = loaded.invalid();
     let more = match invalid.len().saturating_sub(1) {
@@ -59,14 +59,14 @@ pub(crate) fn invalid(name: &str, loaded: &Loaded<impl Values>) -> Option<String
     invalid.first().map(|first| format!("'{name}': {first}{more}"))
 }
 
-/// Says what files hold that no run leaves.
+/// Warns of numbers that no run writes.
 pub(crate) fn warn_of_invalid(files: &[(&str, Loaded<Slice<'_>>)]) {
     for problem in files.iter().filter_map(|(name, loaded)| invalid(name, loaded)) {
         log::warn(format_args!("{problem}"));
     }
 }
 
-/// Says how many names are in some of the files alone: matrices of one model have the same.
+/// Warns of names that not all files have: matrices of one model have the same.
 pub(crate) fn warn_of_names<'f, V: 'f>(files: impl Iterator<Item = (&'f str, &'f Loaded<V>)> + Clone) {
     let n_files = files.clone().count();
     let mut in_files: BTreeMap<&str, usize> = BTreeMap::new();

@@ -12,17 +12,17 @@ use super::replaceable::refuse_foreign_lens;
 use crate::args::Flags;
 use crate::ui::log;
 
-/// What is to be said about the layers.
+/// Measurements of layers that a run must make.
 #[derive(Debug)]
 pub(crate) struct Lens {
-    /// Where it goes; `None` where the matrix goes to no regular file, which has none beside it.
+    /// Path of the lens file; `None` if the output is no regular file.
     pub(crate) path: Option<PathBuf>,
-    /// The predictions to hold them against, if not the model's own.
+    /// Predictions to compare the layers with, if not the model's own.
     pub(crate) base: Option<Arc<LogitsFile>>,
 }
 
 impl Lens {
-    /// What the lens flags ask for. Files that cannot be read or written are told of now.
+    /// Checks the lens flags, and that their files can be read and written.
     pub(super) fn new(flags: &Flags, output: &Output) -> anyhow::Result<Option<Self>> {
         ensure!(flags.kl_divergence_base.is_none() || flags.logit_lens, "--kl-divergence-base requires --logit-lens");
         ensure!(

@@ -1,4 +1,4 @@
-//! Flags, checked and made ready: whatever can be told to be wrong before the run is told here.
+//! Flags, checked and typed. Every mistake that can be found before a run is reported here.
 
 mod collect;
 mod corpus;
@@ -26,7 +26,7 @@ pub(crate) use threads::Threads;
 /// llama.cpp's default for `-c`.
 const DEFAULT_CHUNK_SIZE: i32 = 512;
 
-/// What to do.
+/// The program's task.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) task: Task,
@@ -114,7 +114,7 @@ impl Config {
     }
 }
 
-/// The part of the run that is to be taken.
+/// Returns the shard of the run that this process evaluates.
 fn shard(flags: &Flags) -> anyhow::Result<Shard> {
     match flags.shard.as_deref() {
         None => Ok(Shard::WHOLE),
@@ -123,7 +123,7 @@ fn shard(flags: &Flags) -> anyhow::Result<Shard> {
     }
 }
 
-/// A merge without `-o` must not replace one of the matrices it merges.
+/// Refuses a merge without `-o` that would replace one of its inputs.
 fn refuse_default_output(flags: &Flags, corpus: &Corpus) -> anyhow::Result<()> {
     if flags.output.is_some() || !corpus.is_empty() {
         return Ok(());
@@ -134,7 +134,7 @@ fn refuse_default_output(flags: &Flags, corpus: &Corpus) -> anyhow::Result<()> {
     files.refuse_overlap()
 }
 
-/// `--in-file`'s files, if they can all be opened.
+/// Returns the files of `--in-file`, if all can be opened.
 fn openable(files: &[String]) -> anyhow::Result<Vec<String>> {
     for file in files {
         // A pipe is left for the one who reads it: opening it waits for a writer, who ends with what opened it.

@@ -1,4 +1,4 @@
-//! Where the matrix goes: checked before the run, written whole, never lost.
+//! The output: checked before the run, replaced as a whole, never lost.
 
 use std::ffi::OsStr;
 use std::fmt::Display;
@@ -26,9 +26,9 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Finds out now whether the file can be written, not after hours.
+    /// Checks before the run that the file can be written.
     ///
-    /// Where no format is given, the suffix `.dat` means that format.
+    /// Without a format, the suffix `.dat` selects that format.
     pub(crate) fn new(path: PathBuf, format: Option<Format>) -> anyhow::Result<Self> {
         ensure!(!path.as_os_str().is_empty(), "--output is empty, expected a file name");
         ensure!(!path.is_dir(), "cannot write '{}': it is a folder", path.display());
@@ -54,7 +54,7 @@ impl Output {
         &self.path
     }
 
-    /// Whether it is, or will be, a file; a device or a pipe has nothing beside it.
+    /// Returns true if the output is or becomes a regular file: other files can lie beside it.
     pub(crate) fn is_file(&self) -> bool {
         self.way != Way::Stream
     }
@@ -69,15 +69,14 @@ impl Output {
         imatrix.save(&path, self.format).with_context(|| format!("cannot save '{}'", path.display()))
     }
 
-    /// Replaces the file; where that fails at the end of a run, leaves the matrix in the temporary folder rather than
-    /// lose it.
+    /// Replaces the file at the end of a run. If that fails, saves the matrix to the temporary folder.
     pub(crate) fn save_final(&self, imatrix: &Imatrix<impl Values>) -> anyhow::Result<()> {
         let saved = self.save(imatrix, None);
         or_rescue(saved, "matrix", &self.path, |w| imatrix.write(w, self.format))
     }
 }
 
-/// Where the matrix goes, or a shard's state, which is its result: of a matrix's name there is one for each shard.
+/// Returns the path of the matrix, or of a shard's state, which is its result. A matrix's name gives one state per shard.
 pub(crate) fn output_path(flags: &Flags, shard: Shard) -> PathBuf {
     let given = flags.output.clone().unwrap_or_else(|| DEFAULT_OUTPUT.into());
     let is_matrix = given.extension().is_some_and(|extension| extension == "gguf" || extension == "dat");
@@ -87,7 +86,7 @@ pub(crate) fn output_path(flags: &Flags, shard: Shard) -> PathBuf {
     given.with_extension(format!("{}-of-{}.state", shard.index(), shard.count()))
 }
 
-/// Beside the matrix; a shard writes nothing else.
+/// Returns the path of the state: beside the matrix, or the output itself for a shard.
 pub(crate) fn state_path(output: &Path, shard: Shard) -> PathBuf {
     let mut path = output.as_os_str().to_owned();
     if shard.is_whole() {
@@ -96,7 +95,7 @@ pub(crate) fn state_path(output: &Path, shard: Shard) -> PathBuf {
     path.into()
 }
 
-/// How a file will be written, found out before the run. A file that cannot be replaced as a whole is warned of.
+/// Returns how a file will be written, and warns of one that cannot be replaced as a whole.
 pub(crate) fn check_way(path: &Path) -> anyhow::Result<Way> {
     let way = Way::of(path).with_context(|| format!("cannot write '{}'", path.display()))?;
     if let Way::InPlace(obstacle) = way {
@@ -108,8 +107,8 @@ pub(crate) fn check_way(path: &Path) -> anyhow::Result<Way> {
     Ok(way)
 }
 
-/// Where a result could not be saved, writes it to a new file in the temporary folder. An error in any case, which says
-/// where the result is.
+/// Writes a result that could not be saved to a new file in the temporary folder. Returns the error, which then names that
+/// file.
 pub(crate) fn or_rescue<E: From<std::io::Error> + Display>(
     saved: anyhow::Result<()>,
     what: &str,
@@ -125,7 +124,7 @@ pub(crate) fn or_rescue<E: From<std::io::Error> + Display>(
     }
 }
 
-/// Says what the legacy format cannot hold.
+/// Warns of what the legacy format cannot hold.
 pub(crate) fn warn_of_dat(output: &Output, imatrix: &Imatrix<impl Values>) {
     if let (Format::Dat, [_, .., last]) = (output.format, &imatrix.datasets[..]) {
         log::warn(format_args!("a .dat file stores one data set, the last: '{last}'"));

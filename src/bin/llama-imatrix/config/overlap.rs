@@ -1,4 +1,4 @@
-//! No file is both read and written: the list of the files that a command reads, and the list of those that it writes.
+//! Files that a command reads, and files that it writes: none is both.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -164,13 +164,13 @@ fn is_hidden(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
-/// All files of a model; the one that was named where they cannot be told.
+/// Returns all files of a model, or the named one if the others are unknown.
 fn parts(model: &Path) -> Vec<PathBuf> {
     let all = if model.is_file() { model_files(model).ok() } else { None };
     all.unwrap_or_else(|| vec![model.to_owned()])
 }
 
-/// What a file is known by: two names may lead to one.
+/// Identity of a file: two names may lead to one.
 #[derive(Debug, PartialEq, Eq)]
 enum Id {
     /// Device and inode.
@@ -222,7 +222,7 @@ fn stdout() -> Option<Id> {
     None
 }
 
-/// Whether `path` is called as a numbered copy of `output`.
+/// Returns true if `path` has the name of a numbered copy of `output`.
 fn is_copy(path: &Path, output: &Path) -> bool {
     let Some(Id::Place(output)) = place(output) else { return false };
     let Some(Id::Place(path)) = place(path) else { return false };
@@ -231,7 +231,7 @@ fn is_copy(path: &Path, output: &Path) -> bool {
     number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
 }
 
-/// Where a name is, whether or not it leads to a file.
+/// Returns the place of a name, even if it leads to no file.
 fn place(path: &Path) -> Option<Id> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Some(Id::Place(folder.canonicalize().ok()?.join(path.file_name()?)))

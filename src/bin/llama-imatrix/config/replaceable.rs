@@ -1,4 +1,4 @@
-//! Which files may be replaced: one that this program would not write is not ours to replace.
+//! Files that may be replaced: only such as this program writes.
 
 use std::fs::File;
 use std::io::Read as _;

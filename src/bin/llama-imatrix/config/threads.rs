@@ -1,9 +1,9 @@
-//! How many threads there are, and how they run.
+//! Number of threads, and how they run.
 
 use crate::args::Cpu;
 use crate::ui::log;
 
-/// How threads run; how many is told apart.
+/// How threads run; their number is kept apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Threads {
     /// CPUs by number; empty for all.
@@ -14,7 +14,7 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    /// What was given, else what `others` have.
+    /// Takes what was given, else what `others` have.
     pub(super) fn new(given: &Cpu, others: &Cpu) -> Self {
         let cpus = if given.cpus.is_empty() { &others.cpus } else { &given.cpus };
         Self {
@@ -39,7 +39,7 @@ fn logical_cpus() -> i32 {
     std::thread::available_parallelism().map_or(1, |n| i32::try_from(n.get()).unwrap_or(i32::MAX))
 }
 
-/// A thread a physical core: two on one core share its arithmetic units.
+/// Returns one thread per physical core: two on one core share its arithmetic units.
 pub(super) fn default_threads() -> i32 {
     i32::try_from(num_cpus::get_physical()).unwrap_or(i32::MAX).clamp(1, logical_cpus())
 }

@@ -1,4 +1,4 @@
-//! Models that were downloaded before: where they are, and `--cache-list`.
+//! Caches of downloaded models, and `--cache-list`.
 
 use std::fmt::Write as _;
 #[cfg(feature = "download")]
@@ -18,7 +18,7 @@ pub(crate) fn cached_models() -> String {
     text
 }
 
-/// Where Hugging Face's models are, also for its own tools.
+/// Returns the cache of Hugging Face's own tools.
 pub(super) fn hub_folder() -> Option<PathBuf> {
     let places = [
         ("LLAMA_CACHE", ""),
@@ -69,14 +69,14 @@ fn quant_of(file: &str) -> Option<String> {
     right.then(|| quant.to_ascii_uppercase())
 }
 
-/// Fails where a file is not in the cache.
+/// Fails if a file is not in the cache.
 #[cfg(feature = "download")]
 pub(super) fn ensure_cached(path: &Path) -> anyhow::Result<()> {
     ensure!(path.is_file(), "'{}' does not exist, and --offline forbids downloads", path.display());
     Ok(())
 }
 
-/// llama.cpp's own folder.
+/// Returns llama.cpp's own cache.
 #[cfg(feature = "download")]
 pub(super) fn cache_folder() -> anyhow::Result<PathBuf> {
     let places: &[(&str, &str)] = if cfg!(windows) {

@@ -15,7 +15,7 @@ use super::mask::masked;
 use super::partial::{Note, Partial};
 use crate::ui::{log, progress};
 
-/// No answer about a repository is near this.
+/// Limit of an answer about a repository, far above any real one.
 const MAX_ANSWER: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -23,10 +23,10 @@ pub(super) struct Client {
     agent: Agent,
 }
 
-/// A file to be had.
+/// A file to download.
 pub(super) struct Source<'a> {
     pub(super) url: &'a str,
-    /// Where it goes.
+    /// Destination.
     pub(super) path: &'a Path,
     pub(super) bearer: Option<&'a str>,
     /// The digest it must have, in lower case.
@@ -57,7 +57,7 @@ impl Client {
         serde_json::from_slice(&text).with_context(|| format!("{}: the answer is not JSON", masked(url)))
     }
 
-    /// Has `source` at its path: downloaded, or, if the server has nothing newer or nothing at all, what is there.
+    /// Downloads `source` to its path, unless the file there is current or the server cannot be reached.
     pub(super) fn fetch(&self, source: &Source) -> anyhow::Result<()> {
         let there = fs::metadata(source.path).ok().filter(fs::Metadata::is_file);
         if there.is_some() && source.unchanging {
@@ -136,7 +136,7 @@ impl Client {
     }
 }
 
-/// Whether an answer has the bytes that follow those of `note`, of the same version.
+/// Returns true if an answer continues the bytes of `note`, of the same version.
 fn goes_on(response: &Response<Body>, note: Option<&Note>) -> bool {
     let Some(note) = note else { return false };
     let same = match (&note.etag, text(response, &header::ETAG)) {
@@ -190,7 +190,7 @@ fn save(response: Response<Body>, source: &Source, len: u64) -> anyhow::Result<(
 
 /// Why a file was not received.
 struct Failure {
-    /// Whether what came so far is right.
+    /// True if the bytes received so far are valid.
     is_broken_off: bool,
     error: anyhow::Error,
 }
@@ -245,7 +245,7 @@ fn receive(response: Response<Body>, source: &Source, partial: &mut Partial) -> 
     Err(Failure { is_broken_off: false, error })
 }
 
-/// Where llama.cpp keeps a file's `ETag`.
+/// Returns the path where llama.cpp keeps a file's `ETag`.
 fn etag_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".etag");

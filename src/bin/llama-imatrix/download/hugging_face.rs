@@ -13,7 +13,7 @@ use super::parts::part_of;
 use crate::args::Remote;
 use crate::ui::log;
 
-/// What stands in names of files that are no models, or not whole ones.
+/// Parts of names of files that are no models, or incomplete ones.
 const NO_MODELS: [&str; 6] = ["mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-"];
 /// Quantizations to take if none is named; then the first file.
 const PREFERRED: [&str; 2] = ["Q4_K_M", "Q8_0"];
@@ -29,7 +29,7 @@ struct RepoFile {
     oid: Option<String>,
 }
 
-/// What is in a repository, and where it lies here.
+/// Files of a repository, and their places in the cache.
 struct Listing {
     commit: String,
     /// The branch to be noted in the cache once its files are there; none if this is the cache.
@@ -165,7 +165,7 @@ fn is_repo(repo: &str) -> bool {
     repo.len() <= 256 && repo.matches('/').count() == 1 && repo.split(['/', '.', '-']).all(word)
 }
 
-/// What the cache has of the commit that its `main` stands for, else of another branch's.
+/// Returns the cached files of the commit of `main`, or of another branch.
 fn cached(folder: &Path) -> Option<Listing> {
     let refs = folder.join("refs");
     let mut names: Vec<_> = fs::read_dir(&refs).ok()?.flatten().map(|entry| entry.file_name()).collect();
@@ -201,7 +201,7 @@ fn choose<'a>(files: &'a [RepoFile], tag: Option<&str>) -> Option<&'a RepoFile> 
     }
 }
 
-/// Whether a file is a model's, and of its parts the first.
+/// Returns true if a file is a model, or the first part of one.
 fn is_model(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     let first = part_of(path).is_none_or(|(_, index, _)| index == 1);
@@ -212,7 +212,7 @@ fn is_gguf(path: &str) -> bool {
     path.strip_suffix(".gguf").is_some()
 }
 
-/// Whether `tag` is in a path, in whatever case, with `.` or `-` after it.
+/// Returns true if a path contains `tag`, in any case, with `.` or `-` after it.
 fn has_tag(path: &str, tag: &str) -> bool {
     let (path, tag) = (path.to_ascii_lowercase(), tag.to_ascii_lowercase());
     path.match_indices(&tag).any(|(at, _)| path[at + tag.len()..].starts_with(['.', '-']))

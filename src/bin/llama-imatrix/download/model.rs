@@ -1,4 +1,4 @@
-//! Which file of a model, from which of the flags.
+//! The model that the flags name, downloaded.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::parts::all_parts;
 use super::{docker, hugging_face};
 use crate::args::Flags;
 
-/// The file of the model that `flags` name, downloaded if it is not there.
+/// Returns the file of the model that `flags` name, downloaded if it is missing.
 pub(crate) fn model(flags: &Flags) -> anyhow::Result<PathBuf> {
     ensure!(cfg!(feature = "llama"), "this program was built without llama.cpp and cannot evaluate a model");
     let remote = &flags.remote;
@@ -56,7 +56,7 @@ fn from_url(url: &str, flags: &Flags) -> anyhow::Result<PathBuf> {
     files.into_iter().next().map(|(_, path)| path).context("the URL names no file")
 }
 
-/// What a URL's file is called: its last part, without what follows `?` or `#`.
+/// Returns the file name of a URL: its last part, without `?`, `#` and what follows.
 fn file_name(url: &str) -> anyhow::Result<&str> {
     let path = url.split(['?', '#']).next().unwrap_or(url);
     let (_, below_host) = path.split_once("://").unwrap_or(("", path));

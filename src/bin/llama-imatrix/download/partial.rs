@@ -11,7 +11,7 @@ use fs4::fs_std::FileExt as _;
 /// Bytes after which what has come is synced, and a note of it taken.
 const NOTE_EVERY: u64 = 64 << 20;
 
-/// How much of which version of a file has come.
+/// Number of bytes received, and of which version of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Note {
     /// Bytes that are on the disk.
@@ -85,7 +85,7 @@ impl Partial {
         if self.len - self.note.len >= NOTE_EVERY { self.keep() } else { Ok(()) }
     }
 
-    /// Has a later try go on from here.
+    /// Keeps the bytes, so that a later try continues here.
     pub(super) fn keep(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
         self.note.len = self.len;

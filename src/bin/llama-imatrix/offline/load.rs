@@ -1,4 +1,4 @@
-//! Matrices as the commands want them: alone, and ready for statistics.
+//! Loads one matrix, ready for statistics.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use llama_imatrix::imatrix::{ChunkSizes, Imatrix};
 use crate::config::in_files::invalid;
 use crate::ui::log;
 
-/// What tells how legacy files are to be read.
+/// Options for legacy files.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct Legacy {
     /// Tokens per chunk of legacy .dat files, which do not store it
@@ -31,7 +31,7 @@ pub(super) fn load(path: &Path, legacy: Legacy) -> anyhow::Result<(Imatrix, bool
     Ok((imatrix, loaded.is_legacy))
 }
 
-/// For commands that print what the matrix says: nothing is no answer.
+/// Fails if a matrix has no data to print.
 pub(super) fn ensure_data(path: &Path, weights: usize) -> anyhow::Result<()> {
     ensure!(weights > 0, "'{}' holds no data: no weight has a row with finite sums", path.display());
     Ok(())

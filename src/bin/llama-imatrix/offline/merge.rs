@@ -1,4 +1,4 @@
-//! `merge`: shards of a run into one matrix, or several matrices, each with a say of its own.
+//! `merge`: merges the shards of a run, or several matrices, each with its weight.
 
 use std::path::{Path, PathBuf};
 
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
     output.save(&merged, None)
 }
 
-/// A slip of `-o` must not cost a shard.
+/// Refuses an output that is one of the inputs.
 fn refuse_overlap(args: &Merge) -> anyhow::Result<()> {
     let mut files = Files::default();
     args.files.iter().for_each(|file| files.read("merge", file.clone()));
@@ -82,7 +82,7 @@ fn refuse_overlap(args: &Merge) -> anyhow::Result<()> {
     files.refuse_overlap()
 }
 
-/// Whether the file is, or was meant to be, a state: one that is damaged shall be told so.
+/// Returns true if the file is a state, or is named as one, so that a damaged state is reported as such.
 fn is_state(path: &Path) -> bool {
     let named = path.extension().is_some_and(|extension| extension == "state");
     let says = |file: gguf::File<'_>| {

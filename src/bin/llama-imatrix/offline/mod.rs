@@ -1,4 +1,4 @@
-//! What works on files alone: no model is loaded, no backend is started.
+//! Commands on files: they load no model and start no backend.
 
 pub(crate) mod combine;
 pub(crate) mod compare;

@@ -1,4 +1,4 @@
-//! Which weights and layers are meant.
+//! Selects weights and layers.
 
 use anyhow::bail;
 
@@ -51,7 +51,7 @@ impl Selection {
         self.has_layer(block, label) && (self.tensor.is_empty() || self.tensor.iter().any(meant))
     }
 
-    /// An empty answer is more likely a mistake in what was asked.
+    /// Fails if nothing was found: the selection is probably a mistake.
     pub(super) fn ensure_some(&self, found: usize) -> anyhow::Result<()> {
         if found == 0 && !(self.layer.is_empty() && self.tensor.is_empty()) {
             bail!("no weight matches --layer and --tensor");
@@ -60,7 +60,7 @@ impl Selection {
     }
 }
 
-/// Whether a name has the form of a pattern of `*` and `?`.
+/// Returns true if a name matches a pattern of `*` and `?`.
 fn matches(pattern: &str, name: &str) -> bool {
     let (p, n): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut i, mut j) = (0, 0);

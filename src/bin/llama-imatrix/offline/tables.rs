@@ -1,10 +1,10 @@
-//! How the commands print sheets.
+//! Formats of the commands' tables.
 
 use clap::ValueEnum;
 use llama_imatrix::report::sheet::Sheet;
 use llama_imatrix::report::text;
 
-/// How a sheet is printed.
+/// Format of a sheet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     /// Aligned columns.
@@ -14,20 +14,20 @@ pub(super) enum Format {
     Json,
     /// RFC 4180, all statistics.
     Csv,
-    /// As GitHub renders it.
+    /// Tables as GitHub renders them.
     Markdown,
 }
 
-/// What a sheet has a row for.
+/// Rows of a sheet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum By {
-    /// Each weight.
+    /// One row per weight.
     Tensor,
-    /// Each layer.
+    /// One row per layer.
     Layer,
 }
 
-/// A sheet under its title; CSV has no place for one.
+/// Formats a sheet under its title; CSV has no title.
 pub(super) fn titled(format: Format, title: &str, sheet: &Sheet) -> String {
     match format {
         Format::Markdown => format!("## {title}\n\n{}\n", text::markdown(sheet)),
@@ -36,7 +36,7 @@ pub(super) fn titled(format: Format, title: &str, sheet: &Sheet) -> String {
     }
 }
 
-/// Tables of several files as one of a file more a row: CSV has one heading.
+/// Joins the tables of several files under one heading, for CSV.
 pub(super) fn joined(sheets: Vec<Sheet>) -> Sheet {
     let mut sheets = sheets.into_iter();
     let mut all = sheets.next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Matrices that a run starts from: whether they are of the model that is evaluated.
+//! Matrices that a run starts from, checked against the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,10 +13,10 @@ use crate::config::in_files;
 /// Names that a message shows.
 const SHOWN: usize = 3;
 
-/// What a run starts from.
+/// Sums that a run starts from.
 pub(crate) struct Base {
     pub(crate) imatrix: Imatrix,
-    /// Of the files' bytes; `None` without files.
+    /// Digest of the files' bytes; `None` without files.
     pub(crate) digest: Option<Digest>,
 }
 
@@ -59,9 +59,9 @@ impl Base {
 struct ModelTensors {
     /// The model's file, for messages.
     shown: String,
-    /// Those of all files of the model and of its draft, with their shapes.
+    /// Tensors of all files of the model and of its draft, with their shapes.
     tensors: BTreeMap<String, [u64; gguf::MAX_DIMS]>,
-    /// Those of adapters: products with them are collected too.
+    /// Tensors of adapters: products with them are collected too.
     adapters: BTreeSet<String>,
     /// Layers of the model; its draft's come after them.
     n_layer: u64,
@@ -103,7 +103,7 @@ impl ModelTensors {
         }
     }
 
-    /// Whether the entries of a matrix are this model's.
+    /// Fails if a matrix has entries of another model.
     fn check(&self, name: &str, loaded: &Loaded<impl Values>) -> anyhow::Result<()> {
         let foreign: Vec<_> = loaded
             .entries
@@ -151,7 +151,7 @@ fn layer(tensor: &str) -> Option<u64> {
     tensor.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
-/// The first few, and how many more there are.
+/// Lists the first few names, and counts the others.
 pub(crate) fn listed(names: &[&str]) -> String {
     let shown = names[..names.len().min(SHOWN)].join(", ");
     match names.len().saturating_sub(SHOWN) {

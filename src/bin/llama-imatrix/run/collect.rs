@@ -1,4 +1,4 @@
-//! The main job: a model over a text.
+//! The main job: evaluates a model over a text and collects its importance matrix.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::config::Collect;
 use crate::ui::signals::Signals;
 use crate::ui::{log, progress};
 
-/// Runs a model over a text, and saves what its weights' inputs were like.
+/// Evaluates a model over a text, and saves its importance matrix.
 pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
     let base = Base::load(task)?;
     preflight::check(task)?;
@@ -109,7 +109,7 @@ fn run_options(task: &Collect, layout: &Layout) -> RunOptions {
     }
 }
 
-/// Where the run begins: at its start, or where an earlier one was stopped.
+/// Returns the start of the run: its first chunk, or the one where an earlier run was stopped.
 fn begin(task: &Collect, state: Option<&mut StateFile>, earlier: Earlier) -> anyhow::Result<Start> {
     let Some(state) = state else { return Ok(Start::new(earlier)) };
     if !task.flags.resume {
@@ -128,7 +128,7 @@ fn begin(task: &Collect, state: Option<&mut StateFile>, earlier: Earlier) -> any
     Ok(start)
 }
 
-/// Says what is about to be evaluated.
+/// Logs what will be evaluated.
 fn log_plan(task: &Collect, text: &Text, layout: &Layout) {
     let chunks = &text.chunks;
     if task.flags.documents {

@@ -1,4 +1,4 @@
-//! Room on the disk, looked at before the run.
+//! Free space on the disk, checked before the run.
 
 use std::path::{Path, PathBuf};
 
@@ -12,17 +12,17 @@ use llama_imatrix::state::{Accumulate, model_files};
 use crate::config::Collect;
 use crate::ui::log;
 
-/// Bytes a channel and matrix in the output: two sums in f32.
+/// Bytes per channel and matrix in the output: two sums in f32.
 const OUTPUT_BYTES: u64 = 8;
-/// The same in a state with exact sums.
+/// Bytes per channel and matrix in a state with exact sums.
 const EXACT_BYTES: u64 = 40;
 /// Bytes of either file for a weight's names and places, at most, and for what a file says of itself.
 const WEIGHT_BYTES: u64 = 512;
 const HEAD_BYTES: u64 = 1 << 12;
-/// Bytes a token in a shard's state: its likelihood.
+/// Bytes per token in a shard's state: its likelihood.
 const TOKEN_BYTES: u64 = 8;
 
-/// What a run writes, in bytes.
+/// Sizes of the files that a run writes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sizes {
     output: u64,
@@ -43,8 +43,8 @@ impl Sizes {
     }
 }
 
-/// Whether there is room for what the run will write: the matrix, its copies and the state, and for the save of one of
-/// them beside the one that it replaces. How many copies there will be is known once the text's `chunks` are.
+/// Fails if the disk lacks space for the matrix, its copies and the state, and for one save beside the file that it replaces.
+/// The number of copies follows from the text's `chunks`.
 pub(crate) fn check_room(task: &Collect, chunks: Option<(&Chunks, &Layout)>) -> anyhow::Result<()> {
     let path = task.merge.output.path();
     // A pipe or a device takes what it takes, and llama.cpp says what is wrong with a model.
@@ -88,7 +88,7 @@ fn sizes(task: &Collect, weights: Weights, chunks: Option<(&Chunks, &Layout)>) -
     Sizes { output, state: if task.keeps_state { state } else { 0 }, copies }
 }
 
-/// What is collected: weights of layers, and their channels times matrices.
+/// Collected weights: their number, and their channels times matrices.
 #[derive(Clone, Copy, Debug, Default)]
 struct Weights {
     count: u64,
@@ -96,7 +96,7 @@ struct Weights {
 }
 
 impl Weights {
-    /// Of all files of a model.
+    /// Counts the weights in all files of a model.
     fn of(model: &Path) -> Option<Self> {
         let mut all = Self::default();
         for file in model_files(model).ok()? {
@@ -110,7 +110,7 @@ impl Weights {
         Some(all)
     }
 
-    /// Of a file with so many bytes a value.
+    /// Returns the size of a file with `per_value` bytes per value.
     fn bytes(self, per_value: u64) -> u64 {
         self.values.saturating_mul(per_value).saturating_add(self.count * WEIGHT_BYTES + HEAD_BYTES)
     }

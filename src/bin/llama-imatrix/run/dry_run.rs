@@ -1,4 +1,4 @@
-//! `--dry-run`: what a run would be, without one.
+//! `--dry-run`: the size of a run, and the memory it needs.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::text::Text;
 use crate::config::Collect;
 use crate::ui::print::print_document;
 
-/// Prints it.
+/// Prints the report.
 pub(crate) fn report(
     task: &Collect,
     model: &Model,

@@ -1,4 +1,4 @@
-//! What goes on during a run: lines, saves, the bar.
+//! Handles the events of a run: prints lines, saves, updates the progress bar.
 
 use std::borrow::Cow;
 use std::io::IsTerminal;
@@ -14,23 +14,23 @@ use crate::ui::print::print;
 use crate::ui::signals::Signals;
 use crate::ui::{log, progress};
 
-/// A run as its user sees it.
+/// Handler of a run's events.
 pub(crate) struct EventHandler<'a> {
     task: &'a Collect,
-    /// What goes into the matrix besides the sums.
+    /// Metadata of the matrix.
     base: Imatrix,
     state: Option<StateFile>,
     signals: Signals,
-    /// Perplexities that wait for the bar to go: on one terminal, the bar would be drawn over them.
+    /// Perplexities held back until the bar is removed, which would be drawn over them on the same terminal.
     held: Option<String>,
     perplexity: Option<f64>,
     experts: Option<Experts>,
-    /// A signal has asked how far the run is.
+    /// Set when a signal has asked for a report.
     report_asked: bool,
-    /// A signal has asked for a save, which has not come yet.
+    /// Set when a signal has asked for a save, until it is made.
     save_asked: bool,
     saved_chunks: Option<i32>,
-    /// Of results that nothing is tried again for.
+    /// Failed saves of copies, which are not tried again.
     failures: Vec<anyhow::Error>,
 }
 
@@ -53,7 +53,7 @@ impl<'a> EventHandler<'a> {
         }
     }
 
-    /// The matrix of these sums, which stay where they are.
+    /// Returns the matrix of these sums, by reference.
     pub(crate) fn imatrix<'e>(&self, chunks: i32, entries: &'e [(&str, Cow<'_, Entry>)]) -> Imatrix<Numbers<'e>> {
         let mut imatrix = Imatrix::from_entries(entries.iter().map(|(name, entry)| (*name, entry.as_ref())));
         imatrix.chunk_count = chunks;
@@ -76,14 +76,14 @@ impl<'a> EventHandler<'a> {
         }
     }
 
-    /// Perplexity and the experts that no token has come to.
+    /// Describes perplexity and unseen experts.
     fn so_far(&self) -> Vec<String> {
         let perplexity = self.perplexity.map(|value| format!("PPL {value:.4}"));
         let unseen = |experts: &Experts| format!("{} of {} experts unseen", experts.unseen, experts.total);
         perplexity.into_iter().chain(self.experts.as_ref().map(unseen)).collect()
     }
 
-    /// An error with what is left of the run.
+    /// Adds to an error which file holds the run.
     pub(crate) fn explain(&self, error: Error) -> anyhow::Error {
         let error = anyhow::Error::from(error);
         if let Some(state) = self.state.as_ref().filter(|state| state.is_saved()) {
@@ -101,7 +101,7 @@ impl<'a> EventHandler<'a> {
         }
     }
 
-    /// The signal that has ended the run.
+    /// Returns the signal that ended the run.
     pub(crate) fn ended_by(&self) -> i32 {
         self.signals.ended_by().unwrap_or(2)
     }
@@ -110,7 +110,7 @@ impl<'a> EventHandler<'a> {
         self.state.as_mut()
     }
 
-    /// Copies that could not be saved.
+    /// Takes the errors of copies that could not be saved.
     pub(crate) fn take_failures(&mut self) -> Vec<anyhow::Error> {
         std::mem::take(&mut self.failures)
     }

@@ -30,7 +30,7 @@ pub(crate) fn complete(
     if let Some(lens) = lens {
         lens.print();
     }
-    tell_of_coverage(task, collector, outcome);
+    log_coverage(task, collector, outcome);
     warn_of_discarded(&outcome.position.discarded);
     if collector.inputs_of_too_few_rows() > 0 {
         log::warn(format_args!(
@@ -56,8 +56,8 @@ pub(crate) fn complete(
     Ok(())
 }
 
-/// Whether every expert has the tokens it was to have.
-fn tell_of_coverage(task: &Collect, collector: &Collector, outcome: &Outcome) {
+/// Logs whether `--stop-when-covered` has reached its goal.
+fn log_coverage(task: &Collect, collector: &Collector, outcome: &Outcome) {
     let Some(tokens) = task.flags.stop_when_covered else { return };
     match collector.experts() {
         None => log::warn(format_args!("--stop-when-covered: the model has no experts")),

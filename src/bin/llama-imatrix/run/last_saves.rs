@@ -1,5 +1,5 @@
-//! What is saved when a run ends: matrix and state first, then the rest, and the state is removed last. An error keeps
-//! nothing else from being saved, and none hides another.
+//! Saves at the end of a run: matrix and state first, then the rest; the state is removed last. After an error the other
+//! files are still saved, and every error is reported.
 
 use std::process::ExitCode;
 
@@ -53,7 +53,7 @@ pub(crate) fn end(task: &Collect, events: &mut EventHandler<'_>, errors: &[anyho
     Ok(())
 }
 
-/// A signal has ended the run: everything so far is saved.
+/// Saves everything so far, after a signal has ended the run.
 pub(crate) fn interrupted(
     task: &Collect,
     events: &mut EventHandler<'_>,
@@ -106,7 +106,7 @@ fn save_matrix(task: &Collect, events: &EventHandler<'_>, snapshot: &Snapshot) -
     task.merge.output.save_final(&imatrix)
 }
 
-/// All errors as one; none hides another.
+/// Joins all errors to one.
 fn all_errors(errors: &[anyhow::Error]) -> anyhow::Result<()> {
     match errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>() {
         all if all.is_empty() => Ok(()),

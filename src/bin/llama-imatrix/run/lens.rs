@@ -1,4 +1,4 @@
-//! What a run says about the model's layers.
+//! Measurements of the model's layers.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::config::output::or_rescue;
 use crate::ui::log;
 use crate::ui::print::print;
 
-/// What is to be found out, if anything. A file of logits is held against the model and the text.
+/// Returns the measurements to make. Checks a file of logits against the model and the text.
 pub(crate) fn options(task: &Collect, model: &Model, chunks: &Chunks) -> anyhow::Result<Option<LensOptions>> {
     let Some(lens) = &task.lens else { return Ok(None) };
     let flags = &task.flags;
@@ -44,15 +44,15 @@ pub(crate) fn options(task: &Collect, model: &Model, chunks: &Chunks) -> anyhow:
     }))
 }
 
-/// What was found out.
+/// Results of the measurements.
 pub(crate) struct LensResult {
     file: LensFile,
-    /// Where it goes, if it is written.
+    /// Path of the lens file, if it is written.
     path: Option<PathBuf>,
 }
 
 impl LensResult {
-    /// `None` where nothing was asked for, or no chunk was evaluated.
+    /// Returns `None` if no measurement was asked for, or no chunk was evaluated.
     pub(crate) fn new(
         task: &Collect,
         model: &Model,
@@ -83,7 +83,7 @@ impl LensResult {
         Some(Self { file, path: lens.path.clone() })
     }
 
-    /// The tables, on standard output.
+    /// Prints the tables.
     pub(crate) fn print(&self) {
         for table in tables(&self.file) {
             print(format_args!("\n{}\n\n", table.title));
@@ -98,7 +98,7 @@ impl LensResult {
     }
 }
 
-/// Writes the file, if there is anything to write; where that fails, to the temporary folder.
+/// Writes the lens file, if there is one; to the temporary folder if that fails.
 pub(crate) fn save(result: Option<&LensResult>) -> anyhow::Result<()> {
     let Some((file, path)) = result.and_then(|result| Some((&result.file, result.path.as_ref()?))) else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! One run at a time for one output: two would take turns replacing each other's state.
+//! A lock that keeps two runs from writing the same output.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -99,7 +99,7 @@ fn open(path: &Path) -> io::Result<(File, bool)> {
     }
 }
 
-/// Whether a run of this program has created the file.
+/// Returns true if a run of this program has created the file.
 fn is_ours(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! A run: a model over a text. What needs llama.cpp is here.
+//! Evaluates a model over a text. All code that needs llama.cpp is here.
 
 mod about;
 #[cfg(feature = "llama")]
@@ -39,7 +39,7 @@ pub(crate) use about::{devices, version};
 #[cfg(feature = "llama")]
 pub(crate) use collect::collect;
 
-/// Without llama.cpp there are no runs.
+/// Fails: runs need llama.cpp.
 #[cfg(not(feature = "llama"))]
 pub(crate) fn collect(_: &crate::config::Collect) -> anyhow::Result<std::process::ExitCode> {
     anyhow::bail!("this program was built without llama.cpp: it can merge and show matrices, but not collect them")

@@ -1,4 +1,4 @@
-//! `--nextn` and `--model-draft`: the NextN layer, and what is said about it.
+//! `--nextn` and `--model-draft`: finds the NextN layer.
 
 use llama_imatrix::llama::{Error, Model, ModelOptions, nextn_available};
 use llama_imatrix::nextn::{self, Layer, Located, ModelHeader, check_vocabularies};

@@ -1,4 +1,4 @@
-//! What is found out before hours of evaluation: files, the room on the disk, other runs of the same output.
+//! Checks before the evaluation: files, free space, other runs of the same output.
 
 use llama_imatrix::atomic_file::remove_leftovers;
 use llama_imatrix::calibration::Chunks;
@@ -10,7 +10,7 @@ use super::lock::Lock;
 use crate::config::Collect;
 use crate::ui::log;
 
-/// Fails where a run cannot succeed, before a model is loaded.
+/// Fails if a run cannot succeed, before a model is loaded.
 pub(crate) fn check(task: &Collect) -> anyhow::Result<()> {
     check_files(&task.model, task.draft_model.as_deref())?;
     if !task.flags.dry_run {
@@ -22,12 +22,12 @@ pub(crate) fn check(task: &Collect) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fails where the disk has no room for all files of the run, numbered copies included.
+/// Fails if the disk lacks space for all files of the run, numbered copies included.
 pub(crate) fn check_room(task: &Collect, chunks: &Chunks, layout: &Layout) -> anyhow::Result<()> {
     disk::check_room(task, Some((chunks, layout)))
 }
 
-/// Keeps other runs from the output, and clears away what killed ones have left of their saves.
+/// Locks the output against other runs, and removes unfinished saves of killed runs.
 pub(crate) fn lock_output(task: &Collect) -> anyhow::Result<Option<Lock>> {
     let output = &task.merge.output;
     if !output.is_file() {

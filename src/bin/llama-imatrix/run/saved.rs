@@ -1,9 +1,9 @@
-//! What is left of a run that ends now, for the message at its end.
+//! The files that a run has saved so far, for the message if it ends now.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// What is on disk: the state, and else the matrix, with its chunks.
+/// The saved state, and the saved matrix with its chunks.
 static STATE: Mutex<Option<PathBuf>> = Mutex::new(None);
 static MATRIX: Mutex<Option<(PathBuf, i32)>> = Mutex::new(None);
 
@@ -15,7 +15,7 @@ pub(crate) fn matrix_is_saved(path: &Path, chunks: i32) {
     *MATRIX.lock().unwrap_or_else(PoisonError::into_inner) = Some((path.to_owned(), chunks));
 }
 
-/// What is left of the run if it ends now, to go on with a message.
+/// Returns the end of a message: which files hold the run if it ends now.
 pub(crate) fn what_is_left() -> String {
     let state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let matrix = MATRIX.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Flags in llama.cpp's terms: what a backend, a model and a context are set up with.
+//! Flags as options of llama.cpp: of the backend, the model and the context.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -166,7 +166,7 @@ fn override_value(value: &KvOverride) -> OverrideValue {
     }
 }
 
-/// The model, with its adapters.
+/// Loads the model, with its adapters.
 pub(crate) fn load_model(task: &Collect, options: &ModelOptions) -> anyhow::Result<Model> {
     let mut model = Model::load(&task.model, options)?;
     if options.dry {
@@ -211,7 +211,7 @@ pub(crate) fn sum_on(flags: &Flags) -> SumOn {
     }
 }
 
-/// Before the first thread is started, which takes it on.
+/// Sets the priority of the process. The threads, which start later, inherit it.
 fn set_priority(task: &Collect) {
     if let Err(error) = priority(task.threads.prio).apply_to_process() {
         log::warn(format_args!("failed to set process priority {}: {error}", task.threads.prio));

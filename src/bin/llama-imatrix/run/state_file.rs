@@ -1,4 +1,4 @@
-//! The state file of a run: written between chunks, gone on from with --resume.
+//! The state file of a run: written between chunks, continued by `--resume`.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ use crate::config::Collect;
 use crate::config::output::or_rescue;
 use crate::ui::log;
 
-/// Of a run's time, saves take one part in so many, where workers have the sums.
-const SAVE_EVERY_SO_MANY_TIMES_ITS_COST: u32 = 50;
+/// With workers, a save is due after at least this many times the duration of the last one.
+const SAVE_INTERVAL_PER_COST: u32 = 50;
 
 /// When the state is saved, and what is in it besides the sums.
 pub(crate) struct StateFile {
@@ -27,7 +27,7 @@ pub(crate) struct StateFile {
     output: Output,
     n_chunks: u64,
     shard: llama_imatrix::state::Shard,
-    /// Every so many chunks, or else every so often; neither: never.
+    /// Chunks between saves; without it `interval` counts; without both nothing is saved.
     every: Option<u64>,
     interval: Option<Duration>,
     last: Instant,
@@ -36,7 +36,7 @@ pub(crate) struct StateFile {
     due_since: std::cell::Cell<Option<Instant>>,
     cost: Option<Duration>,
     workers: bool,
-    /// Whether the file is this run's.
+    /// True if the file is this run's.
     ours: bool,
 }
 
@@ -93,12 +93,12 @@ impl StateFile {
         &self.path
     }
 
-    /// Whether the file holds this run.
+    /// Returns true if the file holds this run.
     pub(crate) fn is_saved(&self) -> bool {
         self.ours
     }
 
-    /// The run that the file holds, if it is this one.
+    /// Loads the run that the file holds. Fails if it is another run.
     pub(crate) fn load(&mut self) -> anyhow::Result<Option<Start>> {
         if !self.path.exists() {
             return Ok(None);
@@ -173,13 +173,13 @@ impl StateFile {
         }
     }
 
-    /// Whether it is time to save.
+    /// Returns true if a save is due.
     pub(crate) fn is_due(&self, position: &Position) -> bool {
         let is_due = match (self.every, self.interval) {
             (Some(every), _) => position.done.len() >= self.last_chunks + every,
             (None, Some(interval)) => {
                 // As often as costs little: what a worker has is lost with it.
-                let affordable = self.cost.map_or(Duration::ZERO, |cost| cost * SAVE_EVERY_SO_MANY_TIMES_ITS_COST);
+                let affordable = self.cost.map_or(Duration::ZERO, |cost| cost * SAVE_INTERVAL_PER_COST);
                 let interval = if self.workers { interval.min(affordable) } else { interval };
                 self.last.elapsed() >= interval
             }
@@ -227,7 +227,7 @@ impl StateFile {
         }
     }
 
-    /// The run is complete and all results are saved: its file has served.
+    /// Removes the file, once the run is complete and all results are saved.
     pub(crate) fn remove(&self) {
         if self.ours
             && let Err(error) = std::fs::remove_file(&self.path)

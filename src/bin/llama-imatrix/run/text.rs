@@ -1,4 +1,4 @@
-//! From the files of the calibration text to chunks of tokens.
+//! The calibration text as chunks of tokens.
 
 use std::ffi::CStr;
 use std::time::Instant;
@@ -11,11 +11,11 @@ use llama_imatrix::state::Digest;
 use crate::config::Collect;
 use crate::ui::{log, progress};
 
-/// Chunks, and what their tokens are known by.
+/// Chunks, and the digest of their tokens.
 pub(crate) struct Text {
     pub(crate) chunks: Chunks,
     pub(crate) digest: Digest,
-    /// Tokens of the whole text.
+    /// Number of tokens of the whole text.
     pub(crate) n_tokens: usize,
     pub(crate) n_documents: usize,
 }
@@ -77,7 +77,7 @@ fn start_progress(task: &Collect, model: &Model) {
     }
 }
 
-/// The template that conversations are rendered with, if there is a conversation and a template.
+/// Returns the template for conversations, if there is a conversation and a template.
 fn chat_template(task: &Collect, model: &Model) -> anyhow::Result<Option<ChatTemplate>> {
     let needed = task.corpus.items.iter().any(|item| matches!(item.body, Body::Conversation(_)));
     if !needed {

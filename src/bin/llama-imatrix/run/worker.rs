@@ -1,4 +1,4 @@
-//! `worker`: lends this machine's devices to a run on another.
+//! `worker`: lends this machine's devices to a run on another machine.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -78,7 +78,7 @@ fn devices(
     Ok(if others.is_empty() { cpu.into_iter().take(1).collect() } else { others })
 }
 
-/// Where llama.cpp's own server keeps weights.
+/// Returns the folder where llama.cpp's own server keeps weights.
 #[cfg(feature = "llama")]
 fn cache_folder() -> anyhow::Result<PathBuf> {
     use anyhow::Context as _;
@@ -100,7 +100,7 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// ggml's server loop has no end of its own. A run that uses the worker then ends with an error.
+/// Ends the process on a signal, since ggml's server loop never ends. A run that uses the worker then fails.
 #[cfg(feature = "llama")]
 fn stop_on_signals() -> anyhow::Result<()> {
     use signal_hook::consts::{SIGINT, SIGTERM};

@@ -1,4 +1,4 @@
-//! A worker that is lost in the middle of a run: the process ends then, and the user is told first what is left of the run.
+//! A worker that disconnects during a run: the process ends, with a message that names the files saved so far.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use super::saved::what_is_left;
 use crate::ui::signals::{Signals, interrupted};
 use crate::ui::{log, progress};
 
-/// Watches RPC servers, and ends the run once one is lost or has been silent for `timeout`; earlier once a signal has asked
-/// for the end.
+/// Watches RPC servers, and ends the run when one disconnects or has been silent for `timeout`, or earlier if a signal has
+/// asked for the end.
 pub(crate) fn watch_workers(backend: &Backend, timeout: Option<Duration>, signals: &Signals) {
     let ending = signals.clone();
     on_lost_server(move |lost| {

@@ -24,7 +24,7 @@ pub(crate) mod level {
     pub(crate) const DEBUG: i32 = 5;
 }
 
-/// How the log is written, and where to.
+/// Options of the log.
 #[derive(Debug, Clone, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "one field per flag, as users know them")]
 pub(crate) struct LogOptions {
@@ -39,17 +39,17 @@ pub(crate) struct LogOptions {
 
 static VERBOSITY: AtomicI32 = AtomicI32::new(level::INFO);
 static SINK: OnceLock<Sink> = OnceLock::new();
-/// What could not be written, each the first time: a part of standard output or of the log's file is lost.
+/// First write error per place: a part of standard output or of the log's file is lost.
 static LOST: Mutex<Vec<(Place, std::io::Error)>> = Mutex::new(Vec::new());
 
-/// Where data goes that is not to be lost without a word.
+/// A place where lost data must be reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Stdout,
     File,
 }
 
-/// Keeps the first error. Nobody reading on (`| head`) is no reason to stop, and no error.
+/// Keeps the first error. A closed pipe (`| head`) is no error.
 fn note(place: Place, written: std::io::Result<()>) {
     let Err(error) = written else { return };
     let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,12 +58,12 @@ fn note(place: Place, written: std::io::Result<()>) {
     }
 }
 
-/// Whether a part of standard output is lost.
+/// Returns true if a part of standard output is lost.
 pub(crate) fn has_lost_output() -> bool {
     LOST.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(place, _)| *place == Place::Stdout)
 }
 
-/// Says what could not be written. Then the exit code is that of a failure: whoever reads the output would miss it.
+/// Reports what could not be written. Returns the exit code of a failure then, since a reader would miss that part.
 pub(crate) fn exit_code(code: ExitCode) -> ExitCode {
     let lost = std::mem::take(&mut *LOST.lock().unwrap_or_else(PoisonError::into_inner));
     for (place, failure) in &lost {
@@ -124,14 +124,14 @@ pub(crate) fn debug(message: fmt::Arguments<'_>) {
     line(level::DEBUG, "", message);
 }
 
-/// Data for standard output.
+/// Writes data to standard output.
 pub(crate) fn output(text: fmt::Arguments<'_>) {
     if level::OUTPUT <= verbosity() {
         emit(Kind::Output, "", &text.to_string());
     }
 }
 
-/// Straight to standard error, whatever is set.
+/// Writes to standard error, whatever the options say.
 pub(crate) fn raw(text: fmt::Arguments<'_>) {
     // A closed standard error is no reason to stop.
     progress::suspended(|| {
@@ -152,7 +152,7 @@ enum Kind {
     Warn,
     Info,
     Debug,
-    /// Goes on with the piece before.
+    /// Continues the piece before.
     #[cfg(feature = "llama")]
     More,
 }

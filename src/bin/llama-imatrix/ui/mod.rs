@@ -1,4 +1,4 @@
-//! What a user sees of a run and sends to it: the log, standard output, the progress bar, signals.
+//! The program's user interface while it works: the log, standard output, the progress bar, signals.
 
 pub(crate) mod log;
 pub(crate) mod print;

@@ -36,12 +36,12 @@ fn show(new: ProgressBar, template: &str) {
     *bar() = Some(new);
 }
 
-/// Something is going on that cannot say how far it is.
+/// Shows a spinner, for work of unknown length.
 pub(crate) fn spin(message: String) {
     show(ProgressBar::new_spinner().with_message(message), "{spinner} {msg} [{elapsed}]");
 }
 
-/// `total` chunks are to come.
+/// Shows a bar for `total` chunks.
 pub(crate) fn start_chunks(total: usize) {
     show(
         ProgressBar::new(total as u64),
@@ -49,7 +49,7 @@ pub(crate) fn start_chunks(total: usize) {
     );
 }
 
-/// `done` chunks are through.
+/// Sets the number of chunks done.
 pub(crate) fn set_chunks(done: usize, message: String) {
     if let Some(bar) = bar().as_ref() {
         bar.set_position(done as u64);
@@ -57,7 +57,7 @@ pub(crate) fn set_chunks(done: usize, message: String) {
     }
 }
 
-/// A file or text of so many bytes is to come, if that is known.
+/// Shows a bar for `total` bytes, or a spinner if the total is unknown.
 #[cfg(any(feature = "download", feature = "llama"))]
 pub(crate) fn start_bytes(name: String, total: Option<u64>) {
     match total {
@@ -69,7 +69,7 @@ pub(crate) fn start_bytes(name: String, total: Option<u64>) {
     }
 }
 
-/// `done` bytes are through.
+/// Sets the number of bytes done.
 #[cfg(any(feature = "download", feature = "llama"))]
 pub(crate) fn set_bytes(done: u64) {
     if let Some(bar) = bar().as_ref() {
@@ -77,14 +77,14 @@ pub(crate) fn set_bytes(done: u64) {
     }
 }
 
-/// Takes the bar away.
+/// Removes the bar.
 pub(crate) fn finish() {
     if let Some(bar) = bar().take() {
         bar.finish_and_clear();
     }
 }
 
-/// Runs `write` with the bar out of the way.
+/// Runs `write` while the bar is hidden.
 pub(crate) fn suspended(write: impl FnOnce()) {
     match bar().as_ref() {
         Some(bar) => bar.suspend(write),

@@ -1,4 +1,4 @@
-//! What is said of a result: the perplexity, and what is missing.
+//! Messages about a result: its perplexity, and what it lacks.
 
 use llama_imatrix::imatrix::{Imatrix, Values};
 use llama_imatrix::perplexity::Estimate;
@@ -7,14 +7,14 @@ use llama_imatrix::state::ChunkSet;
 use super::log;
 use super::print::print;
 
-/// The empty line that a save leaves on standard output.
+/// Prints the empty line that a save leaves on standard output.
 pub(crate) fn print_saved() {
     if log::verbosity() >= 1 {
         print(format_args!("\n"));
     }
 }
 
-/// The perplexity of the whole text, on standard output; where that cannot be written, in the log.
+/// Prints the perplexity of the whole text; writes it to the log if standard output is lost.
 pub(crate) fn print_estimate(estimate: &Estimate) {
     let line = match estimate.error {
         Some(error) => format!("Final estimate: PPL = {:.4} +/- {error:.5}", estimate.value),
@@ -26,7 +26,7 @@ pub(crate) fn print_estimate(estimate: &Estimate) {
     }
 }
 
-/// Says which chunks are missing in the result.
+/// Warns of chunks that the result lacks.
 pub(crate) fn warn_of_discarded(discarded: &ChunkSet) {
     if !discarded.is_empty() {
         let (n, s) = (discarded.len(), if discarded.len() == 1 { "" } else { "s" });
@@ -34,7 +34,7 @@ pub(crate) fn warn_of_discarded(discarded: &ChunkSet) {
     }
 }
 
-/// Says which weights have seen too little.
+/// Warns of weights without data, and of experts that no token was routed to.
 pub(crate) fn warn_of_gaps(imatrix: &Imatrix<impl Values>) {
     for gap in imatrix.coverage() {
         if gap.is_empty() {

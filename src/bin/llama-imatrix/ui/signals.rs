@@ -1,19 +1,19 @@
-//! Signals: the first that ends a program lets the batch be finished and saved, the second does not wait. Each says so at
-//! once.
+//! Signals. The first signal that ends a program lets the run finish its batch and save; the second ends it at once. Each is
+//! acknowledged at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::log;
 
-/// What signals have asked for.
+/// Requests that signals have made.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Signals {
-    /// The run shall end.
+    /// Set when the run must end.
     pub(crate) stop: Arc<AtomicBool>,
-    /// The signal that said so.
+    /// Number of the signal that ended the run; 0: none.
     number: Arc<AtomicUsize>,
-    /// Progress shall be shown and the state saved.
+    /// Set when progress must be shown and the state saved.
     report: Arc<AtomicBool>,
 }
 
@@ -80,13 +80,13 @@ impl Signals {
         Some(self.number.load(Ordering::Relaxed) as i32).filter(|&signal| signal != 0)
     }
 
-    /// Whether a report has been asked for since the last call.
+    /// Returns true if a signal has asked for a report since the last call.
     pub(crate) fn take_report(&self) -> bool {
         self.report.swap(false, Ordering::Relaxed)
     }
 }
 
-/// What a signal has done to the program.
+/// Returns the message that a signal ended the program.
 pub(crate) fn interrupted(signal: i32) -> String {
     match signal {
         signal_hook::consts::SIGINT => "interrupted".to_owned(),

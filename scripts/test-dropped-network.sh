@@ -117,7 +117,7 @@ code=0
 wait "$client" || code=$?
 [ "$code" -eq 1 ] || die "exit code $code, not 1"
 grep -q "RPC server '10.77.0.2:50052'" cut.log || die "the error does not name the worker"
-grep -q -- "--resume goes on with it" cut.log || die "the error does not say how to go on"
+grep -q -- "--resume continues it" cut.log || die "the error does not say how to go on"
 echo "the run ended $((SECONDS - cut)) s after the network was cut, with a time-out of $timeout s:"
 grep '^error:' cut.log || tail -n 1 cut.log
 

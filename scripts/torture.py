@@ -137,7 +137,7 @@ def readable(bench, args):
     files = bench.files()
     if "imatrix.gguf.state" in files:
         # A run that is to begin anew reads it, and says what it holds.
-        bench.fails(args, "'imatrix.gguf.state' holds a run of which ", "--resume goes on with it")
+        bench.fails(args, "'imatrix.gguf.state' holds a run with ", "--resume continues it")
     for name in files:
         if re.fullmatch(r"imatrix\.gguf(\.at_\d+)?", name):
             bench.ok([f"--show-statistics --in-file {name}"])
@@ -178,7 +178,7 @@ def killed_and_resumed(bench, references, number, rng):
         out, err = bench.ok(args + ["--resume"])
         printed += out
         there = "resuming from 'imatrix.gguf.state'" in err
-        check(there or "nothing to resume, starting anew" in err, f"does not say what it resumes\n{err}")
+        check(there or "nothing to resume" in err, f"does not say what it resumes\n{err}")
     reference.compare(bench, printed)
     bench.clear()
     return deaths
@@ -215,7 +215,7 @@ def truncated(bench):
         for length in cuts(len(state)):
             (bench.folder / "imatrix.gguf.state").write_bytes(state[:length])
             bench.fails([*args, "--resume"], "cannot resume from 'imatrix.gguf.state'")
-            bench.fails(args, "'imatrix.gguf.state' is there and is no state that can be read")
+            bench.fails(args, "'imatrix.gguf.state' exists and is not a readable state")
             bench.fails(["merge imatrix.gguf.state -o merged.gguf"], "imatrix.gguf.state: ")
             check((bench.folder / "imatrix.gguf.state").read_bytes() == state[:length], "the state was written to")
         counts.append(("state", len(cuts(len(state)))))
@@ -301,7 +301,7 @@ class Elsewhere(Bench):
         return super().command(model, f"-o {self.disk}/imatrix.gguf {flags}")
 
 
-TRIED_AGAIN = "the run goes on, and it is tried again"
+TRIED_AGAIN = "the run continues and will try again"
 
 
 def full_disk(bench, reference, disk):

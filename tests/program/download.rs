@@ -187,7 +187,7 @@ mod with_server {
         let (bench, server) = (Bench::new(&[]), Server::start());
         server.put("/a/m.gguf?x=1", llama(Some("\"1\"")));
         let url = format!("-mu {}/a/m.gguf?x=1", server.address);
-        fails(&bench, &server, &format!("{url} --offline"), &["cache/m.gguf' is not there", "--offline"]);
+        fails(&bench, &server, &format!("{url} --offline"), &["cache/m.gguf' does not exist", "--offline"]);
         assert!(server.asked().is_empty());
         let ran = works(&bench, &server, &url);
         assert!(ran.stderr.contains("downloading http://127.0.0.1:"), "{}", ran.stderr);
@@ -240,7 +240,7 @@ mod with_server {
         fails(&bench, &server, &format!("-mu http://{unused}/m.gguf"), &says);
         fails(&bench, &server, "-mu ftp://127.0.0.1/m.gguf", &["begins with http:// or https://"]);
         fails(&bench, &server, &format!("-mu {address}/"), &["names no file"]);
-        fails(&bench, &server, "-dr model --offline", &["ai_model_latest.gguf' is not there"]);
+        fails(&bench, &server, "-dr model --offline", &["ai_model_latest.gguf' does not exist"]);
         // What is wrong elsewhere is told first.
         server.asked();
         fails(&bench, &server, &format!("-mu {address}/m.gguf -ub 0"), &["--ubatch-size must be above 0"]);
@@ -268,7 +268,7 @@ mod with_server {
             let ran = with(&bench, &server, &url);
             assert_eq!(ran.code, Some(1), "{}", ran.stderr);
             assert!(ran.stderr.contains(&format!("broke off after {half} of {} bytes", model.len())), "{}", ran.stderr);
-            assert!(ran.stderr.contains("hint: the same command goes on from there"), "{}", ran.stderr);
+            assert!(ran.stderr.contains("hint: the same command resumes the download"), "{}", ran.stderr);
             assert!(left.iter().all(|file| bench.path(file).exists()) && !bench.path("cache/m.gguf").exists());
             headers(&server, "range:");
         };
@@ -364,7 +364,11 @@ mod with_server {
         let sent = |server: &Server| server.requests.lock().unwrap().iter().any(|request| request.contains(&token));
         assert!(sent(&server) && !sent(&other));
         let ran = works(&bench, &server, &format!("-hft secret -m 3.gguf -mu {}/m.gguf", server.address));
-        assert!(ran.stderr.contains("--hf-token is no token") && !ran.stderr.contains("secret"), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("--hf-token is not a Hugging Face token") && !ran.stderr.contains("secret"),
+            "{}",
+            ran.stderr
+        );
     }
 
     #[test]

@@ -120,8 +120,11 @@ fn shards_that_are_not_a_whole_are_refused() {
     let bytes = bench.read(one);
     bench.write("cut.state", &bytes[..bytes.len() - 1]);
     bench.fails(&format!("merge {zero} cut.state {two}"), &["cut.state: the state file is incomplete or damaged"]);
-    bench.fails(&format!("merge {all} whole.gguf"), &["'whole.gguf' is no state: states merge with states alone"]);
-    bench.fails(&format!("merge {all} --weight 1,1,1"), &["--weight is for matrices"]);
+    bench.fails(
+        &format!("merge {all} whole.gguf"),
+        &["'whole.gguf' is not a state: states can only be merged with states"],
+    );
+    bench.fails(&format!("merge {all} --weight 1,1,1"), &["--weight cannot be combined with state files"]);
     bench.fails(
         &format!("merge {all} -o {one}"),
         &[&format!("'{one}' is read by merge and would be written over by --output")],
@@ -162,16 +165,16 @@ fn matrices_merge_with_weights() {
         }
     }
     let ran = bench.ok("merge a.dat b.gguf --weight 0.5,1 --legacy-chunk-size 64 -o legacy.gguf");
-    assert!(ran.stderr.contains("'a.dat' does not say its chunk size: 64 tokens are assumed"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("'a.dat' does not store its chunk size: 64 tokens are assumed"), "{}", ran.stderr);
     let legacy = Imatrix::load(bench.path("legacy.gguf")).unwrap();
     assert_eq!(legacy.entries["blk.0.attn_q.weight"].counts, [2 * 64 + 2 * 64]);
     let ran = bench.ok("merge a.gguf b.gguf -o both.dat");
-    assert!(ran.stderr.contains("a .dat file names one data set, the last: 'second.txt'"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("a .dat file stores one data set, the last: 'second.txt'"), "{}", ran.stderr);
 
     bench.write("out.gguf", EARLIER_MATRIX);
     bench.ok("-m qwen2.gguf -f second.txt -c 64 -b 64 --no-ppl --chunks 2 -o qwen2.imatrix.gguf");
     for (args, says) in [
-        ("a.gguf b.gguf --weight 2", "--weight is given for 1 of 2 files"),
+        ("a.gguf b.gguf --weight 2", "--weight: found 1 weights for 2 files"),
         ("a.gguf b.gguf --weight 1,0", "expected a number above 0"),
         ("a.gguf b.gguf --weight 1,NaN", "expected a number above 0"),
         ("a.gguf second.txt", "failed to load imatrix 'second.txt'"),

@@ -56,7 +56,7 @@ fn an_abort_keeps_all_before_it() {
         let ran = bench.run(&format!("{RUN} {flags}"));
         assert_eq!(ran.code, Some(1), "{ran:?}");
         assert!(ran.stderr.contains(&format!("error: chunk {bad}, tokens ")), "{}", ran.stderr);
-        assert!(ran.stderr.contains("is in 'imatrix.gguf.state', --resume goes on with it"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("is in 'imatrix.gguf.state'; hint: --resume continues it"), "{}", ran.stderr);
         let state = State::load(bench.path("imatrix.gguf.state")).unwrap();
         assert_eq!(state.progress.done.to_string(), format!("1-{}", bad - 1));
         let ran = bench.ok(&format!("{RUN} --resume"));

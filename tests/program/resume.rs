@@ -158,14 +158,14 @@ fn a_state_is_gone_on_from_by_the_same_run_alone() {
     let bench = Bench::new(&["llama", "qwen2"]);
     bench.write("other.txt", support::text(1500, 4).as_bytes());
     let ran = bench.ok(&format!("{RUN} --chunks 2 --resume -o none.gguf"));
-    assert!(ran.stderr.contains("there is no 'none.gguf.state': nothing to resume, starting anew"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("'none.gguf.state' does not exist: nothing to resume"), "{}", ran.stderr);
 
     let mut stopped = bench.command(&format!("{RUN} --state-frequency 3"));
     stopped.env("LLAMA_IMATRIX_TEST_STOP_SAVE", "end:1");
     assert_eq!(run(&mut stopped).code, None);
     let state = bench.read("imatrix.gguf.state");
-    let n = "'imatrix.gguf.state' holds a run of which 3 of ";
-    bench.fails(RUN, &[n, "--resume goes on with it; to begin anew, delete it"]);
+    let n = "'imatrix.gguf.state' holds a run with 3 of ";
+    bench.fails(RUN, &[n, "hint: --resume continues it; delete the file to start over"]);
     for (flags, says) in [
         ("-m qwen2.gguf -f calibration.txt -c 64 -b 64", "the model's architecture is llama before, qwen2 now"),
         ("-m llama.gguf -f other.txt -c 64 -b 64", "the text's tokens (sha256) is "),
@@ -189,7 +189,7 @@ fn a_state_is_gone_on_from_by_the_same_run_alone() {
     for len in [0, 4, 100, state.len() / 2, state.len() - 1] {
         bench.write("imatrix.gguf.state", &state[..len]);
         bench.fails(&format!("{RUN} --resume"), &["cannot resume from 'imatrix.gguf.state'"]);
-        bench.fails(RUN, &["'imatrix.gguf.state' is there and is no state that can be read", "delete it"]);
+        bench.fails(RUN, &["'imatrix.gguf.state' exists and is not a readable state", "hint: delete it"]);
         assert_eq!(bench.read("imatrix.gguf.state").len(), len);
     }
     bench.write("imatrix.gguf.state", &state);
@@ -211,7 +211,7 @@ fn a_state_that_cannot_be_saved_costs_nothing() {
     let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"";
     let ran = run_in_shell(&bench, script, &format!("{run} --resume --state-frequency 1"));
     assert_eq!(ran.code, Some(1), "{ran:?}");
-    let warnings = ran.stderr.matches("the run goes on, and it is tried again").count();
+    let warnings = ran.stderr.matches("the run continues and will try again").count();
     assert_eq!(warnings, 5, "chunks 4 to 8\n{}", ran.stderr);
     assert!(bench.read("imatrix.gguf.state") == state && bench.read("imatrix.gguf") == EARLIER_MATRIX);
     let mut left = bench.new_files(&["llama.gguf", "whole.gguf"]);

@@ -49,7 +49,7 @@ fn a_lens_file_that_cannot_be_written_costs_neither_matrix_nor_state() {
         let state = state.unwrap_or_else(|error| panic!("the state went before all else was saved: {error}"));
         if interrupt {
             assert_eq!(matrix.chunk_count as u64, state.progress.done.len());
-            assert!(stderr.contains("the same command with --resume goes on"), "{stderr}");
+            assert!(stderr.contains("the same command with --resume continues it"), "{stderr}");
         } else {
             assert!(String::from_utf8_lossy(&output.stdout).contains("Final estimate"));
         }
@@ -174,7 +174,7 @@ fn shards_named_like_a_matrix_get_a_state_each() {
     assert_eq!(bench.new_files(&known), ["s.0-of-3.state", "s.1-of-3.state", "s.2-of-3.state"]);
     bench.fails(
         &format!("{run} --shard 1/3 -o s.0-of-3.state"),
-        &["'s.0-of-3.state' holds shard 0/3 and this is shard 1/3", "hint: give each shard an --output of its own"],
+        &["'s.0-of-3.state' holds shard 0/3 and this is shard 1/3", "hint: give each shard its own --output"],
     );
     bench.ok("merge s.0-of-3.state s.1-of-3.state s.2-of-3.state -o merged.gguf");
     assert!(bench.read("merged.gguf") == bench.read("whole.gguf"));
@@ -220,7 +220,7 @@ fn a_pipe_gets_the_matrix_once_and_nothing_is_created_beside_it() {
     assert_eq!(bench.new_files(&known), [""; 0]);
     let ran = got("mkfifo p; cat p >got.gguf & \"$0\" \"$@\" -o p; code=$?; wait; exit $code", "sh", &frequent);
     assert!(ran.stdout.contains("Final estimate"), "{}", ran.stdout);
-    assert!(ran.stderr.contains("'p' is no regular file: the run keeps no state"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("'p' is not a regular file: the run keeps no state"), "{}", ran.stderr);
     assert!(bench.path("p").metadata().unwrap().file_type().is_fifo());
     std::fs::remove_file(bench.path("p")).unwrap();
     if Command::new("bash").arg("-c").arg("true").status().is_ok() {
@@ -230,7 +230,7 @@ fn a_pipe_gets_the_matrix_once_and_nothing_is_created_beside_it() {
     }
     assert_eq!(bench.new_files(&known), [""; 0]);
     for flag in ["--resume", "--state-frequency 1", "--shard 0/2"] {
-        bench.fails(&format!("{COLLECT} -o /dev/null {flag}"), &["needs a regular file as --output", "\nhint: "]);
+        bench.fails(&format!("{COLLECT} -o /dev/null {flag}"), &["requires a regular file as --output", "\nhint: "]);
     }
 }
 
@@ -241,7 +241,7 @@ fn nothing_is_created_beside_a_device() {
     let beside = || std::fs::read_dir("/dev").unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
     let before = beside();
     let ran = bench.ok(&format!("{COLLECT} -o /dev/null --logit-lens --save-frequency 1"));
-    assert!(ran.stderr.contains("'/dev/null' is no regular file: no lens file is written"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("'/dev/null' is not a regular file: no lens file is written"), "{}", ran.stderr);
     assert!(ran.stdout.contains("Logit lens") || ran.stdout.contains("lens"), "{}", ran.stdout);
     let is_ours = |name: &&std::ffi::OsString| name.to_string_lossy().contains("null");
     assert_eq!(beside().iter().filter(is_ours).count(), before.iter().filter(is_ours).count());

@@ -56,7 +56,9 @@ fn the_first_signal_saves_and_says_how_to_go_on() {
         assert!(says.iter().any(|says| ran.stderr.contains(says)), "{}", ran.stderr);
         let at_once = "finishing the current batch, then saving; Ctrl-C again to quit without saving";
         assert!(ran.stderr.contains(at_once), "{}", ran.stderr);
-        assert!(ran.stderr.contains("the state is in 'imatrix.gguf.state': the same command with --resume goes on"));
+        assert!(
+            ran.stderr.contains("the state is in 'imatrix.gguf.state': the same command with --resume continues it")
+        );
         let state = State::load(bench.path("imatrix.gguf.state")).unwrap();
         let output = Imatrix::load(bench.path("imatrix.gguf")).unwrap();
         assert_eq!(output.chunk_count as u64, state.progress.done.len(), "state and output are of the same chunks");
@@ -79,8 +81,7 @@ fn the_second_signal_does_not_wait() {
     assert!([Some(128 + 2), Some(128 + 15)].contains(&ran.code), "{ran:?}");
     assert!(!ran.stderr.contains("interrupted after"), "{}", ran.stderr);
     assert!(ran.stderr.contains("finishing the current batch of 64 chunks, then saving"), "{}", ran.stderr);
-    let says =
-        "interrupted without saving; the run up to the last save is in 'imatrix.gguf.state', --resume goes on with it";
+    let says = "interrupted without saving; the run up to the last save is in 'imatrix.gguf.state'; hint: --resume continues it";
     assert!(ran.stderr.contains(says), "{}", ran.stderr);
     State::load(bench.path("imatrix.gguf.state")).unwrap();
     assert!(!bench.path("imatrix.gguf").exists());

@@ -59,7 +59,7 @@ fn a_stopped_worker_ends_the_run_in_time_and_it_resumes_to_the_same_bytes() {
     let says = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{says}");
     assert!(says.contains(&format!("error: RPC server '{}' has not answered for 2 seconds", worker.address)), "{says}");
-    assert!(says.contains("is in 'imatrix.gguf.state', --resume goes on with it"), "{says}");
+    assert!(says.contains("is in 'imatrix.gguf.state'; hint: --resume continues it"), "{says}");
     assert!(says.contains("hint: --rpc-timeout N"), "{says}");
     // It is free for the next client as soon as it goes on.
     signal(&worker.child, "CONT");
@@ -81,7 +81,7 @@ fn the_first_signal_ends_the_wait_for_a_stopped_worker() {
     assert!(says.contains("finishing the current batch, then saving; Ctrl-C again to quit without saving"), "{says}");
     let message = format!("error: interrupted: RPC server '{}' has not answered for ", worker.address);
     assert!(says.contains(&message), "{says}");
-    assert!(says.contains("is in 'imatrix.gguf.state', --resume goes on with it"), "{says}");
+    assert!(says.contains("is in 'imatrix.gguf.state'; hint: --resume continues it"), "{says}");
     signal(&worker.child, "CONT");
 }
 

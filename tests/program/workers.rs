@@ -182,7 +182,10 @@ fn what_is_fetched_is_upstreams_to_the_bit() {
         bench.ok(&format!("{run} {way} --rpc {} -ngl 99 -o out.gguf", worker.address));
         assert!(bench.read(host) == bench.read("out.gguf"), "{way}");
     }
-    bench.fails(&format!("{run} --sum-on device --accumulate f64 -o out2.gguf"), &["--sum-on device has sums in f32"]);
+    bench.fails(
+        &format!("{run} --sum-on device --accumulate f64 -o out2.gguf"),
+        &["--sum-on device cannot be combined with --accumulate f64"],
+    );
 }
 
 #[test]
@@ -270,7 +273,7 @@ fn a_worker_that_dies_leaves_a_run_to_resume() {
     assert_eq!(output.status.code(), Some(1), "{says}");
     let message = format!("error: RPC server '{}' is gone", worker.address);
     assert!(says.contains(&message), "{says}");
-    assert!(says.contains("is in 'imatrix.gguf.state', --resume goes on with it"), "{says}");
+    assert!(says.contains("is in 'imatrix.gguf.state'; hint: --resume continues it"), "{says}");
     // On another worker, or on none.
     let chunks = llama_imatrix::state::State::load(bench.path("imatrix.gguf.state")).unwrap().progress.done.len();
     let other = Worker::start().unwrap();
@@ -346,7 +349,7 @@ fn a_worker_stops_when_it_is_told_and_warns_when_it_is_open() {
 #[test]
 fn a_worker_refuses_what_it_cannot_do() {
     let bench = Bench::new(&[]);
-    bench.fails("worker --device CUDA7", &["there is no device 'CUDA7', only "]);
+    bench.fails("worker --device CUDA7", &["unknown device 'CUDA7', expected one of "]);
     bench.fails("worker --port 0", &["0 is not in 1..=65535"]);
     bench.fails("worker --threads 0", &["0 is not in 1..=65535"]);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -2,31 +2,15 @@
 
 use clap::{Arg, CommandFactory as _};
 
-/// A command.
-pub(crate) struct Described {
-    pub(crate) name: &'static str,
-    /// What it does, in a few words.
-    pub(crate) what: &'static str,
-    pub(crate) options: Vec<CommandOption>,
-}
+use crate::args::{Command, CommandOption};
 
-/// An option of a command.
-pub(crate) struct CommandOption {
-    /// All spellings, with their dashes.
-    pub(crate) names: Vec<String>,
-    /// How its value is shown, empty where it takes none.
-    pub(crate) value: String,
-    pub(crate) help: String,
-    /// The words it takes, if there are only so many.
-    pub(crate) choices: Vec<String>,
-}
-
-pub(crate) fn all() -> Vec<Described> {
+/// Returns all commands.
+pub(crate) fn all() -> Vec<Command> {
     let mut commands = super::Commands::command();
     commands.build();
     let described = |&(name, what): &(&'static str, &'static str)| {
         let options = commands.find_subcommand(name).map(|command| command.get_opts().map(option).collect());
-        Described { name, what, options: options.unwrap_or_default() }
+        Command { name, what, options: options.unwrap_or_default() }
     };
     super::NAMES.iter().map(described).collect()
 }

@@ -1,25 +1,19 @@
 //! Commands: a word in first place, where llama.cpp's tool takes only flags. They load no model and, but for the worker,
 //! start no backend.
 
-mod compare;
-pub(crate) mod describe;
-mod load;
-mod merge;
-mod report;
-mod select;
-mod stats;
-mod worker;
+mod describe;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use llama_imatrix::report::sheet::Sheet;
-use llama_imatrix::report::text;
+use clap::{Parser, Subcommand};
 
-use crate::flags::LogOptions;
-use crate::log;
-use crate::output::unless_nobody_reads;
+use crate::offline::{compare, merge, report, stats};
+use crate::run::worker;
+use crate::ui::log::{self, LogOptions};
+use crate::ui::print::unless_nobody_reads;
+
+pub(crate) use describe::all;
 
 #[derive(Debug, Parser)]
 #[command(name = "llama-imatrix", disable_help_subcommand = true)]
@@ -30,49 +24,26 @@ struct Commands {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Statistics of matrices, for each weight and each layer.
+    /// Prints statistics of matrices per weight and per layer.
     Stats(stats::Stats),
-    /// How differently matrices weigh the channels.
+    /// Compares the channel weights of matrices.
     Compare(compare::Compare),
-    /// A page to look at matrices, or pictures of them.
+    /// Draws matrices on an HTML page, or as pictures.
     Report(report::Report),
-    /// Puts the states of shards together, or adds up matrices.
+    /// Merges the states of shards, or adds up matrices.
     Merge(merge::Merge),
     /// Lends this machine's devices to a run elsewhere.
     Worker(worker::Worker),
 }
 
-/// The commands' names and what they do, for the help.
-pub(crate) const NAMES: [(&str, &str); 5] = [
-    ("stats", "statistics of matrices: a table, JSON, CSV or Markdown"),
-    ("compare", "how differently matrices weigh the channels"),
-    ("report", "a page to look at matrices, or pictures of them"),
-    ("merge", "put the states of shards together, or add up matrices, with weights"),
+/// Names of the commands and what they do, for the help.
+const NAMES: [(&str, &str); 5] = [
+    ("stats", "print statistics of matrices: a table, JSON, CSV or Markdown"),
+    ("compare", "compare the channel weights of matrices"),
+    ("report", "draw matrices on an HTML page, or as pictures"),
+    ("merge", "merge the states of shards, or add up matrices, with weights"),
     ("worker", "lend this machine's devices to a run elsewhere (--rpc)"),
 ];
-
-/// How a sheet is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// Aligned columns.
-    #[default]
-    Table,
-    /// One document, all statistics.
-    Json,
-    /// RFC 4180, all statistics.
-    Csv,
-    /// As GitHub renders it.
-    Markdown,
-}
-
-/// What a sheet has a row for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum By {
-    /// Each weight.
-    Tensor,
-    /// Each layer.
-    Layer,
-}
 
 /// Runs the command that the arguments (without the program's name) begin with; `None` if they begin with none.
 pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
@@ -99,23 +70,4 @@ pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
         ExitCode::FAILURE
     });
     Some(log::exit_code(code))
-}
-
-/// A sheet under its title; CSV has no place for one.
-fn titled(format: Format, title: &str, sheet: &Sheet) -> String {
-    match format {
-        Format::Markdown => format!("## {title}\n\n{}\n", text::markdown(sheet)),
-        Format::Csv => text::csv(sheet),
-        Format::Table | Format::Json => format!("{title}\n\n{}\n", text::aligned(sheet)),
-    }
-}
-
-/// Tables of several files as one of a file more a row: CSV has one heading.
-fn joined(sheets: Vec<Sheet>) -> Sheet {
-    let mut sheets = sheets.into_iter();
-    let mut all = sheets.next().unwrap_or_default();
-    for sheet in sheets {
-        all.rows.extend(sheet.rows);
-    }
-    all
 }

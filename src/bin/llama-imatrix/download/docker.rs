@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
+use super::cache::{cache_folder, ensure_cached};
 use super::http::{Client, Source};
-use super::{cache_folder, ensure_cached};
 
 /// Servers: who lets in, and who has the files.
 struct Hub<'a> {

@@ -11,11 +11,11 @@ use sha2::{Digest as _, Sha256};
 use ureq::http::{Response, StatusCode, header};
 use ureq::{Agent, Body};
 
-use super::masked;
+use super::mask::masked;
 use super::partial::{Note, Partial};
-use crate::{log, progress};
+use crate::ui::{log, progress};
 
-/// No answer about a repository is near this.
+/// Limit of an answer about a repository, far above any real one.
 const MAX_ANSWER: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -23,10 +23,10 @@ pub(super) struct Client {
     agent: Agent,
 }
 
-/// A file to be had.
+/// A file to download.
 pub(super) struct Source<'a> {
     pub(super) url: &'a str,
-    /// Where it goes.
+    /// Destination.
     pub(super) path: &'a Path,
     pub(super) bearer: Option<&'a str>,
     /// The digest it must have, in lower case.
@@ -54,10 +54,10 @@ impl Client {
         let mut response = self.get(url, headers)?;
         let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
         let text = text.map_err(|error| explain(url, &error))?;
-        serde_json::from_slice(&text).with_context(|| format!("{}: the answer is no JSON", masked(url)))
+        serde_json::from_slice(&text).with_context(|| format!("{}: the answer is not JSON", masked(url)))
     }
 
-    /// Has `source` at its path: downloaded, or, if the server has nothing newer or nothing at all, what is there.
+    /// Downloads `source` to its path, unless the file there is current or the server cannot be reached.
     pub(super) fn fetch(&self, source: &Source) -> anyhow::Result<()> {
         let there = fs::metadata(source.path).ok().filter(fs::Metadata::is_file);
         if there.is_some() && source.unchanging {
@@ -126,14 +126,17 @@ impl Client {
             | StatusCode::PARTIAL_CONTENT
             | StatusCode::RANGE_NOT_SATISFIABLE => Ok(response),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                bail!("{}: HTTP status {status}; is there such a model, and does it need --hf-token?", masked(url))
+                bail!(
+                    "{}: HTTP status {status}; hint: check the model's name, and --hf-token if it needs one",
+                    masked(url)
+                )
             }
             status => bail!("{}: HTTP status {status}", masked(url)),
         }
     }
 }
 
-/// Whether an answer has the bytes that follow those of `note`, of the same version.
+/// Returns true if an answer continues the bytes of `note`, of the same version.
 fn goes_on(response: &Response<Body>, note: Option<&Note>) -> bool {
     let Some(note) = note else { return false };
     let same = match (&note.etag, text(response, &header::ETAG)) {
@@ -170,7 +173,7 @@ fn save(response: Response<Body>, source: &Source, len: u64) -> anyhow::Result<(
     if let Err(error) = receive(response, source, &mut partial) {
         progress::finish();
         if can_go_on && error.is_broken_off && partial.len() > 0 && partial.keep().is_ok() {
-            bail!("{:#}; hint: the same command goes on from there", error.error);
+            bail!("{:#}; hint: the same command resumes the download", error.error);
         }
         partial.discard();
         return Err(error.error);
@@ -187,7 +190,7 @@ fn save(response: Response<Body>, source: &Source, len: u64) -> anyhow::Result<(
 
 /// Why a file was not received.
 struct Failure {
-    /// Whether what came so far is right.
+    /// True if the bytes received so far are valid.
     is_broken_off: bool,
     error: anyhow::Error,
 }
@@ -242,7 +245,7 @@ fn receive(response: Response<Body>, source: &Source, partial: &mut Partial) -> 
     Err(Failure { is_broken_off: false, error })
 }
 
-/// Where llama.cpp keeps a file's `ETag`.
+/// Returns the path where llama.cpp keeps a file's `ETag`.
 fn etag_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".etag");

@@ -7,12 +7,13 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
+use super::cache::hub_folder;
 use super::http::{Client, Source};
-use super::part_of;
-use crate::flags::Remote;
-use crate::log;
+use super::parts::part_of;
+use crate::args::Remote;
+use crate::ui::log;
 
-/// What stands in names of files that are no models, or not whole ones.
+/// Parts of names of files that are no models, or incomplete ones.
 const NO_MODELS: [&str; 6] = ["mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-"];
 /// Quantizations to take if none is named; then the first file.
 const PREFERRED: [&str; 2] = ["Q4_K_M", "Q8_0"];
@@ -28,7 +29,7 @@ struct RepoFile {
     oid: Option<String>,
 }
 
-/// What is in a repository, and where it lies here.
+/// Files of a repository, and their places in the cache.
 struct Listing {
     commit: String,
     /// The branch to be noted in the cache once its files are there; none if this is the cache.
@@ -42,7 +43,7 @@ pub(super) fn model(repo_and_tag: &str, remote: &Remote) -> anyhow::Result<PathB
     let repo = parts.next().unwrap_or_default();
     let tag = parts.next_back().filter(|tag| !tag.is_empty());
     ensure!(is_repo(repo), "invalid repository, expected USER/MODEL[:QUANT]");
-    let cache = crate::info::cache_folder().context("no place for the cache: set LLAMA_CACHE to a folder")?;
+    let cache = hub_folder().context("there is no cache folder; hint: set LLAMA_CACHE to one")?;
     let folder = cache.join(format!("models--{}", repo.replace('/', "--")));
     let token = token(remote);
 
@@ -50,7 +51,7 @@ pub(super) fn model(repo_and_tag: &str, remote: &Remote) -> anyhow::Result<PathB
     let cached = || cached(&folder).filter(|listing| !listing.files.is_empty());
     let listing = if remote.offline {
         cached().with_context(|| {
-            format!("nothing of {repo} is in '{}', and --offline forbids to download it", cache.display())
+            format!("no file of {repo} is in '{}', and --offline forbids downloads", cache.display())
         })?
     } else {
         match (list(&client, repo, &folder, token), cached) {
@@ -107,7 +108,9 @@ pub(super) fn token(remote: &Remote) -> Option<&str> {
     let right = (37..=256).contains(&token.len())
         && token.strip_prefix("hf_").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     if !right {
-        log::warn(format_args!("--hf-token is no token of Hugging Face, which are hf_ and letters: it is not sent"));
+        log::warn(format_args!(
+            "--hf-token is not a Hugging Face token, expected hf_ followed by letters and digits: it is not sent"
+        ));
     }
     Some(token).filter(|_| right)
 }
@@ -127,7 +130,7 @@ fn list(client: &Client, repo: &str, folder: &Path, token: Option<&str>) -> anyh
 
     let url = format!("{endpoint}api/models/{repo}/tree/{commit}?recursive=true");
     let tree = client.json(&url, &headers)?;
-    let items = tree.as_array().with_context(|| format!("{url}: the answer is no list of files"))?;
+    let items = tree.as_array().with_context(|| format!("{url}: the answer is not a list of files"))?;
     let snapshot = folder.join("snapshots").join(commit);
     let files = items.iter().filter_map(|item| repo_file(item, &snapshot)).collect();
     Ok(Listing { commit: commit.to_owned(), branch: Some(branch.to_owned()), files })
@@ -162,7 +165,7 @@ fn is_repo(repo: &str) -> bool {
     repo.len() <= 256 && repo.matches('/').count() == 1 && repo.split(['/', '.', '-']).all(word)
 }
 
-/// What the cache has of the commit that its `main` stands for, else of another branch's.
+/// Returns the cached files of the commit of `main`, or of another branch.
 fn cached(folder: &Path) -> Option<Listing> {
     let refs = folder.join("refs");
     let mut names: Vec<_> = fs::read_dir(&refs).ok()?.flatten().map(|entry| entry.file_name()).collect();
@@ -198,7 +201,7 @@ fn choose<'a>(files: &'a [RepoFile], tag: Option<&str>) -> Option<&'a RepoFile> 
     }
 }
 
-/// Whether a file is a model's, and of its parts the first.
+/// Returns true if a file is a model, or the first part of one.
 fn is_model(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     let first = part_of(path).is_none_or(|(_, index, _)| index == 1);
@@ -209,7 +212,7 @@ fn is_gguf(path: &str) -> bool {
     path.strip_suffix(".gguf").is_some()
 }
 
-/// Whether `tag` is in a path, in whatever case, with `.` or `-` after it.
+/// Returns true if a path contains `tag`, in any case, with `.` or `-` after it.
 fn has_tag(path: &str, tag: &str) -> bool {
     let (path, tag) = (path.to_ascii_lowercase(), tag.to_ascii_lowercase());
     path.match_indices(&tag).any(|(at, _)| path[at + tag.len()..].starts_with(['.', '-']))

@@ -11,7 +11,7 @@ use fs4::fs_std::FileExt as _;
 /// Bytes after which what has come is synced, and a note of it taken.
 const NOTE_EVERY: u64 = 64 << 20;
 
-/// How much of which version of a file has come.
+/// Number of bytes received, and of which version of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Note {
     /// Bytes that are on the disk.
@@ -50,7 +50,10 @@ impl Partial {
         let path = path_of(target);
         let shown = target.display();
         let Some(mut file) = lock(&path).with_context(|| format!("cannot write '{}'", path.display()))? else {
-            bail!("'{shown}' is being downloaded by another process (it holds '{}'): wait for its end", path.display());
+            bail!(
+                "'{shown}' is being downloaded by another process (it holds '{}'); hint: wait for it",
+                path.display()
+            );
         };
         let placed = file.set_len(note.len).and_then(|()| file.seek(SeekFrom::Start(note.len)));
         placed.with_context(|| format!("cannot write '{}'", path.display()))?;
@@ -82,7 +85,7 @@ impl Partial {
         if self.len - self.note.len >= NOTE_EVERY { self.keep() } else { Ok(()) }
     }
 
-    /// Has a later try go on from here.
+    /// Keeps the bytes, so that a later try continues here.
     pub(super) fn keep(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
         self.note.len = self.len;

@@ -1,0 +1,54 @@
+//! Requests other than a run.
+
+use super::table::{Flag, Set, Shell, Special};
+
+pub(super) static FLAGS: &[Flag] = &[
+    Flag::new(&["-h", "--help", "--usage"], "", "Show this", Set::Special(Special::Help)).same_bits(),
+    Flag::new(
+        &["--version"],
+        "",
+        "Show versions, of this program and of its llama.cpp",
+        Set::Special(Special::Version),
+    )
+    .same_bits(),
+    Flag::new(
+        &["-cl", "--cache-list"],
+        "",
+        "List the models in the Hugging Face cache",
+        Set::Special(Special::CacheList),
+    )
+    .same_bits(),
+    Flag::new(
+        &["--completion-bash"],
+        "",
+        "Print completions for bash: source <(llama-imatrix --completion-bash)",
+        Set::Special(Special::Completion(Shell::Bash)),
+    )
+    .same_bits(),
+    Flag::new(
+        &["--completion-zsh"],
+        "",
+        "Print completions for zsh, for a file _llama-imatrix in a folder of $fpath",
+        Set::Special(Special::Completion(Shell::Zsh)),
+    )
+    .ours()
+    .same_bits(),
+    Flag::new(
+        &["--completion-fish"],
+        "",
+        "Print completions for fish: llama-imatrix --completion-fish | source",
+        Set::Special(Special::Completion(Shell::Fish)),
+    )
+    .ours()
+    .same_bits(),
+    Flag::new(&["--man"], "", "Print the manual page: llama-imatrix --man | man -l -", Set::Special(Special::Man))
+        .ours()
+        .same_bits(),
+    Flag::new(
+        &["--list-devices"],
+        "",
+        "List devices that layers can go to, those of RPC servers named before included",
+        Set::Special(Special::ListDevices),
+    )
+    .same_bits(),
+];

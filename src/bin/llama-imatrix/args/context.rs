@@ -1,0 +1,167 @@
+//! The context, and how a model is evaluated in it.
+
+use super::bits::Key;
+use super::choices::{CacheType, Choice as _, RopeScaling};
+use super::table::{Flag, Set};
+
+const NO_GENERATION: &str = "nothing is generated";
+
+pub(super) static FLAGS: &[Flag] = &[
+    Flag::int(&["-c", "--ctx-size"], "Tokens per chunk (512)", |flags, n| {
+        flags.ctx_size = n;
+        Ok(())
+    })
+    .env("LLAMA_ARG_CTX_SIZE")
+    .key(Key::ChunkSize),
+    Flag::int(
+        &["-b", "--batch-size"],
+        "Tokens per batch: as many chunks as fit are evaluated side by side (2048)",
+        |flags, n| {
+            flags.batch_size = n;
+            Ok(())
+        },
+    )
+    .env("LLAMA_ARG_BATCH")
+    .key(Key::Batch),
+    Flag::int(&["-ub", "--ubatch-size"], "Tokens computed at once (512)", |flags, n| {
+        flags.ubatch_size = n;
+        Ok(())
+    })
+    .env("LLAMA_ARG_UBATCH")
+    .key(Key::Ubatch),
+    Flag::int(&["-np", "--parallel"], "Sequences side by side", |_, _| Ok(()))
+        .env("LLAMA_ARG_N_PARALLEL")
+        .ignored("-b over -c decides how many"),
+    Flag::new(
+        &["-fa", "--flash-attn"],
+        "WHEN",
+        "Compute attention fused: always, never, or where all backends can (auto)",
+        Set::Tristate(|flags, when| flags.flash_attn = when),
+    )
+    .env("LLAMA_ARG_FLASH_ATTN")
+    .named("flash-attn"),
+    Flag::new(
+        &["-ctk", "--cache-type-k"],
+        "TYPE",
+        "The type of cached keys (f16)",
+        Set::Choice(CacheType::WORDS, |flags, name| {
+            flags.cache_type_k = CacheType::parse(name)?;
+            Ok(())
+        }),
+    )
+    .env("LLAMA_ARG_CACHE_TYPE_K")
+    .named("cache-type-k"),
+    Flag::new(
+        &["-ctv", "--cache-type-v"],
+        "TYPE",
+        "The type of cached values (f16)",
+        Set::Choice(CacheType::WORDS, |flags, name| {
+            flags.cache_type_v = CacheType::parse(name)?;
+            Ok(())
+        }),
+    )
+    .env("LLAMA_ARG_CACHE_TYPE_V")
+    .named("cache-type-v"),
+    Flag::toggle(
+        &["-kvo", "--kv-offload"],
+        &["-nkvo", "--no-kv-offload"],
+        "Keep the cache on the devices that hold the layers (yes)",
+        |flags, on| flags.no_kv_offload = !on,
+    )
+    .env("LLAMA_ARG_KV_OFFLOAD")
+    .named("no-kv-offload"),
+    Flag::toggle(
+        &["--op-offload"],
+        &["--no-op-offload"],
+        "Let a device compute on what lies in host memory (yes)",
+        |flags, on| flags.no_op_offload = !on,
+    )
+    .named("no-op-offload"),
+    Flag::switch(&["--swa-full"], "A cache of full size also where attention sees a window only", |flags| {
+        flags.swa_full = true;
+    })
+    .env("LLAMA_ARG_SWA_FULL")
+    .named("swa-full"),
+    Flag::new(
+        &["--rope-scaling"],
+        "HOW",
+        "Stretch rotary positions to a longer context (as the model's file says, else linear)",
+        Set::Choice(RopeScaling::WORDS, |flags, how| {
+            flags.rope_scaling = Some(RopeScaling::parse(how)?);
+            Ok(())
+        }),
+    )
+    .env("LLAMA_ARG_ROPE_SCALING_TYPE")
+    .named("rope"),
+    Flag::float(&["--rope-scale"], "Stretch them to N times the context", |flags, n| {
+        flags.rope_freq_scale = Some(1.0 / n);
+        Ok(())
+    })
+    .env("LLAMA_ARG_ROPE_SCALE")
+    .named("rope"),
+    Flag::float(&["--rope-freq-base"], "The base of their frequencies (the model's)", |flags, n| {
+        flags.rope_freq_base = Some(n);
+        Ok(())
+    })
+    .env("LLAMA_ARG_ROPE_FREQ_BASE")
+    .named("rope"),
+    Flag::float(&["--rope-freq-scale"], "A factor on their frequencies: 1/N of --rope-scale N", |flags, n| {
+        flags.rope_freq_scale = Some(n);
+        Ok(())
+    })
+    .env("LLAMA_ARG_ROPE_FREQ_SCALE")
+    .named("rope"),
+    Flag::int(&["--yarn-orig-ctx"], "YaRN: tokens of context the model was trained on (0, the model's)", |flags, n| {
+        flags.yarn_orig_ctx = Some(n);
+        Ok(())
+    })
+    .env("LLAMA_ARG_YARN_ORIG_CTX")
+    .named("rope"),
+    Flag::float(&["--yarn-ext-factor"], "YaRN: share of extrapolation (-1, the model's)", |flags, n| {
+        flags.yarn_ext_factor = Some(n);
+        Ok(())
+    })
+    .env("LLAMA_ARG_YARN_EXT_FACTOR")
+    .named("rope"),
+    Flag::float(&["--yarn-attn-factor"], "YaRN: factor on the attention's magnitude (-1, the model's)", |flags, n| {
+        flags.yarn_attn_factor = Some(n);
+        Ok(())
+    })
+    .env("LLAMA_ARG_YARN_ATTN_FACTOR")
+    .named("rope"),
+    Flag::float(&["--yarn-beta-slow"], "YaRN: where extrapolation ends (-1, the model's)", |flags, n| {
+        flags.yarn_beta_slow = Some(n);
+        Ok(())
+    })
+    .env("LLAMA_ARG_YARN_BETA_SLOW")
+    .named("rope"),
+    Flag::float(&["--yarn-beta-fast"], "YaRN: where extrapolation begins (-1, the model's)", |flags, n| {
+        flags.yarn_beta_fast = Some(n);
+        Ok(())
+    })
+    .env("LLAMA_ARG_YARN_BETA_FAST")
+    .named("rope"),
+    Flag::toggle(&["--perf"], &["--no-perf"], "Measure how long evaluation takes (yes)", |flags, on| {
+        flags.no_perf = !on;
+    })
+    .env("LLAMA_ARG_PERF")
+    .same_bits(),
+    Flag::new(
+        &["-dt", "--defrag-thold"],
+        "N",
+        "When to defragment the cache",
+        Set::Text(|flags, _| {
+            flags.defrag_thold = true;
+            Ok(())
+        }),
+    )
+    .env("LLAMA_ARG_DEFRAG_THOLD")
+    .ignored("llama.cpp no longer does; a warning says so"),
+    Flag::toggle(&["--context-shift"], &["--no-context-shift"], "Go on where the context is full", |_, _| ())
+        .env("LLAMA_ARG_CONTEXT_SHIFT")
+        .ignored(NO_GENERATION),
+    Flag::int(&["-n", "--predict", "--n-predict"], "Tokens to generate", |_, _| Ok(()))
+        .env("LLAMA_ARG_N_PREDICT")
+        .ignored(NO_GENERATION),
+    Flag::int(&["--keep"], "Tokens to keep where the context is full", |_, _| Ok(())).ignored(NO_GENERATION),
+];

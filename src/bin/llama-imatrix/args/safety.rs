@@ -1,0 +1,85 @@
+//! Runs that are interrupted, sharded, or fail.
+
+use llama_imatrix::state::Accumulate;
+
+use super::bits::Key;
+use super::choices::{Choice, Nan, SumOn};
+use super::table::{Flag, Set};
+
+pub(super) static FLAGS: &[Flag] = &[
+    Flag::switch(&["--resume"], "Continue the run in FNAME.state, where FNAME is the output", |flags| {
+        flags.resume = true;
+    })
+    .ours()
+    .same_bits(),
+    Flag::int(&["--state-frequency"], "Save the run's state every N chunks (by time)", |flags, n| {
+        flags.state_frequency = Some(u32::try_from(n).ok().filter(|&n| n > 0).ok_or(format!("{n} is below 1"))?);
+        Ok(())
+    })
+    .ours()
+    .same_bits(),
+    Flag::int(&["--state-interval"], "Save the run's state every N seconds; 0: never (60)", |flags, n| {
+        flags.state_interval = u32::try_from(n).map_err(|_| format!("{n} is below 0"))?;
+        Ok(())
+    })
+    .ours()
+    .same_bits(),
+    Flag::new(
+        &["--accumulate"],
+        "f32|f64",
+        "Keep sums in f32 as llama.cpp does, or in f64: exact, in any order of chunks (f32)",
+        Set::Choice(Accumulate::WORDS, |flags, kind| {
+            flags.accumulate = Some(Accumulate::parse(kind)?);
+            Ok(())
+        }),
+    )
+    .ours()
+    .key(Key::Accumulate),
+    Flag::new(
+        &["--sum-on"],
+        "auto|device|host",
+        "Sum activations on the device that computes them if they are in its memory (auto), always on it, or on the host, \
+         which fetches them",
+        Set::Choice(SumOn::WORDS, |flags, place| {
+            flags.sum_on = SumOn::parse(place)?;
+            Ok(())
+        }),
+    )
+    .ours()
+    .named("sum-on"),
+    Flag::new(
+        &["--shard"],
+        "I/N|auto",
+        "Process part I of N of the chunks, counted from 0, and write a state file for `llama-imatrix merge`: FNAME, or \
+         NAME.I-of-N.state if FNAME is NAME.gguf; auto: from the variables of Slurm or Kubernetes",
+        Set::Text(|flags, value| {
+            flags.shard = Some(value.to_owned());
+            Ok(())
+        }),
+    )
+    .ours()
+    .key(Key::Shard),
+    Flag::new(
+        &["--nan"],
+        "discard|abort",
+        "Discard chunks whose activations are not finite, or abort the run (discard)",
+        Set::Choice(Nan::WORDS, |flags, what| {
+            flags.nan = Nan::parse(what)?;
+            Ok(())
+        }),
+    )
+    .ours()
+    .same_bits(),
+    Flag::int(&["--max-bad-chunks"], "Discard at most N chunks before aborting the run (1 % of all, at least 1)", |flags, n| {
+        flags.max_bad_chunks = Some(usize::try_from(n).map_err(|_| format!("{n} is below 0"))?);
+        Ok(())
+    })
+    .ours()
+    .same_bits(),
+    Flag::int(&["--stop-when-covered"], "Stop once every expert has seen N tokens", |flags, n| {
+        flags.stop_when_covered = Some(u64::try_from(n).ok().filter(|&n| n > 0).ok_or(format!("{n} is below 1"))?);
+        Ok(())
+    })
+    .ours()
+    .same_bits(),
+];

@@ -1,0 +1,38 @@
+//! Loads one matrix, ready for statistics.
+
+use std::path::Path;
+
+use anyhow::{Context as _, ensure};
+use llama_imatrix::imatrix::{ChunkSizes, Imatrix};
+
+use crate::config::in_files::invalid;
+use crate::ui::log;
+
+/// Options for legacy files.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct Legacy {
+    /// Tokens per chunk of legacy .dat files, which do not store it
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(i32).range(1..))]
+    legacy_chunk_size: i32,
+}
+
+/// Loads one file; `true` if it is a legacy one.
+pub(super) fn load(path: &Path, legacy: Legacy) -> anyhow::Result<(Imatrix, bool)> {
+    let loaded = Imatrix::load(path).with_context(|| format!("failed to load imatrix '{}'", path.display()))?;
+    if let Some(problem) = invalid(&path.display().to_string(), &loaded) {
+        log::warn(format_args!("{problem}"));
+    }
+    let sizes = ChunkSizes { run: legacy.legacy_chunk_size, legacy: legacy.legacy_chunk_size };
+    let mut imatrix = Imatrix::default();
+    let warnings = imatrix.merge(&loaded, sizes).with_context(|| format!("cannot use '{}'", path.display()))?;
+    for warning in warnings {
+        log::warn(format_args!("'{}': {warning}", path.display()));
+    }
+    Ok((imatrix, loaded.is_legacy))
+}
+
+/// Fails if a matrix has no data to print.
+pub(super) fn ensure_data(path: &Path, weights: usize) -> anyhow::Result<()> {
+    ensure!(weights > 0, "'{}' holds no data: no weight has a row with finite sums", path.display());
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! `merge`: merges the shards of a run, or several matrices, each with its weight.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum;
+use llama_imatrix::gguf;
+use llama_imatrix::imatrix::{self, ChunkSizes, Imatrix, merge_weighted};
+use llama_imatrix::state;
+
+use crate::config::in_files;
+use crate::config::output::{Output, warn_of_dat};
+use crate::config::overlap::Files;
+use crate::ui::log;
+use crate::ui::results::{print_estimate, warn_of_discarded, warn_of_gaps};
+
+/// Merges the states of all shards of a run, to the bytes of an unsharded run, or adds up matrices
+#[derive(Debug, clap::Args)]
+pub(crate) struct Merge {
+    /// State files of a run's shards, or importance matrices, GGUF or legacy .dat
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The output file
+    #[arg(short, long, value_name = "FILE", default_value = "imatrix.gguf")]
+    output: PathBuf,
+    /// Format of the output [default: by the name]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    output_format: Option<Format>,
+    /// Weight per matrix, in order: --weight 0.5 --weight 2, or --weight 0.5,2
+    /// [default: 1]
+    #[arg(long = "weight", value_name = "W", value_delimiter = ',', value_parser = weight)]
+    weights: Vec<f64>,
+    /// Tokens per chunk of legacy .dat files, which do not store it
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(i32).range(1..))]
+    legacy_chunk_size: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Gguf,
+    Dat,
+}
+
+impl From<Format> for imatrix::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Gguf => Self::Gguf,
+            Format::Dat => Self::Dat,
+        }
+    }
+}
+
+fn weight(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(weight) if weight.is_finite() && weight > 0.0 => Ok(weight),
+        _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
+pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
+    refuse_overlap(args)?;
+    let output = Output::new(args.output.clone(), args.output_format.map(Into::into))?;
+    let states = args.files.iter().filter(|path| is_state(path)).count();
+    let merged = match args.files.iter().find(|path| !is_state(path)) {
+        None => merge_states(args)?,
+        Some(matrix) if states > 0 => {
+            bail!("'{}' is not a state: states can only be merged with states", matrix.display())
+        }
+        Some(_) => merge_matrices(args)?,
+    };
+    warn_of_gaps(&merged);
+    warn_of_dat(&output, &merged);
+    log::info(format_args!("saving '{}': {} chunks", output.path().display(), merged.chunk_count));
+    output.save(&merged, None)
+}
+
+/// Refuses an output that is one of the inputs.
+fn refuse_overlap(args: &Merge) -> anyhow::Result<()> {
+    let mut files = Files::default();
+    args.files.iter().for_each(|file| files.read("merge", file.clone()));
+    files.write("--output", args.output.clone());
+    files.refuse_overlap()
+}
+
+/// Returns true if the file is a state, or is named as one, so that a damaged state is reported as such.
+fn is_state(path: &Path) -> bool {
+    let named = path.extension().is_some_and(|extension| extension == "state");
+    let says = |file: gguf::File<'_>| {
+        file.get("general.type").and_then(gguf::Value::as_str).is_some_and(|kind| kind == state::KIND)
+    };
+    // A pipe can be read once, and a matrix is what comes through it.
+    named || (path.is_file() && gguf::File::open(path).is_ok_and(says))
+}
+
+fn merge_states(args: &Merge) -> anyhow::Result<Imatrix> {
+    ensure!(args.weights.is_empty(), "--weight cannot be combined with state files: all shards of a run have weight 1");
+    let whole = state::merge(&args.files).context("cannot merge")?;
+    warn_of_discarded(&whole.progress.discarded);
+    let running = whole.likelihoods.as_ref().map(|likelihoods| &likelihoods.running);
+    if let Some(running) = running.filter(|running| running.to_parts().2 > 0) {
+        print_estimate(&running.estimate());
+    }
+    Ok(whole.to_imatrix())
+}
+
+fn merge_matrices(args: &Merge) -> anyhow::Result<Imatrix> {
+    let (n_files, weights) = (args.files.len(), args.weights.len());
+    ensure!(
+        weights == 0 || weights == n_files,
+        "--weight: found {weights} weights for {n_files} files, expected one per file, in order"
+    );
+    let sizes = ChunkSizes { run: args.legacy_chunk_size, legacy: args.legacy_chunk_size };
+    let mut loaded = Vec::with_capacity(n_files);
+    for (i, path) in args.files.iter().enumerate() {
+        let shown = path.display();
+        let file = Imatrix::load(path).with_context(|| format!("failed to load imatrix '{shown}'"))?;
+        // Alone, so that what is wrong with a file is said of that file.
+        let mut alone = Imatrix::default();
+        alone.merge(&file, sizes).with_context(|| format!("cannot merge '{shown}'"))?;
+        if file.is_legacy {
+            let size = sizes.legacy;
+            log::info(format_args!(
+                "'{shown}' does not store its chunk size: {size} tokens are assumed; --legacy-chunk-size changes that"
+            ));
+        }
+        if let Some(problem) = in_files::invalid(&shown.to_string(), &file) {
+            log::warn(format_args!("{problem}"));
+        }
+        check_shapes(&args.files, &loaded, path, &file)?;
+        loaded.push((file, args.weights.get(i).copied().unwrap_or(1.0)));
+    }
+    let names: Vec<_> = args.files.iter().map(|path| path.display().to_string()).collect();
+    in_files::warn_of_names(names.iter().map(String::as_str).zip(loaded.iter().map(|(loaded, _)| loaded)));
+    let (mut merged, warnings) = merge_weighted(&loaded, sizes).context("cannot merge")?;
+    for warning in warnings {
+        log::warn(format_args!("{warning}"));
+    }
+    merged.settle_chunk_size(sizes.run);
+    Ok(merged)
+}
+
+/// Finds the file of another model, with the name of one that it does not go with.
+fn check_shapes(
+    paths: &[PathBuf],
+    earlier: &[(imatrix::Loaded, f64)],
+    path: &Path,
+    file: &imatrix::Loaded,
+) -> anyhow::Result<()> {
+    for (name, entry) in &file.entries {
+        let with = earlier.iter().zip(paths).find_map(|((loaded, _), path)| Some((loaded.entries.get(name)?, path)));
+        let Some((first, first_path)) = with else { continue };
+        ensure!(
+            first.sum2.len() == entry.sum2.len(),
+            "'{}' is of another model than '{}': '{name}' has {} values, expected {}",
+            path.display(),
+            first_path.display(),
+            entry.sum2.len(),
+            first.sum2.len()
+        );
+    }
+    Ok(())
+}

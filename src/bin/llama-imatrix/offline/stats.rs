@@ -1,0 +1,165 @@
+//! `stats`: what matrices say, in numbers.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use llama_imatrix::report::json::{StatsDocument, StatsFile};
+use llama_imatrix::report::sheet::{Cell, Heading, Sheet};
+use llama_imatrix::report::statistics;
+use llama_imatrix::stats::Summary;
+
+use super::load::{Legacy, ensure_data, load};
+use super::select::Selection;
+use super::tables::{By, Format, joined, titled};
+use crate::ui::log;
+use crate::ui::print::print_document;
+
+/// Columns of a table that has to fit a screen; those of experts are shown where there are any.
+const SHOWN: [&str; 18] = [
+    "layer",
+    "tensor",
+    "elements",
+    "sum_sq",
+    "mean",
+    "std_deviation",
+    "min",
+    "max",
+    "zd3",
+    "h_norm",
+    "top1_energy",
+    "mean_to_rms",
+    "gain",
+    "cossim",
+    "pearson",
+    "unseen",
+    "rare",
+    "balance",
+];
+
+/// Statistics of matrices per weight and per layer; docs/stats.md defines them
+#[derive(Debug, clap::Args)]
+pub(crate) struct Stats {
+    /// Importance matrices, GGUF or legacy .dat
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Output format
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Print only weights or only layers [default: both; in CSV weights]
+    #[arg(long, value_enum)]
+    by: Option<By>,
+    /// Sort by this statistic, largest first, instead of by layer
+    #[arg(long, value_name = "STATISTIC")]
+    sort: Option<String>,
+    /// Sort smallest first
+    #[arg(long, requires = "sort")]
+    ascending: bool,
+    /// Statistics of weights to show: names, or all [default: all in JSON and CSV, else those that fit a screen]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    columns: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
+    #[command(flatten)]
+    legacy: Legacy,
+}
+
+pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
+    let mut files = Vec::new();
+    for path in &args.files {
+        let (imatrix, legacy) = load(path, args.legacy)?;
+        let summary = Summary::new(&imatrix);
+        let warnings: Vec<String> = summary.warnings.iter().map(ToString::to_string).collect();
+        for warning in &warnings {
+            log::warn(format_args!("'{}': {warning}", path.display()));
+        }
+        ensure_data(path, summary.tensors.len())?;
+        let chosen = |t: &&_| {
+            let t: &llama_imatrix::stats::TensorSummary = t;
+            args.selection.has(t.block, &t.layer, &t.stats.tensor)
+        };
+        let tensors = sorted(args, statistics::tensors(summary.tensors.iter().filter(chosen)))?;
+        args.selection.ensure_some(tensors.rows.len()).with_context(|| format!("'{}'", path.display()))?;
+        let in_layers = summary.layers.iter().filter(|l| args.selection.has_layer(Some(l.block), &l.layer));
+        let mut layers = statistics::layers(in_layers);
+        if let Some(key) = &args.sort {
+            layers.sort(key, args.ascending);
+        }
+        files.push(StatsFile {
+            file: path.display().to_string(),
+            legacy,
+            datasets: imatrix.datasets,
+            chunk_count: imatrix.chunk_count,
+            chunk_size: imatrix.chunk_size,
+            tensors: columns(args, tensors)?,
+            layers,
+            warnings,
+        });
+    }
+    print_document(&shown(args, files)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn sorted(args: &Stats, mut tensors: Sheet) -> anyhow::Result<Sheet> {
+    let Some(key) = &args.sort else { return Ok(tensors) };
+    if !tensors.sort(key, args.ascending) {
+        bail!("--sort: unknown statistic '{key}', expected one of {}", keys(&tensors));
+    }
+    Ok(tensors)
+}
+
+fn keys(sheet: &Sheet) -> String {
+    sheet.headings.iter().map(|h| h.key).collect::<Vec<_>>().join(", ")
+}
+
+/// Leaves the columns that were asked for, or those that fit.
+fn columns(args: &Stats, sheet: Sheet) -> anyhow::Result<Sheet> {
+    if args.columns.iter().any(|c| c == "all")
+        || (args.columns.is_empty() && matches!(args.format, Format::Json | Format::Csv))
+    {
+        return Ok(sheet);
+    }
+    if let Some(unknown) = args.columns.iter().find(|c| sheet.headings.iter().all(|h| h.key != *c)) {
+        bail!("--columns: unknown statistic '{unknown}', expected one of {}", keys(&sheet));
+    }
+    let wanted = |at: usize, h: &Heading| {
+        let some = || sheet.rows.iter().any(|row| !matches!(row.get(at), Some(Cell::Missing)));
+        match h.key {
+            "layer" | "tensor" => true,
+            key if args.columns.is_empty() => SHOWN.contains(&key) && some(),
+            key => args.columns.iter().any(|c| c == key),
+        }
+    };
+    let kept: Vec<bool> = sheet.headings.iter().enumerate().map(|(i, h)| wanted(i, h)).collect();
+    Ok(sheet.with_columns(&kept))
+}
+
+fn shown(args: &Stats, files: Vec<StatsFile>) -> anyhow::Result<String> {
+    if args.format == Format::Json {
+        let document = StatsDocument { format: "llama-imatrix stats", version: 1, files };
+        return Ok(serde_json::to_string_pretty(&document)? + "\n");
+    }
+    if args.format == Format::Csv {
+        let file = Heading::new("file", "File", 0);
+        let sheets = files.into_iter().map(|f| {
+            let mut sheet = if args.by == Some(By::Layer) { f.layers } else { f.tensors };
+            sheet.prepend(file, &f.file);
+            sheet
+        });
+        return Ok(titled(args.format, "", &joined(sheets.collect())));
+    }
+    let mut out = String::new();
+    for f in files {
+        let origin = match (f.chunk_count, f.datasets.join(", ")) {
+            (1.., data) if !data.is_empty() => format!(" ({} chunks of {}: {data})", f.chunk_count, f.chunk_size),
+            _ => String::new(),
+        };
+        if args.by != Some(By::Layer) {
+            out += &titled(args.format, &format!("Weights of {}{origin}", f.file), &f.tensors);
+        }
+        if args.by != Some(By::Tensor) && !f.layers.rows.is_empty() {
+            out += &titled(args.format, &format!("Layers of {}", f.file), &f.layers);
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,198 @@
+//! `--dry-run`: the size of a run, and the memory it needs.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use llama_imatrix::calibration::Chunks;
+use llama_imatrix::evaluate::{Layout, RunOptions};
+use llama_imatrix::gguf;
+use llama_imatrix::llama::{Backend, Device, DeviceMemory, Model};
+use llama_imatrix::nextn::Layer;
+use llama_imatrix::state::{Accumulate, model_files};
+
+use super::text::Text;
+use crate::config::Collect;
+use crate::ui::print::print_document;
+
+/// Prints the report.
+pub(crate) fn report(
+    task: &Collect,
+    model: &Model,
+    nextn: Option<&Layer<'_>>,
+    text: &Text,
+    layout: &Layout,
+    options: &RunOptions,
+) -> anyhow::Result<()> {
+    let part = options.part.clone().unwrap_or(0..text.chunks.len());
+    let tokens: u64 = part.clone().map(|chunk| text.chunks.get(chunk).len() as u64).sum();
+    let weights = Weights::of(&task.model);
+    let mut out = String::new();
+    let mut line = |name: &str, what: String| {
+        let _ = writeln!(out, "{name:<11} {what}");
+    };
+    line("text", in_text(task, text));
+    line("chunks", in_chunks(task, &text.chunks, part.len(), tokens));
+    line("batches", in_batches(layout, part.clone()));
+    let lanes = options.lanes(layout, &text.chunks, nextn.is_some());
+    line("lanes", lanes.to_string());
+    for memory in memory(task, model, &text.chunks, layout, options, nextn.is_some(), lanes, weights.as_ref())? {
+        line("memory", memory);
+    }
+    if let Some(weights) = &weights {
+        let scored =
+            if options.perplexity { part.map(|chunk| text.chunks.scored(chunk).len() as u64).sum() } else { 0 };
+        let output = if task.flags.process_output { tokens } else { scored };
+        let operations = 2.0 * (weights.active as f64 * tokens as f64 + weights.output as f64 * output as f64);
+        line(
+            "work",
+            format!(
+                "{operations:.2e} operations in matrix products: 2 for each of {:.1} million weights a token goes through, the \
+                 output matrix's for {output} tokens; attention comes on top",
+                weights.active as f64 / 1e6
+            ),
+        );
+    }
+    line(
+        "time",
+        match task.flags.tokens_per_second {
+            Some(speed) => format!("{} at {speed} tokens a second", duration(tokens as f64 / f64::from(speed))),
+            None => {
+                "unknown, since nothing was computed: --tokens-per-second N reckons with the speed that the log of an \
+                     earlier run shows at its end"
+                    .to_owned()
+            }
+        },
+    );
+    print_document(&out)
+}
+
+fn in_text(task: &Collect, text: &Text) -> String {
+    let files = match task.datasets.len() {
+        0 => "a prompt".to_owned(),
+        1 => "1 file".to_owned(),
+        n => format!("{n} files"),
+    };
+    if task.flags.documents {
+        format!("{} tokens in {} documents of {files}", text.n_tokens, text.n_documents)
+    } else {
+        format!("{} tokens of {files}", text.n_tokens)
+    }
+}
+
+fn in_chunks(task: &Collect, chunks: &Chunks, n_chunks: usize, tokens: u64) -> String {
+    let size = if task.flags.documents { format!("up to {}", chunks.size()) } else { chunks.size().to_string() };
+    let shard = if task.shard.is_whole() {
+        String::new()
+    } else {
+        format!(", shard {}/{} of {}", task.shard.index(), task.shard.count(), chunks.len())
+    };
+    format!("{n_chunks} of {size} tokens, {tokens} tokens in all{shard}")
+}
+
+fn in_batches(layout: &Layout, part: std::ops::Range<usize>) -> String {
+    let n = layout.batches.iter().filter(|batch| part.contains(&batch.start)).count();
+    format!("{n} of up to {} tokens in {} sequences", layout.n_ctx, layout.n_seq)
+}
+
+#[expect(clippy::too_many_arguments, reason = "all that decides what memory a run takes")]
+fn memory(
+    task: &Collect,
+    model: &Model,
+    chunks: &Chunks,
+    layout: &Layout,
+    options: &RunOptions,
+    nextn: bool,
+    lanes: usize,
+    weights: Option<&Weights>,
+) -> anyhow::Result<Vec<String>> {
+    let Some(all) = model.memory_needed(&options.context(chunks, layout, nextn))? else {
+        return Ok(vec!["unknown: this was built without llama.cpp's own reckoning".to_owned()]);
+    };
+    // In f32 two sums a channel; exact ones take three words and two.
+    let bytes = if task.accumulate == Accumulate::F64 { 40 } else { 8 };
+    let sums = weights.map_or(0, |weights| weights.channels.saturating_mul(bytes));
+    let mut lines: Vec<String> = all.iter().map(|memory| on_device(memory, lanes, sums)).collect();
+    if nextn || !task.flags.lora.is_empty() || !task.flags.control_vectors.is_empty() {
+        lines.push("not counted are NextN contexts, adapters and control vectors".to_owned());
+    }
+    Ok(lines)
+}
+
+fn on_device(memory: &DeviceMemory, lanes: usize, sums: u64) -> String {
+    let mib = |bytes: f64| format!("{:.1} MiB", bytes / 1_048_576.0);
+    let DeviceMemory { device, weights, cache, compute } = *memory;
+    let mut all = weights + lanes * (cache + compute);
+    let mut what = vec![format!("weights {}", mib(weights as f64))];
+    let times = if lanes > 1 { format!(" for each of {lanes} lanes") } else { String::new() };
+    what.push(format!("cache {} and computing {}{times}", mib(cache as f64), mib(compute as f64)));
+    let cpu = Backend::init().devices().into_iter().find(|device| device.is_cpu());
+    if device.is_none() {
+        what.push(format!("sums up to {}", mib(sums as f64)));
+        all += sums as usize;
+    }
+    let name = device.map_or_else(|| "host".to_owned(), Device::name);
+    let (free, total) = device.or(cpu).map_or((0, 0), Device::memory);
+    let free = if total > 0 { format!("; {} are free", mib(free as f64)) } else { String::new() };
+    format!("{name}: {} ({}){free}", mib(all as f64), what.join(", "))
+}
+
+/// Weights of a model as its file lists them.
+struct Weights {
+    /// Of the layers' products, those that a token goes through: of experts as many as are used.
+    active: u64,
+    output: u64,
+    /// Channels of the layers' inputs, times matrices.
+    channels: u64,
+}
+
+impl Weights {
+    /// `None` where the file cannot be read: llama.cpp has read it, so it is one that our reader knows less of.
+    fn of(model: &Path) -> Option<Self> {
+        let mut all = Self { active: 0, output: 0, channels: 0 };
+        let (mut embedding, mut used) = (0, None);
+        for path in model_files(model).ok()? {
+            let file = gguf::File::open(&path).ok()?;
+            let arch = file.get("general.architecture").and_then(|value| value.as_str()).unwrap_or_default().to_owned();
+            used = used.or_else(|| file.get(&format!("{arch}.expert_used_count")).and_then(gguf::Value::as_u64));
+            for tensor in file.tensors() {
+                let [columns, rows, n2, n3] = tensor.shape;
+                let matrices = n2.saturating_mul(n3);
+                match tensor.name {
+                    "output.weight" => all.output = columns.saturating_mul(rows),
+                    "token_embd.weight" => embedding = columns.saturating_mul(rows),
+                    name if name.starts_with("blk.") && name.ends_with(".weight") && rows > 1 => {
+                        let passed = if name.contains("_exps.") { used.unwrap_or(1).min(matrices) } else { matrices };
+                        all.active = all.active.saturating_add(columns.saturating_mul(rows).saturating_mul(passed));
+                        all.channels = all.channels.saturating_add(columns.saturating_mul(matrices));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if all.output == 0 {
+            all.output = embedding; // tied
+        }
+        Some(all)
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).round() as u64;
+    match minutes {
+        0 => format!("{seconds:.0} s"),
+        1..60 => format!("{minutes} min"),
+        _ => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+
+    #[test]
+    fn durations_are_rounded_to_what_matters() {
+        assert_eq!(duration(12.3), "12 s");
+        assert_eq!(duration(100.0), "2 min");
+        assert_eq!(duration(3600.0 * 5.0 + 600.0), "5 h 10 min");
+    }
+}

@@ -1,0 +1,72 @@
+//! The end of a run that is complete: results are saved and shown.
+
+use llama_imatrix::collect::Collector;
+use llama_imatrix::evaluate::Outcome;
+
+use super::events::EventHandler;
+use super::last_saves;
+use super::lens::LensResult;
+use crate::config::Collect;
+use crate::ui::log;
+use crate::ui::print::print;
+use crate::ui::results::{print_estimate, print_saved, warn_of_discarded};
+
+/// Saves all results, prints those that are shown, and removes the run's state.
+pub(crate) fn complete(
+    task: &Collect,
+    collector: &Collector,
+    outcome: &Outcome,
+    events: &mut EventHandler<'_>,
+    lens: Option<&LensResult>,
+) -> anyhow::Result<()> {
+    print(format_args!("\n"));
+    let errors = last_saves::complete(task, events, collector, outcome, lens);
+    if let Some(estimate) = outcome.perplexity {
+        print_estimate(&estimate);
+    } else if task.flags.chunks == 0 && !task.flags.no_ppl {
+        // What llama.cpp's tool makes of a perplexity of nothing.
+        print(format_args!("Unexpected negative standard deviation of log(prob)\n"));
+    }
+    if let Some(lens) = lens {
+        lens.print();
+    }
+    log_coverage(task, collector, outcome);
+    warn_of_discarded(&outcome.position.discarded);
+    if collector.inputs_of_too_few_rows() > 0 {
+        log::warn(format_args!(
+            "{} inputs with fewer than {} rows were skipped; hint: --min-rows 1 collects them",
+            collector.inputs_of_too_few_rows(),
+            task.min_rows
+        ));
+    }
+    last_saves::end(task, events, &errors)?;
+    print_saved();
+    print(format_args!("\n"));
+    if task.flags.no_perf {
+        return Ok(());
+    }
+    let timings = outcome.timings;
+    log::info(format_args!(
+        "load time {:.2} ms, evaluation {:.2} ms for {} tokens ({:.2} tokens per second)",
+        timings.load_ms,
+        timings.prompt_eval_ms,
+        timings.prompt_tokens,
+        1e3 * f64::from(timings.prompt_tokens) / timings.prompt_eval_ms
+    ));
+    Ok(())
+}
+
+/// Logs whether `--stop-when-covered` has reached its goal.
+fn log_coverage(task: &Collect, collector: &Collector, outcome: &Outcome) {
+    let Some(tokens) = task.flags.stop_when_covered else { return };
+    match collector.experts() {
+        None => log::warn(format_args!("--stop-when-covered: the model has no experts")),
+        Some(_) if outcome.covered => {
+            log::info(format_args!("every expert has {tokens} tokens after chunks {}", outcome.position.done));
+        }
+        Some(experts) => log::warn(format_args!(
+            "the text ended before every expert had {tokens} tokens: the fewest are {}, {} of {} experts are unseen",
+            experts.least, experts.unseen, experts.total
+        )),
+    }
+}

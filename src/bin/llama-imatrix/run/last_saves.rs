@@ -1,0 +1,115 @@
+//! Saves at the end of a run: matrix and state first, then the rest; the state is removed last. After an error the other
+//! files are still saved, and every error is reported.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use llama_imatrix::collect::{Collector, Snapshot};
+use llama_imatrix::evaluate::{Checkpoint, Outcome, Position};
+
+use super::events::EventHandler;
+use super::lens::{self, LensResult};
+use crate::config::Collect;
+use crate::ui::print::print;
+use crate::ui::results::warn_of_gaps;
+use crate::ui::{log, signals};
+
+/// Saves the results of a run that is complete, but does not remove its state: see [`end`].
+pub(crate) fn complete(
+    task: &Collect,
+    events: &mut EventHandler<'_>,
+    collector: &Collector,
+    outcome: &Outcome,
+    lens_result: Option<&LensResult>,
+) -> Vec<anyhow::Error> {
+    let mut errors = events.take_failures();
+    let snapshot = collector.snapshot();
+    let checkpoint = Checkpoint { snapshot: &snapshot, position: &outcome.position };
+    if task.shard.is_whole() {
+        if let Err(error) = save_matrix(task, events, &snapshot) {
+            errors.push(error);
+            // It has all of the sums, too.
+            errors.extend(events.state().map(|state| match state.save(&checkpoint) {
+                Ok(()) => anyhow::anyhow!(
+                    "the run is complete in '{}', --resume writes the matrix again",
+                    state.path().display()
+                ),
+                Err(second) => second,
+            }));
+        }
+    } else if let Some(state) = events.state() {
+        errors.extend(state.save_final(&checkpoint).err());
+    }
+    errors.extend(lens::save(lens_result).err());
+    errors
+}
+
+/// Removes the state of a run that is complete, if everything else is saved.
+pub(crate) fn end(task: &Collect, events: &mut EventHandler<'_>, errors: &[anyhow::Error]) -> anyhow::Result<()> {
+    all_errors(errors)?;
+    if let Some(state) = events.state().filter(|_| task.shard.is_whole()) {
+        state.remove();
+    }
+    Ok(())
+}
+
+/// Saves everything so far, after a signal has ended the run.
+pub(crate) fn interrupted(
+    task: &Collect,
+    events: &mut EventHandler<'_>,
+    collector: &Collector,
+    outcome: &Outcome,
+    lens_result: Option<&LensResult>,
+) -> anyhow::Result<ExitCode> {
+    let signal = events.ended_by();
+    let interrupted = signals::interrupted(signal);
+    let code = ExitCode::from((128 + signal) as u8);
+    let position: &Position = &outcome.position;
+    print(format_args!("\n"));
+    if position.done.is_empty() {
+        log::warn(format_args!("{interrupted} before the first chunk was complete"));
+        return Ok(code);
+    }
+    let mut errors = events.take_failures();
+    let snapshot = collector.snapshot();
+    // What the run can go on from comes first.
+    let state = events.state().map(|state| {
+        let saved = state.save(&Checkpoint { snapshot: &snapshot, position });
+        saved.map(|()| {
+            format!("the state is in '{}': the same command with --resume continues it", state.path().display())
+        })
+    });
+    let (resume, error) = match state {
+        None => (Some("no state was kept".to_owned()), None),
+        Some(Ok(resume)) => (Some(resume), None),
+        Some(Err(error)) => (None, Some(error)),
+    };
+    if task.shard.is_whole() {
+        errors.extend(save_matrix(task, events, &snapshot).err());
+    }
+    errors.extend(error);
+    errors.extend(lens::save(lens_result).err());
+    if !errors.is_empty() {
+        errors.extend(resume.map(anyhow::Error::msg));
+        return all_errors(&errors).map(|()| code);
+    }
+    let done = &position.done;
+    let chunks = if done.len() == 1 { "chunk" } else { "chunks" };
+    log::warn(format_args!("{interrupted} after {chunks} {done}; {}", resume.unwrap_or_default()));
+    Ok(code)
+}
+
+fn save_matrix(task: &Collect, events: &EventHandler<'_>, snapshot: &Snapshot) -> anyhow::Result<()> {
+    let entries: Vec<_> = snapshot.entries().collect();
+    let imatrix = events.imatrix(snapshot.chunks, &entries);
+    warn_of_gaps(&imatrix);
+    task.merge.output.save_final(&imatrix)
+}
+
+/// Joins all errors to one.
+fn all_errors(errors: &[anyhow::Error]) -> anyhow::Result<()> {
+    match errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>() {
+        all if all.is_empty() => Ok(()),
+        all => bail!("{}", all.join("; ")),
+    }
+}

@@ -1,0 +1,46 @@
+//! Evaluates a model over a text. All code that needs llama.cpp is here.
+
+mod about;
+#[cfg(feature = "llama")]
+mod base;
+#[cfg(feature = "llama")]
+mod collect;
+#[cfg(feature = "llama")]
+mod disk;
+#[cfg(feature = "llama")]
+mod dry_run;
+#[cfg(feature = "llama")]
+mod events;
+#[cfg(feature = "llama")]
+mod finish;
+#[cfg(feature = "llama")]
+mod last_saves;
+#[cfg(feature = "llama")]
+mod lens;
+#[cfg(feature = "llama")]
+mod lock;
+#[cfg(feature = "llama")]
+mod nextn;
+#[cfg(feature = "llama")]
+mod preflight;
+#[cfg(feature = "llama")]
+mod saved;
+#[cfg(feature = "llama")]
+mod settings;
+#[cfg(feature = "llama")]
+mod state_file;
+#[cfg(feature = "llama")]
+mod text;
+pub(crate) mod worker;
+#[cfg(feature = "llama")]
+mod worker_lost;
+
+pub(crate) use about::{devices, version};
+#[cfg(feature = "llama")]
+pub(crate) use collect::collect;
+
+/// Fails: runs need llama.cpp.
+#[cfg(not(feature = "llama"))]
+pub(crate) fn collect(_: &crate::config::Collect) -> anyhow::Result<std::process::ExitCode> {
+    anyhow::bail!("this program was built without llama.cpp: it can merge and show matrices, but not collect them")
+}

@@ -1,0 +1,339 @@
+//! Flags as options of llama.cpp: of the backend, the model and the context.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use llama_imatrix::collect::SumOn;
+use llama_imatrix::llama::{
+    Backend, BackendOptions, BufferType, CacheType, ControlVector, Device, FlashAttention, GpuLayers, LazyMode,
+    LoadMode, Model, ModelOptions, Numa, OverrideValue, PoolOptions, Priority, Rope, RopeScaling, SplitMode,
+    ThreadOptions, Tuning, unused_vector_features,
+};
+use llama_imatrix::products;
+
+use super::worker_lost;
+use crate::args::choices::{self, Choice as _};
+use crate::args::{self, Flags, KvOverride, Tristate};
+use crate::config::{Collect, Threads};
+use crate::ui::log;
+use crate::ui::signals::Signals;
+
+/// Starts llama.cpp, with all devices that were named. A signal in `signals` ends the wait for a server.
+pub(crate) fn start_backend(flags: &Flags, signals: &Signals) -> anyhow::Result<&'static Backend> {
+    log::forward_llama_log();
+    let backend = Backend::init_with(BackendOptions { fresh_pages: true });
+    if let Some(numa) = flags.numa {
+        log::debug(format_args!("NUMA strategy: {}", numa.word()));
+        backend.init_numa(match numa {
+            choices::Numa::Distribute => Numa::Distribute,
+            choices::Numa::Isolate => Numa::Isolate,
+            choices::Numa::Numactl => Numa::Numactl,
+        });
+    }
+    if !flags.rpc.is_empty() {
+        let timeout = (flags.rpc_timeout > 0).then(|| Duration::from_secs(flags.rpc_timeout.into()));
+        worker_lost::watch_workers(backend, timeout, signals);
+    }
+    for server in &flags.rpc {
+        backend.add_rpc_server(server)?;
+        log::debug(format_args!("RPC server '{server}' added"));
+    }
+    Ok(backend)
+}
+
+/// Starts llama.cpp for a run, and sets the priority of the process.
+pub(crate) fn start_backend_of_run(task: &Collect, signals: &Signals) -> anyhow::Result<&'static Backend> {
+    let backend = start_backend(&task.flags, signals)?;
+    warn_of_backend(&task.flags, backend);
+    register_products(&task.flags, backend);
+    set_priority(task);
+    Ok(backend)
+}
+
+/// Has products on the CPU computed by our own kernels, where these have ggml's bits. Before a model is loaded.
+fn register_products(flags: &Flags, backend: &Backend) {
+    if !flags.cpu_products {
+        return;
+    }
+    // ggml has a GPU compute large batches with weights in host memory, unless another backend takes them.
+    let offloads = |device: &Device| !device.is_cpu() && !device.is_remote();
+    let cpu_alone = flags.devices.as_ref().is_some_and(Vec::is_empty);
+    if !flags.no_op_offload && !cpu_alone && backend.devices().iter().any(offloads) {
+        log::debug(format_args!("products on the CPU are left to ggml: a GPU computes those of large batches"));
+        return;
+    }
+    for choice in products::register() {
+        let kernel = choice.kernel().unwrap_or("ggml");
+        log::debug(format_args!("{} on the CPU: {kernel}", choice.kind()));
+        for inexact in choice.inexact() {
+            log::debug(format_args!("{} on the CPU: not {inexact}, whose bits are not ggml's here", choice.kind()));
+        }
+    }
+}
+
+/// Warns of flags and CPU features without an effect.
+fn warn_of_backend(flags: &Flags, backend: &Backend) {
+    let unused = unused_vector_features(&backend.system_info());
+    if !unused.is_empty() {
+        log::warn(format_args!(
+            "this CPU has {}, which ggml was built without: build with RUSTFLAGS=\"-C target-cpu=native\" to use them",
+            unused.join(", ")
+        ));
+    }
+    if flags.moe_cache_mib > 0 {
+        log::warn(format_args!("--moe-cache-mib has no effect: the llama.cpp that is linked caches no experts"));
+    }
+    if backend.supports_gpu_offload() {
+        if flags.fit == Some(true) {
+            log::warn(format_args!("--fit has no effect: --n-gpu-layers says how many layers go to devices"));
+        }
+        return;
+    }
+    if flags.fit == Some(true) {
+        log::info(format_args!("--fit has no effect without devices other than the CPU"));
+    }
+    let layers_wanted = matches!(flags.gpu_layers, args::GpuLayers::Count(1..) | args::GpuLayers::All);
+    for (wanted, flag) in [
+        (layers_wanted, "--gpu-layers"),
+        (flags.split_mode != choices::SplitMode::Layer, "--split-mode"),
+        (!flags.tensor_split.is_empty(), "--tensor-split"),
+        (flags.main_gpu != 0, "--main-gpu"),
+    ] {
+        if wanted {
+            log::warn(format_args!("no usable GPU found, {flag} option will be ignored"));
+        }
+    }
+}
+
+pub(crate) fn model_options(task: &Collect, backend: &Backend) -> anyhow::Result<ModelOptions> {
+    let flags = &task.flags;
+    let devices = match &flags.devices {
+        None => None,
+        Some(names) => Some(names.iter().map(|name| find_device(backend, name)).collect::<Result<_, _>>()?),
+    };
+    // ggml has room for 16 devices and their end.
+    ensure!(
+        flags.tensor_split.len() < backend.max_devices(),
+        "--tensor-split: got {} input configs, but system only has {} devices",
+        flags.tensor_split.len(),
+        backend.max_devices()
+    );
+    Ok(ModelOptions {
+        gpu_layers: match flags.gpu_layers {
+            args::GpuLayers::Auto => GpuLayers::Auto,
+            args::GpuLayers::All => GpuLayers::All,
+            args::GpuLayers::Count(n) => GpuLayers::Count(n),
+        },
+        devices,
+        split_mode: match flags.split_mode {
+            choices::SplitMode::None => SplitMode::None,
+            choices::SplitMode::Layer => SplitMode::Layer,
+            choices::SplitMode::Row => SplitMode::Row,
+            choices::SplitMode::Tensor => SplitMode::Tensor,
+        },
+        tensor_split: flags.tensor_split.clone(),
+        main_gpu: flags.main_gpu,
+        buffer_overrides: buffer_overrides(flags, backend)?,
+        load_mode: match flags.load_mode {
+            choices::LoadMode::Auto => LoadMode::Auto,
+            choices::LoadMode::Read => LoadMode::Read,
+            choices::LoadMode::Map => LoadMode::Map,
+            choices::LoadMode::Lock => LoadMode::Lock,
+            choices::LoadMode::MapAndLock => LoadMode::MapAndLock,
+            choices::LoadMode::Direct => LoadMode::Direct,
+        },
+        lazy_mode: match flags.lazy_mode {
+            choices::LazyMode::On => LazyMode::On,
+            choices::LazyMode::Auto => LazyMode::Auto,
+            choices::LazyMode::Off => LazyMode::Off,
+        },
+        check_tensors: flags.check_tensors,
+        no_repack: flags.no_repack,
+        no_host: flags.no_host,
+        nextn: task.nextn,
+        dry: flags.dry_run,
+        kv_overrides: flags.override_kv.iter().map(|(key, value)| (key.clone(), override_value(value))).collect(),
+    })
+}
+
+fn find_device(backend: &Backend, name: &str) -> anyhow::Result<Device> {
+    match backend.devices().into_iter().find(|device| device.name() == name) {
+        Some(device) if !device.is_cpu() => Ok(device),
+        _ => bail!("invalid device: {name}; hint: --list-devices lists the devices"),
+    }
+}
+
+fn buffer_overrides(flags: &Flags, backend: &Backend) -> anyhow::Result<Vec<(String, BufferType)>> {
+    if flags.override_tensor.is_empty() {
+        return Ok(Vec::new());
+    }
+    let types = backend.devices().into_iter().filter_map(Device::buffer_type);
+    let types: BTreeMap<String, BufferType> = types.map(|buffer| (buffer.name(), buffer)).collect();
+    let find = |(pattern, name): &(String, String)| {
+        let buffer = types.get(name).with_context(|| {
+            let names = types.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            format!("--override-tensor: unknown buffer type '{name}'; available buffer types: {names}")
+        })?;
+        anyhow::Ok((pattern.clone(), *buffer))
+    };
+    flags.override_tensor.iter().map(find).collect()
+}
+
+fn override_value(value: &KvOverride) -> OverrideValue {
+    match value {
+        KvOverride::Int(value) => OverrideValue::Int(*value),
+        KvOverride::Float(value) => OverrideValue::Float(*value),
+        KvOverride::Bool(value) => OverrideValue::Bool(*value),
+        KvOverride::Text(value) => OverrideValue::Text(value.clone()),
+    }
+}
+
+/// Loads the model, with its adapters.
+pub(crate) fn load_model(task: &Collect, options: &ModelOptions) -> anyhow::Result<Model> {
+    let mut model = Model::load(&task.model, options)?;
+    if options.dry {
+        return Ok(model); // without weights there is nothing to adapt
+    }
+    for (path, scale) in &task.flags.lora {
+        model.add_adapter(path, *scale)?;
+        log::debug(format_args!("LoRA adapter '{}' at scale {scale}", path.display()));
+    }
+    Ok(model)
+}
+
+pub(crate) fn flash_attention(flags: &Flags) -> FlashAttention {
+    match flags.flash_attn {
+        Tristate::Auto => FlashAttention::Auto,
+        Tristate::On => FlashAttention::On,
+        Tristate::Off => FlashAttention::Off,
+    }
+}
+
+pub(crate) fn tuning(task: &Collect, model: &Model) -> anyhow::Result<Tuning> {
+    let flags = &task.flags;
+    Ok(Tuning {
+        cache_type_k: cache_type(flags.cache_type_k),
+        cache_type_v: cache_type(flags.cache_type_v),
+        no_kv_offload: flags.no_kv_offload,
+        no_op_offload: flags.no_op_offload,
+        swa_full: flags.swa_full,
+        unified_cache: false,
+        no_perf: flags.no_perf,
+        rope: rope(flags),
+        pools: Some(PoolOptions { single: thread_options(&task.threads), batch: thread_options(&task.threads_batch) }),
+        control_vector: control_vector(flags, model)?,
+    })
+}
+
+pub(crate) fn sum_on(flags: &Flags) -> SumOn {
+    match flags.sum_on {
+        choices::SumOn::Auto => SumOn::Auto,
+        choices::SumOn::Device => SumOn::Device,
+        choices::SumOn::Host => SumOn::Host,
+    }
+}
+
+/// Sets the priority of the process. The threads, which start later, inherit it.
+fn set_priority(task: &Collect) {
+    if let Err(error) = priority(task.threads.prio).apply_to_process() {
+        log::warn(format_args!("failed to set process priority {}: {error}", task.threads.prio));
+    }
+}
+
+fn cache_type(given: choices::CacheType) -> CacheType {
+    match given {
+        choices::CacheType::F32 => CacheType::F32,
+        choices::CacheType::F16 => CacheType::F16,
+        choices::CacheType::Bf16 => CacheType::Bf16,
+        choices::CacheType::Q8_0 => CacheType::Q8_0,
+        choices::CacheType::Q4_0 => CacheType::Q4_0,
+        choices::CacheType::Q4_1 => CacheType::Q4_1,
+        choices::CacheType::Iq4Nl => CacheType::Iq4Nl,
+        choices::CacheType::Q5_0 => CacheType::Q5_0,
+        choices::CacheType::Q5_1 => CacheType::Q5_1,
+    }
+}
+
+fn rope(flags: &Flags) -> Rope {
+    Rope {
+        scaling: flags.rope_scaling.map(|scaling| match scaling {
+            choices::RopeScaling::None => RopeScaling::None,
+            choices::RopeScaling::Linear => RopeScaling::Linear,
+            choices::RopeScaling::Yarn => RopeScaling::Yarn,
+        }),
+        freq_base: flags.rope_freq_base,
+        freq_scale: flags.rope_freq_scale,
+        yarn_ext_factor: flags.yarn_ext_factor,
+        yarn_attn_factor: flags.yarn_attn_factor,
+        yarn_beta_fast: flags.yarn_beta_fast,
+        yarn_beta_slow: flags.yarn_beta_slow,
+        yarn_orig_ctx: flags.yarn_orig_ctx.map(|n| u32::try_from(n).unwrap_or(0)),
+    }
+}
+
+fn thread_options(threads: &Threads) -> ThreadOptions {
+    ThreadOptions {
+        cpus: threads.cpus.clone(),
+        strict: threads.strict,
+        priority: priority(threads.prio),
+        poll: threads.poll,
+    }
+}
+
+fn priority(n: i32) -> Priority {
+    match n {
+        ..0 => Priority::Low,
+        0 => Priority::Normal,
+        1 => Priority::Medium,
+        2 => Priority::High,
+        3.. => Priority::Realtime,
+    }
+}
+
+fn control_vector(
+    flags: &Flags,
+    model: &Model,
+) -> anyhow::Result<Option<(ControlVector, std::ops::RangeInclusive<i32>)>> {
+    if flags.control_vectors.is_empty() || flags.dry_run {
+        return Ok(None);
+    }
+    let vector = ControlVector::load(flags.control_vectors.iter().map(|(path, scale)| (path.as_path(), *scale)))?;
+    let (start, end) = flags.control_vector_layers;
+    let start = if start <= 0 { 1 } else { start };
+    let end = if end <= 0 { model.n_layer() } else { end };
+    log::debug(format_args!("control vector in layers {start} to {end}"));
+    Ok(Some((vector, start..=end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Task};
+
+    fn collect(words: &str) -> Box<Collect> {
+        let parsed = args::parse(std::iter::once("llama-imatrix").chain(words.split_whitespace()).map(Into::into));
+        match Config::new(parsed.unwrap().flags).unwrap().task {
+            Task::Collect(task) => task,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Flags whose effect does not show on a machine without devices: they get as far as llama.cpp's options, and
+    /// `llama_imatrix::llama` has tests that these reach llama.cpp.
+    #[test]
+    fn flags_without_an_effect_here_reach_the_options() {
+        let backend = Backend::init();
+        let options =
+            |words: &str| model_options(&collect(&format!("-m m.gguf -p text -o /dev/null {words}")), backend).unwrap();
+        let plain = options("");
+        assert!(!plain.no_host && matches!(plain.lazy_mode, LazyMode::Auto));
+        assert!(options("--no-host").no_host);
+        assert!(matches!(options("--lazy-mode on").lazy_mode, LazyMode::On));
+        assert!(matches!(options("-lzm off").lazy_mode, LazyMode::Off));
+        let task = collect("-m m.gguf -p text -o /dev/null --no-op-offload --poll 7");
+        assert!(task.flags.no_op_offload);
+        assert_eq!((task.threads.poll, task.threads_batch.poll), (7, 7));
+        assert_eq!(collect("-m m.gguf -p text -o /dev/null --poll 7 --poll-batch 1").threads_batch.poll, 1);
+    }
+}

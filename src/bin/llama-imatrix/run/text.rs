@@ -1,0 +1,105 @@
+//! The calibration text as chunks of tokens.
+
+use std::ffi::CStr;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use llama_imatrix::calibration::{Body, ChatTemplate, ChunkOptions, Chunks, SpecialTexts, TokenOptions};
+use llama_imatrix::llama::{Model, Token};
+use llama_imatrix::state::Digest;
+
+use crate::config::Collect;
+use crate::ui::{log, progress};
+
+/// Chunks, and the digest of their tokens.
+pub(crate) struct Text {
+    pub(crate) chunks: Chunks,
+    pub(crate) digest: Digest,
+    /// Number of tokens of the whole text.
+    pub(crate) n_tokens: usize,
+    pub(crate) n_documents: usize,
+}
+
+pub(crate) fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<Text> {
+    let flags = &task.flags;
+    let started = Instant::now();
+    model.vocab().check().with_context(|| format!("'{}'", task.model.display()))?;
+    let template = chat_template(task, model)?;
+    if !flags.documents && task.corpus.items.iter().any(|item| item.line.is_some()) {
+        log::info(format_args!(
+            "all documents are joined and split into chunks; --documents evaluates each separately"
+        ));
+    }
+    log::info(format_args!("tokenizing the input .."));
+    start_progress(task, model);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // Without --documents it is chunks that are drawn and counted: all of the text is needed.
+    let options = TokenOptions {
+        parse_special: flags.parse_special,
+        shuffle: task.shuffle.filter(|_| flags.documents),
+        budget: flags.tokens.filter(|_| flags.documents),
+        threads,
+    };
+    let template = template.as_ref().ok_or("there is none in the model's file; --chat-template-file names one");
+    let documents = task.corpus.tokenize(&model.vocab(), template, &options, &progress::set_bytes);
+    progress::finish();
+    let documents = documents?;
+    log::info(format_args!("tokenization took {:.1} ms", started.elapsed().as_secs_f64() * 1e3));
+
+    let size = flags.ctx_size as usize;
+    let skip = usize::try_from(flags.chunk)?;
+    let limit = usize::try_from(flags.chunks).ok();
+    let (n_tokens, n_documents) = (documents.tokens().len(), documents.len());
+    let chunk_options = ChunkOptions { size, skip, limit, keep_tail: flags.keep_tail, shuffle: task.shuffle };
+    if flags.documents {
+        let digest = Digest::of_documents(documents.tokens(), documents.lengths());
+        let chunks = Chunks::of_documents(documents, chunk_options)?;
+        return Ok(Text { chunks, digest, n_tokens, n_documents });
+    }
+    if skip > 0 {
+        log::info(format_args!("removing initial {skip} chunks ({} tokens)", skip.saturating_mul(size)));
+    }
+    let tokens = documents.into_tokens();
+    let digest = Digest::of_tokens(&tokens);
+    let within_budget = flags.tokens.map(|budget| usize::try_from(budget / size as u64).unwrap_or(usize::MAX));
+    let limit = [limit, within_budget].into_iter().flatten().min();
+    let chunks = Chunks::new(tokens, ChunkOptions { limit, ..chunk_options })?;
+    Ok(Text { chunks, digest, n_tokens, n_documents })
+}
+
+fn start_progress(task: &Collect, model: &Model) {
+    let n_bytes = task.corpus.n_bytes();
+    match &task.corpus.items[..] {
+        [item] if matches!(&item.body, Body::Text(text) if model.vocab().pieces(text).len() == 1) => {
+            progress::spin(format!("tokenizing {:.1} MB", n_bytes as f64 / 1e6));
+        }
+        _ => progress::start_bytes("tokenizing".to_owned(), Some(n_bytes)),
+    }
+}
+
+/// Returns the template for conversations, if there is a conversation and a template.
+fn chat_template(task: &Collect, model: &Model) -> anyhow::Result<Option<ChatTemplate>> {
+    let needed = task.corpus.items.iter().any(|item| matches!(item.body, Body::Conversation(_)));
+    if !needed {
+        return Ok(None);
+    }
+    let vocab = model.vocab();
+    let text = |token: Option<Token>| {
+        token.and_then(|token| vocab.text(token)).map(CStr::to_string_lossy).unwrap_or_default().into_owned()
+    };
+    let special = SpecialTexts { bos: text(vocab.bos()), eos: text(vocab.eos()) };
+    if let Some(path) = &task.flags.chat_template_file {
+        let source = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the chat template '{}'", path.display()))?;
+        let template = ChatTemplate::new(&source, special, task.flags.chat_date);
+        return template.map(Some).with_context(|| format!("'{}'", path.display()));
+    }
+    let Some(source) = model.chat_template() else { return Ok(None) };
+    let shown = task.model.display();
+    let mut template =
+        ChatTemplate::new(&source, special, task.flags.chat_date).with_context(|| format!("'{shown}'"))?;
+    if let Some(source) = model.tool_use_template() {
+        template.set_tool_use(&source).with_context(|| format!("'{shown}' (tool_use)"))?;
+    }
+    Ok(Some(template))
+}

@@ -1,0 +1,8 @@
+//! The program's user interface while it works: the log, standard output, the progress bar, signals.
+
+pub(crate) mod log;
+pub(crate) mod print;
+pub(crate) mod progress;
+pub(crate) mod results;
+#[cfg(feature = "llama")]
+pub(crate) mod signals;

@@ -302,7 +302,9 @@ mod tests {
         unsafe {
             let input = &*(*node).src[1];
             let values = std::slice::from_raw_parts_mut(input.data.cast::<f32>(), shape.k * shape.tokens);
-            values.iter_mut().for_each(|value| *value = -*value);
+            for value in values {
+                *value = -*value;
+            }
         }
         assert_eq!(results(state, 1), first[1..], "within an evaluation");
         state.set_threads(1);

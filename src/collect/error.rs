@@ -60,12 +60,6 @@ pub enum Error {
         /// The weight.
         weight: String,
     },
-    /// A graph went on after what was its last product in the first evaluation.
-    #[error("'{weight}' came up after what was the graph's last product in the first evaluation")]
-    AfterTheEnd {
-        /// The weight.
-        weight: String,
-    },
     /// Earlier sums that exact ones cannot start from.
     #[error("'{weight}' of the --in-file cannot be added to exactly: {source}")]
     Earlier {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::accumulate::{Scratch, add_dense, add_routed, prepare_on_device};
-use super::ending::Ending;
 use super::error::Error;
 use super::pending::Pending;
 use super::product::{Ids, Kind, Product, Rows};
@@ -55,7 +54,6 @@ pub(super) struct Evaluation {
     asked: Option<(usize, usize)>,
     /// The first node of this decode's first evaluation: once it comes again, the next evaluation has begun.
     first_node: Option<usize>,
-    pub(super) ending: Ending,
     /// What went wrong where no error can be returned.
     fault: Option<Error>,
     scratch: Scratch,
@@ -80,7 +78,6 @@ impl Evaluation {
             fresh: Vec::new(),
             asked: None,
             first_node: None,
-            ending: Ending::default(),
             fault: None,
             scratch: Scratch::default(),
         }
@@ -122,10 +119,6 @@ impl Evaluation {
         let verdict = self.shared.options.rule.judge(product);
         if verdict == Verdict::PassedOver {
             return false;
-        }
-        if !self.ending.product(product.weight) {
-            self.fault.get_or_insert_with(|| Error::AfterTheEnd { weight: product.weight.to_owned() });
-            return true; // add() returns it
         }
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
@@ -261,7 +254,6 @@ impl Evaluation {
         if self.first_node.take().is_none() {
             return;
         }
-        self.ending.end_evaluation();
         let shared = Arc::clone(&self.shared);
         if let Err(error) = self.close(&shared, same) {
             self.fault.get_or_insert(error);

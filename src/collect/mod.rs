@@ -10,7 +10,6 @@
 mod accumulate;
 mod chunks;
 mod collector;
-mod ending;
 mod error;
 mod evaluation;
 mod experts;

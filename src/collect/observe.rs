@@ -18,9 +18,6 @@ pub(super) struct Fetched {
 impl Observer for Lane {
     fn asks(&mut self, node: TensorInfo<'_>) -> bool {
         self.begin_node(node.id());
-        if node.writes_elsewhere() {
-            self.evaluation.ending.store();
-        }
         product(node).is_some_and(|product| Lane::asks(self, &product))
     }
 
@@ -30,10 +27,6 @@ impl Observer for Lane {
             return Ok(self.add_on_device(&product, node)?);
         }
         Ok(add(&mut self.evaluation, &product, input, node.src(2), &mut self.fetched)?)
-    }
-
-    fn ends_with(&mut self, _: TensorInfo<'_>) -> bool {
-        self.evaluation.ending.end_with_product()
     }
 
     fn end_decode(&mut self) {

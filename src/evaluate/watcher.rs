@@ -25,11 +25,6 @@ impl Observer for Watcher {
         self.asked.contains(&true)
     }
 
-    fn ends_with(&mut self, node: TensorInfo<'_>) -> bool {
-        // A lens looks at what comes after the last product, too.
-        !self.lens.is_active() && self.lane.ends_with(node)
-    }
-
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
         let [lane, lens] = std::mem::take(&mut self.asked);
         if lens {

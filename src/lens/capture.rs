@@ -35,12 +35,6 @@ impl RowCapture {
         self.fault = None;
     }
 
-    /// Returns true if rows are captured.
-    #[must_use]
-    pub(crate) fn is_active(&self) -> bool {
-        self.plan.is_some()
-    }
-
     /// Stops capturing until the next start.
     pub(crate) fn stop(&mut self) {
         self.plan = None;

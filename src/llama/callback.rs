@@ -70,17 +70,6 @@ pub trait Observer {
     /// Whatever it returns ends the decode and comes out of [`Context::decode`](super::Context::decode).
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError>;
 
-    /// Whether nothing that comes after `node` in this graph is wanted, nor what `node` itself comes to, but its sources
-    /// alone. Called for a node that was just asked for, where no logits are wanted ([`Outputs::Nothing`]) and nothing
-    /// else reads the end of the graph: if so, neither it nor what follows is computed, and [`sees`](Self::sees) is called
-    /// for it all the same, with data in its sources alone.
-    ///
-    /// [`Outputs::Nothing`]: super::Outputs::Nothing
-    fn ends_with(&mut self, node: TensorInfo<'_>) -> bool {
-        let _ = node;
-        false
-    }
-
     /// A decode has ended, well or not. It evaluated one graph, or several in turn, one for each of its micro-batches.
     fn end_decode(&mut self) {}
 }
@@ -117,15 +106,13 @@ pub(super) struct Latch<O> {
     fault: Option<Fault>,
     /// What becomes of the output matrix.
     pub(super) head: Head,
-    /// Whether somebody reads what comes after the last node that is observed.
-    pub(super) to_the_end: bool,
     links: Links,
     pulse: Pulse,
 }
 
 impl<O: Observer> Latch<O> {
     pub(super) fn new(observer: O, head: Head) -> Self {
-        Self { observer, fault: None, head, to_the_end: false, links: Links::default(), pulse: Pulse::default() }
+        Self { observer, fault: None, head, links: Links::default(), pulse: Pulse::default() }
     }
 
     /// Ends a decode and raises what was latched in it: errors are returned, panics go on.
@@ -171,10 +158,9 @@ impl<O: Observer> Latch<O> {
                 Some(false)
             }
             Head::Cut(_) if self.fault.is_some() => None,
-            Head::Cut(head) if ask => {
-                let may_end = head.scorer.is_none() && !self.to_the_end;
+            Head::Cut(_) if ask => {
                 let observed = self.before(tensor);
-                let ends = is_output_matrix(tensor) || (observed && may_end && self.ends_with(tensor));
+                let ends = is_output_matrix(tensor);
                 if ends && let Head::Cut(head) = &mut self.head {
                     // SAFETY: by contract the node is a graph's that waits for our answer.
                     unsafe { head.cut(node, observed) };
@@ -198,17 +184,6 @@ impl<O: Observer> Latch<O> {
                 Some(false) // leaves the split: what follows is not wanted
             }
         }
-    }
-
-    fn ends_with(&mut self, node: TensorInfo<'_>) -> bool {
-        if self.fault.is_some() {
-            return false;
-        }
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.observer.ends_with(node)));
-        outcome.unwrap_or_else(|payload| {
-            self.fault = Some(Fault::Panic(payload));
-            false
-        })
     }
 
     /// The answer for the scheduler before a node is computed. Once latched: ask for the next node, to refuse it then.

@@ -58,10 +58,7 @@ impl<O: Observer> Context<'_, O> {
     pub fn keep_nextn_states(&mut self) -> Result<(), Error> {
         // SAFETY: the context is ours.
         match unsafe { shim::imatrix_nextn_keep_states(self.as_ptr()) } {
-            shim::IMATRIX_NEXTN_OK => {
-                self.latch_mut().to_the_end = true;
-                Ok(())
-            }
+            shim::IMATRIX_NEXTN_OK => Ok(()),
             _ => Err(Error::NextnUnavailable),
         }
     }

@@ -1,10 +1,9 @@
-//! What nobody reads is not computed: logits, and without them all that comes after the last node that is observed.
+//! Skips logits that nobody reads.
 //!
 //! llama.cpp has no switch for it: asking for the logits of fewer tokens makes the last layer skip their rows, which
 //! are to be collected. So every token asks, the product with the output matrix is no operation while the graph runs, and
 //! what follows it, which works on logits alone, does not run. Where perplexity needs some rows, they go through a graph
-//! of our own ([`Scorer`]). Where no logits are wanted at all, the same is done as early as the observer has seen all
-//! it wants ([`Observer::ends_with`](super::Observer::ends_with)).
+//! of our own ([`Scorer`]).
 
 use std::ptr::NonNull;
 

@@ -104,14 +104,6 @@ impl<'a> TensorInfo<'a> {
         weight_name(self.name())
     }
 
-    /// Whether it is written into the memory of another tensor, such as a cache, which may outlive the graph.
-    pub(crate) fn writes_elsewhere(self) -> bool {
-        const IN_PLACE: [sys::ggml_op; 5] =
-            [sys::GGML_OP_NONE, sys::GGML_OP_VIEW, sys::GGML_OP_RESHAPE, sys::GGML_OP_PERMUTE, sys::GGML_OP_TRANSPOSE];
-        let tensor = self.raw();
-        !tensor.view_src.is_null() && !IN_PLACE.contains(&tensor.op)
-    }
-
     /// The operation that computes this tensor.
     #[must_use]
     pub fn op(self) -> Op {

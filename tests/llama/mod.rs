@@ -12,13 +12,12 @@ mod vocab;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use llama_imatrix::collect::{Collector, CollectorOptions, Lane};
 use llama_imatrix::llama::{
     Batch, Context, ContextOptions, Error, FlashAttention, Model, ModelOptions, Observer, ObserverError, Op, Outputs,
     TensorInfo, TensorRef, Tuning,
 };
 
-use crate::support::{self, TestModel};
+use crate::support;
 
 const N_TOKENS: usize = 32;
 
@@ -235,61 +234,6 @@ fn the_output_matrixs_input_is_seen_whole_whether_or_not_it_is_multiplied() {
             assert_eq!(context.observer().rows, [N_TOKENS as i64; 2], "{outputs:?}");
         }
     });
-}
-
-/// A collector's lane, and how many nodes it is asked about.
-struct Counted {
-    lane: Lane,
-    ends: bool,
-    nodes: usize,
-}
-
-impl Observer for Counted {
-    fn asks(&mut self, node: TensorInfo<'_>) -> bool {
-        self.nodes += 1;
-        Observer::asks(&mut self.lane, node)
-    }
-
-    fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
-        self.lane.sees(node)
-    }
-
-    fn ends_with(&mut self, node: TensorInfo<'_>) -> bool {
-        self.ends && self.lane.ends_with(node)
-    }
-
-    fn end_decode(&mut self) {
-        self.lane.end_decode();
-    }
-}
-
-/// What comes after the last product is not computed from the second micro-batch on, and what is remembered from one to
-/// the next is all there.
-#[test]
-fn without_logits_a_graph_ends_with_its_last_product() {
-    for TestModel { name, .. } in support::MODELS {
-        with_built(name, |model| {
-            let collected = |outputs, ends| {
-                let collector = Collector::new(&CollectorOptions { chunk_size: 32, ..CollectorOptions::default() });
-                let observer = Counted { lane: collector.lane(), ends, nodes: 0 };
-                let options = ContextOptions { n_ubatch: 16, ..options(outputs) };
-                let mut context = Context::new(model, &options, observer).unwrap();
-                for first in [0, N_TOKENS as i32] {
-                    let mut batch = Batch::new();
-                    (first..first + N_TOKENS as i32).for_each(|i| batch.add(3 + i % 50, i, 0));
-                    context.decode(&mut batch).unwrap();
-                }
-                let nodes = context.observer().nodes;
-                drop(context);
-                (collector.finish().unwrap(), nodes)
-            };
-            let (all, _) = collected(Outputs::All, true);
-            let (whole, nodes) = collected(Outputs::Nothing, false);
-            let (ended, fewer) = collected(Outputs::Nothing, true);
-            assert!(all == whole && all == ended, "{name}");
-            assert!(fewer < nodes, "{name}: {fewer} nodes of {nodes}");
-        });
-    }
 }
 
 /// Scores are those of llama.cpp's own logits, whatever follows the output matrix: nothing or a soft cap.

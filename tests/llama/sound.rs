@@ -2,7 +2,7 @@
 //!
 //! Lifetimes themselves are in `compile_fail` examples of the types' documentation.
 
-use llama_imatrix::llama::{Entry, Exit, NextnContext, ROWS_AT_ONCE, Readout, nextn_available};
+use llama_imatrix::llama::{Entry, Exit, NextnContext, Op, ROWS_AT_ONCE, Readout, nextn_available};
 
 use super::*;
 
@@ -94,7 +94,7 @@ fn a_readout_takes_whole_rows_and_nodes_of_a_norm() {
     });
 }
 
-/// Ends the graph with one product, and looks at all that can be reached from it.
+/// Observes the product with the output matrix, and everything that can be reached from it.
 #[derive(Default)]
 struct Reach {
     own: Option<bool>,
@@ -105,11 +105,8 @@ struct Reach {
 
 impl Observer for Reach {
     fn asks(&mut self, node: TensorInfo<'_>) -> bool {
-        node.src(0).is_some_and(|weight| weight.name() == "blk.1.ffn_down.weight")
-    }
-
-    fn ends_with(&mut self, _: TensorInfo<'_>) -> bool {
-        true
+        let is_head = |weight: TensorInfo<'_>| matches!(weight.name(), "output.weight" | "token_embd.weight");
+        node.op() == Op::MulMat && node.src(0).is_some_and(is_head)
     }
 
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {

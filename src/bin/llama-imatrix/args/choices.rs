@@ -54,6 +54,12 @@ choices! {
         Abort = "abort",
     }
 
+    /// `--cpu-products`
+    enum CpuProducts {
+        Auto = "auto",
+        Ggml = "ggml",
+    }
+
     /// `--sum-on`
     enum SumOn {
         Auto = "auto",

@@ -1,6 +1,6 @@
 //! Threads: how many, where, how urgent.
 
-use super::choices::{Choice as _, Numa};
+use super::choices::{Choice as _, CpuProducts, Numa};
 use super::lowargs::{Cpu, Flags};
 use super::table::{Checked, Flag, Set};
 
@@ -70,9 +70,12 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--cpu-products"],
         "WHO",
-        "Compute matrix products on the CPU with kernels of our own where they are faster and have ggml's bits, or leave all \
-         to ggml; the results are the same (auto)",
-        Set::Choice(&["auto", "ggml"], |flags, who| flags.cpu_products = who == "auto"),
+        "Compute matrix products on the CPU with our own kernels if they are faster and have ggml's bits, or leave all to ggml; \
+         the results are the same (auto)",
+        Set::Choice(CpuProducts::WORDS, |flags, who| {
+            flags.cpu_products = CpuProducts::parse(who)?;
+            Ok(())
+        }),
     )
     .ours()
     .same_bits(),

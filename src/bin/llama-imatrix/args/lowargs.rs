@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use llama_imatrix::calibration::{Date, Input};
 use llama_imatrix::state::Accumulate;
 
-use super::choices::{CacheType, LazyMode, LoadMode, Nan, Numa, OutputFormat, RopeScaling, SplitMode, SumOn};
+use super::choices::{
+    CacheType, CpuProducts, LazyMode, LoadMode, Nan, Numa, OutputFormat, RopeScaling, SplitMode, SumOn,
+};
 use crate::ui::log::{LogOptions, level};
 
 /// All flags that act. Those that are read and ignored leave nothing here.
@@ -120,8 +122,7 @@ pub(crate) struct Flags {
     pub(crate) cpu: Cpu,
     pub(crate) cpu_batch: Cpu,
     pub(crate) numa: Option<Numa>,
-    /// Whether our own kernels may compute matrix products.
-    pub(crate) cpu_products: bool,
+    pub(crate) cpu_products: CpuProducts,
 
     // The log.
     pub(crate) log: LogOptions,
@@ -335,7 +336,7 @@ impl Default for Flags {
             cpu: Cpu::default(),
             cpu_batch: Cpu::default(),
             numa: None,
-            cpu_products: true,
+            cpu_products: CpuProducts::Auto,
             log: LogOptions::default(),
             verbosity: level::INFO,
         }

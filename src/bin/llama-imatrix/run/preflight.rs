@@ -2,8 +2,8 @@
 
 use llama_imatrix::atomic_file::remove_leftovers;
 use llama_imatrix::calibration::Chunks;
-use llama_imatrix::nextn::check_files;
 use llama_imatrix::evaluate::Layout;
+use llama_imatrix::nextn::check_files;
 
 use super::disk;
 use super::lock::Lock;

@@ -53,7 +53,7 @@ pub(crate) fn start_backend_of_run(task: &Collect, signals: &Signals) -> anyhow:
 
 /// Has products on the CPU computed by our own kernels, where these have ggml's bits. Before a model is loaded.
 fn register_products(flags: &Flags, backend: &Backend) {
-    if !flags.cpu_products {
+    if flags.cpu_products == choices::CpuProducts::Ggml {
         return;
     }
     // ggml has a GPU compute large batches with weights in host memory, unless another backend takes them.

@@ -7,8 +7,8 @@ use llama_imatrix::atomic_file::Way;
 use llama_imatrix::calibration::Corpus;
 use llama_imatrix::state::{Accumulate, Shard};
 
-use super::Merge;
 use super::lens::Lens;
+use super::matrices::Merge;
 use super::output::{Output, check_way, state_path};
 use super::overlap::Files;
 use super::threads::{Threads, at_least_one, default_threads};

@@ -4,6 +4,7 @@ mod collect;
 mod corpus;
 pub(crate) mod in_files;
 mod lens;
+mod matrices;
 pub(crate) mod output;
 pub(crate) mod overlap;
 pub(crate) mod replaceable;
@@ -21,6 +22,7 @@ use output::{DEFAULT_OUTPUT, Output, output_path};
 use overlap::Files;
 
 pub(crate) use collect::Collect;
+pub(crate) use matrices::{Merge, ShowStatistics};
 pub(crate) use threads::Threads;
 
 /// llama.cpp's default for `-c`.
@@ -37,20 +39,6 @@ pub(crate) enum Task {
     ShowStatistics(ShowStatistics),
     Merge(Merge),
     Collect(Box<Collect>),
-}
-
-#[derive(Debug)]
-pub(crate) struct ShowStatistics {
-    pub(crate) file: String,
-    pub(crate) chunk_sizes: ChunkSizes,
-}
-
-/// Matrices to read, and where the result goes.
-#[derive(Debug)]
-pub(crate) struct Merge {
-    pub(crate) in_files: Vec<String>,
-    pub(crate) chunk_sizes: ChunkSizes,
-    pub(crate) output: Output,
 }
 
 impl Config {

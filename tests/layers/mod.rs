@@ -69,7 +69,8 @@ fn library_files(dir: &Path, files: &mut Vec<PathBuf>) {
             if !["bin", "tests"].contains(&name) {
                 library_files(&path, files);
             }
-        } else if name.ends_with(".rs") && !["lib.rs", "tests.rs"].contains(&name) {
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !["lib.rs", "tests.rs"].contains(&name)
+        {
             files.push(path);
         }
     }

@@ -191,11 +191,11 @@ impl Evaluation {
     /// Adds the input of the product that was last asked for; see [`Lane::add`](super::Lane::add).
     pub(super) fn add(&mut self, product: &Product<'_>, input: &Rows<'_>, ids: Option<&Ids<'_>>) -> Result<(), Error> {
         self.change(|Addition { sums, scratch, is_shared, .. }| {
-            let undo = is_shared.then_some(&mut sums.undo);
+            let rollback = is_shared.then_some(&mut sums.rollback);
             let entry = Arc::make_mut(&mut sums.entry);
             match ids {
-                Some(ids) => add_routed(entry, product, input, ids, scratch, undo),
-                None => add_dense(entry, product, input, scratch, undo),
+                Some(ids) => add_routed(entry, product, input, ids, scratch, rollback),
+                None => add_dense(entry, product, input, scratch, rollback),
             }
         })
     }

@@ -19,6 +19,7 @@ mod lane;
 mod observe;
 mod pending;
 mod product;
+mod rollback;
 mod rule;
 mod sharing;
 mod state;
@@ -26,7 +27,6 @@ mod stored;
 mod sync;
 #[cfg(test)]
 mod tests;
-mod undo;
 
 pub use chunks::Due;
 pub use collector::{Collector, CollectorOptions, Earlier, Snapshot};

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use crate::sums::{Accumulate, OnDevice};
 
 use super::pending::{BATCHES_AWAY, Pending};
+use super::rollback::Rollback;
 use super::stored::Stored;
-use super::undo::Undo;
 
 /// The sums of a capture, which lanes add to.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct CaptureSums {
     /// Shared with snapshots, which keep what they have: changing it then copies it.
     pub(super) entry: Arc<Stored>,
     /// The state before this evaluation's addition; kept only while shared.
-    pub(super) undo: Undo,
+    pub(super) rollback: Rollback,
     /// What a device has of them besides: `entry` is then [`Stored::Wide`].
     pub(super) pending: Option<Pending>,
 }
@@ -36,7 +36,7 @@ pub(super) type Same<'f> = &'f mut dyn FnMut(&dyn OnDevice, &dyn OnDevice) -> bo
 
 impl CaptureSums {
     fn new(entry: Arc<Stored>) -> Self {
-        Self { entry, undo: Undo::default(), pending: None }
+        Self { entry, rollback: Rollback::default(), pending: None }
     }
 
     /// All of them, wherever they are.
@@ -233,7 +233,7 @@ impl Sharing {
         let entry = match (&capture.sums, take) {
             (None, _) => Arc::new(Stored::empty(self.accumulate)),
             (Some(sums), Take::Now) => sums.gathered(),
-            (Some(sums), Take::Before) => Arc::new(sums.undo.before(&sums.entry)),
+            (Some(sums), Take::Before) => Arc::new(sums.rollback.before(&sums.entry)),
         };
         let (turn, expected) = (capture.turn, capture.expected.map(|_| first_batch));
         let kept = capture.kept.clone();

@@ -139,24 +139,14 @@ impl Stored {
     /// Appends a copy of `values` of `from`, which is of the same kind.
     pub(super) fn append(&mut self, from: &Self, values: Range<usize>) {
         match (self, from) {
-            (Self::F32(to), Self::F32(from)) => {
-                to.sum2.extend_from_slice(&from.sum2[values.clone()]);
-                if let Some(sum) = &from.sum {
-                    to.sum.get_or_insert_default().extend_from_slice(&sum[values]);
-                }
-            }
+            (Self::F32(to), Self::F32(from)) => to.append(from, values),
             (Self::Exact(to), Self::Exact(from)) => {
                 to.sum2.extend_from_slice(&from.sum2[words(&values, SQUARE_WORDS)]);
                 if let Some(sum) = &from.sum {
                     to.sum.get_or_insert_default().extend_from_slice(&sum[words(&values, SUM_WORDS)]);
                 }
             }
-            (Self::Wide(to), Self::Wide(from)) => {
-                to.sum2.extend_from_slice(&from.sum2[values.clone()]);
-                if let Some(sum) = &from.sum {
-                    to.sum.get_or_insert_default().extend_from_slice(&sum[values]);
-                }
-            }
+            (Self::Wide(to), Self::Wide(from)) => to.append(from, values),
             _ => {}
         }
     }
@@ -165,24 +155,14 @@ impl Stored {
     pub(super) fn restore(&mut self, values: Range<usize>, from: &Self, at: usize) {
         let source = at..at + values.len();
         match (self, from) {
-            (Self::F32(to), Self::F32(from)) => {
-                to.sum2[values.clone()].copy_from_slice(&from.sum2[source.clone()]);
-                if let (Some(to), Some(from)) = (&mut to.sum, &from.sum) {
-                    to[values].copy_from_slice(&from[source]);
-                }
-            }
+            (Self::F32(to), Self::F32(from)) => to.restore(values, from, source),
             (Self::Exact(to), Self::Exact(from)) => {
                 to.sum2[words(&values, SQUARE_WORDS)].copy_from_slice(&from.sum2[words(&source, SQUARE_WORDS)]);
                 if let (Some(to), Some(from)) = (&mut to.sum, &from.sum) {
                     to[words(&values, SUM_WORDS)].copy_from_slice(&from[words(&source, SUM_WORDS)]);
                 }
             }
-            (Self::Wide(to), Self::Wide(from)) => {
-                to.sum2[values.clone()].copy_from_slice(&from.sum2[source.clone()]);
-                if let (Some(to), Some(from)) = (&mut to.sum, &from.sum) {
-                    to[values].copy_from_slice(&from[source]);
-                }
-            }
+            (Self::Wide(to), Self::Wide(from)) => to.restore(values, from, source),
             _ => {}
         }
     }
@@ -190,18 +170,12 @@ impl Stored {
     /// Forgets all values and keeps the memory.
     pub(super) fn clear(&mut self) {
         match self {
-            Self::F32(entry) => {
-                entry.sum2.clear();
-                entry.sum.as_mut().map(Vec::clear);
-            }
+            Self::F32(entry) => entry.clear(),
             Self::Exact(entry) => {
                 entry.sum2.clear();
                 entry.sum.as_mut().map(Vec::clear);
             }
-            Self::Wide(entry) => {
-                entry.sum2.clear();
-                entry.sum.as_mut().map(Vec::clear);
-            }
+            Self::Wide(entry) => entry.clear(),
         }
     }
 

@@ -12,9 +12,9 @@ use crate::llama::{self, Model};
 use crate::nextn::Layer;
 use crate::state::ChunkSet;
 
+use super::evaluator::{Evaluated, Evaluator};
 use super::kept::Kept;
 use super::memory;
-use super::pass::{Evaluated, Pass};
 use super::{Checkpoint, Error, Layout, Listener, Position, RunOptions, Start};
 
 /// How many batches are evaluated side by side, each with its share of the threads and a context of its own.
@@ -73,7 +73,7 @@ impl Batches {
 }
 
 /// A context for each lane.
-pub(super) fn passes<'a>(
+pub(super) fn evaluators<'a>(
     model: &'a Model,
     nextn: Option<&Layer<'a>>,
     chunks: &'a Chunks,
@@ -81,20 +81,20 @@ pub(super) fn passes<'a>(
     collector: &Collector,
     options: &RunOptions,
     n_batches: usize,
-) -> Result<Vec<Pass<'a>>, Error> {
+) -> Result<Vec<Evaluator<'a>>, Error> {
     let mut lanes = wanted(options, layout, chunks, nextn.is_some(), n_batches);
-    let pass = || Pass::new(model, nextn, chunks, layout, collector, options);
+    let evaluator = || Evaluator::new(model, nextn, chunks, layout, collector, options);
     let before = memory::reserved();
     let devices = if options.lanes == Lanes::Auto && lanes > 1 { memory::devices() } else { Vec::new() };
-    let mut passes = vec![pass()?];
+    let mut evaluators = vec![evaluator()?];
     if options.lanes == Lanes::Auto && !(has_room(before) && memory::have_room(&devices)) {
         lanes = 1;
     }
-    memory::check(passes[0].host_memory(), lanes)?;
-    while passes.len() < lanes {
-        passes.push(pass()?);
+    memory::check(evaluators[0].host_memory(), lanes)?;
+    while evaluators.len() < lanes {
+        evaluators.push(evaluator()?);
     }
-    Ok(passes)
+    Ok(evaluators)
 }
 
 pub(super) fn wanted(options: &RunOptions, layout: &Layout, chunks: &Chunks, nextn: bool, n_batches: usize) -> usize {
@@ -259,23 +259,23 @@ fn before(chunk: usize) -> ChunkSet {
 
 /// Evaluates all batches. Whether it was stopped before the end.
 pub(super) fn evaluate(
-    passes: &mut [Pass<'_>],
+    evaluators: &mut [Evaluator<'_>],
     batches: &Batches,
     options: &RunOptions,
     delivery: &mut Delivery<'_>,
 ) -> Result<bool, Error> {
-    for pass in &mut *passes {
-        pass.enter(delivery.collector);
+    for evaluator in &mut *evaluators {
+        evaluator.enter(delivery.collector);
     }
     let stop = || options.stop.load(Ordering::Relaxed);
     // The first batch shows how often each input comes up; until then lanes could not tell when it is their turn.
-    let alone = if passes.len() > 1 { 1 } else { batches.len() };
-    passes[0].set_threads(usize::try_from(options.n_threads_batch).unwrap_or(1));
+    let alone = if evaluators.len() > 1 { 1 } else { batches.len() };
+    evaluators[0].set_threads(usize::try_from(options.n_threads_batch).unwrap_or(1));
     for index in 0..alone.min(batches.len()) {
         if stop() {
             return Ok(true);
         }
-        let report = evaluate_one(&mut passes[0], batches, index);
+        let report = evaluate_one(&mut evaluators[0], batches, index);
         delivery.deliver(batches, report)?;
         if delivery.covered {
             return Ok(false);
@@ -283,28 +283,28 @@ pub(super) fn evaluate(
     }
     if alone < batches.len() {
         delivery.collector.overlap();
-        share_threads(passes, options);
-        return side_by_side(passes, batches, alone, &options.stop, delivery);
+        share_threads(evaluators, options);
+        return side_by_side(evaluators, batches, alone, &options.stop, delivery);
     }
     Ok(false)
 }
 
-fn evaluate_one(pass: &mut Pass<'_>, batches: &Batches, index: usize) -> Report {
+fn evaluate_one(evaluator: &mut Evaluator<'_>, batches: &Batches, index: usize) -> Report {
     let started = Instant::now();
-    let evaluated = pass.evaluate(index, &batches.0[index]);
+    let evaluated = evaluator.evaluate(index, &batches.0[index]);
     Report { index, evaluated, seconds: started.elapsed().as_secs_f32() }
 }
 
-fn share_threads(passes: &mut [Pass<'_>], options: &RunOptions) {
+fn share_threads(evaluators: &mut [Evaluator<'_>], options: &RunOptions) {
     let threads = usize::try_from(options.n_threads_batch).unwrap_or(1);
-    let lanes = passes.len();
-    for (lane, pass) in passes.iter_mut().enumerate() {
-        pass.set_threads((threads / lanes + usize::from(lane < threads % lanes)).max(1));
+    let lanes = evaluators.len();
+    for (lane, evaluator) in evaluators.iter_mut().enumerate() {
+        evaluator.set_threads((threads / lanes + usize::from(lane < threads % lanes)).max(1));
     }
 }
 
 fn side_by_side(
-    passes: &mut [Pass<'_>],
+    evaluators: &mut [Evaluator<'_>],
     batches: &Batches,
     first: usize,
     stop: &AtomicBool,
@@ -313,10 +313,10 @@ fn side_by_side(
     let (next, failed) = (AtomicUsize::new(first), AtomicBool::new(false));
     let (sender, reports) = mpsc::channel();
     std::thread::scope(|scope| {
-        for pass in passes {
+        for evaluator in evaluators {
             let (sender, next, failed) = (sender.clone(), &next, &failed);
             let goes_on = move || !failed.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed);
-            scope.spawn(move || run_lane(pass, batches, next, goes_on, &sender));
+            scope.spawn(move || run_lane(evaluator, batches, next, goes_on, &sender));
         }
         drop(sender);
         let mut waiting = BTreeMap::new();
@@ -357,20 +357,20 @@ fn is_consequence(error: &Error) -> bool {
 }
 
 fn run_lane(
-    pass: &mut Pass<'_>,
+    evaluator: &mut Evaluator<'_>,
     batches: &Batches,
     next: &AtomicUsize,
     goes_on: impl Fn() -> bool,
     reports: &Sender<Report>,
 ) {
-    let collector = pass.collector();
+    let collector = evaluator.collector();
     let _stop = StopOthers(&collector);
     while goes_on() {
         let index = next.fetch_add(1, Ordering::Relaxed);
         if index >= batches.len() {
             break;
         }
-        let report = evaluate_one(pass, batches, index);
+        let report = evaluate_one(evaluator, batches, index);
         let failed = report.evaluated.is_err();
         if failed {
             collector.stop();

@@ -1,12 +1,12 @@
 //! The loop: chunks through the model, with the collector watching.
 
 mod documents;
+mod evaluator;
 mod kept;
 mod lanes;
 mod layout;
 mod memory;
 mod nextn;
-mod pass;
 pub mod session;
 mod watcher;
 
@@ -394,15 +394,15 @@ pub fn run(
         check_lens(nextn.is_some(), chunks, &layout, options)?;
     }
     let n_batches = Batches::new(&layout, options, &start.position, &start.position.discarded, None).len();
-    let mut passes = lanes::passes(model, nextn, chunks, &layout, collector, options, n_batches)?;
-    let perplexity = passes[0].perplexity() && chunks.n_whole() > 0;
+    let mut evaluators = lanes::evaluators(model, nextn, chunks, &layout, collector, options, n_batches)?;
+    let perplexity = evaluators[0].perplexity() && chunks.n_whole() > 0;
     listener.begins(&Plan {
-        lanes: passes.len(),
-        no_perplexity: options.perplexity && !passes[0].perplexity(),
-        all_logits: passes[0].computes_all_logits().filter(|_| passes[0].perplexity()),
+        lanes: evaluators.len(),
+        no_perplexity: options.perplexity && !evaluators[0].perplexity(),
+        all_logits: evaluators[0].computes_all_logits().filter(|_| evaluators[0].perplexity()),
     });
     let started = Instant::now();
-    let load_ms = passes[0].timings().load_ms;
+    let load_ms = evaluators[0].timings().load_ms;
     let mut delivery = Delivery::new(collector, listener, chunks, &layout, options, start.position.clone());
     let tokens_before = start.position.tokens;
     // A run that goes on has its state in a file.
@@ -414,7 +414,7 @@ pub fn run(
         let batches = Batches::new(&layout, options, &attempt.position, &delivery.discarded, end);
         collector.start_from(attempt.earlier);
         delivery.position = attempt.position;
-        let error = match lanes::evaluate(&mut passes, &batches, options, &mut delivery) {
+        let error = match lanes::evaluate(&mut evaluators, &batches, options, &mut delivery) {
             Ok(stopped) => break stopped,
             Err(error) => error,
         };

@@ -11,9 +11,9 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::links::Links;
 use super::outputs::{Head, is_output_matrix};
 use super::rpc::Pulse;
+use super::rpc_detach::RpcDetach;
 use super::{TensorInfo, TensorRef};
 
 /// What an observer may fail with.
@@ -106,13 +106,13 @@ pub(super) struct Latch<O> {
     fault: Option<Fault>,
     /// What becomes of the output matrix.
     pub(super) head: Head,
-    links: Links,
+    rpc_detach: RpcDetach,
     pulse: Pulse,
 }
 
 impl<O: Observer> Latch<O> {
     pub(super) fn new(observer: O, head: Head) -> Self {
-        Self { observer, fault: None, head, links: Links::default(), pulse: Pulse::default() }
+        Self { observer, fault: None, head, rpc_detach: RpcDetach::default(), pulse: Pulse::default() }
     }
 
     /// Ends a decode and raises what was latched in it: errors are returned, panics go on.
@@ -121,7 +121,7 @@ impl<O: Observer> Latch<O> {
     /// The decode is over, and the context that it was of is alive.
     pub(super) unsafe fn release(&mut self) -> Result<(), ObserverError> {
         // SAFETY: our own contract. Before the head, whose product may be among them.
-        unsafe { self.links.restore() };
+        unsafe { self.rpc_detach.restore() };
         self.observer.end_decode();
         if let Head::Cut(head) = &mut self.head {
             head.restore(); // for when the computation failed before it was computed
@@ -237,7 +237,7 @@ pub(super) unsafe extern "C" fn trampoline<O: Observer>(
     let (Some(node), Some(ptr)) = (unsafe { TensorInfo::new(tensor) }, NonNull::new(tensor)) else { return false };
     if ask {
         // SAFETY: our own contract is the same.
-        unsafe { latch.links.announce(ptr) };
+        unsafe { latch.rpc_detach.announce(ptr) };
     }
     // SAFETY: our own contract is the same.
     let answer = match unsafe { latch.on_head(ptr, node, ask) } {
@@ -248,10 +248,10 @@ pub(super) unsafe extern "C" fn trampoline<O: Observer>(
     if !ask {
         // SAFETY: our own contract is the same, and nobody looks at the sources any more.
         unsafe {
-            if !latch.has_fault() && latch.links.is_remote(ptr) {
+            if !latch.has_fault() && latch.rpc_detach.is_remote(ptr) {
                 latch.pulse.computed(ptr);
             }
-            latch.links.computed();
+            latch.rpc_detach.computed();
         }
     }
     answer

@@ -8,10 +8,10 @@ use super::callback::Latch;
 use super::create::{Created, create};
 use super::graph::Graph;
 use super::log::with_reason;
+use super::logit_ops::LogitOpsProbe;
 use super::outputs::{Head, HeadCut, Targets};
 use super::sampler::NoSampler;
 use super::scorer::Scorer;
-use super::tail::TailProbe;
 use super::threads::{Pools, clamp_threads};
 use super::{Batch, Error, Model, Observer, Outputs, Token, Tuning};
 use crate::likelihood::negative_log_likelihoods;
@@ -131,7 +131,7 @@ impl<'m, O: Observer> Context<'m, O> {
     fn with_outputs(model: &'m Model, options: &ContextOptions, observer: O, kind: Kind) -> Result<Self, Error> {
         let head = match options.outputs {
             Outputs::All => Head::Whole,
-            Outputs::Scores => Head::Probed(TailProbe::default()),
+            Outputs::Scores => Head::Probed(LogitOpsProbe::default()),
             Outputs::Nothing => Head::Cut(HeadCut::default()),
         };
         let latch = NonNull::from(Box::leak(Box::new(Latch::new(observer, head))));

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::tail::{Tail, TailProbe};
+use super::logit_ops::{LogitOps, LogitOpsProbe};
 use super::{Model, TensorInfo, TensorRef};
 
 /// Values of a leaf that are kept: a factor or bias a channel.
@@ -119,7 +119,7 @@ pub struct Graph<'m> {
     pub(super) nodes: Vec<Node>,
     pub(super) leaves: Vec<Leaf>,
     pub(super) head: Option<usize>,
-    pub(super) tail: Option<Result<Tail, &'static str>>,
+    pub(super) logit_ops: Option<Result<LogitOps, &'static str>>,
     model: PhantomData<&'m Model>,
 }
 
@@ -163,7 +163,7 @@ pub(super) struct Recorder {
     nodes: HashMap<usize, usize>,
     leaves: HashMap<usize, usize>,
     names: HashMap<String, usize>,
-    tail: TailProbe,
+    logit_ops: LogitOpsProbe,
     /// The evaluation is through, and another has begun.
     full: bool,
 }
@@ -175,7 +175,7 @@ impl Default for Recorder {
             nodes: HashMap::new(),
             leaves: HashMap::new(),
             names: HashMap::new(),
-            tail: TailProbe::anywhere(),
+            logit_ops: LogitOpsProbe::anywhere(),
             full: false,
         }
     }
@@ -190,7 +190,7 @@ impl Recorder {
             return;
         }
         // SAFETY: by contract.
-        unsafe { self.tail.watch(node, tensor) };
+        unsafe { self.logit_ops.watch(node, tensor) };
         // SAFETY: by contract.
         let raw = unsafe { node.as_ref() };
         let keeps = matches!(raw.op, sys::GGML_OP_ADD | sys::GGML_OP_MUL);
@@ -269,7 +269,7 @@ impl Recorder {
     pub(super) unsafe fn finish<'m>(self) -> Graph<'m> {
         let mut graph: Graph<'m> = self.graph;
         if graph.head.is_some() {
-            graph.tail = Some(self.tail.tail());
+            graph.logit_ops = Some(self.logit_ops.logit_ops());
         }
         graph
     }

@@ -10,8 +10,8 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::graph::Recorder;
+use super::logit_ops::LogitOpsProbe;
 use super::scorer::Scorer;
-use super::tail::TailProbe;
 use super::{Op, TensorInfo, Token};
 
 /// Which logits a context computes.
@@ -32,7 +32,7 @@ pub(super) enum Head {
     /// It is llama.cpp's and the observer's affair.
     Whole,
     /// Nobody observes: it is found out what follows it.
-    Probed(TailProbe),
+    Probed(LogitOpsProbe),
     /// It is not computed.
     Cut(HeadCut),
     /// Nobody observes: the graph is taken down.

@@ -5,12 +5,12 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::draft::{Draft, Node};
 use super::graph::{Graph, Leaf, LeafKind, Source};
-use super::tail::{RowOp, is_on_host};
+use super::graph_builder::{GraphBuilder, Node};
+use super::graph_runner::{GraphRunner, read_f32_into, write};
+use super::logit_ops::{RowOp, is_on_host};
 use super::tensor::{buffer_of, device_of};
 use super::threads::clamp_threads;
-use super::workbench::{Workbench, read_f32_into, write};
 use super::{Device, Model};
 
 /// Rows whose logits are in memory at once.
@@ -35,10 +35,10 @@ pub struct Readout<'m> {
     norm: Vec<RowOp>,
     matrix: NonNull<sys::ggml_tensor>,
     matrix_params: [i32; 16],
-    tail: Vec<RowOp>,
+    logit_ops: Vec<RowOp>,
     n_embd: usize,
     n_vocab: usize,
-    workbench: Workbench,
+    runner: GraphRunner,
     model: PhantomData<&'m Model>,
 }
 
@@ -72,8 +72,8 @@ impl<'m> Readout<'m> {
     /// more than a norm.
     pub fn new(graph: &Graph<'m>, norm: &[usize], n_threads: usize) -> Result<Self, String> {
         let head = graph.head.ok_or("the graph has no product with an output matrix")?;
-        let tail = match &graph.tail {
-            Some(Ok(tail)) => tail,
+        let logit_ops = match &graph.logit_ops {
+            Some(Ok(logit_ops)) => logit_ops,
             Some(Err(reason)) => return Err((*reason).to_owned()),
             None => return Err("the graph has no product with an output matrix".to_owned()),
         };
@@ -83,32 +83,32 @@ impl<'m> Readout<'m> {
         let leaf = &graph.leaves[matrix];
         let matrix = own(leaf)?;
         let norm: Vec<RowOp> = norm.iter().map(|&at| row_op(graph, at, leaf.ne[0])).collect::<Result<_, _>>()?;
-        let workbench = place_of(matrix).and_then(Workbench::new).ok_or("ggml has no backend for the output matrix")?;
+        let runner = place_of(matrix).and_then(GraphRunner::new).ok_or("ggml has no backend for the output matrix")?;
         let mut readout = Self {
             norm,
             matrix,
             matrix_params: graph.nodes[head].raw.1,
-            tail: tail.clone(),
+            logit_ops: logit_ops.clone(),
             n_embd: leaf.ne[0] as usize,
             n_vocab: leaf.ne[1] as usize,
-            workbench,
+            runner,
             model: PhantomData,
         };
-        let operands = readout.norm.iter().chain(&readout.tail).filter_map(|op| op.operand);
+        let operands = readout.norm.iter().chain(&readout.logit_ops).filter_map(|op| op.operand);
         if !operands.into_iter().all(|operand| readout.reads(operand)) {
             return Err(
                 "the final norm, the output matrix and what follows it are not in the memory of one device".into()
             );
         }
-        let Self { workbench, norm, matrix, matrix_params, tail, n_embd, .. } = &mut readout;
+        let Self { runner, norm, matrix, matrix_params, logit_ops, n_embd, .. } = &mut readout;
         // A backend aborts at what it does not know; the CPU knows what it has just computed.
-        let known = workbench.device().is_cpu()
-            || workbench.supports(|draft| {
-                let rows = draft.each(draft.input_rows(*n_embd as i64, 1), norm);
-                draft.want(draft.each(draft.mul_mat_like(Node(*matrix), rows, *matrix_params), tail));
+        let known = runner.device().is_cpu()
+            || runner.supports(|builder| {
+                let rows = builder.each(builder.input_rows(*n_embd as i64, 1), norm);
+                builder.want(builder.each(builder.mul_mat_like(Node(*matrix), rows, *matrix_params), logit_ops));
             });
         if !known {
-            return Err(format!("{} cannot compute it apart from the model's own graph", workbench.device().name()));
+            return Err(format!("{} cannot compute it apart from the model's own graph", runner.device().name()));
         }
         readout.set_threads(n_threads);
         Ok(readout)
@@ -116,7 +116,7 @@ impl<'m> Readout<'m> {
 
     /// Whether the device reads a weight where it lies.
     fn reads(&self, weight: NonNull<sys::ggml_tensor>) -> bool {
-        let device = self.workbench.device();
+        let device = self.runner.device();
         // SAFETY: a weight of the model, which outlives this.
         let tensor = unsafe { weight.as_ref() };
         if device.is_cpu() {
@@ -133,7 +133,7 @@ impl<'m> Readout<'m> {
     /// Whether the CPU computes it.
     #[must_use]
     pub fn is_on_cpu(&self) -> bool {
-        self.workbench.device().is_cpu()
+        self.runner.device().is_cpu()
     }
 
     /// Logits a row.
@@ -151,12 +151,12 @@ impl<'m> Readout<'m> {
     /// Whether the model does something to its logits after the product.
     #[must_use]
     pub fn has_tail(&self) -> bool {
-        !self.tail.is_empty()
+        !self.logit_ops.is_empty()
     }
 
     /// Sets the number of threads, 1 to 512.
     pub fn set_threads(&mut self, n_threads: usize) {
-        self.workbench.set_threads(clamp_threads(n_threads));
+        self.runner.set_threads(clamp_threads(n_threads));
     }
 
     /// The outputs of `rows`, [`n_embd`](Self::n_embd) values each, at most [`ROWS_AT_ONCE`] of them:
@@ -175,16 +175,16 @@ impl<'m> Readout<'m> {
             return Ok(());
         }
         into.resize(n_rows * self.n_vocab, 0.0);
-        let Self { norm, matrix, matrix_params, tail, n_embd, workbench, .. } = self;
-        let build = |draft: &Draft<'_>| {
-            let leaf = draft.input_rows(*n_embd as i64, n_rows as i64);
-            let normed = if entry == Entry::Stream { draft.each(leaf, norm) } else { leaf };
-            let product = draft.mul_mat_like(Node(*matrix), normed, *matrix_params);
-            let logits = if exit == Exit::Logits { draft.each(product, tail) } else { product };
-            draft.want_to_read(logits);
+        let Self { norm, matrix, matrix_params, logit_ops, n_embd, runner, .. } = self;
+        let build = |builder: &GraphBuilder<'_>| {
+            let leaf = builder.input_rows(*n_embd as i64, n_rows as i64);
+            let normed = if entry == Entry::Stream { builder.each(leaf, norm) } else { leaf };
+            let product = builder.mul_mat_like(Node(*matrix), normed, *matrix_params);
+            let logits = if exit == Exit::Logits { builder.each(product, logit_ops) } else { product };
+            builder.want_to_read(logits);
             (leaf, logits)
         };
-        workbench.compute(build, |&(leaf, _)| write(leaf, rows), |&(_, logits)| read_f32_into(logits, into))
+        runner.compute(build, |&(leaf, _)| write(leaf, rows), |&(_, logits)| read_f32_into(logits, into))
     }
 }
 

@@ -7,8 +7,8 @@ use llama_cpp_sys_2 as sys;
 
 use super::Token;
 use super::device::DeviceScorer;
+use super::logit_ops::{Finding, LogitOps, Place};
 use super::outputs::Targets;
-use super::tail::{Finding, Place, Tail};
 use host::HostScorer;
 
 /// Rows whose logits are in memory at once. Enough that reading the output matrix once more for each lot costs little.
@@ -16,7 +16,7 @@ const ROWS_AT_ONCE: usize = 64;
 
 /// Computes negative log-likelihoods from the input of the output matrix.
 pub(super) struct Scorer {
-    tail: Tail,
+    logit_ops: LogitOps,
     engine: Engine,
     targets: Targets,
     /// Whether the rows come in the batch's order however llama.cpp splits it.
@@ -32,7 +32,7 @@ enum Engine {
     Device(DeviceScorer),
 }
 
-// SAFETY: the tail points to the model's tensors, which are not written.
+// SAFETY: the operations point to the model's tensors, which are not written.
 unsafe impl Send for Scorer {}
 
 impl Scorer {
@@ -41,16 +41,16 @@ impl Scorer {
     /// # Safety
     /// What was found is of a graph that is still allocated.
     pub(super) unsafe fn new(found: Finding, n_threads: usize) -> Result<Self, &'static str> {
-        let Finding { tail, place, weight } = found;
+        let Finding { logit_ops, place, weight } = found;
         let engine = match place {
             Place::Host => Engine::Host(HostScorer::new(n_threads).ok_or("ggml has no CPU backend")?),
             Place::Device(device) => {
                 // SAFETY: our own contract.
-                let scorer = unsafe { DeviceScorer::new(device, weight.as_ref(), &tail) };
+                let scorer = unsafe { DeviceScorer::new(device, weight.as_ref(), &logit_ops) };
                 Engine::Device(scorer.ok_or("the device with the output matrix cannot reduce logits")?)
             }
         };
-        Ok(Self { tail, engine, targets: Targets::new(), one_sequence: true, next: 0, scores: Vec::new() })
+        Ok(Self { logit_ops, engine, targets: Targets::new(), one_sequence: true, next: 0, scores: Vec::new() })
     }
 
     pub(super) fn set_threads(&mut self, n_threads: usize) {
@@ -75,7 +75,7 @@ impl Scorer {
     /// Takes the input of the output matrix for the batch's next rows.
     ///
     /// # Safety
-    /// `node` is the computed product with the output matrix of the graph that the tail was found in.
+    /// `node` is the computed product with the output matrix of the graph that the operations were found in.
     pub(super) unsafe fn take(&mut self, node: &sys::ggml_tensor) -> Result<(), String> {
         // SAFETY: a product's second source lives as long as it does.
         let rows = unsafe { (*node.src[1]).ne[1] } as usize;
@@ -93,12 +93,12 @@ impl Scorer {
         while let Some(start) = targets[from..].iter().position(Option::is_some).map(|skipped| from + skipped) {
             let wanted: Vec<Token> = targets[start..].iter().copied().take(at_once).map_while(|t| t).collect();
             let rows = start..start + wanted.len();
-            let Self { tail, engine, scores, .. } = self;
+            let Self { logit_ops, engine, scores, .. } = self;
             // SAFETY: our own contract; the rows are the input's.
             unsafe {
                 match engine {
-                    Engine::Host(scorer) => scorer.score(node, tail, &rows, &wanted, scores)?,
-                    Engine::Device(scorer) => scorer.score(node, tail, &rows, &wanted, scores)?,
+                    Engine::Host(scorer) => scorer.score(node, logit_ops, &rows, &wanted, scores)?,
+                    Engine::Device(scorer) => scorer.score(node, logit_ops, &rows, &wanted, scores)?,
                 }
             }
             from = start + wanted.len();

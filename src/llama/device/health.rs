@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::resident::Resident;
+use super::buffer::DeviceBuffer;
 use crate::llama::Device;
-use crate::llama::draft::Node;
-use crate::llama::workbench::read_f32;
+use crate::llama::graph_builder::Node;
+use crate::llama::graph_runner::read_f32;
 
 /// For each weight, the sum of all of a batch's sums.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    pages: Vec<Resident>,
+    pages: Vec<DeviceBuffer>,
     slots: BTreeMap<String, usize>,
 }
 
@@ -23,14 +23,14 @@ impl Health {
         let next = self.slots.len();
         let slot = *self.slots.entry(weight.to_owned()).or_insert(next);
         if slot / PAGE >= self.pages.len() {
-            self.pages.push(Resident::new(device, &[[PAGE as i64, 1]])?);
+            self.pages.push(DeviceBuffer::new(device, &[[PAGE as i64, 1]])?);
         }
         Ok((self.pages[slot / PAGE].get(0), slot % PAGE * size_of::<f32>()))
     }
 
     /// A batch begins.
     pub(super) fn clear(&self) {
-        self.pages.iter().for_each(Resident::clear);
+        self.pages.iter().for_each(DeviceBuffer::clear);
     }
 
     /// A weight whose sums of this batch are not all finite. Waits for the device.

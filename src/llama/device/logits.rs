@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use llama_cpp_sys_2 as sys;
 
-use crate::llama::draft::{Draft, Node};
-use crate::llama::tail::Tail;
-use crate::llama::workbench::{Workbench, read_f32, write};
+use crate::llama::graph_builder::{GraphBuilder, Node};
+use crate::llama::graph_runner::{GraphRunner, read_f32, write};
+use crate::llama::logit_ops::LogitOps;
 use crate::llama::{Device, Token};
 
 /// Logits that are on the device at once, over all rows.
@@ -18,7 +18,7 @@ const PARTS: i64 = 1024;
 /// Computes negative log-likelihoods on one device.
 #[derive(Debug)]
 pub(in crate::llama) struct DeviceScorer {
-    workbench: Workbench,
+    runner: GraphRunner,
 }
 
 /// A graph for some rows. In each, the target's logit and all others are compared with the likeliest token's.
@@ -42,18 +42,22 @@ impl DeviceScorer {
     /// operation.
     ///
     /// # Safety
-    /// `weight` is a matrix on `device` that stays allocated, and so are the tail's operands.
-    pub(in crate::llama) unsafe fn new(device: Device, weight: &sys::ggml_tensor, tail: &Tail) -> Option<Self> {
-        let mut workbench = Workbench::new(device)?;
-        let supported = workbench.supports(|draft| {
+    /// `weight` is a matrix on `device` that stays allocated, and so are the operands of `logit_ops`.
+    pub(in crate::llama) unsafe fn new(
+        device: Device,
+        weight: &sys::ggml_tensor,
+        logit_ops: &LogitOps,
+    ) -> Option<Self> {
+        let mut runner = GraphRunner::new(device)?;
+        let supported = runner.supports(|builder| {
             // A leaf in another's place has that one's type and row length: only these are looked at.
             // SAFETY: our own contract; nothing is computed.
-            let rows = unsafe { draft.leaf_of_rows(weight, &(0..1)) };
-            let rows = draft.cast(rows, sys::GGML_TYPE_F32);
-            let scores = scores(draft, weight, rows, [0; 16], tail);
-            scores.results().into_iter().for_each(|node| draft.want(node));
+            let rows = unsafe { builder.leaf_of_rows(weight, &(0..1)) };
+            let rows = builder.cast(rows, sys::GGML_TYPE_F32);
+            let scores = scores(builder, weight, rows, [0; 16], logit_ops);
+            scores.results().into_iter().for_each(|node| builder.want(node));
         });
-        supported.then_some(Self { workbench })
+        supported.then_some(Self { runner })
     }
 
     /// Rows whose logits there is room for.
@@ -64,22 +68,22 @@ impl DeviceScorer {
     /// The scores of `rows` of the input of `node`, the product with the output matrix, for these targets.
     ///
     /// # Safety
-    /// The node's sources and the tail's operands are computed and stay so for the call; its input is a matrix with these
+    /// The node's sources and the operands of `logit_ops` are computed and stay so for the call; its input is a matrix with these
     /// rows.
     pub(in crate::llama) unsafe fn score(
         &mut self,
         node: &sys::ggml_tensor,
-        tail: &Tail,
+        logit_ops: &LogitOps,
         rows: &Range<usize>,
         targets: &[Token],
         into: &mut Vec<f64>,
     ) -> Result<(), String> {
-        self.workbench.compute(
-            |draft| {
+        self.runner.compute(
+            |builder| {
                 // SAFETY: our own contract.
-                let (weight, input) = unsafe { (&*node.src[0], draft.leaf_of_rows(&*node.src[1], rows)) };
-                let scores = scores(draft, weight, input, node.op_params, tail);
-                scores.results().into_iter().for_each(|node| draft.want_to_read(node));
+                let (weight, input) = unsafe { (&*node.src[0], builder.leaf_of_rows(&*node.src[1], rows)) };
+                let scores = scores(builder, weight, input, node.op_params, logit_ops);
+                scores.results().into_iter().for_each(|node| builder.want_to_read(node));
                 scores
             },
             |scores| write(scores.targets, targets),
@@ -96,25 +100,31 @@ impl DeviceScorer {
 }
 
 /// The graph: logits, and of them what is read.
-fn scores(draft: &Draft<'_>, weight: &sys::ggml_tensor, input: Node, params: [i32; 16], tail: &Tail) -> Scores {
+fn scores(
+    builder: &GraphBuilder<'_>,
+    weight: &sys::ggml_tensor,
+    input: Node,
+    params: [i32; 16],
+    logit_ops: &LogitOps,
+) -> Scores {
     let weight = Node(std::ptr::NonNull::from(weight));
-    let product = draft.mul_mat_like(weight, input, params);
-    let logits = draft.each(product, tail);
+    let product = builder.mul_mat_like(weight, input, params);
+    let logits = builder.each(product, logit_ops);
     let [n_vocab, n_rows, ..] = logits.ne();
     // No number becomes 0 here: where none is the largest, some device's place of it is outside of the row. Of logits whose
     // probabilities f32 cannot tell apart any will do.
-    let probabilities = draft.relu(draft.soft_max(logits));
-    let likeliest = draft.reshape_2d(draft.argmax(probabilities), 1, n_rows);
-    let targets = draft.input_i32(n_rows);
-    let pick = |which| draft.get_rows(draft.reshape_3d(logits, 1, n_vocab, n_rows), which);
+    let probabilities = builder.relu(builder.soft_max(logits));
+    let likeliest = builder.reshape_2d(builder.argmax(probabilities), 1, n_rows);
+    let targets = builder.input_i32(n_rows);
+    let pick = |which| builder.get_rows(builder.reshape_3d(logits, 1, n_vocab, n_rows), which);
     let likeliest_logits = pick(likeliest);
     let parts = parts(n_vocab);
-    let exponentials = draft.exp(draft.sub(logits, draft.reshape_2d(likeliest_logits, 1, n_rows)));
+    let exponentials = builder.exp(builder.sub(logits, builder.reshape_2d(likeliest_logits, 1, n_rows)));
     Scores {
         targets,
-        target_logits: pick(draft.reshape_2d(targets, 1, n_rows)),
+        target_logits: pick(builder.reshape_2d(targets, 1, n_rows)),
         likeliest_logits,
-        sums_of_exponentials: draft.sum_rows(draft.reshape_2d(exponentials, n_vocab / parts, parts * n_rows)),
+        sums_of_exponentials: builder.sum_rows(builder.reshape_2d(exponentials, n_vocab / parts, parts * n_rows)),
         parts: parts as usize,
     }
 }

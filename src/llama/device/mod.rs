@@ -3,29 +3,29 @@
 //! Only sums leave the device. They are f32 and added up in f32 for some batches, then transferred to the host by whoever
 //! has them as [`OnDevice`]; a channel's rows are added as a tree, so the error grows with the logarithm of their number. What a device lacks an operation for, or multiplies too coarsely, is left to the host.
 
+mod accumulator;
+mod buffer;
 mod health;
 mod logits;
 mod place;
 mod reduce;
-mod resident;
 #[cfg(test)]
 mod tests;
-mod totals;
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ptr::NonNull;
 
+use super::graph_runner::read_f32;
 use super::log::{Level, say};
 use super::tensor::device_of;
-use super::workbench::read_f32;
 use super::{Device, TensorRef};
 use crate::sums::OnDevice;
 
+use accumulator::DeviceAccumulator;
 use place::{Place, Verdict};
 use reduce::Layout;
-use totals::Totals;
 
 pub(super) use logits::DeviceScorer;
 
@@ -62,13 +62,13 @@ impl DeviceSums {
         verdict != Verdict::Host
     }
 
-    /// Adds the input of `node`, of `weight`, to `totals` on its device, making them if there are none. Only after
+    /// Adds the input of `node`, of `weight`, to `accumulator` on its device, and creates one if there is none. Only after
     /// [`takes`](Self::takes) has said yes.
     pub(crate) fn add(
         &mut self,
         weight: &str,
         node: TensorRef<'_>,
-        totals: Option<Box<dyn OnDevice>>,
+        accumulator: Option<Box<dyn OnDevice>>,
     ) -> Result<Box<dyn OnDevice>, DeviceError> {
         let failed = |device: &str, reason: String| DeviceError { device: device.to_owned(), reason };
         let (Some(input), Some(layout)) = (node.src(1), Layout::of(*node)) else {
@@ -81,11 +81,13 @@ impl DeviceSums {
         let failed = |reason| failed(&name, reason);
         let channels = input.ne()[0];
         let (matrices, routed) = (layout.matrices(), matches!(layout, Layout::Routed { .. }));
-        let totals = match totals {
-            Some(totals) => totals,
-            None => Box::new(Totals::new(device, channels, matrices, routed).map_err(|r| failed(advise(&r)))?),
+        let accumulator = match accumulator {
+            Some(accumulator) => accumulator,
+            None => {
+                Box::new(DeviceAccumulator::new(device, channels, matrices, routed).map_err(|r| failed(advise(&r)))?)
+            }
         };
-        let Some(own) = own_kind(&*totals) else {
+        let Some(own) = own_kind(&*accumulator) else {
             return Err(failed("its sums are kept elsewhere".to_owned()));
         };
         if !own.fits(device, channels, matrices, routed) {
@@ -96,7 +98,7 @@ impl DeviceSums {
         let products = place.products(layout, channels);
         // SAFETY: the node and its sources are computed and stay so while it is borrowed.
         unsafe { place.add(weight, node, layout, products, own) }.map_err(|r| failed(advise(&r)))?;
-        Ok(totals)
+        Ok(accumulator)
     }
 
     /// A batch begins.
@@ -120,11 +122,11 @@ impl DeviceSums {
         }
         let pairs = [Some((own.sums(), other.sums())), own.expert_rows().zip(other.expert_rows())];
         let Some(place) = self.place(own.device()) else { return false };
-        let difference = place.workbench.compute(
-            |draft| {
-                let square = |(a, b)| draft.sum(draft.sqr(draft.sub(a, b)));
-                let sum = pairs.into_iter().flatten().map(square).reduce(|a, b| draft.add(a, b));
-                sum.inspect(|&sum| draft.want_to_read(sum))
+        let difference = place.runner.compute(
+            |builder| {
+                let square = |(a, b)| builder.sum(builder.sqr(builder.sub(a, b)));
+                let sum = pairs.into_iter().flatten().map(square).reduce(|a, b| builder.add(a, b));
+                sum.inspect(|&sum| builder.want_to_read(sum))
             },
             |_| {},
             |sum| sum.map(read_f32),
@@ -141,7 +143,7 @@ impl DeviceSums {
 }
 
 /// Returns the sums as the type of this module, if it made them.
-fn own_kind(sums: &dyn OnDevice) -> Option<&Totals> {
+fn own_kind(sums: &dyn OnDevice) -> Option<&DeviceAccumulator> {
     (sums as &dyn Any).downcast_ref()
 }
 

@@ -5,12 +5,12 @@ use std::collections::btree_map::Entry;
 
 use llama_cpp_sys_2 as sys;
 
+use super::accumulator::DeviceAccumulator;
+use super::buffer::DeviceBuffer;
 use super::health::Health;
 use super::reduce::{self, Layout, Products, Reduced};
-use super::resident::Resident;
-use super::totals::Totals;
-use crate::llama::draft::{Draft, Node};
-use crate::llama::workbench::{Workbench, read_f32, write};
+use crate::llama::graph_builder::{GraphBuilder, Node};
+use crate::llama::graph_runner::{GraphRunner, read_f32, write};
 use crate::llama::{Device, TensorRef};
 
 /// How far sums of squares by expert may be off, as a root mean square of relative errors: f32 comes to 1e-7, TF32 to
@@ -27,22 +27,22 @@ pub(super) enum Verdict {
 /// One device.
 #[derive(Debug)]
 pub(super) struct Place {
-    pub(super) workbench: Workbench,
+    pub(super) runner: GraphRunner,
     verdicts: BTreeMap<(Layout, i64), Verdict>,
     /// Identity matrices, by size.
-    identities: BTreeMap<i64, Resident>,
+    identities: BTreeMap<i64, DeviceBuffer>,
     pub(super) health: Health,
 }
 
 impl Place {
     /// `None` where ggml cannot set the device up.
     pub(super) fn new(device: Device) -> Option<Self> {
-        let workbench = Workbench::new(device)?;
+        let runner = GraphRunner::new(device)?;
         if device.is_cpu() {
-            workbench.set_threads(1);
+            runner.set_threads(1);
         }
         let health = Health::default();
-        Some(Self { workbench, verdicts: BTreeMap::new(), identities: BTreeMap::new(), health })
+        Some(Self { runner, verdicts: BTreeMap::new(), identities: BTreeMap::new(), health })
     }
 
     /// Where the input of `node` is summed, and whether that has just been found out.
@@ -74,18 +74,18 @@ impl Place {
         for products in [Products::Plain, Products::Split] {
             let Layout::Routed { experts, .. } = layout else {
                 // SAFETY: our own contract.
-                let supported = self.workbench.supports(|draft| unsafe {
-                    let reduced = reduce(draft, node, layout, None, products);
-                    draft.want(draft.sum(reduced.sums));
+                let supported = self.runner.supports(|builder| unsafe {
+                    let reduced = reduce(builder, node, layout, None, products);
+                    builder.want(builder.sum(reduced.sums));
                 });
                 return if supported { Verdict::Device(products) } else { Verdict::Host };
             };
             let Some(identity) = self.identity(experts) else { return Verdict::Host };
             // SAFETY: our own contract.
-            let supported = self.workbench.supports(|draft| unsafe {
-                let reduced = reduce(draft, node, layout, Some(identity), products);
-                draft.want(draft.sum(reduced.sums));
-                reduced.counts.into_iter().for_each(|counts| draft.want(counts));
+            let supported = self.runner.supports(|builder| unsafe {
+                let reduced = reduce(builder, node, layout, Some(identity), products);
+                builder.want(builder.sum(reduced.sums));
+                reduced.counts.into_iter().for_each(|counts| builder.want(counts));
             });
             // SAFETY: our own contract.
             if supported && unsafe { self.is_exact(node, layout, identity, products) } {
@@ -102,13 +102,13 @@ impl Place {
     unsafe fn is_exact(&mut self, node: TensorRef<'_>, layout: Layout, identity: Node, products: Products) -> bool {
         let Layout::Routed { tokens, slots, row_a_slot, .. } = layout else { return true };
         let (rows, times) = if row_a_slot { (tokens * slots, 1) } else { (tokens, slots) };
-        let computed = self.workbench.compute(
+        let computed = self.runner.compute(
             // SAFETY: our own contract.
-            |draft| unsafe {
-                let reduced = reduce(draft, node, layout, Some(identity), products);
-                let whole = reduce(draft, node, Layout::Dense { rows, matrices: 1 }, None, products).sums;
-                draft.want_to_read(reduced.sums);
-                draft.want_to_read(whole);
+            |builder| unsafe {
+                let reduced = reduce(builder, node, layout, Some(identity), products);
+                let whole = reduce(builder, node, Layout::Dense { rows, matrices: 1 }, None, products).sums;
+                builder.want_to_read(reduced.sums);
+                builder.want_to_read(whole);
                 (reduced.sums, whole)
             },
             |_| {},
@@ -126,7 +126,7 @@ impl Place {
         error.is_nan() || error / channels as f64 <= TOLERANCE * TOLERANCE
     }
 
-    /// Adds the input of `node`, of `weight`, to `totals`.
+    /// Adds the input of `node`, of `weight`, to `accumulator`.
     ///
     /// # Safety
     /// As for [`verdict`](Self::verdict).
@@ -136,22 +136,22 @@ impl Place {
         node: TensorRef<'_>,
         layout: Layout,
         products: Products,
-        totals: &Totals,
+        accumulator: &DeviceAccumulator,
     ) -> Result<(), String> {
         let identity = match layout {
             Layout::Routed { experts, .. } => Some(self.identity(experts).ok_or("there is no room on it")?),
             Layout::Dense { .. } => None,
         };
-        let (page, offset) = self.health.slot(weight, self.workbench.device())?;
-        self.workbench.compute(
+        let (page, offset) = self.health.slot(weight, self.runner.device())?;
+        self.runner.compute(
             // SAFETY: our own contract.
-            |draft| unsafe {
-                let reduced = reduce(draft, node, layout, identity, products);
-                draft.want(draft.add_to(totals.sums(), reduced.sums));
-                if let (Some(counts), Some(more)) = (totals.expert_rows(), reduced.counts) {
-                    draft.want(draft.add_to(counts, more));
+            |builder| unsafe {
+                let reduced = reduce(builder, node, layout, identity, products);
+                builder.want(builder.add_to(accumulator.sums(), reduced.sums));
+                if let (Some(counts), Some(more)) = (accumulator.expert_rows(), reduced.counts) {
+                    builder.want(builder.add_to(counts, more));
                 }
-                draft.want(draft.add_to(draft.view_1d(page, 1, offset), draft.sum(reduced.sums)));
+                builder.want(builder.add_to(builder.view_1d(page, 1, offset), builder.sum(reduced.sums)));
             },
             |()| {},
             |()| {},
@@ -162,7 +162,7 @@ impl Place {
         match self.identities.entry(n) {
             Entry::Occupied(memory) => Some(memory.get().get(0)),
             Entry::Vacant(none) => {
-                let memory = Resident::new(self.workbench.device(), &[[n, n]]).ok()?;
+                let memory = DeviceBuffer::new(self.runner.device(), &[[n, n]]).ok()?;
                 let size = n as usize;
                 let mut ones = vec![0.0_f32; size * size];
                 ones.iter_mut().step_by(size + 1).for_each(|one| *one = 1.0);
@@ -176,9 +176,9 @@ impl Place {
 /// The input of `node`, summed.
 ///
 /// # Safety
-/// The node's sources stay allocated until the draft is computed; `identity` is there where rows are routed.
+/// The node's sources stay allocated until the builder is computed; `identity` is there where rows are routed.
 unsafe fn reduce(
-    draft: &Draft<'_>,
+    builder: &GraphBuilder<'_>,
     node: TensorRef<'_>,
     layout: Layout,
     identity: Option<Node>,
@@ -187,16 +187,16 @@ unsafe fn reduce(
     let source = |i| {
         let tensor = node.src(i).expect("a product has sources, and its layout was found").raw();
         // SAFETY: our own contract.
-        let leaf = unsafe { draft.leaf(tensor) };
+        let leaf = unsafe { builder.leaf(tensor) };
         // SAFETY: a leaf is a valid tensor.
-        if unsafe { sys::ggml_is_contiguous(leaf.0.as_ptr()) } { leaf } else { draft.cont(leaf) }
+        if unsafe { sys::ggml_is_contiguous(leaf.0.as_ptr()) } { leaf } else { builder.cont(leaf) }
     };
     match (layout, identity) {
         (Layout::Routed { tokens, slots, row_a_slot, .. }, Some(identity)) => {
             let sources = (source(1), source(2), identity);
-            reduce::routed(draft, sources, (tokens, slots, row_a_slot), products)
+            reduce::routed(builder, sources, (tokens, slots, row_a_slot), products)
         }
-        (Layout::Routed { tokens: rows, .. }, None) => reduce::dense(draft, source(1), rows, 1),
-        (Layout::Dense { rows, matrices }, _) => reduce::dense(draft, source(1), rows, matrices),
+        (Layout::Routed { tokens: rows, .. }, None) => reduce::dense(builder, source(1), rows, 1),
+        (Layout::Dense { rows, matrices }, _) => reduce::dense(builder, source(1), rows, matrices),
     }
 }

@@ -4,7 +4,7 @@
 
 use llama_cpp_sys_2 as sys;
 
-use crate::llama::draft::{Draft, Node};
+use crate::llama::graph_builder::{GraphBuilder, Node};
 use crate::llama::{Op, TensorInfo};
 
 /// How the rows of a product's input lie, and which matrix each goes to.
@@ -65,27 +65,27 @@ pub(super) struct Reduced {
 }
 
 /// Sums of `x`, `[channels, rows of a matrix, matrices]` in whatever dimensions, contiguous.
-pub(super) fn dense(draft: &Draft<'_>, x: Node, rows: i64, matrices: i64) -> Reduced {
+pub(super) fn dense(builder: &GraphBuilder<'_>, x: Node, rows: i64, matrices: i64) -> Reduced {
     let channels = x.ne()[0];
-    let x = draft.reshape_3d(x, channels, rows, matrices);
-    let squares = draft.sqr(x);
+    let x = builder.reshape_3d(x, channels, rows, matrices);
+    let squares = builder.sqr(x);
     // The first halving before both are put side by side, which copies them.
     let half = rows / 2;
     let pair = |first, count| {
-        draft.concat(draft.rows(x, first, count), draft.rows(squares, first, count), 0) // 2 · channels
+        builder.concat(builder.rows(x, first, count), builder.rows(squares, first, count), 0) // 2 · channels
     };
     let sums = if half == 0 {
         pair(0, 1)
     } else {
-        let halved = |of| draft.add(draft.rows(of, 0, half), draft.rows(of, half, half));
-        let both = tree(draft, draft.concat(halved(x), halved(squares), 0));
-        if rows % 2 == 1 { draft.add(both, pair(rows - 1, 1)) } else { both }
+        let halved = |of| builder.add(builder.rows(of, 0, half), builder.rows(of, half, half));
+        let both = tree(builder, builder.concat(halved(x), halved(squares), 0));
+        if rows % 2 == 1 { builder.add(both, pair(rows - 1, 1)) } else { both }
     };
-    Reduced { sums: draft.reshape_2d(sums, 2 * channels, matrices), counts: None }
+    Reduced { sums: builder.reshape_2d(sums, 2 * channels, matrices), counts: None }
 }
 
 /// `[n, rows, matrices]` to `[n, 1, matrices]`: halves are added up, which keeps errors to the logarithm of the rows.
-fn tree(draft: &Draft<'_>, mut x: Node) -> Node {
+fn tree(builder: &GraphBuilder<'_>, mut x: Node) -> Node {
     let mut rest = None;
     loop {
         let rows = x.ne()[1];
@@ -94,45 +94,45 @@ fn tree(draft: &Draft<'_>, mut x: Node) -> Node {
         }
         let half = rows / 2;
         if rows % 2 == 1 {
-            let last = draft.rows(x, rows - 1, 1);
-            rest = Some(rest.map_or(last, |rest| draft.add(rest, last)));
+            let last = builder.rows(x, rows - 1, 1);
+            rest = Some(rest.map_or(last, |rest| builder.add(rest, last)));
         }
-        x = draft.add(draft.rows(x, 0, half), draft.rows(x, half, half));
+        x = builder.add(builder.rows(x, 0, half), builder.rows(x, half, half));
     }
-    rest.map_or(x, |rest| draft.add(x, rest))
+    rest.map_or(x, |rest| builder.add(x, rest))
 }
 
 /// Sums by expert: a product with a matrix of ones and zeros that has a column for each expert. `identity` is the
 /// experts' identity matrix, whose rows the ids pick.
 pub(super) fn routed(
-    draft: &Draft<'_>,
+    builder: &GraphBuilder<'_>,
     (x, ids, identity): (Node, Node, Node),
     (tokens, slots, row_a_slot): (i64, i64, bool),
     products: Products,
 ) -> Reduced {
     let (channels, experts) = (x.ne()[0], identity.ne()[0]);
-    let picked = draft.get_rows(identity, draft.reshape_1d(draft.cont(ids), slots * tokens));
+    let picked = builder.get_rows(identity, builder.reshape_1d(builder.cont(ids), slots * tokens));
     let by_row = if row_a_slot || slots == 1 {
         picked
     } else {
-        let apart = draft.permute(draft.reshape_3d(picked, experts, slots, tokens), 1, 0, 2, 3);
-        draft.reshape_2d(draft.sum_rows(draft.cont(apart)), experts, tokens)
+        let apart = builder.permute(builder.reshape_3d(picked, experts, slots, tokens), 1, 0, 2, 3);
+        builder.reshape_2d(builder.sum_rows(builder.cont(apart)), experts, tokens)
     };
     let rows = if row_a_slot { slots * tokens } else { tokens };
-    let by_row = draft.cont(draft.transpose(by_row)); // [rows, experts]
-    let x = draft.cont(draft.transpose(draft.reshape_2d(x, channels, rows)));
-    let x = draft.concat(x, draft.sqr(x), 1); // [rows, 2 · channels]
+    let by_row = builder.cont(builder.transpose(by_row)); // [rows, experts]
+    let x = builder.cont(builder.transpose(builder.reshape_2d(x, channels, rows)));
+    let x = builder.concat(x, builder.sqr(x), 1); // [rows, 2 · channels]
     let sums = match products {
-        Products::Plain => draft.mul_mat(x, by_row),
+        Products::Plain => builder.mul_mat(x, by_row),
         Products::Split => {
-            let upper = |of| draft.cast(draft.cast(of, sys::GGML_TYPE_BF16), sys::GGML_TYPE_F32);
+            let upper = |of| builder.cast(builder.cast(of, sys::GGML_TYPE_BF16), sys::GGML_TYPE_F32);
             let high = upper(x);
-            let rest = draft.sub(x, high);
+            let rest = builder.sub(x, high);
             let middle = upper(rest);
-            let low = draft.sub(rest, middle);
-            let small = draft.add(draft.mul_mat(low, by_row), draft.mul_mat(middle, by_row));
-            draft.add(small, draft.mul_mat(high, by_row))
+            let low = builder.sub(rest, middle);
+            let small = builder.add(builder.mul_mat(low, by_row), builder.mul_mat(middle, by_row));
+            builder.add(small, builder.mul_mat(high, by_row))
         }
     };
-    Reduced { sums, counts: Some(draft.sum_rows(by_row)) }
+    Reduced { sums, counts: Some(builder.sum_rows(by_row)) }
 }

@@ -2,20 +2,20 @@
 
 use llama_cpp_sys_2 as sys;
 
+use super::buffer::DeviceBuffer;
 use super::health::{Health, PAGE};
 use super::logits::DeviceScorer;
 use super::reduce::{self, Products};
-use super::resident::Resident;
 use crate::likelihood::negative_log_likelihood;
 use crate::llama::Backend;
-use crate::llama::draft::Arena;
-use crate::llama::workbench::{Workbench, read_f32, write};
+use crate::llama::graph_builder::Arena;
+use crate::llama::graph_runner::{GraphRunner, read_f32, write};
 
-fn cpu() -> Workbench {
+fn cpu() -> GraphRunner {
     let devices = Backend::init().devices();
-    let workbench = Workbench::new(devices.into_iter().find(|device| device.is_cpu()).unwrap()).unwrap();
-    workbench.set_threads(1);
-    workbench
+    let runner = GraphRunner::new(devices.into_iter().find(|device| device.is_cpu()).unwrap()).unwrap();
+    runner.set_threads(1);
+    runner
 }
 
 /// Numbers of many sizes.
@@ -54,17 +54,17 @@ fn expected(x: &[f32], channels: usize, matrices: usize, of_row: impl Fn(usize) 
 
 #[test]
 fn any_number_of_rows_is_summed_for_any_number_of_matrices() {
-    let mut workbench = cpu();
+    let mut runner = cpu();
     for (rows, matrices) in [(1, 1), (2, 1), (3, 1), (7, 1), (512, 1), (1, 4), (5, 3), (64, 2), (1023, 1)] {
         let (rows, matrices, channels): (usize, usize, usize) = (rows, matrices, 24);
         let x = numbers(channels * rows * matrices);
-        let memory = Resident::new(workbench.device(), &[[channels as i64, (rows * matrices) as i64]]).unwrap();
+        let memory = DeviceBuffer::new(runner.device(), &[[channels as i64, (rows * matrices) as i64]]).unwrap();
         write(memory.get(0), &x);
-        let found = workbench
+        let found = runner
             .compute(
-                |draft| {
-                    let sums = reduce::dense(draft, memory.get(0), rows as i64, matrices as i64).sums;
-                    draft.want_to_read(sums);
+                |builder| {
+                    let sums = reduce::dense(builder, memory.get(0), rows as i64, matrices as i64).sums;
+                    builder.want_to_read(sums);
                     sums
                 },
                 |_| {},
@@ -78,7 +78,7 @@ fn any_number_of_rows_is_summed_for_any_number_of_matrices() {
 
 #[test]
 fn rows_go_to_their_experts_also_in_three_parts() {
-    let mut workbench = cpu();
+    let mut runner = cpu();
     let (channels, tokens, slots, experts) = (40_usize, 33_usize, 3_usize, 5_usize);
     // Expert 4 is never routed to.
     let ids: Vec<i32> = (0..tokens * slots).map(|i| ((i / slots * 7 + i % slots) % 4) as i32).collect();
@@ -88,7 +88,7 @@ fn rows_go_to_their_experts_also_in_three_parts() {
         let rows = if row_a_slot { tokens * slots } else { tokens };
         let x = numbers(channels * rows);
         let shapes = [[channels as i64, rows as i64], [experts as i64, experts as i64]];
-        let memory = Resident::new(workbench.device(), &shapes).unwrap();
+        let memory = DeviceBuffer::new(runner.device(), &shapes).unwrap();
         write(memory.get(0), &x);
         write(memory.get(1), &identity);
         let of_row = |row: usize| {
@@ -99,16 +99,16 @@ fn rows_go_to_their_experts_also_in_three_parts() {
         let mut counts = vec![0.0; experts];
         (0..rows).flat_map(of_row).for_each(|expert| counts[expert] += 1.0);
         for products in [Products::Plain, Products::Split] {
-            let (sums, found_counts) = workbench
+            let (sums, found_counts) = runner
                 .compute(
-                    |draft| {
-                        let flat = draft.input_i32(ids.len() as i64);
+                    |builder| {
+                        let flat = builder.input_i32(ids.len() as i64);
                         let sources =
-                            (memory.get(0), draft.reshape_2d(flat, slots as i64, tokens as i64), memory.get(1));
+                            (memory.get(0), builder.reshape_2d(flat, slots as i64, tokens as i64), memory.get(1));
                         let shape = (tokens as i64, slots as i64, row_a_slot);
-                        let reduced = reduce::routed(draft, sources, shape, products);
-                        draft.want_to_read(reduced.sums);
-                        draft.want_to_read(reduced.counts.unwrap());
+                        let reduced = reduce::routed(builder, sources, shape, products);
+                        builder.want_to_read(reduced.sums);
+                        builder.want_to_read(reduced.counts.unwrap());
                         (flat, reduced)
                     },
                     |(flat, _)| write(*flat, &ids),
@@ -123,11 +123,11 @@ fn rows_go_to_their_experts_also_in_three_parts() {
 
 #[test]
 fn a_sum_that_is_no_number_is_found_and_only_until_the_next_batch() {
-    let workbench = cpu();
+    let runner = cpu();
     let mut health = Health::default();
     assert_eq!(health.first_bad(), None);
-    let (page, offset) = health.slot("blk.1.ffn_up.weight", workbench.device()).unwrap();
-    let (_, other) = health.slot("blk.0.ffn_up.weight", workbench.device()).unwrap();
+    let (page, offset) = health.slot("blk.1.ffn_up.weight", runner.device()).unwrap();
+    let (_, other) = health.slot("blk.0.ffn_up.weight", runner.device()).unwrap();
     assert_eq!((offset, other), (0, 4));
     let mut sums = vec![1.0_f32; PAGE];
     sums[1] = f32::NAN;
@@ -140,38 +140,38 @@ fn a_sum_that_is_no_number_is_found_and_only_until_the_next_batch() {
 /// What a device lacks is found out before it would abort the process over it.
 #[test]
 fn an_operation_that_the_device_lacks_is_not_computed_there() {
-    let mut workbench = cpu();
-    let memory = Resident::new(workbench.device(), &[[256, 4]]).unwrap();
-    let cast = |workbench: &mut Workbench, to| workbench.supports(|draft| draft.want(draft.cast(memory.get(0), to)));
-    assert!(cast(&mut workbench, sys::GGML_TYPE_F16));
-    assert!(!cast(&mut workbench, sys::GGML_TYPE_IQ2_XXS), "it takes an importance matrix");
+    let mut runner = cpu();
+    let memory = DeviceBuffer::new(runner.device(), &[[256, 4]]).unwrap();
+    let cast = |runner: &mut GraphRunner, to| runner.supports(|builder| builder.want(builder.cast(memory.get(0), to)));
+    assert!(cast(&mut runner, sys::GGML_TYPE_F16));
+    assert!(!cast(&mut runner, sys::GGML_TYPE_IQ2_XXS), "it takes an importance matrix");
 }
 
 /// Off by less than one f32 sum of all exponentials would be, which is 1e-8 and more.
 #[test]
 fn scores_are_those_of_exact_sums() {
-    let mut workbench = cpu();
+    let mut runner = cpu();
     let (channels, n_vocab, rows) = (32_usize, 8_000_usize, 24_usize);
     let memory =
-        Resident::new(workbench.device(), &[[channels as i64, n_vocab as i64], [channels as i64, rows as i64]])
+        DeviceBuffer::new(runner.device(), &[[channels as i64, n_vocab as i64], [channels as i64, rows as i64]])
             .unwrap();
     let small = |n| numbers(n).iter().map(|x| x / 64.0).collect::<Vec<f32>>();
     write(memory.get(0), &small(channels * n_vocab));
     write(memory.get(1), &small(channels * rows));
-    let product = |draft: &crate::llama::draft::Draft<'_>| {
-        let logits = draft.mul_mat(memory.get(0), memory.get(1));
-        draft.want_to_read(logits);
+    let product = |builder: &crate::llama::graph_builder::GraphBuilder<'_>| {
+        let logits = builder.mul_mat(memory.get(0), memory.get(1));
+        builder.want_to_read(logits);
         logits
     };
-    let logits = workbench.compute(product, |_| {}, |&logits| read_f32(logits)).unwrap();
+    let logits = runner.compute(product, |_| {}, |&logits| read_f32(logits)).unwrap();
     let targets: Vec<i32> = (0..rows as i32).map(|row| row * 331).collect();
 
     let (mut arena, mut found) = (Arena::new(), Vec::new());
-    let draft = arena.draft().unwrap();
-    let node = draft.mul_mat(memory.get(0), memory.get(1));
+    let builder = arena.builder().unwrap();
+    let node = builder.mul_mat(memory.get(0), memory.get(1));
     // SAFETY: the product's sources are in the device's memory, which stays; it has these rows.
     unsafe {
-        let mut scorer = DeviceScorer::new(workbench.device(), memory.get(0).0.as_ref(), &Vec::new()).unwrap();
+        let mut scorer = DeviceScorer::new(runner.device(), memory.get(0).0.as_ref(), &Vec::new()).unwrap();
         scorer.score(node.0.as_ref(), &Vec::new(), &(0..rows), &targets, &mut found).unwrap();
     }
     let want = logits.chunks_exact(n_vocab).zip(&targets).map(|(row, &target)| negative_log_likelihood(row, target));

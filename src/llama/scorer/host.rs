@@ -8,38 +8,38 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use crate::likelihood::negative_log_likelihood;
-use crate::llama::draft::Node;
-use crate::llama::tail::Tail;
-use crate::llama::workbench::Workbench;
+use crate::llama::graph_builder::Node;
+use crate::llama::graph_runner::GraphRunner;
+use crate::llama::logit_ops::LogitOps;
 use crate::llama::{Device, Token};
 
 /// Computes negative log-likelihoods on the CPU.
 pub(super) struct HostScorer {
-    workbench: Workbench,
+    runner: GraphRunner,
     n_threads: usize,
 }
 
 impl HostScorer {
     /// `None` where ggml cannot set it up.
     pub(super) fn new(n_threads: usize) -> Option<Self> {
-        let mut scorer = Self { workbench: Workbench::new(Device::cpu()?)?, n_threads: 1 };
+        let mut scorer = Self { runner: GraphRunner::new(Device::cpu()?)?, n_threads: 1 };
         scorer.set_threads(n_threads);
         Some(scorer)
     }
 
     pub(super) fn set_threads(&mut self, n_threads: usize) {
         self.n_threads = n_threads.max(1);
-        self.workbench.set_threads(self.n_threads);
+        self.runner.set_threads(self.n_threads);
     }
 
     /// The scores of `rows` of the input of `node`, the product with the output matrix, for these targets.
     ///
     /// # Safety
-    /// The node's sources and the tail's operands are computed and in the CPU's memory; its input has these rows.
+    /// The node's sources and the operands of `logit_ops` are computed and in the CPU's memory; its input has these rows.
     pub(super) unsafe fn score(
         &mut self,
         node: &sys::ggml_tensor,
-        tail: &Tail,
+        logit_ops: &LogitOps,
         rows: &Range<usize>,
         targets: &[Token],
         into: &mut Vec<f64>,
@@ -48,13 +48,13 @@ impl HostScorer {
         into.resize(begin + targets.len(), f64::NAN);
         let mut job = Job { targets, scores: into[begin..].as_mut_ptr(), n_vocab: node.ne[0] as usize };
         let n_threads = self.n_threads.min(rows.len());
-        self.workbench.compute(
-            |draft| {
+        self.runner.compute(
+            |builder| {
                 // SAFETY: our own contract; the job outlives the computation.
                 unsafe {
-                    let (weight, input) = (NonNull::from(&*node.src[0]), draft.leaf_of_rows(&*node.src[1], rows));
-                    let product = draft.mul_mat_like(Node(weight), input, node.op_params);
-                    draft.want(draft.custom(draft.each(product, tail), score_rows, n_threads, &mut job));
+                    let (weight, input) = (NonNull::from(&*node.src[0]), builder.leaf_of_rows(&*node.src[1], rows));
+                    let product = builder.mul_mat_like(Node(weight), input, node.op_params);
+                    builder.want(builder.custom(builder.each(product, logit_ops), score_rows, n_threads, &mut job));
                 }
             },
             |()| {},

@@ -6,14 +6,14 @@ use crate::sums::Sums;
 
 /// The state before the last addition to a weight's sums: the counts, and the sums of the matrices it touched.
 #[derive(Debug, Default)]
-pub(super) struct Undo {
+pub(super) struct Rollback {
     counts: Vec<i64>,
     matrices: Vec<usize>,
     sums: Option<Stored>,
     channels: usize,
 }
 
-impl Undo {
+impl Rollback {
     /// Remembers `matrices` of `sums`, each `channels` wide. Memory is kept from one addition to the next.
     pub(super) fn save(&mut self, sums: &Stored, channels: usize, matrices: impl Iterator<Item = usize>) {
         self.channels = channels;

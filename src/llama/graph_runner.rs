@@ -5,13 +5,13 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::Device;
-use super::draft::{Arena, Draft, Node};
+use super::graph_builder::{Arena, GraphBuilder, Node};
 use super::log::with_reason;
 
 /// An instance of a device's backend: llama.cpp's own is the scheduler's. It reaches the same memory, and whoever waits
 /// for it before going on needs no other order.
 #[derive(Debug)]
-pub(super) struct Workbench {
+pub(super) struct GraphRunner {
     device: Device,
     backend: NonNull<sys::ggml_backend>,
     allocator: NonNull<sys::ggml_gallocr>,
@@ -19,9 +19,9 @@ pub(super) struct Workbench {
 }
 
 // SAFETY: backend, allocator and memory are this one's alone, and none is bound to a thread.
-unsafe impl Send for Workbench {}
+unsafe impl Send for GraphRunner {}
 
-impl Workbench {
+impl GraphRunner {
     /// `None` where ggml cannot set it up.
     pub(super) fn new(device: Device) -> Option<Self> {
         // SAFETY: a device of the registry; without parameters it takes its defaults. What it makes is ours.
@@ -41,26 +41,26 @@ impl Workbench {
     }
 
     /// Whether the device has every operation of the graph that `build` makes.
-    pub(super) fn supports(&mut self, build: impl FnOnce(&Draft<'_>)) -> bool {
+    pub(super) fn supports(&mut self, build: impl FnOnce(&GraphBuilder<'_>)) -> bool {
         let backend = self.backend.as_ptr();
-        let Some(draft) = self.arena.draft() else { return false };
-        build(&draft);
+        let Some(builder) = self.arena.builder() else { return false };
+        build(&builder);
         // SAFETY: both are valid; the node's shape and sources are all that is looked at.
-        draft.nodes().all(|node| unsafe { sys::ggml_backend_supports_op(backend, node.0.as_ptr()) })
+        builder.nodes().all(|node| unsafe { sys::ggml_backend_supports_op(backend, node.0.as_ptr()) })
     }
 
     /// Computes the graph that `build` makes, after `fill` has filled its inputs, waits for it, and has `read` read what
     /// came of it. Where that is not possible, why.
     pub(super) fn compute<T, R>(
         &mut self,
-        build: impl FnOnce(&Draft<'_>) -> T,
+        build: impl FnOnce(&GraphBuilder<'_>) -> T,
         fill: impl FnOnce(&T),
         read: impl FnOnce(&T) -> R,
     ) -> Result<R, String> {
         let (backend, allocator) = (self.backend.as_ptr(), self.allocator.as_ptr());
-        let draft = self.arena.draft().ok_or("ggml has no room for a graph")?;
-        let built = build(&draft);
-        let graph = draft.graph.as_ptr();
+        let builder = self.arena.builder().ok_or("ggml has no room for a graph")?;
+        let built = build(&builder);
+        let graph = builder.graph.as_ptr();
         // SAFETY: graph, backend and allocator are ours; the graph's leaves are allocated, and the rest is here.
         let (allocated, reason) = with_reason(|| unsafe { sys::ggml_gallocr_alloc_graph(allocator, graph) });
         if !allocated {
@@ -89,7 +89,7 @@ impl Workbench {
     }
 }
 
-impl Drop for Workbench {
+impl Drop for GraphRunner {
     fn drop(&mut self) {
         // SAFETY: both are ours and freed once.
         unsafe {

@@ -15,7 +15,7 @@ use super::watcher::Watcher;
 use super::{Error, Layout, RunOptions};
 
 /// What stays the same from batch to batch.
-pub(super) struct Pass<'a> {
+pub(super) struct Evaluator<'a> {
     context: Context<'a, Watcher>,
     nextn: Option<Follower<'a>>,
     chunks: &'a Chunks,
@@ -37,7 +37,7 @@ pub(super) struct Evaluated {
     pub(super) findings: BTreeMap<usize, ChunkFindings>,
 }
 
-impl<'a> Pass<'a> {
+impl<'a> Evaluator<'a> {
     pub(super) fn new(
         model: &'a Model,
         nextn: Option<&Layer<'a>>,

@@ -1,28 +1,28 @@
 //! Sums that stay on a device until they are transferred to the host.
 
-use super::resident::Resident;
+use super::buffer::DeviceBuffer;
 use crate::llama::Device;
-use crate::llama::draft::Node;
-use crate::llama::workbench::read_f32;
+use crate::llama::graph_builder::Node;
+use crate::llama::graph_runner::read_f32;
 use crate::sums::{OnDevice, Partial};
 
 /// The sums of one capture, in the layout of [`reduce`](super::reduce).
 #[derive(Debug)]
-pub(super) struct Totals {
+pub(super) struct DeviceAccumulator {
     device: Device,
     channels: i64,
     matrices: i64,
     routed: bool,
-    memory: Resident,
+    memory: DeviceBuffer,
 }
 
-impl Totals {
+impl DeviceAccumulator {
     pub(super) fn new(device: Device, channels: i64, matrices: i64, routed: bool) -> Result<Self, String> {
         let mut shapes = vec![[2 * channels, matrices]];
         if routed {
             shapes.push([1, matrices]);
         }
-        Ok(Self { device, channels, matrices, routed, memory: Resident::new(device, &shapes)? })
+        Ok(Self { device, channels, matrices, routed, memory: DeviceBuffer::new(device, &shapes)? })
     }
 
     /// Whether they are of this kind.
@@ -49,7 +49,7 @@ impl Totals {
     }
 }
 
-impl OnDevice for Totals {
+impl OnDevice for DeviceAccumulator {
     fn read(&self) -> Partial {
         let both = read_f32(self.sums());
         let channels = self.channels as usize;

@@ -14,7 +14,7 @@ use super::tensor::buffer_of;
 
 /// The nodes of an evaluation that have lost their sources.
 #[derive(Default)]
-pub(super) struct Links {
+pub(super) struct RpcDetach {
     /// The first node of the evaluation. Once it comes again, the next has begun.
     first: Option<NonNull<sys::ggml_tensor>>,
     /// Announced, not known to be computed.
@@ -34,7 +34,7 @@ struct Taken {
 type Sources = [*mut sys::ggml_tensor; 10];
 const NONE: Sources = [std::ptr::null_mut(); 10];
 
-impl Links {
+impl RpcDetach {
     /// The scheduler comes to `node`.
     ///
     /// # Safety
@@ -129,14 +129,14 @@ mod tests {
         let source = &raw mut *leaf;
         let mut nodes = [(); 3].map(|()| tensor(sys::GGML_OP_ADD, source));
         let pointers: Vec<_> = nodes.iter_mut().map(|node| NonNull::from(&mut **node)).collect();
-        let mut links = Links { announced: pointers.clone(), ..Links::default() };
+        let mut detach = RpcDetach { announced: pointers.clone(), ..RpcDetach::default() };
         // SAFETY: the nodes are ours, and nothing computes them.
         unsafe {
-            links.computed();
+            detach.computed();
             assert!(pointers.iter().all(|node| node.as_ref().src == NONE));
             (*pointers[1].as_ptr()).op = sys::GGML_OP_NONE; // a leaf of another graph
             (*pointers[2].as_ptr()).src[0] = pointers[0].as_ptr(); // the same operation, with a source
-            links.restore();
+            detach.restore();
             assert_eq!(pointers[0].as_ref().src[0], source);
             assert!(pointers[1].as_ref().src[0].is_null());
             assert_eq!(pointers[2].as_ref().src[0], pointers[0].as_ptr());

@@ -5,21 +5,21 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use crate::llama::Device;
-use crate::llama::draft::Node;
+use crate::llama::graph_builder::Node;
 use crate::llama::log::with_reason;
 
 /// f32 matrices in device memory, zero at first.
 #[derive(Debug)]
-pub(super) struct Resident {
+pub(super) struct DeviceBuffer {
     ctx: NonNull<sys::ggml_context>,
     buffer: NonNull<sys::ggml_backend_buffer>,
     nodes: Vec<Node>,
 }
 
 // SAFETY: the memory is this one's alone; devices take commands from any thread.
-unsafe impl Send for Resident {}
+unsafe impl Send for DeviceBuffer {}
 
-impl Resident {
+impl DeviceBuffer {
     /// A matrix for each shape (row length, rows). Where there is no room, how much it would have taken.
     pub(super) fn new(device: Device, shapes: &[[i64; 2]]) -> Result<Self, String> {
         // SAFETY: reads a constant.
@@ -45,9 +45,9 @@ impl Resident {
             let bytes = shapes.iter().map(|[n0, n1]| n0 * n1 * 4).sum::<i64>();
             return Err(format!("there is no room on it for {:.1} MiB: {reason}", bytes as f64 / f64::from(1 << 20)));
         };
-        let resident = Self { ctx, buffer, nodes };
-        resident.clear();
-        Ok(resident)
+        let new = Self { ctx, buffer, nodes };
+        new.clear();
+        Ok(new)
     }
 
     pub(super) fn get(&self, i: usize) -> Node {
@@ -61,7 +61,7 @@ impl Resident {
     }
 }
 
-impl Drop for Resident {
+impl Drop for DeviceBuffer {
     fn drop(&mut self) {
         // SAFETY: both are ours and freed once.
         unsafe {

@@ -20,7 +20,7 @@ pub(super) struct RowOp {
 const APART: &str = "the output matrix and its input are not in one place";
 
 /// The operations from the product with the output matrix, not included, to the logits.
-pub(super) type Tail = Vec<RowOp>;
+pub(super) type LogitOps = Vec<RowOp>;
 
 /// Where the output matrix and all that follows it are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,26 +34,26 @@ pub(super) enum Place {
 /// How a model comes to its logits.
 #[derive(Debug)]
 pub(super) struct Finding {
-    pub(super) tail: Tail,
+    pub(super) logit_ops: LogitOps,
     pub(super) place: Place,
     /// The output matrix.
     pub(super) weight: NonNull<sys::ggml_tensor>,
 }
 
-/// Watches one evaluation for the tail.
+/// Finds, in one evaluation, the operations from the output matrix to the logits.
 #[derive(Debug, Default)]
-pub(super) struct TailProbe {
+pub(super) struct LogitOpsProbe {
     /// Whatever memory the output matrix, its input and what follows are in; else all of it in one.
     anywhere: bool,
     last: Option<NonNull<sys::ggml_tensor>>,
     /// The output matrix, and where it and its input are, if that is one place.
     head: Option<(Option<Place>, NonNull<sys::ggml_tensor>)>,
-    tail: Tail,
+    logit_ops: LogitOps,
     /// The result once it is known.
     outcome: Option<Result<(), &'static str>>,
 }
 
-impl TailProbe {
+impl LogitOpsProbe {
     /// For an output in whatever memory.
     pub(super) fn anywhere() -> Self {
         Self { anywhere: true, ..Self::default() }
@@ -75,7 +75,7 @@ impl TailProbe {
                 if place.is_some() || self.anywhere { Ok(()) } else { Err(APART) }
             }),
             // SAFETY: as above.
-            Some(last) => unsafe { tail_op(raw, last, self.place()) }.map(|op| self.tail.push(op)),
+            Some(last) => unsafe { logit_op(raw, last, self.place()) }.map(|op| self.logit_ops.push(op)),
         };
         self.last = Some(node);
         if found.is_err() || raw.flags & sys::GGML_TENSOR_FLAG_OUTPUT as i32 != 0 {
@@ -91,13 +91,13 @@ impl TailProbe {
     /// What was found, or why logits have to be left to llama.cpp.
     pub(super) fn finish(self) -> Result<Finding, &'static str> {
         let (place, weight) = self.head.unwrap_or((None, NonNull::dangling()));
-        let tail = self.tail()?;
-        Ok(Finding { tail, place: place.ok_or(APART)?, weight })
+        let logit_ops = self.logit_ops()?;
+        Ok(Finding { logit_ops, place: place.ok_or(APART)?, weight })
     }
 
     /// What follows the output matrix, or why that is not known.
-    pub(super) fn tail(self) -> Result<Tail, &'static str> {
-        self.outcome.unwrap_or(Err("no product with an output matrix leads to the logits")).map(|()| self.tail)
+    pub(super) fn logit_ops(self) -> Result<LogitOps, &'static str> {
+        self.outcome.unwrap_or(Err("no product with an output matrix leads to the logits")).map(|()| self.logit_ops)
     }
 }
 
@@ -142,7 +142,7 @@ fn place_of(tensor: &sys::ggml_tensor) -> Option<Place> {
 
 /// # Safety
 /// `node` is a node of the graph that `last` is of.
-unsafe fn tail_op(
+unsafe fn logit_op(
     node: &sys::ggml_tensor,
     last: NonNull<sys::ggml_tensor>,
     place: Option<Place>,

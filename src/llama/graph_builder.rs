@@ -5,19 +5,19 @@ use std::ptr::{NonNull, null_mut};
 
 use llama_cpp_sys_2 as sys;
 
-use super::tail::RowOp;
+use super::logit_ops::RowOp;
 use super::tensor::buffer_of;
 
 /// Tensors that a graph may have. The deepest, a sum over a million rows, has half of them.
 const MAX_TENSORS: usize = 256;
 
-/// A tensor of a [`Draft`], or one that outlives it.
+/// A tensor of a [`GraphBuilder`], or one that outlives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Node(pub(super) NonNull<sys::ggml_tensor>);
 
 impl Node {
     pub(super) fn ne(self) -> [i64; 4] {
-        // SAFETY: a draft's nodes live as long as the draft, others longer; shapes are not written once they are made.
+        // SAFETY: a builder's nodes live as long as the builder, others longer; shapes are not written once they are made.
         unsafe { self.0.as_ref() }.ne
     }
 
@@ -31,7 +31,7 @@ impl Node {
     }
 }
 
-/// Memory for drafts, one at a time.
+/// Memory for builders, one at a time.
 #[derive(Debug)]
 pub(super) struct Arena(Vec<u64>);
 
@@ -43,10 +43,10 @@ impl Arena {
         Self(vec![0; bytes.div_ceil(size_of::<u64>())])
     }
 
-    /// An empty draft.
-    pub(super) fn draft(&mut self) -> Option<Draft<'_>> {
-        // SAFETY: the memory is ours for as long as the draft, which borrows it; nothing of an earlier draft is left, since
-        // a node that is used with another draft is one that outlives its own.
+    /// Returns an empty builder.
+    pub(super) fn builder(&mut self) -> Option<GraphBuilder<'_>> {
+        // SAFETY: the memory is ours for as long as the builder, which borrows it; nothing of an earlier builder is left,
+        // since a node that is used with another builder outlives its own.
         let ctx = NonNull::new(unsafe {
             sys::ggml_init(sys::ggml_init_params {
                 mem_size: self.0.len() * size_of::<u64>(),
@@ -61,31 +61,31 @@ impl Arena {
             unsafe { sys::ggml_free(ctx.as_ptr()) };
             return None;
         };
-        Some(Draft { ctx, graph, arena: std::marker::PhantomData })
+        Some(GraphBuilder { ctx, graph, arena: std::marker::PhantomData })
     }
 }
 
 /// A graph under construction. Operations that ggml would abort the process over are the caller's fault: shapes are to
 /// fit.
-pub(super) struct Draft<'a> {
+pub(super) struct GraphBuilder<'a> {
     ctx: NonNull<sys::ggml_context>,
     pub(super) graph: NonNull<sys::ggml_cgraph>,
     arena: std::marker::PhantomData<&'a mut Arena>,
 }
 
-impl Drop for Draft<'_> {
+impl Drop for GraphBuilder<'_> {
     fn drop(&mut self) {
         // SAFETY: ours, freed once; the memory itself is the arena's.
         unsafe { sys::ggml_free(self.ctx.as_ptr()) };
     }
 }
 
-/// A method of a [`Draft`] for a function of ggml that makes a tensor of others.
+/// A method of a [`GraphBuilder`] for a function of ggml that makes a tensor of others.
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) = $function:ident;)*) => {
         $($(#[$doc])*
         pub(super) fn $name(&self, $($arg: $type),*) -> Node {
-            // SAFETY: the context is ours and has room; the arguments are tensors of this draft or ones that outlive it,
+            // SAFETY: the context is ours and has room; the arguments are tensors of this builder or ones that outlive it,
             // and plain numbers.
             node(unsafe { sys::$function(self.ctx.as_ptr(), $($arg.to_c()),*) })
         })*
@@ -116,7 +116,7 @@ fn node(ptr: *mut sys::ggml_tensor) -> Node {
 }
 
 #[expect(clippy::too_many_arguments, reason = "ggml's own")]
-impl Draft<'_> {
+impl GraphBuilder<'_> {
     operations! {
         add(a: Node, b: Node) = ggml_add;
         /// Adds to `a` where it lies.
@@ -156,7 +156,7 @@ impl Draft<'_> {
     /// A leaf over memory of another graph: the same elements, without what leads to them, which RPC would send along.
     ///
     /// # Safety
-    /// `tensor` has a buffer and stays allocated until the draft is computed.
+    /// `tensor` has a buffer and stays allocated until the builder is computed.
     pub(super) unsafe fn leaf(&self, tensor: &sys::ggml_tensor) -> Node {
         let [n0, n1, n2, n3] = tensor.ne;
         // SAFETY: the context has room; the leaf covers the bytes that `tensor` covers, of the same buffer.
@@ -192,7 +192,7 @@ impl Draft<'_> {
     pub(super) fn input_i32(&self, n: i64) -> Node {
         // SAFETY: the context has room.
         let made = node(unsafe { sys::ggml_new_tensor_1d(self.ctx.as_ptr(), sys::GGML_TYPE_I32, n) });
-        // SAFETY: the tensor is this draft's.
+        // SAFETY: the tensor is this builder's.
         unsafe { sys::ggml_set_input(made.as_ptr()) };
         made
     }
@@ -201,7 +201,7 @@ impl Draft<'_> {
     pub(super) fn input_rows(&self, n0: i64, n1: i64) -> Node {
         // SAFETY: the context has room.
         let made = node(unsafe { sys::ggml_new_tensor_2d(self.ctx.as_ptr(), sys::GGML_TYPE_F32, n0, n1) });
-        // SAFETY: the tensor is this draft's.
+        // SAFETY: the tensor is this builder's.
         unsafe { sys::ggml_set_input(made.as_ptr()) };
         made
     }
@@ -209,7 +209,7 @@ impl Draft<'_> {
     /// A product with a matrix of another graph, with the parameters that it has there, such as its precision.
     pub(super) fn mul_mat_like(&self, a: Node, b: Node, params: [i32; 16]) -> Node {
         let product = self.mul_mat(a, b);
-        // SAFETY: a tensor of this draft, not computed yet.
+        // SAFETY: a tensor of this builder, not computed yet.
         unsafe { (*product.as_ptr()).op_params = params };
         product
     }
@@ -222,7 +222,7 @@ impl Draft<'_> {
     /// A number that is made by a function of ours, run on so many threads of a CPU backend.
     ///
     /// # Safety
-    /// The function may be called with this data, and `a` as the tensor's first source, until the draft is computed.
+    /// The function may be called with this data, and `a` as the tensor's first source, until the builder is computed.
     pub(super) unsafe fn custom<T>(
         &self,
         a: Node,
@@ -253,7 +253,7 @@ impl Draft<'_> {
 
     /// Has `node` computed.
     pub(super) fn want(&self, node: Node) {
-        // SAFETY: both are this draft's; a graph has room for all tensors of the context.
+        // SAFETY: both are this builder's; a graph has room for all tensors of the context.
         unsafe { sys::ggml_build_forward_expand(self.graph.as_ptr(), node.as_ptr()) };
     }
 

@@ -63,17 +63,17 @@ impl<O: Observer> Context<'_, O> {
     /// What memory the model and this context take: host memory first. `None` where this build cannot tell.
     #[must_use]
     pub fn memory(&self) -> Option<Vec<DeviceMemory>> {
-        breakdown(self)
+        memory_usage(self)
     }
 }
 
 #[cfg(not(breakdown))]
-fn breakdown<O: Observer>(_: &Context<'_, O>) -> Option<Vec<DeviceMemory>> {
+fn memory_usage<O: Observer>(_: &Context<'_, O>) -> Option<Vec<DeviceMemory>> {
     None
 }
 
 #[cfg(breakdown)]
-fn breakdown<O: Observer>(context: &Context<'_, O>) -> Option<Vec<DeviceMemory>> {
+fn memory_usage<O: Observer>(context: &Context<'_, O>) -> Option<Vec<DeviceMemory>> {
     const EMPTY: Entry = Entry { buffer_type: std::ptr::null_mut(), model: 0, context: 0, compute: 0 };
     let mut entries = [EMPTY; 64];
     let mut n = 0;

@@ -8,7 +8,9 @@ mod device;
 use std::ops::Range;
 
 pub use accumulate::Accumulate;
-pub(crate) use device::{OnDevice, Partial};
+pub(crate) use device::OnDevice;
+#[cfg(any(test, feature = "llama"))]
+pub(crate) use device::Partial;
 
 /// The sums collected for one weight.
 ///

@@ -118,7 +118,7 @@ fn report_is_a_page_and_pictures() {
     bench.write("qwen3moe.lens.json", b"{}");
     let ran = bench.ok("report qwen3moe.gguf");
     assert!(ran.stderr.contains("left out") && !bench.read("report.html").is_empty(), "{}", ran.stderr);
-    bench.fails("report qwen3moe.gguf -o qwen3moe.gguf", &["is read by report and would be written over by --output"]);
+    bench.fails("report qwen3moe.gguf -o qwen3moe.gguf", &["is read by report and would be overwritten by --output"]);
     bench.fails("report qwen3moe.gguf --png p --tensor none", &["none"]);
 }
 

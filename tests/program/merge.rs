@@ -127,7 +127,7 @@ fn shards_that_are_not_a_whole_are_refused() {
     bench.fails(&format!("merge {all} --weight 1,1,1"), &["--weight cannot be combined with state files"]);
     bench.fails(
         &format!("merge {all} -o {one}"),
-        &[&format!("'{one}' is read by merge and would be written over by --output")],
+        &[&format!("'{one}' is read by merge and would be overwritten by --output")],
     );
     bench.fails("merge none.state", &["none.state", "No such file"]);
     bench.fails(&format!("merge {all} -o none/x.gguf"), &["cannot write 'none/x.gguf'"]);

@@ -101,7 +101,7 @@ fn an_output_that_is_an_input_is_refused() {
         ("-m llama.gguf -f t.txt -o t.txt", "--file", "--output"),
         ("-m llama.gguf -f t.txt -o link.txt", "--file", "--output"),
         ("-m llama.gguf -bf t.txt -o hard.txt", "--binary-file", "--output"),
-        ("-m llama.gguf -f texts -o texts/log.txt", "--file as a part of 'texts'", "--output"),
+        ("-m llama.gguf -f texts -o texts/log.txt", "--file", "--output"),
         ("-m llama.gguf -f t.txt --log-file t.txt", "--file", "--log-file"),
         ("-m llama.gguf -f texts --log-file texts/log.txt", "--file as a part of 'texts'", "--log-file"),
         ("--in-file a.gguf -o b.gguf --log-file a.gguf", "", "the log 'a.gguf'"),

@@ -22,7 +22,7 @@ pub enum Note {
         /// Why.
         reason: NotText,
     },
-    /// It is no text and was taken all the same, since it was asked for [as it is](Input::raw).
+    /// It is no text and was taken all the same, since it was asked for [as it is](super::Input::raw).
     Raw {
         /// The file.
         origin: String,

@@ -109,7 +109,7 @@ impl<'a> TensorRef<'a> {
 
     /// The elements where they lie, if that is memory this process can read.
     ///
-    /// `None` for a tensor on a device, one that is not [`is_f32`](Self::is_f32), or one not computed yet.
+    /// `None` for a tensor on a device, one that is not [`is_f32`](TensorInfo::is_f32), or one not computed yet.
     #[must_use]
     pub fn as_f32(self) -> Option<&'a [f32]> {
         let raw = self.raw();
@@ -201,7 +201,7 @@ impl<'a> TensorRef<'a> {
         true
     }
 
-    /// Copies the elements as they lie, [`n_bytes`](Self::n_bytes) of them with the gaps that [`nb`](Self::nb) tells of,
+    /// Copies the elements as they lie, [`n_bytes`](TensorInfo::n_bytes) of them with the gaps that [`nb`](TensorInfo::nb) tells of,
     /// from wherever they are, waiting for the device.
     ///
     /// # Errors
@@ -217,7 +217,7 @@ impl<'a> TensorRef<'a> {
         })
     }
 
-    /// Converts all elements to f32, the first dimension fastest and without gaps: [`n_elements`](Self::n_elements) of
+    /// Converts all elements to f32, the first dimension fastest and without gaps: [`n_elements`](TensorInfo::n_elements) of
     /// them, from wherever they are, waiting for the device. Quantized ones are dequantized by ggml's reference code;
     /// integers and f64 are rounded to the nearest f32.
     ///

@@ -377,7 +377,7 @@ mod with_server {
         let names = ["m-BF16.gguf", "m-Q4_K_M.gguf", "Q8_0/m-Q8_0.gguf", "mmproj-Q4_K_M.gguf"];
         server.repository("user/model", &names, None);
         let snapshot = format!("cache/models--user--model/snapshots/{COMMIT}");
-        fails(&bench, &server, "-hf user/model --offline", &["nothing of user/model is in", "--offline"]);
+        fails(&bench, &server, "-hf user/model --offline", &["no file of user/model is in", "--offline"]);
         assert!(server.asked().is_empty());
         for (args, file) in [
             ("-hf user/model", "m-Q4_K_M.gguf"),

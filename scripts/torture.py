@@ -301,7 +301,7 @@ class Elsewhere(Bench):
         return super().command(model, f"-o {self.disk}/imatrix.gguf {flags}")
 
 
-TRIED_AGAIN = "the run continues"
+TRIED_AGAIN = "the run continues and will try again"
 
 
 def full_disk(bench, reference, disk):

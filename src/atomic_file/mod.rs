@@ -34,8 +34,34 @@ const BUFFER: usize = 1 << 18;
 /// # Errors
 /// The operating system's, saying which step failed, or what `write` returns.
 pub fn save<E: From<io::Error>>(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<(), E> {
+    save_prepared(prepare(path)?, write)
+}
+
+/// As [`save`], for a caller that has found out the [`Way`] before. A file that could be replaced then is never written
+/// in place: if its folder takes no files any more, the earlier file stays as it is.
+///
+/// # Errors
+/// As [`save`], and if the file can no longer be replaced as a whole.
+pub fn save_as<E: From<io::Error>>(
+    path: &Path,
+    way: Way,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
+    match (prepare(path)?, way) {
+        (Prepared::InPlace { obstacle, .. }, Way::Replace) => {
+            let reason = format!("it can no longer be replaced as a whole: {obstacle}");
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, reason).into())
+        }
+        (prepared, _) => save_prepared(prepared, write),
+    }
+}
+
+fn save_prepared<E: From<io::Error>>(
+    prepared: Prepared,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
     let stop = TestStop::next();
-    match prepare(path)? {
+    match prepared {
         Prepared::Replace { target, existing, temporary } => {
             write_file(own_handle(&temporary)?, write, &stop, || match &existing {
                 Some(metadata) => keep_owner_and_mode(temporary.as_file(), metadata),

@@ -201,7 +201,7 @@ impl LogitsFile {
     }
 
     /// Returns the positions per chunk that the file has.
-    pub(crate) fn positions(&self) -> Range<usize> {
+    pub fn positions(&self) -> Range<usize> {
         self.n_ctx / 2..self.n_ctx - 1
     }
 
@@ -212,8 +212,7 @@ impl LogitsFile {
     ///
     /// # Panics
     /// For a chunk or position that the file does not have.
-    #[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "only a run uses it"))]
-    pub(crate) fn append_row(&self, chunk: usize, position: usize, into: &mut Vec<f32>) -> Result<(), BaseError> {
+    pub fn append_row(&self, chunk: usize, position: usize, into: &mut Vec<f32>) -> Result<(), BaseError> {
         assert!(chunk < self.n_chunk && self.positions().contains(&position), "chunk {chunk}, position {position}");
         let mut bytes = vec![0; self.row_bytes() as usize];
         self.read(self.offset(chunk, position - self.positions().start), &mut bytes)?;

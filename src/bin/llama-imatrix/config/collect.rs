@@ -41,7 +41,8 @@ pub(crate) struct Collect {
     pub(crate) shard: Shard,
     /// Path of the run's state.
     pub(crate) state_path: PathBuf,
-    pub(crate) keeps_state: bool,
+    /// How the state file is written; `None` if the run keeps no state.
+    pub(crate) state_way: Option<Way>,
     pub(crate) lens: Option<Lens>,
 }
 
@@ -112,7 +113,7 @@ impl Collect {
         check_coverage(&flags, shard)?;
         let lens = Lens::new(&flags, &merge.output)?;
         let state_path = state_path(merge.output.path(), shard);
-        let keeps_state = keeps_state(&flags, &merge.output, shard, &state_path)?;
+        let state_way = state_way(&flags, &merge.output, shard, &state_path)?;
         let n_batch = positive("--batch-size", flags.batch_size)?;
         let n_ubatch = positive("--ubatch-size", flags.ubatch_size)?;
         // Last: a download is long, and all else that is wrong is told before it.
@@ -138,7 +139,7 @@ impl Collect {
             accumulate,
             shard,
             state_path,
-            keeps_state,
+            state_way,
             lens,
             merge,
             flags,
@@ -160,8 +161,9 @@ fn check_coverage(flags: &Flags, shard: Shard) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns true if the run keeps a state. If it cannot, that is an error where a flag asked for it, else a warning.
-fn keeps_state(flags: &Flags, output: &Output, shard: Shard, path: &Path) -> anyhow::Result<bool> {
+/// Returns how the state is written, `None` if the run keeps none. If it cannot, that is an error where a flag asked for it,
+/// else a warning.
+fn state_way(flags: &Flags, output: &Output, shard: Shard, path: &Path) -> anyhow::Result<Option<Way>> {
     let asked = [
         (!shard.is_whole(), "--shard"),
         (flags.resume, "--resume"),
@@ -179,16 +181,17 @@ fn keeps_state(flags: &Flags, output: &Output, shard: Shard, path: &Path) -> any
         if flags.state_interval > 0 {
             log::info(format_args!("'{}' is not a regular file: the run keeps no state", output.path().display()));
         }
-        return Ok(false);
+        return Ok(None);
     }
     match (asked, flags.state_interval) {
-        (None, 0) => Ok(false),
+        (None, 0) => Ok(None),
         // A shard's is the output, which has been checked.
-        (Some(_), _) if !shard.is_whole() => Ok(true),
-        (Some(_), _) => check_way(path).map(|_| true),
+        (Some(_), _) if !shard.is_whole() => Ok(Some(output.way())),
+        (Some(_), _) => check_way(path).map(Some),
         (None, _) => Ok(check_way(path)
             .inspect_err(|error| log::warn(format_args!("{error:#}; the run keeps no state")))
-            .is_ok_and(|way| way != Way::Stream)),
+            .ok()
+            .filter(|&way| way != Way::Stream)),
     }
 }
 

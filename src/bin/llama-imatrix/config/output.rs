@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use llama_imatrix::atomic_file::{Way, save_new};
+use llama_imatrix::atomic_file::{Way, save_as, save_new};
 use llama_imatrix::imatrix::{Format, Imatrix, Values};
 use llama_imatrix::state::Shard;
 
@@ -54,6 +54,11 @@ impl Output {
         &self.path
     }
 
+    /// Returns how the file is written, as found out before the run.
+    pub(crate) fn way(&self) -> Way {
+        self.way
+    }
+
     /// Returns true if the output is or becomes a regular file: other files can lie beside it.
     pub(crate) fn is_file(&self) -> bool {
         self.way != Way::Stream
@@ -66,7 +71,8 @@ impl Output {
             name.push(format!(".at_{chunks}"));
         }
         let path = PathBuf::from(name);
-        imatrix.save(&path, self.format).with_context(|| format!("cannot save '{}'", path.display()))
+        save_as(&path, self.way, |w| imatrix.write(w, self.format))
+            .with_context(|| format!("cannot save '{}'", path.display()))
     }
 
     /// Replaces the file at the end of a run. If that fails, saves the matrix to the temporary folder.

@@ -85,7 +85,7 @@ fn sizes(task: &Collect, weights: Weights, chunks: Option<(&Chunks, &Layout)>) -
         (Ok(every @ 1..), Some((chunks, _))) => output.saturating_mul(chunks.len() as u64 / every),
         _ => 0,
     };
-    Sizes { output, state: if task.keeps_state { state } else { 0 }, copies }
+    Sizes { output, state: if task.state_way.is_some() { state } else { 0 }, copies }
 }
 
 /// Collected weights: their number, and their channels times matrices.

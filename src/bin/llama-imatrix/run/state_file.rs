@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use llama_imatrix::atomic_file::{Way, save_as};
 use llama_imatrix::collect::Earlier;
 use llama_imatrix::evaluate::{Checkpoint, Position, Start};
 use llama_imatrix::llama::Backend;
@@ -23,6 +24,7 @@ const SAVE_INTERVAL_PER_COST: u32 = 50;
 /// When the state is saved, and what is in it besides the sums.
 pub(crate) struct StateFile {
     path: PathBuf,
+    way: Way,
     fingerprint: Fingerprint,
     output: Output,
     n_chunks: u64,
@@ -44,9 +46,7 @@ impl StateFile {
     /// `None` where no state is kept.
     pub(crate) fn new(task: &Collect, backend: &Backend, text: &Text, base: &Base) -> anyhow::Result<Option<Self>> {
         let given = &task.flags;
-        if !task.keeps_state {
-            return Ok(None);
-        }
+        let Some(way) = task.state_way else { return Ok(None) };
         let model = match ModelFingerprint::of_file(&task.model) {
             Ok(model) => model,
             Err(error) if !given.resume && task.shard.is_whole() => {
@@ -58,6 +58,7 @@ impl StateFile {
         let draft = task.draft_model.as_ref().map(ModelFingerprint::of_file).transpose()?;
         Ok(Some(Self {
             path: task.state_path.clone(),
+            way,
             fingerprint: Fingerprint {
                 model,
                 draft,
@@ -196,7 +197,8 @@ impl StateFile {
         let state = self.state(checkpoint);
         self.last = Instant::now();
         self.last_chunks = checkpoint.position.done.len();
-        state.save(&self.path).with_context(|| format!("cannot save '{}'", self.path.display()))?;
+        save_as(&self.path, self.way, |w| state.write(w))
+            .with_context(|| format!("cannot save '{}'", self.path.display()))?;
         self.ours = true;
         saved::state_is_saved(&self.path);
         self.cost = self.due_since.take().map(|since| since.elapsed()).or(self.cost);

@@ -11,6 +11,29 @@ fn main() {
     find_libraries_beside_program();
     #[cfg(feature = "llama")]
     shims::build();
+    #[cfg(all(feature = "cli", feature = "llama"))]
+    warn_of_slow_build();
+}
+
+/// Warns of what `cargo install` outside the checkout would leave out: there is no `.cargo/config.toml`, and a build script
+/// cannot set flags for llama.cpp's crate. Cargo prints warnings for the package that is installed, not for a dependency.
+#[cfg(all(feature = "cli", feature = "llama"))]
+fn warn_of_slow_build() {
+    let var = |name| std::env::var(name).unwrap_or_default();
+    println!("cargo::rerun-if-env-changed=GGML_RPC");
+    let generic = var("CARGO_CFG_TARGET_ARCH") == "x86_64"
+        && !cfg!(feature = "dynamic-backends")
+        && !var("CARGO_CFG_TARGET_FEATURE").split(',').any(|feature| feature == "avx2");
+    let without_rpc = matches!(var("GGML_RPC").as_str(), "" | "OFF" | "0");
+    if generic {
+        println!("cargo::warning=this build is for any x86-64 CPU, and several times slower than one for this machine's CPU");
+    }
+    if without_rpc {
+        println!("cargo::warning=this build has no RPC backend: --rpc and the command worker are missing");
+    }
+    if generic || without_rpc {
+        println!("cargo::warning=hint: RUSTFLAGS='-C target-cpu=native' GGML_RPC=ON cargo install llama-imatrix");
+    }
 }
 
 /// llama.cpp is a library of its own then, which a release has beside the program, a distribution in `lib`.

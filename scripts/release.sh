@@ -5,7 +5,8 @@
 #   scripts/release.sh [DIR]
 #
 # Tests the packed program in a separate folder on the bundled model, then writes
-# DIR/llama-imatrix-VERSION-TARGET.tar.gz and its .sha256 (DIR: dist). Compiles llama.cpp several times: a quarter of an hour.
+# DIR/llama-imatrix-VERSION-TARGET.tar.gz, its .sha256 and the wheel for pip (DIR: dist). Compiles llama.cpp several times: a
+# quarter of an hour.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -18,7 +19,7 @@ die() {
 
 case "${1:-}" in
 -h | --help)
-    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 0
     ;;
 -*) die "unknown argument '$1'" ;;
@@ -41,7 +42,8 @@ x86_64-*) export RUSTFLAGS="-C target-cpu=x86-64-v2" ;;
 esac
 
 # Without OpenMP, whose library is not on every machine: ggml has threads of its own.
-cargo build --release --no-default-features --features llama,cli,download,dynamic-backends
+flags=(--no-default-features --features llama,cli,download,dynamic-backends)
+cargo build --release "${flags[@]}"
 name=llama-imatrix-$version-$target
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -66,6 +68,8 @@ fi
 tar -C "$scratch" -czf "$dist/$name.tar.gz" "$name"
 checksum() { if command -v sha256sum >/dev/null; then sha256sum "$@"; else shasum -a 256 "$@"; fi; }
 (cd "$dist" && checksum "$name.tar.gz" >"$name.tar.gz.sha256")
+
+"$here/wheel.sh" "$dist" "$scratch/$name" "${flags[@]}"
 
 # As on another machine: nothing of the build folders, nothing of this environment.
 mkdir "$scratch/elsewhere"

@@ -1,0 +1,1 @@
+"""The program llama-imatrix, as a wheel installs it. There is no Python interface: run `llama-imatrix`."""

@@ -25,15 +25,16 @@ archs() {
     printf '%s' "$ARCHS"
 }
 
-# Of the sources that the program is built with, since the two share ggml's structures.
+# Of the sources that the program is built with, since the two share ggml's structures. With CUDA graphs, as llama.cpp builds
+# it: ggml's own default is without.
 backend() {
     local generator=()
     if [ ! -e "$here/bin/libggml-cuda.so" ]; then
         say "the CUDA backend"
         ! command -v ninja >/dev/null 2>&1 || generator=(-G Ninja)
         cmake -S "$here/backend" -B "$work/backend" ${generator[@]+"${generator[@]}"} -DCMAKE_BUILD_TYPE=Release \
-            -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF -DCMAKE_CUDA_ARCHITECTURES="$(archs)" -DBUILD_SHARED_LIBS=ON \
-            -DGGML_BACKEND_DL=ON -DGGML_NATIVE=OFF -DGGML_CPU=OFF >"$work/backend.log" 2>&1 || failed
+            -DGGML_CUDA=ON -DGGML_CUDA_GRAPHS=ON -DGGML_CUDA_NCCL=OFF -DCMAKE_CUDA_ARCHITECTURES="$(archs)" \
+            -DBUILD_SHARED_LIBS=ON -DGGML_BACKEND_DL=ON -DGGML_NATIVE=OFF -DGGML_CPU=OFF >"$work/backend.log" 2>&1 || failed
         cmake --build "$work/backend" -j "$(nproc)" --target ggml-cuda >>"$work/backend.log" 2>&1 || failed
         cp "$(find "$work/backend" -name libggml-cuda.so | head -n 1)" "$here/bin/"
     fi

@@ -129,6 +129,8 @@ impl GraphBuilder<'_> {
         /// Along rows.
         sum_rows(a: Node) = ggml_sum_rows;
         mul_mat(a: Node, b: Node) = ggml_mul_mat;
+        /// Sum over rows of the outer products of `a`'s row and `b`'s: `[a's channels, b's channels]`.
+        out_prod(a: Node, b: Node) = ggml_out_prod;
         cont(a: Node) = ggml_cont;
         transpose(a: Node) = ggml_transpose;
         permute(a: Node, d0: i32, d1: i32, d2: i32, d3: i32) = ggml_permute;

@@ -95,9 +95,9 @@ impl DeviceSums {
             return Err(failed(format!("its sums are on {before} or of another shape; run with --sum-on host")));
         }
         let place = self.place(device).ok_or_else(|| failed("it cannot be set up".to_owned()))?;
-        let products = place.products(layout, channels);
+        let method = place.method(layout, channels);
         // SAFETY: the node and its sources are computed and stay so while it is borrowed.
-        unsafe { place.add(weight, node, layout, products, own) }.map_err(|r| failed(advise(&r)))?;
+        unsafe { place.add(weight, node, layout, method, own) }.map_err(|r| failed(advise(&r)))?;
         Ok(accumulator)
     }
 

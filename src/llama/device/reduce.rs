@@ -55,6 +55,15 @@ pub(super) enum Products {
     Split,
 }
 
+/// How rows are added up per expert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    /// Outer products of each row with its ones and zeros. The rows stay as they lie. Few devices have the operation.
+    Outer(Products),
+    /// Inner products, of transposed rows. All devices have the operation.
+    Inner(Products),
+}
+
 /// What comes of an input.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reduced {
@@ -102,13 +111,13 @@ fn tree(builder: &GraphBuilder<'_>, mut x: Node) -> Node {
     rest.map_or(x, |rest| builder.add(x, rest))
 }
 
-/// Sums by expert: a product with a matrix of ones and zeros that has a column for each expert. `identity` is the
-/// experts' identity matrix, whose rows the ids pick.
+/// Sums per expert: rows times a matrix of ones and zeros, which has a column per expert. `identity` is the experts'
+/// identity matrix, whose rows the ids pick.
 pub(super) fn routed(
     builder: &GraphBuilder<'_>,
     (x, ids, identity): (Node, Node, Node),
     (tokens, slots, row_a_slot): (i64, i64, bool),
-    products: Products,
+    method: Method,
 ) -> Reduced {
     let (channels, experts) = (x.ne()[0], identity.ne()[0]);
     let picked = builder.get_rows(identity, builder.reshape_1d(builder.cont(ids), slots * tokens));
@@ -119,20 +128,33 @@ pub(super) fn routed(
         builder.reshape_2d(builder.sum_rows(builder.cont(apart)), experts, tokens)
     };
     let rows = if row_a_slot { slots * tokens } else { tokens };
-    let by_row = builder.cont(builder.transpose(by_row)); // [rows, experts]
-    let x = builder.cont(builder.transpose(builder.reshape_2d(x, channels, rows)));
-    let x = builder.concat(x, builder.sqr(x), 1); // [rows, 2 · channels]
-    let sums = match products {
-        Products::Plain => builder.mul_mat(x, by_row),
+    let by_expert = builder.cont(builder.transpose(by_row)); // [rows, experts]
+    let x = builder.reshape_2d(x, channels, rows);
+    let sums = match method {
+        Method::Outer(products) => {
+            let sum = |of| multiply(builder, of, products, |of| builder.out_prod(of, by_row));
+            builder.concat(sum(x), sum(builder.sqr(x)), 0)
+        }
+        Method::Inner(products) => {
+            let x = builder.cont(builder.transpose(x));
+            let both = builder.concat(x, builder.sqr(x), 1); // [rows, 2 · channels]
+            multiply(builder, both, products, |of| builder.mul_mat(of, by_expert))
+        }
+    };
+    Reduced { sums, counts: Some(builder.sum_rows(by_expert)) }
+}
+
+/// The `product` of `x` with ones and zeros.
+fn multiply(builder: &GraphBuilder<'_>, x: Node, products: Products, product: impl Fn(Node) -> Node) -> Node {
+    match products {
+        Products::Plain => product(x),
         Products::Split => {
             let upper = |of| builder.cast(builder.cast(of, sys::GGML_TYPE_BF16), sys::GGML_TYPE_F32);
             let high = upper(x);
             let rest = builder.sub(x, high);
             let middle = upper(rest);
             let low = builder.sub(rest, middle);
-            let small = builder.add(builder.mul_mat(low, by_row), builder.mul_mat(middle, by_row));
-            builder.add(small, builder.mul_mat(high, by_row))
+            builder.add(builder.add(product(low), product(middle)), product(high))
         }
-    };
-    Reduced { sums, counts: Some(builder.sum_rows(by_row)) }
+    }
 }

@@ -5,7 +5,7 @@ use llama_cpp_sys_2 as sys;
 use super::buffer::DeviceBuffer;
 use super::health::{Health, PAGE};
 use super::logits::DeviceScorer;
-use super::reduce::{self, Products};
+use super::reduce::{self, Method, Products};
 use crate::likelihood::negative_log_likelihood;
 use crate::llama::Backend;
 use crate::llama::graph_builder::Arena;
@@ -98,7 +98,8 @@ fn rows_go_to_their_experts_also_in_three_parts() {
         let want = expected(&x, channels, experts, of_row);
         let mut counts = vec![0.0; experts];
         (0..rows).flat_map(of_row).for_each(|expert| counts[expert] += 1.0);
-        for products in [Products::Plain, Products::Split] {
+        let both = [Products::Plain, Products::Split];
+        for method in both.into_iter().flat_map(|products| [Method::Outer(products), Method::Inner(products)]) {
             let (sums, found_counts) = runner
                 .compute(
                     |builder| {
@@ -106,7 +107,7 @@ fn rows_go_to_their_experts_also_in_three_parts() {
                         let sources =
                             (memory.get(0), builder.reshape_2d(flat, slots as i64, tokens as i64), memory.get(1));
                         let shape = (tokens as i64, slots as i64, row_a_slot);
-                        let reduced = reduce::routed(builder, sources, shape, products);
+                        let reduced = reduce::routed(builder, sources, shape, method);
                         builder.want_to_read(reduced.sums);
                         builder.want_to_read(reduced.counts.unwrap());
                         (flat, reduced)
@@ -115,7 +116,7 @@ fn rows_go_to_their_experts_also_in_three_parts() {
                     |(_, reduced)| (read_f32(reduced.sums), read_f32(reduced.counts.unwrap())),
                 )
                 .unwrap();
-            close(&sums, &want, &format!("{products:?}, a row a slot: {row_a_slot}"));
+            close(&sums, &want, &format!("{method:?}, a row a slot: {row_a_slot}"));
             assert_eq!(found_counts, counts);
         }
     }

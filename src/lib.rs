@@ -22,7 +22,6 @@
 //! |---|---|---|
 //! | [`gguf`] | validating reader and writer of GGUF files | no |
 //! | [`atomic_file`] | replaces a file as a whole | no |
-//! | [`sums`] | the sums of one weight, and how they are added up | no |
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
 //! | [`lens`] | effect of each layer on the predictions | to measure |
@@ -56,11 +55,11 @@ mod random;
 pub mod report;
 pub mod state;
 pub mod stats;
-pub mod sums;
+mod sums;
 
-pub use collect::{Collector, CollectorOptions};
+pub use collect::collector::{Collector, CollectorOptions};
 #[cfg(feature = "llama")]
-pub use evaluate::session::{Cancel, Collected, Progress, Session, SessionOptions};
+pub use evaluate::session::{Cancel, Collected, Progress, Session, SessionError, SessionOptions};
 pub use imatrix::Imatrix;
 
 #[cfg(test)]

@@ -118,14 +118,14 @@ impl Chunks {
 
     /// Number of whole chunks: all but the tail. Chunks of documents are all whole.
     #[must_use]
-    pub fn n_whole(&self) -> usize {
+    pub(crate) fn n_whole(&self) -> usize {
         self.whole
     }
 
     /// Whether these are chunks of documents, which begin with what the documents begin with, and vary in length. The
     /// first token of all others gives way to BOS, where the vocabulary has texts begin so.
     #[must_use]
-    pub fn are_documents(&self) -> bool {
+    pub(crate) fn are_documents(&self) -> bool {
         self.documents
     }
 
@@ -143,14 +143,8 @@ impl Chunks {
     /// # Panics
     /// If there is no such chunk.
     #[must_use]
-    pub fn start(&self, i: usize) -> usize {
+    pub(crate) fn start(&self, i: usize) -> usize {
         self.spans[i].start
-    }
-
-    /// Tokens of all chunks.
-    #[must_use]
-    pub fn n_tokens(&self) -> u64 {
-        self.spans.iter().map(|span| span.len() as u64).sum()
     }
 
     /// The positions of chunk `i` whose next token counts for perplexity: the second half, where each has at least half
@@ -240,7 +234,7 @@ mod tests {
         let chunks = Chunks::of_documents(documents.clone(), OPTIONS).unwrap();
         assert_eq!(all(&chunks), [(0..8).collect(), vec![8, 9, 10], vec![20], (30..38).collect()]);
         assert_eq!((0..4).map(|i| chunks.scored(i)).collect::<Vec<_>>(), [4..7, 1..2, 0..0, 4..7]);
-        assert_eq!((chunks.start(2), chunks.n_tokens()), (11, 20));
+        assert_eq!((chunks.start(2), chunks.tokens_in(&(0..chunks.len()))), (11, 20));
         let some = ChunkOptions { skip: 1, limit: Some(2), ..OPTIONS };
         assert_eq!(all(&Chunks::of_documents(documents.clone(), some).unwrap()), [vec![8, 9, 10], vec![20]]);
         assert!(Chunks::of_documents(documents, ChunkOptions { skip: 4, ..OPTIONS }).is_err());

@@ -201,7 +201,7 @@ impl Corpus {
 impl Body {
     /// Bytes that it takes.
     #[must_use]
-    pub fn n_bytes(&self) -> usize {
+    pub(crate) fn n_bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Conversation(conversation) => conversation.json().len(),

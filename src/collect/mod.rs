@@ -9,7 +9,7 @@
 
 mod accumulate;
 mod chunks;
-mod collector;
+pub(crate) mod collector;
 mod error;
 mod evaluation;
 mod experts;
@@ -29,11 +29,11 @@ mod sync;
 mod tests;
 
 pub use chunks::Due;
-pub use collector::{Collector, CollectorOptions, Earlier, Snapshot};
+pub use collector::{Earlier, Snapshot};
 pub use error::Error;
 pub use experts::Experts;
 pub use lane::Lane;
 pub use pending::SumOn;
 pub use product::{Ids, Kind, Product, Rows};
-pub use rule::{Rule, Verdict};
+pub use rule::Rule;
 pub(crate) use stored::Stored;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::calibration::Chunks;
-use crate::collect::{self, Collector};
+use crate::collect;
+use crate::collect::collector::Collector;
 use crate::lens::{ChunkFindings, LensProbe, SamplePoint, positions};
 use crate::llama::{self, Batch, Context, Model, Timings};
 use crate::nextn::Layer;

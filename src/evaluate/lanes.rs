@@ -6,7 +6,8 @@ use std::sync::mpsc::{self, Sender};
 use std::time::Instant;
 
 use crate::calibration::Chunks;
-use crate::collect::{self, Collector, Snapshot};
+use crate::collect::collector::Collector;
+use crate::collect::{self, Snapshot};
 use crate::lens::Findings;
 use crate::llama::{self, Model};
 use crate::nextn::Layer;

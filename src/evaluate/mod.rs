@@ -7,7 +7,7 @@ mod lanes;
 mod layout;
 mod memory;
 mod nextn;
-pub mod session;
+pub(crate) mod session;
 mod watcher;
 
 use std::ops::Range;
@@ -18,7 +18,8 @@ use std::time::Instant;
 use lanes::{Batches, Delivery};
 
 use crate::calibration::Chunks;
-use crate::collect::{Collector, Earlier, Experts, Snapshot};
+use crate::collect::collector::Collector;
+use crate::collect::{Earlier, Experts, Snapshot};
 use crate::lens::{Findings, LensOptions};
 use crate::llama::{self, ContextOptions, FlashAttention, Model, Outputs, Timings, Tuning};
 use crate::nextn::Layer;
@@ -346,7 +347,7 @@ pub struct Outcome {
 
 /// Chunks that share a batch: as many as fit, at least one.
 #[must_use]
-pub fn sequences_per_batch(n_batch: usize, chunk_size: usize) -> usize {
+pub(crate) fn sequences_per_batch(n_batch: usize, chunk_size: usize) -> usize {
     (n_batch / chunk_size.max(1)).max(1)
 }
 

@@ -88,14 +88,8 @@ impl ExactEntry {
 
     /// Returns the number of values: channels times matrices.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.sum2.len() / SQUARE_WORDS
-    }
-
-    /// Returns true if there are no sums.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.sum2.is_empty()
     }
 
     /// Adds rows of `data` to the sums of `values`. Each row is as long as `values` and starts at one of `starts`. The caller

@@ -22,7 +22,7 @@ pub enum ValueType {
 impl ValueType {
     /// Returns the type that has this id in a file.
     #[must_use]
-    pub const fn from_id(id: u32) -> Option<Self> {
+    pub(crate) const fn from_id(id: u32) -> Option<Self> {
         Some(match id {
             0 => Self::U8,
             1 => Self::I8,
@@ -43,13 +43,13 @@ impl ValueType {
 
     /// Returns the id that a file stores.
     #[must_use]
-    pub const fn id(self) -> u32 {
+    pub(crate) const fn id(self) -> u32 {
         self as u32
     }
 
     /// Returns ggml's name for the type.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::U8 => "u8",
             Self::I8 => "i8",
@@ -153,7 +153,7 @@ impl From<Array> for Value {
 impl Value {
     /// Returns the value's type.
     #[must_use]
-    pub const fn value_type(&self) -> ValueType {
+    pub(crate) const fn value_type(&self) -> ValueType {
         match self {
             Value::U8(_) => ValueType::U8,
             Value::I8(_) => ValueType::I8,
@@ -182,7 +182,7 @@ impl Value {
 
     /// Returns the number of a `u32` value.
     #[must_use]
-    pub const fn as_u32(&self) -> Option<u32> {
+    pub(crate) const fn as_u32(&self) -> Option<u32> {
         match self {
             Value::U32(v) => Some(*v),
             _ => None,
@@ -218,7 +218,7 @@ impl Value {
 impl Array {
     /// Returns the type of the elements.
     #[must_use]
-    pub const fn element_type(&self) -> ValueType {
+    pub(crate) const fn element_type(&self) -> ValueType {
         match self {
             Array::U8(_) => ValueType::U8,
             Array::I8(_) => ValueType::I8,
@@ -237,7 +237,7 @@ impl Array {
 
     /// Returns the number of elements.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Array::U8(v) => v.len(),
             Array::I8(v) => v.len(),
@@ -252,11 +252,5 @@ impl Array {
             Array::Bool(v) => v.len(),
             Array::String(v) => v.len(),
         }
-    }
-
-    /// Returns true if the array has no elements.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }

@@ -122,7 +122,7 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// As [`tensor`](Self::tensor).
-    pub fn i64_tensor(
+    pub(crate) fn i64_tensor(
         &mut self,
         name: impl Into<String>,
         shape: &[u64],

@@ -62,7 +62,7 @@ impl Model {
 impl<O: Observer> Context<'_, O> {
     /// What memory the model and this context take: host memory first. `None` where this build cannot tell.
     #[must_use]
-    pub fn memory(&self) -> Option<Vec<DeviceMemory>> {
+    pub(crate) fn memory(&self) -> Option<Vec<DeviceMemory>> {
         memory_usage(self)
     }
 }

@@ -9,7 +9,6 @@
 //! | [`Device`], [`BufferType`] | what computes, and the memory it computes in |
 //! | [`Batch`] | tokens for one decode |
 //! | [`TensorInfo`], [`TensorRef`] | a tensor's description, and a computed tensor, valid during one call of the observer |
-//! | [`Graph`], [`Readout`] | what was computed from what; a stream's rows through the model's output |
 //! | [`Attachment`] | an observer in a context of your own, by a function pointer and user data |
 //!
 //! ```
@@ -97,7 +96,7 @@ pub(crate) use device::DeviceSums;
 pub(crate) use devices::PRODUCTS;
 pub use devices::{BufferType, Device};
 pub use error::Error;
-pub use graph::{Graph, Leaf, Node, NodeOp, Source};
+pub(crate) use graph::{Graph, Node, NodeOp, Source};
 pub use log::{Level, set_log};
 pub use memory_usage::DeviceMemory;
 pub use model::Model;
@@ -107,8 +106,8 @@ pub use outputs::Outputs;
 pub use pieces::Pieces;
 #[cfg(unix)]
 pub use process::is_ignored;
-pub use readout::{Entry, Exit, ROWS_AT_ONCE, Readout};
-pub use rows::{OutputRows, RowsError};
+pub(crate) use readout::{Entry, Exit, ROWS_AT_ONCE, Readout};
+pub(crate) use rows::OutputRows;
 pub use rpc::{LostServer, on_lost_server, serve_rpc};
 pub use tensor::{Op, TensorInfo};
 pub use threads::{PoolOptions, Priority, ThreadOptions};

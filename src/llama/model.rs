@@ -75,7 +75,7 @@ impl Model {
 
     /// The file it was loaded from, the first where there are several.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -141,14 +141,14 @@ impl Model {
 
     /// Whether the model makes text from noise: it sees whole texts, and has no memory between batches.
     #[must_use]
-    pub fn is_diffusion(&self) -> bool {
+    pub(crate) fn is_diffusion(&self) -> bool {
         // SAFETY: the model is alive.
         unsafe { sys::llama_model_is_diffusion(self.ptr.as_ptr()) }
     }
 
     /// Whether an encoder has to run before the decoder can.
     #[must_use]
-    pub fn is_encoder_decoder(&self) -> bool {
+    pub(crate) fn is_encoder_decoder(&self) -> bool {
         // SAFETY: the model is alive, for both calls.
         unsafe { sys::llama_model_has_encoder(self.ptr.as_ptr()) && sys::llama_model_has_decoder(self.ptr.as_ptr()) }
     }

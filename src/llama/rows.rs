@@ -11,7 +11,7 @@ use crate::gguf::{self, DType};
 /// Why the rows cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum RowsError {
+pub(crate) enum RowsError {
     /// The graph has no product with an output matrix.
     #[error("the graph has no product with an output matrix")]
     NoHead,
@@ -47,7 +47,7 @@ pub enum RowsError {
 
 /// The output matrix in its file, read a row at a time: in memory it may lie on a device or in an order of the CPU's own.
 #[derive(Debug)]
-pub struct OutputRows {
+pub(crate) struct OutputRows {
     file: gguf::File<'static>,
     name: String,
     dtype: DType,
@@ -60,7 +60,7 @@ impl OutputRows {
     ///
     /// # Errors
     /// See [`RowsError`].
-    pub fn open(model: &Model, graph: &Graph<'_>) -> Result<Self, RowsError> {
+    pub(crate) fn open(model: &Model, graph: &Graph<'_>) -> Result<Self, RowsError> {
         let head = &graph.nodes[graph.head.ok_or(RowsError::NoHead)?];
         let Some(&Source::Leaf(leaf)) = head.sources.first() else { return Err(RowsError::NoHead) };
         let leaf = &graph.leaves[leaf];
@@ -90,13 +90,13 @@ impl OutputRows {
 
     /// The matrix's name.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The row of a token. `None` where there is no such token.
     #[must_use]
-    pub fn row(&self, token: Token) -> Option<Vec<f32>> {
+    pub(crate) fn row(&self, token: Token) -> Option<Vec<f32>> {
         let token = usize::try_from(token).ok().filter(|&token| token < self.n_vocab)?;
         let bytes = usize::try_from(self.dtype.bytes_for(self.n_embd as u64)?).ok()?;
         let data = self.file.tensor(&self.name)?.data.get(token * bytes..(token + 1) * bytes)?;
@@ -105,7 +105,7 @@ impl OutputRows {
 
     /// The mean of all rows: its product is the mean logit of the vocabulary.
     #[must_use]
-    pub fn mean(&self) -> Vec<f64> {
+    pub(crate) fn mean(&self) -> Vec<f64> {
         let mut sum = vec![0.0_f64; self.n_embd];
         for token in 0..self.n_vocab {
             for (sum, x) in sum.iter_mut().zip(self.row(token as Token).unwrap_or_default()) {
@@ -118,7 +118,7 @@ impl OutputRows {
     /// What a CPU's product with the matrix makes of its other side before it multiplies: rows of a quantized matrix meet
     /// rows rounded to 8 bits. Of the same length; without rounding where ggml does none.
     #[must_use]
-    pub fn rounded(&self, input: &[f32]) -> Vec<f32> {
+    pub(crate) fn rounded(&self, input: &[f32]) -> Vec<f32> {
         let Some((dtype, from_float)) = partner(self.dtype) else { return input.to_vec() };
         let bytes = dtype.bytes_for(input.len() as u64).and_then(|bytes| usize::try_from(bytes).ok());
         let Some(bytes) = bytes else { return input.to_vec() };

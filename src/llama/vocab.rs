@@ -81,7 +81,7 @@ impl<'m> Vocab<'m> {
 
     /// The token that ends a text, where texts end with one.
     #[must_use]
-    pub fn trailing_eos(&self) -> Option<Token> {
+    pub(crate) fn trailing_eos(&self) -> Option<Token> {
         // SAFETY: as in n_tokens, for both calls.
         let (add, eos) = unsafe { (sys::llama_vocab_get_add_eos(self.ptr), sys::llama_vocab_eos(self.ptr)) };
         (add && eos >= 0).then_some(eos)
@@ -103,7 +103,7 @@ impl<'m> Vocab<'m> {
 
     /// The kind of tokenizer.
     #[must_use]
-    pub fn kind(&self) -> VocabKind {
+    pub(crate) fn kind(&self) -> VocabKind {
         // SAFETY: as in n_tokens.
         VocabKind(unsafe { sys::llama_vocab_type(self.ptr) })
     }

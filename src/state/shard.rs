@@ -104,7 +104,7 @@ impl Shard {
     /// Its chunks of `n_chunks`, where `per_batch` of them are evaluated together. Batches stay whole, so that each chunk
     /// is computed beside the same others as in one run; otherwise shares are as even as can be. Shares may be empty.
     #[must_use]
-    pub fn range(self, n_chunks: u64, per_batch: u64) -> Range<u64> {
+    pub(crate) fn range(self, n_chunks: u64, per_batch: u64) -> Range<u64> {
         let per_batch = per_batch.max(1);
         let batches = u128::from(n_chunks.div_ceil(per_batch));
         let start = |index: u32| {

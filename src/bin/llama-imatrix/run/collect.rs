@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use llama_imatrix::Collector;
 use llama_imatrix::SessionOptions;
 use llama_imatrix::calibration::Chunks;
-use llama_imatrix::collect::{Collector, Earlier, Rule};
+use llama_imatrix::collect::{Earlier, Rule};
 use llama_imatrix::evaluate::{Lanes, Layout, Outcome, RunOptions, Start};
 use llama_imatrix::llama::{Backend, Model};
 use llama_imatrix::nextn::Layer;

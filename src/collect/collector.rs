@@ -10,7 +10,7 @@ use super::experts::Experts;
 use super::lane::Lane;
 use super::pending::SumOn;
 use super::rule::Rule;
-use super::state::Shared;
+use super::state::{Shared, StopOnPanic};
 use super::stored::Stored;
 
 /// What a [`Collector`] collects and when it wants to be saved.
@@ -185,6 +185,11 @@ impl Collector {
     /// Releases lanes that wait for their turn: they fail. For when a lane will not come to its batch's end.
     pub(crate) fn stop(&self) {
         self.shared.stop();
+    }
+
+    /// Returns a guard that [stops](Self::stop) all lanes if it is dropped by a panic.
+    pub(crate) fn stop_on_panic(&self) -> StopOnPanic {
+        self.shared.stop_on_panic()
     }
 
     /// Lets lanes evaluate batches side by side from here on: an input is the next batch's as soon as it has come up as

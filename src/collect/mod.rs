@@ -19,7 +19,6 @@ mod lane;
 mod observe;
 mod pending;
 mod product;
-mod rollback;
 mod rule;
 mod sharing;
 mod state;

@@ -365,7 +365,7 @@ fn run_lane(
     reports: &Sender<Report>,
 ) {
     let collector = evaluator.collector();
-    let _stop = StopOthers(&collector);
+    let _stop = collector.stop_on_panic();
     while goes_on() {
         let index = next.fetch_add(1, Ordering::Relaxed);
         if index >= batches.len() {
@@ -378,17 +378,6 @@ fn run_lane(
         }
         if reports.send(report).is_err() || failed {
             break;
-        }
-    }
-}
-
-/// Other lanes would wait for one that has panicked.
-struct StopOthers<'c>(&'c Collector);
-
-impl Drop for StopOthers<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.stop();
         }
     }
 }

@@ -216,9 +216,7 @@ impl<'m> Session<'m> {
         text: &[u8],
         progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Collected, SessionError> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let pieces = self.model.vocab().pieces(text);
-        let tokens = pieces.tokenize(self.options.parse_special, threads, &|_| {})?;
+        let tokens = self.model.vocab().tokenize(text, self.options.parse_special)?;
         self.collect_tokens(tokens, progress)
     }
 

@@ -31,14 +31,12 @@ pub(crate) fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<Text> {
         ));
     }
     log::info(format_args!("tokenizing the input .."));
-    start_progress(task, model);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    start_progress(task);
     // Without --documents it is chunks that are drawn and counted: all of the text is needed.
     let options = TokenOptions {
         parse_special: flags.parse_special,
         shuffle: task.shuffle.filter(|_| flags.documents),
         budget: flags.tokens.filter(|_| flags.documents),
-        threads,
     };
     let template = template.as_ref().ok_or("there is none in the model's file; --chat-template-file names one");
     let documents = task.corpus.tokenize(&model.vocab(), template, &options, &progress::set_bytes);
@@ -67,10 +65,10 @@ pub(crate) fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<Text> {
     Ok(Text { chunks, digest, n_tokens, n_documents })
 }
 
-fn start_progress(task: &Collect, model: &Model) {
+fn start_progress(task: &Collect) {
     let n_bytes = task.corpus.n_bytes();
     match &task.corpus.items[..] {
-        [item] if matches!(&item.body, Body::Text(text) if model.vocab().pieces(text).len() == 1) => {
+        [item] if matches!(&item.body, Body::Text(_)) => {
             progress::spin(format!("tokenizing {:.1} MB", n_bytes as f64 / 1e6));
         }
         _ => progress::start_bytes("tokenizing".to_owned(), Some(n_bytes)),

@@ -29,6 +29,7 @@
 //! | [`exact`] | sums that do not depend on the order of their terms | no |
 //! | [`state`] | state files: resuming a run, sharing it out over machines | no |
 //! | [`nextn`] | finds a model's `NextN` layers and checks a draft model | for loaded models |
+//! | [`options`] | choices of how a model is loaded and evaluated | no |
 //! | [`calibration`] | files, conversations, documents, chunks | for their tokens |
 //! | [`perplexity`] | likelihoods and perplexity | no |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
@@ -48,6 +49,7 @@ mod likelihood;
 #[cfg(feature = "llama")]
 pub mod llama;
 pub mod nextn;
+pub mod options;
 pub mod perplexity;
 #[cfg(feature = "llama")]
 pub mod products;

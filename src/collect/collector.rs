@@ -2,13 +2,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::imatrix::{Entry, Imatrix};
+use crate::options::SumOn;
 use crate::sums::Accumulate;
 
 use super::chunks::Due;
 use super::error::Error;
 use super::experts::Experts;
 use super::lane::Lane;
-use super::pending::SumOn;
 use super::rule::Rule;
 use super::state::{Shared, StopOnPanic};
 use super::stored::Stored;

@@ -3,11 +3,11 @@ use std::sync::Arc;
 use super::collector::Collector;
 use super::error::Error;
 use super::evaluation::Evaluation;
-#[cfg(feature = "llama")]
-use super::pending::SumOn;
 use super::product::{Ids, Product, Rows};
 use super::sharing::Same;
 use super::state::Shared;
+#[cfg(feature = "llama")]
+use crate::options::SumOn;
 #[cfg(feature = "llama")]
 use crate::sums::Accumulate;
 use crate::sums::OnDevice;

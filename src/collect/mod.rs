@@ -32,7 +32,6 @@ pub use collector::{Earlier, Snapshot};
 pub use error::Error;
 pub use experts::Experts;
 pub use lane::Lane;
-pub use pending::SumOn;
 pub use product::{Ids, Kind, Product, Rows};
 pub use rule::Rule;
 pub(crate) use stored::Stored;

@@ -30,10 +30,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{Listener, Outcome, RunOptions, Start, run};
 use crate::calibration::{self, ChunkOptions, Chunks};
 use crate::collect::collector::{Collector, CollectorOptions};
-use crate::collect::{self, Earlier, Rule, Snapshot, SumOn};
+use crate::collect::{self, Earlier, Rule, Snapshot};
 use crate::imatrix::Imatrix;
 use crate::llama::{self, Model, Timings, Token};
 use crate::nextn::Layer;
+use crate::options::SumOn;
 use crate::perplexity::Estimate;
 use crate::state::{Accumulate, ChunkSet};
 

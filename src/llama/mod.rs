@@ -84,7 +84,7 @@ mod vocab;
 mod vocab_check;
 
 pub use attachment::{Attachment, EvalCallback};
-pub use backend::{Backend, BackendOptions, Numa};
+pub use backend::{Backend, BackendOptions};
 pub use batch::{Batch, Token};
 pub use callback::{Observer, ObserverError};
 pub use context::{Context, ContextOptions, FlashAttention, Timings};
@@ -99,7 +99,7 @@ pub(crate) use graph::{Graph, Node, NodeOp, Source};
 pub use log::{Level, set_log};
 pub use memory_usage::DeviceMemory;
 pub use model::Model;
-pub use model_options::{GpuLayers, LazyMode, LoadMode, ModelOptions, OverrideValue, SplitMode};
+pub use model_options::ModelOptions;
 pub use nextn::{NextnContext, nextn_available};
 pub use outputs::Outputs;
 #[cfg(unix)]
@@ -109,5 +109,5 @@ pub(crate) use rows::OutputRows;
 pub use rpc::{LostServer, on_lost_server, serve_rpc};
 pub use tensor::{Op, TensorInfo};
 pub use threads::{PoolOptions, Priority, ThreadOptions};
-pub use tuning::{CacheType, Rope, RopeScaling, Tuning};
+pub use tuning::Tuning;
 pub use vocab::Vocab;

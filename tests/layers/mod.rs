@@ -15,6 +15,7 @@ use imports::{Import, imports};
 /// The rooms, lowest first.
 const ROOMS: &[&str] = &[
     "random",
+    "options",
     "gguf",
     "atomic_file",
     "exact",

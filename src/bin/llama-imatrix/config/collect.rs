@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::atomic_file::Way;
 use llama_imatrix::calibration::Corpus;
+use llama_imatrix::options::SumOn;
 use llama_imatrix::state::{Accumulate, Shard};
 
 use super::lens::Lens;
@@ -12,7 +13,6 @@ use super::matrices::Merge;
 use super::output::{Output, check_way, state_path};
 use super::overlap::Files;
 use super::threads::{Threads, at_least_one, default_threads};
-use crate::args::choices::SumOn;
 use crate::args::{Cpu, Flags};
 use crate::ui::log;
 

@@ -175,7 +175,7 @@ fn evaluate(
         output_every: if task.shard.is_whole() { task.flags.output_frequency } else { 0 },
         copy_every: if task.shard.is_whole() { task.flags.save_frequency } else { 0 },
         accumulate: task.accumulate,
-        sum_on: settings::sum_on(&task.flags),
+        sum_on: task.flags.sum_on,
         run: options.clone(),
         ..SessionOptions::default()
     };

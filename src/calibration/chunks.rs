@@ -37,8 +37,8 @@ impl Chunks {
     /// Cuts `tokens`, which are one text, into chunks.
     ///
     /// # Errors
-    /// [`Error::TooShort`] below two chunks of tokens (with the tail kept: below one token), and
-    /// [`Error::TooShortAfterSkip`] where no more are left after the chunks skipped.
+    /// [`Error::TooShort`] below two chunks of tokens (with the tail kept: below one token), and [`Error::Rule`] where no
+    /// more are left after the chunks skipped.
     ///
     /// # Panics
     /// If the size is 0.
@@ -50,7 +50,10 @@ impl Chunks {
         if skip > 0 {
             let needed = skip.saturating_add(least).saturating_mul(size);
             if needed >= found {
-                return Err(Error::TooShortAfterSkip { skipped: skip, found, needed });
+                return Err(Error::Rule(format!(
+                    "there will be not enough tokens left after removing {skip} chunks: the text has {found} tokens, more \
+                     than {needed} are needed"
+                )));
             }
         }
         let needed = size.saturating_mul(least).max(1);
@@ -75,7 +78,7 @@ impl Chunks {
     /// or not the tail is to be kept, and the order is that of the documents.
     ///
     /// # Errors
-    /// [`Error::NoTokens`]; [`Error::NoneLeft`].
+    /// No tokens, or all chunks skipped.
     ///
     /// # Panics
     /// If the size is 0.
@@ -87,10 +90,13 @@ impl Chunks {
         };
         let mut spans: Vec<Range<usize>> = documents.spans().flat_map(cut).collect();
         if spans.is_empty() {
-            return Err(Error::NoTokens);
+            return Err(Error::Rule("the documents have no tokens".to_owned()));
         }
         if skip >= spans.len() {
-            return Err(Error::NoneLeft { found: spans.len(), skipped: skip });
+            let found = spans.len();
+            return Err(Error::Rule(format!(
+                "there are {found} chunks of documents, and {skip} are to be left out (--chunk)"
+            )));
         }
         spans.drain(..skip);
         spans.truncate(limit.unwrap_or(usize::MAX));
@@ -202,10 +208,8 @@ mod tests {
         assert!(cut(16, OPTIONS).is_ok());
         let Err(Error::TooShort { needed: 16, found: 15, .. }) = cut(15, OPTIONS) else { panic!() };
         assert!(cut(25, ChunkOptions { skip: 1, ..OPTIONS }).is_ok());
-        let Err(Error::TooShortAfterSkip { needed: 24, found: 24, .. }) = cut(24, ChunkOptions { skip: 1, ..OPTIONS })
-        else {
-            panic!()
-        };
+        let skipped = cut(24, ChunkOptions { skip: 1, ..OPTIONS }).unwrap_err().to_string();
+        assert!(skipped.ends_with("the text has 24 tokens, more than 24 are needed"), "{skipped}");
         assert!(cut(64, ChunkOptions { skip: usize::MAX, ..OPTIONS }).is_err());
     }
 

@@ -1,5 +1,6 @@
 //! From a corpus to tokens.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
@@ -31,8 +32,8 @@ impl Corpus {
     /// has put there already is not doubled. `progress` hears how many bytes are through.
     ///
     /// # Errors
-    /// [`Error::NoTemplate`]: `template` says why there is none. [`Error::Line`] where a conversation does not fit it.
-    /// [`Error::Tokenize`].
+    /// [`Error::Rule`] for a conversation without a template (`template` says why) or one that does not fit it, and for a
+    /// text that the tokenizer refuses.
     pub fn tokenize(
         &self,
         tokenizer: &impl Tokenizer,
@@ -79,7 +80,7 @@ impl Corpus {
         template: Template<'_>,
         parse_special: bool,
     ) -> Result<Vec<i32>, Error> {
-        let failed = |reason: String| Error::Tokenize { origin: self.origin(item), reason };
+        let failed = |reason: String| Error::Rule(format!("{}: {reason}", self.origin(item)));
         match &item.body {
             Body::Text(text) => tokenizer.tokenize(text, true, parse_special).map_err(failed),
             Body::Conversation(conversation) => {
@@ -93,21 +94,23 @@ impl Corpus {
     #[cfg(feature = "chat")]
     fn render(&self, item: &Item, conversation: &super::Conversation, template: Template<'_>) -> Result<String, Error> {
         let (path, line) = self.place(item);
-        let template =
-            template.map_err(|reason| Error::NoTemplate { path: path.clone(), line, reason: reason.to_owned() })?;
-        template.render(conversation).map_err(|error| Error::Line { path, line, problem: error.to_string() })
+        let template = template.map_err(|reason| no_template(&path, line, reason))?;
+        template.render(conversation).map_err(|error| Error::line(&path, line, &error.to_string()))
     }
 
     #[cfg(not(feature = "chat"))]
     fn render(&self, item: &Item, _: &super::Conversation, _: Template<'_>) -> Result<String, Error> {
         let (path, line) = self.place(item);
-        let reason = "this was built without the feature 'chat'".to_owned();
-        Err(Error::NoTemplate { path, line, reason })
+        Err(no_template(&path, line, "this was built without the feature 'chat'"))
     }
 
-    fn place(&self, item: &Item) -> (std::path::PathBuf, usize) {
+    fn place(&self, item: &Item) -> (PathBuf, usize) {
         (self.files.get(item.file).map(Into::into).unwrap_or_default(), item.line.unwrap_or(1))
     }
+}
+
+fn no_template(path: &Path, line: usize, reason: &str) -> Error {
+    Error::line(path, line, &format!("a conversation needs a chat template: {reason}"))
 }
 
 /// What renders conversations, or why nothing does.

@@ -10,11 +10,7 @@ use crate::gguf::{self, DType};
 
 /// Why the rows cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub(crate) enum RowsError {
-    /// The graph has no product with an output matrix.
-    #[error("the graph has no product with an output matrix")]
-    NoHead,
     /// The model's file cannot be read again.
     #[error("'{}': {source}", path.display())]
     File {
@@ -23,26 +19,9 @@ pub(crate) enum RowsError {
         /// What is wrong.
         source: gguf::Error,
     },
-    /// No file of the model has the matrix as the graph has it.
-    #[error("'{}' has no '{name}' of {n_embd} by {n_vocab}", path.display())]
-    Missing {
-        /// The model's first file.
-        path: PathBuf,
-        /// The matrix.
-        name: String,
-        /// Values a row.
-        n_embd: usize,
-        /// Rows.
-        n_vocab: usize,
-    },
-    /// Its numbers are of a type that ggml does not read.
-    #[error("'{name}' is of type {dtype}, which ggml cannot convert")]
-    Type {
-        /// The matrix.
-        name: String,
-        /// Its type.
-        dtype: DType,
-    },
+    /// The graph has no output matrix, no file has it, or ggml does not read its type.
+    #[error("{0}")]
+    Rule(String),
 }
 
 /// The output matrix in its file, read a row at a time: in memory it may lie on a device or in an order of the CPU's own.
@@ -61,11 +40,13 @@ impl OutputRows {
     /// # Errors
     /// See [`RowsError`].
     pub(crate) fn open(model: &Model, graph: &Graph<'_>) -> Result<Self, RowsError> {
-        let head = &graph.nodes[graph.head.ok_or(RowsError::NoHead)?];
-        let Some(&Source::Leaf(leaf)) = head.sources.first() else { return Err(RowsError::NoHead) };
+        let no_head = || RowsError::Rule("the graph has no product with an output matrix".to_owned());
+        let head = &graph.nodes[graph.head.ok_or_else(no_head)?];
+        let Some(&Source::Leaf(leaf)) = head.sources.first() else { return Err(no_head()) };
         let leaf = &graph.leaves[leaf];
         let (n_embd, n_vocab) = (leaf.ne[0] as usize, leaf.ne[1] as usize);
-        let missing = || RowsError::Missing { path: model.path().to_owned(), name: leaf.name.clone(), n_embd, n_vocab };
+        let missing =
+            || RowsError::Rule(format!("'{}' has no '{}' of {n_embd} by {n_vocab}", model.path().display(), leaf.name));
         let mut number = 0;
         let mut count = 1;
         while number < count {
@@ -83,7 +64,8 @@ impl OutputRows {
             }
             let rows = Self { name: leaf.name.clone(), dtype, n_embd, n_vocab, file };
             let readable = (n_embd as u64).is_multiple_of(dtype.block_len()) && rows.row(0).is_some();
-            return if readable { Ok(rows) } else { Err(RowsError::Type { name: rows.name, dtype }) };
+            let unreadable = || format!("'{}' is of type {dtype}, which ggml cannot convert", rows.name);
+            return if readable { Ok(rows) } else { Err(RowsError::Rule(unreadable())) };
         }
         Err(missing())
     }

@@ -20,7 +20,7 @@ pub use half::{f16_to_f32, f32_to_f16};
 pub use limits::MAX_DIMS;
 pub(crate) use limits::{MAX_ARRAY_ELEMENTS, MAX_NAME_BYTES, MAX_STRING_BYTES};
 pub use reader::{File, Tensor};
-pub use value::{Array, Value, ValueType};
+pub use value::{Array, Value};
 pub(crate) use writer::F32Source;
 pub use writer::Writer;
 

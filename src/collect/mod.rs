@@ -1,7 +1,7 @@
 //! Collecting: from the products of a graph to sums a weight.
 //!
 //! For every weight matrix the rows of its input are summed a channel: `in_sum` = Σ x, `in_sum2` = Σ x², and counted.
-//! All is plain data: a [`Lane`] into a [`Collector`] can be driven without llama.cpp. With it, a lane is an
+//! All is plain data: a [`Lane`] into a [`Collector`](crate::Collector) can be driven without llama.cpp. With it, a lane is an
 //! `llama::Observer` of a context.
 //!
 //! The sums are f32 and each channel's rows are added in the order of the graph, one after the other, multiplied first

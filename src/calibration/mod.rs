@@ -6,7 +6,7 @@
     doc = "[`ChatTemplate`] makes text of a conversation, as the model was trained to read it."
 )]
 //! [`Corpus::tokenize`] makes tokens of all of it, [`Documents`], with a [`Tokenizer`].
-//! [`Chunks`] cuts them, as one text or document by document, and [`Chunks::batches`] says which are evaluated together.
+//! [`Chunks`] cuts them, as one text or document by document.
 
 #[cfg(feature = "chat")]
 mod chat;
@@ -35,7 +35,7 @@ pub use encoding::{Invalid, NotText};
 pub use error::Error;
 pub use jsonl::Conversation;
 pub use note::Note;
-pub use pack::Room;
+pub(crate) use pack::Room;
 pub use shuffle::shuffle;
 pub use tokenizer::Tokenizer;
 pub use tokens::{Template, TokenOptions};

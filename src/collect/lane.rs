@@ -3,11 +3,11 @@ use std::sync::Arc;
 use super::collector::Collector;
 use super::error::Error;
 use super::evaluation::Evaluation;
-#[cfg(feature = "llama")]
-use super::pending::SumOn;
 use super::product::{Ids, Product, Rows};
 use super::sharing::Same;
 use super::state::Shared;
+#[cfg(feature = "llama")]
+use crate::options::SumOn;
 #[cfg(feature = "llama")]
 use crate::sums::Accumulate;
 use crate::sums::OnDevice;
@@ -43,7 +43,7 @@ impl Lane {
 
     /// Returns the collector that this lane adds to.
     #[must_use]
-    pub fn collector(&self) -> Collector {
+    pub(crate) fn collector(&self) -> Collector {
         Collector { shared: Arc::clone(&self.evaluation.shared) }
     }
 

@@ -1,7 +1,7 @@
 //! Collecting: from the products of a graph to sums a weight.
 //!
 //! For every weight matrix the rows of its input are summed a channel: `in_sum` = Σ x, `in_sum2` = Σ x², and counted.
-//! All is plain data: a [`Lane`] into a [`Collector`] can be driven without llama.cpp. With it, a lane is an
+//! All is plain data: a [`Lane`] into a [`Collector`](crate::Collector) can be driven without llama.cpp. With it, a lane is an
 //! `llama::Observer` of a context.
 //!
 //! The sums are f32 and each channel's rows are added in the order of the graph, one after the other, multiplied first
@@ -9,7 +9,7 @@
 
 mod accumulate;
 mod chunks;
-mod collector;
+pub(crate) mod collector;
 mod error;
 mod evaluation;
 mod experts;
@@ -19,7 +19,6 @@ mod lane;
 mod observe;
 mod pending;
 mod product;
-mod rollback;
 mod rule;
 mod sharing;
 mod state;
@@ -29,11 +28,10 @@ mod sync;
 mod tests;
 
 pub use chunks::Due;
-pub use collector::{Collector, CollectorOptions, Earlier, Snapshot};
+pub use collector::{Earlier, Snapshot};
 pub use error::Error;
 pub use experts::Experts;
 pub use lane::Lane;
-pub use pending::SumOn;
 pub use product::{Ids, Kind, Product, Rows};
-pub use rule::{Rule, Verdict};
+pub use rule::Rule;
 pub(crate) use stored::Stored;

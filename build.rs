@@ -79,14 +79,16 @@ mod shims {
         bind(NEXTN, "nextn");
         println!("cargo::rustc-cfg=nextn");
         compile(Some(&llama), BREAKDOWN, "breakdown", &["include", "src", "ggml/include"]);
+        bind(BREAKDOWN, "breakdown");
         println!("cargo::rustc-cfg=breakdown");
         compile(Some(&llama), MEMORY, "memory", &["ggml/include", "ggml/src"]);
+        bind(MEMORY, "memory");
         println!("cargo::rustc-cfg=fresh_memory");
         if has_products() {
             shim(Some(&llama), PRODUCTS, "products", &["ggml/include", "ggml/src"])
                 .flag("-fopenmp")
                 .compile("imatrix_products");
-            bind_products();
+            bind(PRODUCTS, "products");
             println!("cargo::rustc-cfg=products");
         }
     }
@@ -114,24 +116,10 @@ mod shims {
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join(format!("{name}.rs"));
         bindgen::Builder::default()
             .header(format!("{folder}/{name}.h"))
-            .allowlist_function(format!("imatrix_{name}_.*"))
-            .allowlist_var(format!("IMATRIX_{}_.*", name.to_uppercase()))
+            .allowlist_item(format!("(imatrix_{name}|IMATRIX_{})_.*", name.to_uppercase()))
             // The library's own.
-            .blocklist_type("llama_context|llama_batch_ext|llama_vocab")
+            .blocklist_type("llama_context|llama_batch_ext|llama_vocab|ggml_tensor|ggml_backend_buffer_type")
             .prepend_enum_name(false)
-            .generate()
-            .expect("the shim's header binds")
-            .write_to_file(out)
-            .expect("the build folder can be written");
-    }
-
-    fn bind_products() {
-        let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("products.rs");
-        bindgen::Builder::default()
-            .header(format!("{PRODUCTS}/products.h"))
-            .allowlist_item("imatrix_products_.*")
-            // The library's own.
-            .blocklist_type("ggml_tensor")
             .generate()
             .expect("the shim's header binds")
             .write_to_file(out)

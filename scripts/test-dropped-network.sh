@@ -10,19 +10,8 @@
 # needs RPC (GGML_RPC=ON, as in scripts/env.sh).
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-case "${1:-}" in
--h | --help)
-    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-    exit 0
-    ;;
-esac
-if [ "$(id -u)" -ne 0 ]; then
-    exec sudo --preserve-env=CARGO_TARGET_DIR,LLAMA_IMATRIX_CACHE,LLAMA_IMATRIX,CI,HOME,PATH "${BASH_SOURCE[0]}" "$@"
-fi
-cd "$here/.."
-# shellcheck source=scripts/env.sh
-. scripts/env.sh
+# shellcheck source=scripts/as-root.sh
+. "$(dirname "${BASH_SOURCE[0]}")/as-root.sh"
 
 if ! command -v ip >/dev/null 2>&1; then
     command -v apt-get >/dev/null 2>&1 || { echo "ip is missing: install iproute2" >&2; exit 1; }
@@ -70,10 +59,7 @@ wait_for() {
     done
 }
 
-if [ -z "${LLAMA_IMATRIX:-}" ]; then
-    cargo build --release --bin llama-imatrix
-    LLAMA_IMATRIX="$CARGO_TARGET_DIR/release/llama-imatrix"
-fi
+need_program
 if [ -z "${TEST_MODELS:-}" ]; then
     TEST_MODELS="$folder/models"
     cargo run --release --quiet --no-default-features --example test-models -- "$TEST_MODELS"

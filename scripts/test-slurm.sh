@@ -10,20 +10,9 @@
 # a requeued job.
 set -euo pipefail
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-case "${1:-}" in
--h | --help)
-    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-    exit 0
-    ;;
-esac
-if [ "$(id -u)" -ne 0 ]; then
-    exec sudo --preserve-env=CARGO_TARGET_DIR,LLAMA_IMATRIX_CACHE,LLAMA_IMATRIX,HOME,PATH "${BASH_SOURCE[0]}" "$@"
-fi
+# shellcheck source=scripts/as-root.sh
+. "$(dirname "${BASH_SOURCE[0]}")/as-root.sh"
 shards=${1:-4}
-cd "$here/.."
-# shellcheck source=scripts/env.sh
-. scripts/env.sh
 
 have() { command -v "$1" >/dev/null 2>&1; }
 if ! have slurmctld || ! have slurmd || ! have sbatch || ! have munged; then
@@ -34,10 +23,7 @@ if ! have slurmctld || ! have slurmd || ! have sbatch || ! have munged; then
 fi
 echo "$(slurmctld -V), $(munged --version | head -n 1)"
 
-if [ -z "${LLAMA_IMATRIX:-}" ]; then
-    cargo build --release --bin llama-imatrix
-    LLAMA_IMATRIX="$CARGO_TARGET_DIR/release/llama-imatrix"
-fi
+need_program
 folder=$(mktemp -d "${TMPDIR:-/tmp}/test-slurm.XXXXXX")
 pids=()
 
@@ -131,7 +117,7 @@ model=../models/llama.gguf
 llama-imatrix -m "$model" -f calibration.txt --accumulate f64 -o whole.gguf "${flags[@]}" >whole.out 2>whole.err ||
     die "$(cat whole.err)"
 
-"$here/../examples/cluster/slurm/submit.sh" "$shards" "$model" calibration.txt imatrix.gguf "${flags[@]}" | tee submitted.txt
+"$root/examples/cluster/slurm/submit.sh" "$shards" "$model" calibration.txt imatrix.gguf "${flags[@]}" | tee submitted.txt
 array=$(sed 's/^array job \([0-9]*\).*/\1/' submitted.txt)
 merge=$(sed 's/.*merge job \([0-9]*\)$/\1/' submitted.txt)
 jobs=("$array" "$merge")

@@ -22,7 +22,6 @@
 //! |---|---|---|
 //! | [`gguf`] | validating reader and writer of GGUF files | no |
 //! | [`atomic_file`] | replaces a file as a whole | no |
-//! | [`sums`] | the sums of one weight, and how they are added up | no |
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
 //! | [`lens`] | effect of each layer on the predictions | to measure |
@@ -30,6 +29,7 @@
 //! | [`exact`] | sums that do not depend on the order of their terms | no |
 //! | [`state`] | state files: resuming a run, sharing it out over machines | no |
 //! | [`nextn`] | finds a model's `NextN` layers and checks a draft model | for loaded models |
+//! | [`options`] | choices of how a model is loaded and evaluated | no |
 //! | [`calibration`] | files, conversations, documents, chunks | for their tokens |
 //! | [`perplexity`] | likelihoods and perplexity | no |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
@@ -49,6 +49,7 @@ mod likelihood;
 #[cfg(feature = "llama")]
 pub mod llama;
 pub mod nextn;
+pub mod options;
 pub mod perplexity;
 #[cfg(feature = "llama")]
 pub mod products;
@@ -56,11 +57,11 @@ mod random;
 pub mod report;
 pub mod state;
 pub mod stats;
-pub mod sums;
+mod sums;
 
-pub use collect::{Collector, CollectorOptions};
+pub use collect::collector::{Collector, CollectorOptions};
 #[cfg(feature = "llama")]
-pub use evaluate::session::{Cancel, Collected, Progress, Session, SessionOptions};
+pub use evaluate::session::{Cancel, Collected, Progress, Session, SessionError, SessionOptions};
 pub use imatrix::Imatrix;
 
 #[cfg(test)]

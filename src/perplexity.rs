@@ -21,7 +21,7 @@ pub struct Estimate {
 
 impl Perplexity {
     /// Adds the negative log-likelihoods of tokens, in order.
-    pub fn add(&mut self, negative_log_likelihoods: &[f64]) {
+    pub(crate) fn add(&mut self, negative_log_likelihoods: &[f64]) {
         for nll in negative_log_likelihoods {
             self.sum += nll;
             self.sum_of_squares += nll * nll;
@@ -37,13 +37,13 @@ impl Perplexity {
 
     /// Restores the state that [`to_parts`](Self::to_parts) returned.
     #[must_use]
-    pub const fn from_parts(sum: f64, sum_of_squares: f64, count: u64) -> Self {
+    pub(crate) const fn from_parts(sum: f64, sum_of_squares: f64, count: u64) -> Self {
         Self { sum, sum_of_squares, count: count as usize }
     }
 
     /// Returns the perplexity so far; NaN before the first token.
     #[must_use]
-    pub fn value(&self) -> f64 {
+    pub(crate) fn value(&self) -> f64 {
         (self.sum / self.count as f64).exp()
     }
 

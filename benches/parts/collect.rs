@@ -2,7 +2,8 @@
 
 use divan::Bencher;
 use divan::counter::BytesCount;
-use llama_imatrix::collect::{Collector, CollectorOptions, Ids, Kind, Product, Rows};
+use llama_imatrix::collect::{Ids, Kind, Product, Rows};
+use llama_imatrix::{Collector, CollectorOptions};
 
 use super::activations;
 

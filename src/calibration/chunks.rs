@@ -37,8 +37,8 @@ impl Chunks {
     /// Cuts `tokens`, which are one text, into chunks.
     ///
     /// # Errors
-    /// [`Error::TooShort`] below two chunks of tokens (with the tail kept: below one token), and
-    /// [`Error::TooShortAfterSkip`] where no more are left after the chunks skipped.
+    /// [`Error::TooShort`] below two chunks of tokens (with the tail kept: below one token), and [`Error::Rule`] where no
+    /// more are left after the chunks skipped.
     ///
     /// # Panics
     /// If the size is 0.
@@ -50,7 +50,10 @@ impl Chunks {
         if skip > 0 {
             let needed = skip.saturating_add(least).saturating_mul(size);
             if needed >= found {
-                return Err(Error::TooShortAfterSkip { skipped: skip, found, needed });
+                return Err(Error::Rule(format!(
+                    "there will be not enough tokens left after removing {skip} chunks: the text has {found} tokens, more \
+                     than {needed} are needed"
+                )));
             }
         }
         let needed = size.saturating_mul(least).max(1);
@@ -75,7 +78,7 @@ impl Chunks {
     /// or not the tail is to be kept, and the order is that of the documents.
     ///
     /// # Errors
-    /// [`Error::NoTokens`]; [`Error::NoneLeft`].
+    /// No tokens, or all chunks skipped.
     ///
     /// # Panics
     /// If the size is 0.
@@ -87,10 +90,13 @@ impl Chunks {
         };
         let mut spans: Vec<Range<usize>> = documents.spans().flat_map(cut).collect();
         if spans.is_empty() {
-            return Err(Error::NoTokens);
+            return Err(Error::Rule("the documents have no tokens".to_owned()));
         }
         if skip >= spans.len() {
-            return Err(Error::NoneLeft { found: spans.len(), skipped: skip });
+            let found = spans.len();
+            return Err(Error::Rule(format!(
+                "there are {found} chunks of documents, and {skip} are to be left out (--chunk)"
+            )));
         }
         spans.drain(..skip);
         spans.truncate(limit.unwrap_or(usize::MAX));
@@ -118,14 +124,14 @@ impl Chunks {
 
     /// Number of whole chunks: all but the tail. Chunks of documents are all whole.
     #[must_use]
-    pub fn n_whole(&self) -> usize {
+    pub(crate) fn n_whole(&self) -> usize {
         self.whole
     }
 
     /// Whether these are chunks of documents, which begin with what the documents begin with, and vary in length. The
     /// first token of all others gives way to BOS, where the vocabulary has texts begin so.
     #[must_use]
-    pub fn are_documents(&self) -> bool {
+    pub(crate) fn are_documents(&self) -> bool {
         self.documents
     }
 
@@ -143,14 +149,8 @@ impl Chunks {
     /// # Panics
     /// If there is no such chunk.
     #[must_use]
-    pub fn start(&self, i: usize) -> usize {
+    pub(crate) fn start(&self, i: usize) -> usize {
         self.spans[i].start
-    }
-
-    /// Tokens of all chunks.
-    #[must_use]
-    pub fn n_tokens(&self) -> u64 {
-        self.spans.iter().map(|span| span.len() as u64).sum()
     }
 
     /// The positions of chunk `i` whose next token counts for perplexity: the second half, where each has at least half
@@ -208,10 +208,8 @@ mod tests {
         assert!(cut(16, OPTIONS).is_ok());
         let Err(Error::TooShort { needed: 16, found: 15, .. }) = cut(15, OPTIONS) else { panic!() };
         assert!(cut(25, ChunkOptions { skip: 1, ..OPTIONS }).is_ok());
-        let Err(Error::TooShortAfterSkip { needed: 24, found: 24, .. }) = cut(24, ChunkOptions { skip: 1, ..OPTIONS })
-        else {
-            panic!()
-        };
+        let skipped = cut(24, ChunkOptions { skip: 1, ..OPTIONS }).unwrap_err().to_string();
+        assert!(skipped.ends_with("the text has 24 tokens, more than 24 are needed"), "{skipped}");
         assert!(cut(64, ChunkOptions { skip: usize::MAX, ..OPTIONS }).is_err());
     }
 
@@ -240,7 +238,7 @@ mod tests {
         let chunks = Chunks::of_documents(documents.clone(), OPTIONS).unwrap();
         assert_eq!(all(&chunks), [(0..8).collect(), vec![8, 9, 10], vec![20], (30..38).collect()]);
         assert_eq!((0..4).map(|i| chunks.scored(i)).collect::<Vec<_>>(), [4..7, 1..2, 0..0, 4..7]);
-        assert_eq!((chunks.start(2), chunks.n_tokens()), (11, 20));
+        assert_eq!((chunks.start(2), chunks.tokens_in(&(0..chunks.len()))), (11, 20));
         let some = ChunkOptions { skip: 1, limit: Some(2), ..OPTIONS };
         assert_eq!(all(&Chunks::of_documents(documents.clone(), some).unwrap()), [vec![8, 9, 10], vec![20]]);
         assert!(Chunks::of_documents(documents, ChunkOptions { skip: 4, ..OPTIONS }).is_err());

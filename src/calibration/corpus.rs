@@ -92,7 +92,9 @@ impl Corpus {
             let files = if is_folder { files_of(path)? } else { vec![path.clone()] };
             let before = corpus.files.len();
             for path in files {
-                let name = path.to_str().ok_or_else(|| Error::Name { path: path.clone() })?;
+                let name = path
+                    .to_str()
+                    .ok_or_else(|| Error::Rule(format!("the name of '{}' is not UTF-8", path.display())))?;
                 let (compression, inner) = if *raw { (Compression::None, "") } else { Compression::of(name) };
                 if is_jsonl(inner) {
                     corpus.files.push(name.to_owned());
@@ -127,7 +129,10 @@ impl Corpus {
                 open_text = Some(!raw);
             }
             if is_folder && corpus.files.len() == before {
-                return Err(Error::EmptyFolder { path: path.clone() });
+                let path = path.display();
+                return Err(Error::Rule(format!(
+                    "the folder '{path}' holds no files that are text (hidden ones do not count)"
+                )));
             }
         }
         corpus.close(&mut open_text);
@@ -162,7 +167,7 @@ impl Corpus {
             if n == 0 {
                 break;
             }
-            let failed = |problem| Error::Line { path: path.to_owned(), line, problem };
+            let failed = |problem: String| Error::line(path, line, &problem);
             let text = str::from_utf8(&buffer).map_err(|error| failed(format!("not UTF-8 ({error})")))?;
             let text = if line == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text }.trim();
             if text.is_empty() {
@@ -201,7 +206,7 @@ impl Corpus {
 impl Body {
     /// Bytes that it takes.
     #[must_use]
-    pub fn n_bytes(&self) -> usize {
+    pub(crate) fn n_bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Conversation(conversation) => conversation.json().len(),

@@ -42,7 +42,7 @@ impl Documents {
     }
 
     /// Where in the tokens each document is.
-    pub fn spans(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+    pub(crate) fn spans(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
         starts.zip(&self.ends).map(|(start, &end)| start..end)
     }
@@ -53,7 +53,7 @@ impl Documents {
     }
 
     /// Keeps the first `n` tokens: the document that they end in is cut there.
-    pub fn truncate(&mut self, n: usize) {
+    pub(crate) fn truncate(&mut self, n: usize) {
         if n >= self.tokens.len() {
             return;
         }

@@ -35,7 +35,7 @@ pub use encoding::{Invalid, NotText};
 pub use error::Error;
 pub use jsonl::Conversation;
 pub use note::Note;
-pub use pack::Room;
+pub(crate) use pack::Room;
 pub use shuffle::shuffle;
 pub use tokenizer::Tokenizer;
 pub use tokens::{Template, TokenOptions};

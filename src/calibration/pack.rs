@@ -6,9 +6,9 @@ use super::Chunks;
 
 /// What a batch holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
+pub(crate) struct Room {
     /// Tokens. A chunk that is longer has a batch of its own.
-    pub tokens: usize,
+    pub(crate) tokens: usize,
     /// Chunks, at least 1.
     pub sequences: usize,
 }
@@ -19,7 +19,7 @@ impl Chunks {
     /// Chunks of documents stay in their order too, so that a shorter one behind never overtakes: what a batch leaves free
     /// is less than the next chunk's length.
     #[must_use]
-    pub fn batches(&self, room: Room) -> Vec<Range<usize>> {
+    pub(crate) fn batches(&self, room: Room) -> Vec<Range<usize>> {
         let mut batches: Vec<Range<usize>> = Vec::new();
         let mut free = 0;
         for chunk in 0..self.len() {
@@ -41,7 +41,7 @@ impl Chunks {
 
     /// Tokens of the chunks of a batch.
     #[must_use]
-    pub fn tokens_in(&self, batch: &Range<usize>) -> usize {
+    pub(crate) fn tokens_in(&self, batch: &Range<usize>) -> usize {
         batch.clone().map(|chunk| self.get(chunk).len()).sum()
     }
 }

@@ -1,6 +1,9 @@
 //! From a corpus to tokens.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
 
 use super::corpus::{Body, Corpus, Item};
 use super::documents::Documents;
@@ -17,11 +20,9 @@ pub struct TokenOptions {
     pub shuffle: Option<u64>,
     /// Take no more tokens than this: items in order, the last cut where it is reached.
     pub budget: Option<u64>,
-    /// Threads to use, at least 1.
-    pub threads: usize,
 }
 
-/// Texts of more bytes are tokenized one at a time, on all threads, instead of beside others.
+/// Longer texts, in bytes, are tokenized on the calling thread: its stack is the largest, and llama.cpp recurses over words.
 const LONG: usize = 1 << 17;
 /// Items that are tokenized before the budget is looked at again.
 const AT_ONCE: usize = 1024;
@@ -31,8 +32,8 @@ impl Corpus {
     /// has put there already is not doubled. `progress` hears how many bytes are through.
     ///
     /// # Errors
-    /// [`Error::NoTemplate`]: `template` says why there is none. [`Error::Line`] where a conversation does not fit it.
-    /// [`Error::Tokenize`].
+    /// [`Error::Rule`] for a conversation without a template (`template` says why) or one that does not fit it, and for a
+    /// text that the tokenizer refuses.
     pub fn tokenize(
         &self,
         tokenizer: &impl Tokenizer,
@@ -46,7 +47,12 @@ impl Corpus {
         }
         let budget = options.budget.map_or(usize::MAX, |budget| usize::try_from(budget).unwrap_or(usize::MAX));
         let done = AtomicU64::new(0);
-        let told = |bytes: usize| progress(done.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64);
+        let tokens_of = |item: &&Item| {
+            let tokens = self.tokens_of(item, tokenizer, template, options.parse_special);
+            let bytes = item.body.n_bytes() as u64;
+            progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes);
+            tokens
+        };
         let mut documents = Documents::default();
         let mut rest = order.as_slice();
         while !rest.is_empty() && documents.tokens().len() < budget {
@@ -54,53 +60,17 @@ impl Corpus {
             let n = rest.iter().take(AT_ONCE).position(long).unwrap_or(rest.len().min(AT_ONCE)).max(1);
             let (now, later) = rest.split_at(n);
             rest = later;
-            if let [item] = now {
-                let before = done.load(Ordering::Relaxed);
-                let tokens =
-                    self.tokens_of(item, tokenizer, template, options.parse_special, options.threads, &|bytes| {
-                        progress(before + bytes as u64);
-                    })?;
-                documents.push(&tokens);
-                told(item.body.n_bytes());
-                continue;
-            }
-            for tokens in self.side_by_side(now, tokenizer, template, options, &told)? {
-                documents.push(&tokens);
+            let all: Vec<_> = match now {
+                [item] => vec![tokens_of(item)],
+                _ => now.par_iter().map(tokens_of).collect(),
+            };
+            // Whichever thread came to it first, the error is that of the first item that has one.
+            for tokens in all {
+                documents.push(&tokens?);
             }
         }
         documents.truncate(budget);
         Ok(documents)
-    }
-
-    fn side_by_side(
-        &self,
-        items: &[&Item],
-        tokenizer: &impl Tokenizer,
-        template: Template<'_>,
-        options: &TokenOptions,
-        told: &(impl Fn(usize) + Sync),
-    ) -> Result<Vec<Vec<i32>>, Error> {
-        let next = AtomicUsize::new(0);
-        let take_turns = || {
-            let mut all = Vec::new();
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                let Some(item) = items.get(i) else { return all };
-                all.push((i, self.tokens_of(item, tokenizer, template, options.parse_special, 1, &|_| ())));
-                told(item.body.n_bytes());
-            }
-        };
-        let mut all = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..options.threads.min(items.len())).map(|_| scope.spawn(take_turns)).collect();
-            let mut all = take_turns();
-            for other in others {
-                all.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            }
-            all
-        });
-        // Whichever thread came to it first, the error is that of the first item that has one.
-        all.sort_unstable_by_key(|(i, _)| *i);
-        all.into_iter().map(|(_, tokens)| tokens).collect()
     }
 
     fn tokens_of(
@@ -109,15 +79,13 @@ impl Corpus {
         tokenizer: &impl Tokenizer,
         template: Template<'_>,
         parse_special: bool,
-        threads: usize,
-        progress: &(impl Fn(usize) + Sync),
     ) -> Result<Vec<i32>, Error> {
-        let failed = |reason: String| Error::Tokenize { origin: self.origin(item), reason };
+        let failed = |reason: String| Error::Rule(format!("{}: {reason}", self.origin(item)));
         match &item.body {
-            Body::Text(text) => tokenizer.tokenize_text(text, parse_special, threads, progress).map_err(failed),
+            Body::Text(text) => tokenizer.tokenize(text, true, parse_special).map_err(failed),
             Body::Conversation(conversation) => {
                 let text = self.render(item, conversation, template)?;
-                let tokens = tokenizer.tokenize_rendered(text.as_bytes()).map_err(failed)?;
+                let tokens = tokenizer.tokenize(text.as_bytes(), false, true).map_err(failed)?;
                 Ok(with_ends(tokens, tokenizer.leading_bos(), tokenizer.trailing_eos()))
             }
         }
@@ -126,21 +94,23 @@ impl Corpus {
     #[cfg(feature = "chat")]
     fn render(&self, item: &Item, conversation: &super::Conversation, template: Template<'_>) -> Result<String, Error> {
         let (path, line) = self.place(item);
-        let template =
-            template.map_err(|reason| Error::NoTemplate { path: path.clone(), line, reason: reason.to_owned() })?;
-        template.render(conversation).map_err(|error| Error::Line { path, line, problem: error.to_string() })
+        let template = template.map_err(|reason| no_template(&path, line, reason))?;
+        template.render(conversation).map_err(|error| Error::line(&path, line, &error.to_string()))
     }
 
     #[cfg(not(feature = "chat"))]
     fn render(&self, item: &Item, _: &super::Conversation, _: Template<'_>) -> Result<String, Error> {
         let (path, line) = self.place(item);
-        let reason = "this was built without the feature 'chat'".to_owned();
-        Err(Error::NoTemplate { path, line, reason })
+        Err(no_template(&path, line, "this was built without the feature 'chat'"))
     }
 
-    fn place(&self, item: &Item) -> (std::path::PathBuf, usize) {
+    fn place(&self, item: &Item) -> (PathBuf, usize) {
         (self.files.get(item.file).map(Into::into).unwrap_or_default(), item.line.unwrap_or(1))
     }
+}
+
+fn no_template(path: &Path, line: usize, reason: &str) -> Error {
+    Error::line(path, line, &format!("a conversation needs a chat template: {reason}"))
 }
 
 /// What renders conversations, or why nothing does.
@@ -169,18 +139,7 @@ mod tests {
     struct Bytes;
 
     impl Tokenizer for Bytes {
-        fn tokenize_text(
-            &self,
-            text: &[u8],
-            _: bool,
-            _: usize,
-            progress: &(impl Fn(usize) + Sync),
-        ) -> Result<Vec<i32>, String> {
-            progress(text.len());
-            self.tokenize_rendered(text)
-        }
-
-        fn tokenize_rendered(&self, text: &[u8]) -> Result<Vec<i32>, String> {
+        fn tokenize(&self, text: &[u8], _: bool, _: bool) -> Result<Vec<i32>, String> {
             let refused = text.contains(&b'!').then(|| String::from_utf8_lossy(text).into_owned());
             refused.map_or_else(|| Ok(text.iter().map(|&byte| byte.into()).collect()), Err)
         }
@@ -203,7 +162,7 @@ mod tests {
     fn tokens_are_in_the_order_of_the_texts_up_to_the_budget() {
         let texts = corpus(&["ab", "cde", "f"]);
         for (budget, want) in [(None, "abcdef"), (Some(4), "abcd"), (Some(0), "")] {
-            let options = TokenOptions { threads: 3, budget, ..TokenOptions::default() };
+            let options = TokenOptions { budget, ..TokenOptions::default() };
             let found = texts.tokenize(&Bytes, Err("there is none"), &options, &|_| {}).unwrap();
             let want: Vec<i32> = want.bytes().map(i32::from).collect();
             assert_eq!(found.tokens(), want, "{budget:?}");
@@ -214,8 +173,9 @@ mod tests {
     fn the_first_text_that_is_refused_is_named_on_any_number_of_threads() {
         let texts = corpus(&["ab", "first!", "c", "second!"]);
         for threads in 1..5 {
-            let options = TokenOptions { threads, ..TokenOptions::default() };
-            let error = texts.tokenize(&Bytes, Err("there is none"), &options, &|_| {}).unwrap_err().to_string();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let tokens = || texts.tokenize(&Bytes, Err("there is none"), &TokenOptions::default(), &|_| {});
+            let error = pool.install(tokens).unwrap_err().to_string();
             assert!(error.ends_with(": first!"), "{error}");
         }
     }

@@ -2,7 +2,6 @@
 
 use super::error::Error;
 use super::product::{Ids, Kind, Product, Rows};
-use super::rollback::Rollback;
 use super::stored::Stored;
 
 /// Row starts, kept between additions so that the hot path allocates nothing.
@@ -20,16 +19,12 @@ pub(super) fn add_dense(
     product: &Product<'_>,
     input: &Rows<'_>,
     scratch: &mut Scratch,
-    rollback: Option<&mut Rollback>,
 ) -> Result<(), Error> {
     let [channels, n_rows, n2, n3] = input.ne;
     let [m2, m3] = [product.weight_ne[2], product.weight_ne[3]].map(|n| n.max(1) as usize);
     let matrices = m2 * m3;
     settle_counts(entry, 1);
     prepare(entry, product, channels, matrices, 1)?;
-    if let Some(rollback) = rollback {
-        rollback.save(entry, channels, 0..matrices);
-    }
 
     for i3 in 0..n3 {
         for i2 in 0..n2 {
@@ -54,7 +49,6 @@ pub(super) fn add_routed(
     input: &Rows<'_>,
     ids: &Ids<'_>,
     scratch: &mut Scratch,
-    rollback: Option<&mut Rollback>,
 ) -> Result<(), Error> {
     let [channels, rows_a_token, n_tokens, n3] = input.ne;
     let experts = product.weight_ne[2].max(1) as usize;
@@ -70,11 +64,7 @@ pub(super) fn add_routed(
 
     group_by_expert(product, input, ids, experts, scratch)?;
     let Scratch { starts, bounds } = scratch;
-    let touched = || (0..experts).filter(|&expert| bounds[expert] < bounds[expert + 1]);
-    if let Some(rollback) = rollback {
-        rollback.save(entry, channels, touched());
-    }
-    for expert in touched() {
+    for expert in (0..experts).filter(|&expert| bounds[expert] < bounds[expert + 1]) {
         let starts = &starts[bounds[expert]..bounds[expert + 1]];
         add_to_matrix(entry, product, expert, input, starts)?;
         entry.counts_mut()[expert] += starts.len() as i64;

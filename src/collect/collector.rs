@@ -2,15 +2,15 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::imatrix::{Entry, Imatrix};
+use crate::options::SumOn;
 use crate::sums::Accumulate;
 
 use super::chunks::Due;
 use super::error::Error;
 use super::experts::Experts;
 use super::lane::Lane;
-use super::pending::SumOn;
 use super::rule::Rule;
-use super::state::Shared;
+use super::state::{Shared, StopOnPanic};
 use super::stored::Stored;
 
 /// What a [`Collector`] collects and when it wants to be saved.
@@ -109,7 +109,7 @@ impl Earlier {
 
     /// Those of a moment of a run. Nothing is copied.
     #[must_use]
-    pub fn from_snapshot(snapshot: &Snapshot) -> Self {
+    pub(crate) fn from_snapshot(snapshot: &Snapshot) -> Self {
         Self { chunks: snapshot.chunks, entries: snapshot.entries.clone() }
     }
 
@@ -132,7 +132,7 @@ impl Collector {
     }
 
     /// Starts anew from sums collected earlier: they are added to. Lanes so far are not to be used any more.
-    pub fn start_from(&self, earlier: Earlier) {
+    pub(crate) fn start_from(&self, earlier: Earlier) {
         let mut state = self.shared.fresh_state();
         for (name, entry) in earlier.entries {
             state.sharing.load(name, entry);
@@ -150,7 +150,7 @@ impl Collector {
     /// What became due in batches up to `batch` since the last call, in order, each with the sums as they were after
     /// the batch it became due in: no chunk is in there in part.
     #[must_use]
-    pub fn take_due(&self, batch: usize) -> Vec<Snapshot> {
+    pub(crate) fn take_due(&self, batch: usize) -> Vec<Snapshot> {
         let mut state = self.shared.lock();
         let (taken, left) = std::mem::take(&mut state.snapshots).into_iter().partition(|s| s.batch <= batch);
         state.snapshots = left;
@@ -159,7 +159,7 @@ impl Collector {
 
     /// Has a snapshot taken once the batches that have begun have ended: [`take_due`](Self::take_due) brings it, with
     /// nothing due.
-    pub fn request_snapshot(&self) {
+    pub(crate) fn request_snapshot(&self) {
         self.shared.lock().request_snapshot();
     }
 
@@ -183,22 +183,21 @@ impl Collector {
     }
 
     /// Releases lanes that wait for their turn: they fail. For when a lane will not come to its batch's end.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.shared.stop();
+    }
+
+    /// Returns a guard that [stops](Self::stop) all lanes if it is dropped by a panic.
+    pub(crate) fn stop_on_panic(&self) -> StopOnPanic {
+        self.shared.stop_on_panic()
     }
 
     /// Lets lanes evaluate batches side by side from here on: an input is the next batch's as soon as it has come up as
     /// often as in the first batch, which must have ended. From then on every graph is to be of that shape.
     ///
     /// Batches go on waiting for each other's end where earlier sums that were loaded are of unequal length.
-    pub fn overlap(&self) {
+    pub(crate) fn overlap(&self) {
         self.shared.lock().overlap();
-    }
-
-    /// Whether the input of the output matrix is collected.
-    #[must_use]
-    pub fn collects_output(&self) -> bool {
-        self.shared.options.rule.process_output
     }
 
     /// Chunks so far, those loaded included.
@@ -240,8 +239,8 @@ impl Snapshot {
     }
 
     /// The sums of `weight`, exact ones rounded.
-    #[must_use]
-    pub fn get(&self, weight: &str) -> Option<Cow<'_, Entry>> {
+    #[cfg(test)]
+    pub(crate) fn get(&self, weight: &str) -> Option<Cow<'_, Entry>> {
         let place = self.entries.binary_search_by(|(name, _)| name.as_str().cmp(weight)).ok()?;
         Some(self.entries[place].1.entry())
     }

@@ -191,11 +191,12 @@ impl Evaluation {
     /// Adds the input of the product that was last asked for; see [`Lane::add`](super::Lane::add).
     pub(super) fn add(&mut self, product: &Product<'_>, input: &Rows<'_>, ids: Option<&Ids<'_>>) -> Result<(), Error> {
         self.change(|Addition { sums, scratch, is_shared, .. }| {
-            let rollback = is_shared.then_some(&mut sums.rollback);
+            // A second reference has the addition change a copy.
+            sums.before = is_shared.then(|| Arc::clone(&sums.entry));
             let entry = Arc::make_mut(&mut sums.entry);
             match ids {
-                Some(ids) => add_routed(entry, product, input, ids, scratch, rollback),
-                None => add_dense(entry, product, input, scratch, rollback),
+                Some(ids) => add_routed(entry, product, input, ids, scratch),
+                None => add_dense(entry, product, input, scratch),
             }
         })
     }
@@ -221,7 +222,7 @@ impl Evaluation {
         self.take_fault()?;
         let Some((weight, asked)) = self.asked.take() else { return Ok(()) };
         let shared = Arc::clone(&self.shared);
-        let _stop = StopOnPanic(&shared);
+        let _stop = shared.stop_on_panic();
         let mut state = shared.wait_for_turn(shared.lock(), weight, self.batch)?;
         let keep = state.keep_after.is_some_and(|after| self.batch > after);
         let (capture, mut sums) = state.sharing.take(weight, keep);
@@ -291,16 +292,5 @@ impl Evaluation {
 fn grow<T: Clone + Default>(list: &mut Vec<T>, index: usize) {
     if list.len() <= index {
         list.resize(index + 1, T::default());
-    }
-}
-
-/// Others would wait for a lane that has panicked.
-struct StopOnPanic<'s>(&'s Shared);
-
-impl Drop for StopOnPanic<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.stop();
-        }
     }
 }

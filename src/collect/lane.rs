@@ -3,11 +3,11 @@ use std::sync::Arc;
 use super::collector::Collector;
 use super::error::Error;
 use super::evaluation::Evaluation;
-#[cfg(feature = "llama")]
-use super::pending::SumOn;
 use super::product::{Ids, Product, Rows};
 use super::sharing::Same;
 use super::state::Shared;
+#[cfg(feature = "llama")]
+use crate::options::SumOn;
 #[cfg(feature = "llama")]
 use crate::sums::Accumulate;
 use crate::sums::OnDevice;
@@ -43,7 +43,7 @@ impl Lane {
 
     /// Returns the collector that this lane adds to.
     #[must_use]
-    pub fn collector(&self) -> Collector {
+    pub(crate) fn collector(&self) -> Collector {
         Collector { shared: Arc::clone(&self.evaluation.shared) }
     }
 
@@ -55,7 +55,7 @@ impl Lane {
     }
 
     /// Begins batch `batch`, counted from 0. Every batch belongs to one lane, and none is left out.
-    pub fn begin_batch(&mut self, batch: usize) {
+    pub(crate) fn begin_batch(&mut self, batch: usize) {
         self.end_evaluation();
         self.evaluation.begin_batch(batch);
         #[cfg(feature = "llama")]
@@ -66,7 +66,7 @@ impl Lane {
     ///
     /// # Errors
     /// What came up at its end; see [`Error`].
-    pub fn end_batch(&mut self) -> Result<(), Error> {
+    pub(crate) fn end_batch(&mut self) -> Result<(), Error> {
         self.end_evaluation();
         self.evaluation.take_fault()?;
         #[cfg(feature = "llama")]

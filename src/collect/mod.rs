@@ -9,7 +9,7 @@
 
 mod accumulate;
 mod chunks;
-mod collector;
+pub(crate) mod collector;
 mod error;
 mod evaluation;
 mod experts;
@@ -19,7 +19,6 @@ mod lane;
 mod observe;
 mod pending;
 mod product;
-mod rollback;
 mod rule;
 mod sharing;
 mod state;
@@ -29,11 +28,10 @@ mod sync;
 mod tests;
 
 pub use chunks::Due;
-pub use collector::{Collector, CollectorOptions, Earlier, Snapshot};
+pub use collector::{Earlier, Snapshot};
 pub use error::Error;
 pub use experts::Experts;
 pub use lane::Lane;
-pub use pending::SumOn;
 pub use product::{Ids, Kind, Product, Rows};
-pub use rule::{Rule, Verdict};
+pub use rule::Rule;
 pub(crate) use stored::Stored;

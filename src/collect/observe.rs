@@ -1,11 +1,11 @@
 //! A lane as an observer of a llama.cpp context.
 
 use crate::llama::{Observer, ObserverError, Op, TensorInfo, TensorRef};
+use crate::options::SumOn;
 
 use super::error::Error;
 use super::evaluation::Evaluation;
 use super::lane::Lane;
-use super::pending::SumOn;
 use super::product::{Ids, Kind, Product, Rows};
 
 /// Host copies of what lies on a device, kept between calls.

@@ -42,13 +42,13 @@ pub struct Rows<'a> {
 impl Rows<'_> {
     /// Where row `(i1, i2, i3)` starts in [`data`](Self::data).
     #[must_use]
-    pub fn start(&self, i1: usize, i2: usize, i3: usize) -> usize {
+    pub(crate) fn start(&self, i1: usize, i2: usize, i3: usize) -> usize {
         i1 * self.stride[1] + i2 * self.stride[2] + i3 * self.stride[3]
     }
 
     /// Number of rows.
     #[must_use]
-    pub fn n_rows(&self) -> usize {
+    pub(crate) fn n_rows(&self) -> usize {
         self.ne[1] * self.ne[2] * self.ne[3]
     }
 }
@@ -69,7 +69,7 @@ pub struct Ids<'a> {
 impl Ids<'_> {
     /// The expert in slot `slot` of token `token`.
     #[must_use]
-    pub fn expert(&self, slot: usize, token: usize) -> Option<i32> {
+    pub(crate) fn expert(&self, slot: usize, token: usize) -> Option<i32> {
         self.data.get(slot * self.stride[0] + token * self.stride[1]).copied()
     }
 }

@@ -21,7 +21,7 @@ impl Default for Rule {
 
 /// What the rule says about a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Its input is collected.
     Collected,
     /// It would be, had it more rows.
@@ -33,7 +33,7 @@ pub enum Verdict {
 impl Rule {
     /// Whether the input of `product` is collected, and if not, why.
     #[must_use]
-    pub fn judge(&self, product: &Product<'_>) -> Verdict {
+    pub(crate) fn judge(&self, product: &Product<'_>) -> Verdict {
         if product.kind == Kind::Routed {
             return Verdict::Collected;
         }

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use crate::sums::{Accumulate, OnDevice};
 
 use super::pending::{BATCHES_AWAY, Pending};
-use super::rollback::Rollback;
 use super::stored::Stored;
 
 /// The sums of a capture, which lanes add to.
@@ -25,8 +24,8 @@ use super::stored::Stored;
 pub(super) struct CaptureSums {
     /// Shared with snapshots, which keep what they have: changing it then copies it.
     pub(super) entry: Arc<Stored>,
-    /// The state before this evaluation's addition; kept only while shared.
-    pub(super) rollback: Rollback,
+    /// As they were before the last addition, if several weights shared them then: one that parts takes these.
+    pub(super) before: Option<Arc<Stored>>,
     /// What a device has of them besides: `entry` is then [`Stored::Wide`].
     pub(super) pending: Option<Pending>,
 }
@@ -36,7 +35,7 @@ pub(super) type Same<'f> = &'f mut dyn FnMut(&dyn OnDevice, &dyn OnDevice) -> bo
 
 impl CaptureSums {
     fn new(entry: Arc<Stored>) -> Self {
-        Self { entry, rollback: Rollback::default(), pending: None }
+        Self { entry, before: None, pending: None }
     }
 
     /// All of them, wherever they are.
@@ -233,7 +232,7 @@ impl Sharing {
         let entry = match (&capture.sums, take) {
             (None, _) => Arc::new(Stored::empty(self.accumulate)),
             (Some(sums), Take::Now) => sums.gathered(),
-            (Some(sums), Take::Before) => Arc::new(sums.rollback.before(&sums.entry)),
+            (Some(sums), Take::Before) => Arc::clone(sums.before.as_ref().unwrap_or(&sums.entry)),
         };
         let (turn, expected) = (capture.turn, capture.expected.map(|_| first_batch));
         let kept = capture.kept.clone();

@@ -1,7 +1,7 @@
 //! What lanes share, and whose turn it is.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use super::chunks::ChunkClock;
 use super::collector::{CollectorOptions, Snapshot};
@@ -41,6 +41,11 @@ impl Shared {
         self.notify();
     }
 
+    /// Returns a guard that stops all lanes if it is dropped by a panic: others would wait for the lane that has panicked.
+    pub(super) fn stop_on_panic(self: &Arc<Self>) -> StopOnPanic {
+        StopOnPanic(Arc::clone(self))
+    }
+
     /// Waits until `batch` may change the sums of `weight`.
     ///
     /// The lowest batch that has not ended never waits for another, so there is no deadlock.
@@ -64,6 +69,17 @@ impl Shared {
                 }
                 _ => state = self.turns.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
+        }
+    }
+}
+
+/// See [`Shared::stop_on_panic`].
+pub(crate) struct StopOnPanic(Arc<Shared>);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop();
         }
     }
 }

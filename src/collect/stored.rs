@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::exact::{self, ExactEntry, SQUARE_WORDS, SUM_WORDS};
+use crate::exact::{self, ExactEntry};
 use crate::imatrix::Entry;
 use crate::sums::{Accumulate, Sums};
 
@@ -45,17 +45,17 @@ impl Stored {
 
     pub(super) fn counts(&self) -> &[i64] {
         match self {
-            Self::F32(entry) => &entry.counts,
-            Self::Exact(entry) => &entry.counts,
-            Self::Wide(entry) => &entry.counts,
+            Self::F32(Sums { counts, .. })
+            | Self::Wide(Sums { counts, .. })
+            | Self::Exact(ExactEntry { counts, .. }) => counts,
         }
     }
 
     pub(super) fn counts_mut(&mut self) -> &mut Vec<i64> {
         match self {
-            Self::F32(entry) => &mut entry.counts,
-            Self::Exact(entry) => &mut entry.counts,
-            Self::Wide(entry) => &mut entry.counts,
+            Self::F32(Sums { counts, .. })
+            | Self::Wide(Sums { counts, .. })
+            | Self::Exact(ExactEntry { counts, .. }) => counts,
         }
     }
 
@@ -136,49 +136,6 @@ impl Stored {
         }
     }
 
-    /// Appends a copy of `values` of `from`, which is of the same kind.
-    pub(super) fn append(&mut self, from: &Self, values: Range<usize>) {
-        match (self, from) {
-            (Self::F32(to), Self::F32(from)) => to.append(from, values),
-            (Self::Exact(to), Self::Exact(from)) => {
-                to.sum2.extend_from_slice(&from.sum2[words(&values, SQUARE_WORDS)]);
-                if let Some(sum) = &from.sum {
-                    to.sum.get_or_insert_default().extend_from_slice(&sum[words(&values, SUM_WORDS)]);
-                }
-            }
-            (Self::Wide(to), Self::Wide(from)) => to.append(from, values),
-            _ => {}
-        }
-    }
-
-    /// Overwrites `values` with what was [appended](Self::append) to `from`.
-    pub(super) fn restore(&mut self, values: Range<usize>, from: &Self, at: usize) {
-        let source = at..at + values.len();
-        match (self, from) {
-            (Self::F32(to), Self::F32(from)) => to.restore(values, from, source),
-            (Self::Exact(to), Self::Exact(from)) => {
-                to.sum2[words(&values, SQUARE_WORDS)].copy_from_slice(&from.sum2[words(&source, SQUARE_WORDS)]);
-                if let (Some(to), Some(from)) = (&mut to.sum, &from.sum) {
-                    to[words(&values, SUM_WORDS)].copy_from_slice(&from[words(&source, SUM_WORDS)]);
-                }
-            }
-            (Self::Wide(to), Self::Wide(from)) => to.restore(values, from, source),
-            _ => {}
-        }
-    }
-
-    /// Forgets all values and keeps the memory.
-    pub(super) fn clear(&mut self) {
-        match self {
-            Self::F32(entry) => entry.clear(),
-            Self::Exact(entry) => {
-                entry.sum2.clear();
-                entry.sum.as_mut().map(Vec::clear);
-            }
-            Self::Wide(entry) => entry.clear(),
-        }
-    }
-
     pub(super) fn same_bits(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::F32(a), Self::F32(b)) => same_bits(a, b),
@@ -187,10 +144,6 @@ impl Stored {
             _ => false,
         }
     }
-}
-
-fn words(values: &Range<usize>, words: usize) -> Range<usize> {
-    values.start * words..values.end * words
 }
 
 fn same_bits(a: &Entry, b: &Entry) -> bool {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::calibration::Chunks;
-use crate::collect::{self, Collector};
+use crate::collect;
+use crate::collect::collector::Collector;
 use crate::lens::{ChunkFindings, LensProbe, SamplePoint, positions};
 use crate::llama::{self, Batch, Context, Model, Timings};
 use crate::nextn::Layer;
@@ -47,7 +48,10 @@ impl<'a> Evaluator<'a> {
         options: &RunOptions,
     ) -> Result<Self, Error> {
         if model.is_encoder_decoder() {
-            return Err(Error::EncoderDecoder);
+            return Err(Error::Refused(
+                "encoder-decoder models are not supported: a calibration text has no second half to translate to"
+                    .to_owned(),
+            ));
         }
         let longest = i32::try_from(chunks.size()).unwrap_or(i32::MAX);
         if let Some(limit) = model.learned_positions().filter(|&limit| longest > limit) {
@@ -67,7 +71,12 @@ impl<'a> Evaluator<'a> {
         let nextn = nextn
             .map(|layer| Follower::new(layer, &context_options, &mut context))
             .transpose()
-            .map_err(Error::NextnContext)?;
+            .map_err(|error| {
+                Error::Refused(format!(
+                    "failed to create the NextN context; llama.cpp evaluates the NextN layers of some architectures only: \
+                     {error}"
+                ))
+            })?;
         // Of the models that see one batch at a time, those that do not make text are encoders.
         let has_logits = context.has_memory() || model.is_diffusion();
         Ok(Self {
@@ -173,7 +182,7 @@ impl<'a> Evaluator<'a> {
                 nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
             }
             if self.perplexity {
-                rows.sort(part, &scores.ok_or(Error::NoLogits)?, &mut nlls);
+                rows.sort(part, &scores.ok_or_else(no_logits)?, &mut nlls);
             }
         }
         Ok(nlls)
@@ -213,7 +222,7 @@ impl<'a> Evaluator<'a> {
                 nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
             }
             if perplexity {
-                let scores = scores.ok_or(Error::NoLogits)?;
+                let scores = scores.ok_or_else(no_logits)?;
                 let each = scores.len() / nlls.len();
                 for (sequence, nlls) in nlls.iter_mut().enumerate() {
                     nlls.extend_from_slice(&scores[sequence * each..][..each]);
@@ -290,7 +299,9 @@ impl<'a> Evaluator<'a> {
     /// Measures what was seen.
     fn look(&mut self, shape: (usize, usize), findings: &mut BTreeMap<usize, ChunkFindings>) -> Result<(), Error> {
         let Some(probe) = &mut self.probe else { return Ok(()) };
-        probe.measure(&mut self.context.observer_mut().lens, shape, findings).map_err(Error::Lens)
+        probe
+            .measure(&mut self.context.observer_mut().lens, shape, findings)
+            .map_err(|error| Error::Refused(format!("looking into the layers: {error}")))
     }
 
     /// Rows of documents in one decode.
@@ -333,6 +344,10 @@ impl<'a> Evaluator<'a> {
             .map(|(chunk, position)| target(self.chunks.get(chunk), position))
             .collect()
     }
+}
+
+fn no_logits() -> Error {
+    Error::Refused("the model computes no logits: perplexity needs them, run with --no-ppl".to_owned())
 }
 
 /// What the probe knows the graphs of documents by: they are as long as the documents happen to be, which changes no more

@@ -6,7 +6,8 @@ use std::sync::mpsc::{self, Sender};
 use std::time::Instant;
 
 use crate::calibration::Chunks;
-use crate::collect::{self, Collector, Snapshot};
+use crate::collect::collector::Collector;
+use crate::collect::{self, Snapshot};
 use crate::lens::Findings;
 use crate::llama::{self, Model};
 use crate::nextn::Layer;
@@ -364,7 +365,7 @@ fn run_lane(
     reports: &Sender<Report>,
 ) {
     let collector = evaluator.collector();
-    let _stop = StopOthers(&collector);
+    let _stop = collector.stop_on_panic();
     while goes_on() {
         let index = next.fetch_add(1, Ordering::Relaxed);
         if index >= batches.len() {
@@ -377,17 +378,6 @@ fn run_lane(
         }
         if reports.send(report).is_err() || failed {
             break;
-        }
-    }
-}
-
-/// Other lanes would wait for one that has panicked.
-struct StopOthers<'c>(&'c Collector);
-
-impl Drop for StopOthers<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.stop();
         }
     }
 }

@@ -15,7 +15,15 @@ pub(super) fn check(host: Option<[u64; 2]>, lanes: usize) -> Result<(), Error> {
     if cache.saturating_add(compute) <= available {
         return Ok(());
     }
-    Err(Error::Memory { lanes, cache, compute, available })
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    Err(Error::Refused(format!(
+        "the run needs {:.1} GiB of memory for its {lanes} contexts (cache {:.1} GiB, computing {:.1} GiB), found {:.1} GiB \
+         available; hint: a smaller --ctx-size, --batch-size or --ubatch-size, or --lanes 1, needs less",
+        gib(cache + compute),
+        gib(cache),
+        gib(compute),
+        gib(available)
+    )))
 }
 
 /// Bytes of memory that can be had, if need be by swapping.

@@ -7,7 +7,7 @@ mod lanes;
 mod layout;
 mod memory;
 mod nextn;
-pub mod session;
+pub(crate) mod session;
 mod watcher;
 
 use std::ops::Range;
@@ -18,7 +18,8 @@ use std::time::Instant;
 use lanes::{Batches, Delivery};
 
 use crate::calibration::Chunks;
-use crate::collect::{Collector, Earlier, Experts, Snapshot};
+use crate::collect::collector::Collector;
+use crate::collect::{Earlier, Experts, Snapshot};
 use crate::lens::{Findings, LensOptions};
 use crate::llama::{self, ContextOptions, FlashAttention, Model, Outputs, Timings, Tuning};
 use crate::nextn::Layer;
@@ -170,22 +171,6 @@ pub enum Error {
     /// The model could not be set up.
     #[error(transparent)]
     Setup(#[from] llama::Error),
-    /// The context's memory cannot be there: pages that are only promised would be missing in the middle of the run.
-    #[error(
-        "the run needs {:.1} GiB of memory for its {lanes} contexts (cache {:.1} GiB, computing {:.1} GiB), found {:.1} GiB \
-         available; hint: a smaller --ctx-size, --batch-size or --ubatch-size, or --lanes 1, needs less",
-        gib(*cache + *compute), gib(*cache), gib(*compute), gib(*available)
-    )]
-    Memory {
-        /// Contexts that are evaluated side by side.
-        lanes: usize,
-        /// Bytes that their caches take.
-        cache: u64,
-        /// Bytes that their graphs compute with.
-        compute: u64,
-        /// Bytes that the system has available.
-        available: u64,
-    },
     /// A batch could not be evaluated or collected.
     #[error("chunks {first} to {last}")]
     Chunks {
@@ -206,56 +191,13 @@ pub enum Error {
         /// What was found.
         source: llama::Error,
     },
-    /// More such chunks than [`RunOptions::max_bad_chunks`].
-    #[error(
-        "{found} chunks with activations that are not finite, at most {limit} are discarded (--max-bad-chunks); the last: {last}"
-    )]
-    TooManyBadChunks {
-        /// How many there are.
-        found: usize,
-        /// How many may be.
-        limit: usize,
-        /// The last.
-        last: Box<Error>,
-    },
-    /// A chunk was to be discarded, and there is nothing to go back to.
-    #[error("a chunk is to be discarded, and the state of the run before it cannot be read again")]
-    NoCheckpoint,
-    /// The model computes no logits, so there is no perplexity.
-    #[error("the model computes no logits: perplexity needs them, run with --no-ppl")]
-    NoLogits,
-    /// The NextN layer cannot be evaluated.
-    #[error("failed to create the NextN context; llama.cpp evaluates the NextN layers of some architectures only: {0}")]
-    NextnContext(llama::Error),
-    /// A NextN layer follows one sequence.
-    #[error("NextN layers need a single sequence per batch, found {n_seq}")]
-    NextnSequences {
-        /// Sequences a batch.
-        n_seq: usize,
-    },
-    /// A model of two parts, such as T5: the decoder cannot run without the encoder's output for another text.
-    #[error("encoder-decoder models are not supported: a calibration text has no second half to translate to")]
-    EncoderDecoder,
-    /// Layers are looked into, and what llama.cpp computes at once is not what it is given: rows come in an unknown order.
-    #[error(
-        "micro-batches of {n_ubatch} tokens are too small to look into the layers: they need {needs} (--ubatch-size)"
-    )]
-    LensBatches {
-        /// Tokens computed at once.
-        n_ubatch: usize,
-        /// What has to fit.
-        needs: String,
-    },
-    /// The layers could not be looked into.
-    #[error("looking into the layers: {0}")]
-    Lens(String),
+    /// The run cannot be made so: its memory cannot be there, the model or its NextN layer does not allow it, or more chunks
+    /// than [`RunOptions::max_bad_chunks`] are not finite.
+    #[error("{0}")]
+    Refused(String),
     /// Whoever listens to the run ended it.
     #[error(transparent)]
     Listener(Box<dyn std::error::Error + Send + Sync>),
-}
-
-fn gib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 30)
 }
 
 fn bad_chunks(chunks: &[usize], (first, last): (usize, usize)) -> String {
@@ -346,14 +288,18 @@ pub struct Outcome {
 
 /// Chunks that share a batch: as many as fit, at least one.
 #[must_use]
-pub fn sequences_per_batch(n_batch: usize, chunk_size: usize) -> usize {
+pub(crate) fn sequences_per_batch(n_batch: usize, chunk_size: usize) -> usize {
     (n_batch / chunk_size.max(1)).max(1)
 }
 
 /// A decode has to be one evaluation of a graph, or it is not known which row is whose.
 fn check_lens(nextn: bool, chunks: &Chunks, layout: &Layout, options: &RunOptions) -> Result<(), Error> {
     let n_ubatch = options.n_ubatch;
-    let refuse = |needs: String| Err(Error::LensBatches { n_ubatch, needs });
+    let refuse = |needs: String| {
+        Err(Error::Refused(format!(
+            "micro-batches of {n_ubatch} tokens are too small to look into the layers: they need {needs} (--ubatch-size)"
+        )))
+    };
     if nextn && options.n_batch.min(layout.n_ctx) > n_ubatch {
         // A NextN layer follows decode by decode.
         return refuse(format!("a whole batch of {}, with a NextN layer", options.n_batch.min(layout.n_ctx)));
@@ -375,7 +321,7 @@ fn check_lens(nextn: bool, chunks: &Chunks, layout: &Layout, options: &RunOption
 /// comes to the same sums as without that chunk.
 ///
 /// # Errors
-/// See [`Error`]; [`Error::NextnSequences`] where several chunks fit into a batch. What was due before is with the
+/// See [`Error`]; [`Error::Refused`] where, with a NextN layer, several chunks fit into a batch. What was due before is with the
 /// listener.
 pub fn run(
     model: &Model,
@@ -388,7 +334,8 @@ pub fn run(
 ) -> Result<Outcome, Error> {
     let layout = Layout::new(model, nextn.is_some(), chunks, options.n_batch, options.n_ubatch);
     if nextn.is_some() && layout.n_seq > 1 {
-        return Err(Error::NextnSequences { n_seq: layout.n_seq });
+        let n_seq = layout.n_seq;
+        return Err(Error::Refused(format!("NextN layers need a single sequence per batch, found {n_seq}")));
     }
     if options.lens.is_some() {
         check_lens(nextn.is_some(), chunks, &layout, options)?;
@@ -431,7 +378,10 @@ pub fn run(
             let (found, limit) = (discarded.len() as usize, options.max_bad_chunks);
             failure = Some(match limit {
                 0 => error,
-                _ => Error::TooManyBadChunks { found, limit, last: Box::new(error) },
+                _ => Error::Refused(format!(
+                    "{found} chunks with activations that are not finite, at most {limit} are discarded (--max-bad-chunks); \
+                     the last: {error}"
+                )),
             });
         } else {
             delivery.listener.discarded(&error);
@@ -439,7 +389,11 @@ pub fn run(
         }
         let restored = delivery.listener.restore().or_else(|| delivery.step_back());
         let Some(restored) = restored.or_else(|| fresh.clone()) else {
-            return Err(failure.unwrap_or(Error::NoCheckpoint));
+            return Err(failure.unwrap_or_else(|| {
+                Error::Refused(
+                    "a chunk is to be discarded, and the state of the run before it cannot be read again".to_owned(),
+                )
+            }));
         };
         attempt = restored;
     };

@@ -1,6 +1,6 @@
 //! A NextN layer along with its trunk.
 
-use crate::collect::{Collector, CollectorOptions};
+use crate::collect::collector::{Collector, CollectorOptions};
 use crate::llama::{self, Batch, Context, ContextOptions, NextnContext};
 use crate::nextn::Layer;
 

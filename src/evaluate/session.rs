@@ -29,10 +29,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Listener, Outcome, RunOptions, Start, run};
 use crate::calibration::{self, ChunkOptions, Chunks};
-use crate::collect::{self, Collector, CollectorOptions, Earlier, Rule, Snapshot, SumOn};
+use crate::collect::collector::{Collector, CollectorOptions};
+use crate::collect::{self, Earlier, Rule, Snapshot};
 use crate::imatrix::Imatrix;
 use crate::llama::{self, Model, Timings, Token};
 use crate::nextn::Layer;
+use crate::options::SumOn;
 use crate::perplexity::Estimate;
 use crate::state::{Accumulate, ChunkSet};
 
@@ -124,7 +126,7 @@ pub struct Collected {
 /// Why a session has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum SessionError {
     /// The text cannot be tokenized.
     #[error(transparent)]
     Tokenize(#[from] llama::Error),
@@ -206,21 +208,23 @@ impl<'m> Session<'m> {
     /// model sees each from an empty memory: the sums are those of llama.cpp's tool for the same text and options.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`SessionError`].
     ///
     /// # Panics
     /// Goes on with a panic of `progress`.
-    pub fn collect(&self, text: &[u8], progress: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Collected, Error> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let pieces = self.model.vocab().pieces(text);
-        let tokens = pieces.tokenize(self.options.parse_special, threads, &|_| {})?;
+    pub fn collect(
+        &self,
+        text: &[u8],
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Collected, SessionError> {
+        let tokens = self.model.vocab().tokenize(text, self.options.parse_special)?;
         self.collect_tokens(tokens, progress)
     }
 
     /// As [`collect`](Self::collect), for tokens.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`SessionError`].
     ///
     /// # Panics
     /// Goes on with a panic of `progress`.
@@ -228,10 +232,10 @@ impl<'m> Session<'m> {
         &self,
         tokens: Vec<Token>,
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
-    ) -> Result<Collected, Error> {
+    ) -> Result<Collected, SessionError> {
         let size = self.options.chunks.size;
         let Some(chunk_size) = i32::try_from(size).ok().filter(|&size| size > 0) else {
-            return Err(Error::ChunkSize(size));
+            return Err(SessionError::ChunkSize(size));
         };
         let n_tokens = tokens.len();
         let chunks = Chunks::new(tokens, self.options.chunks)?;

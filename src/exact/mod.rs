@@ -68,7 +68,7 @@ pub enum Error {
 /// The sums of a weight, computed exactly: the counterpart of [`imatrix::Entry`](crate::imatrix::Entry).
 ///
 /// The words of a number are contiguous, little-endian two's complement. Value `i` has the words `3 * i..3 * (i + 1)` of
-/// `sum2` and `2 * i..2 * (i + 1)` of `sum`. To undo an addition, save the words of its range beforehand.
+/// `sum2` and `2 * i..2 * (i + 1)` of `sum`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExactEntry {
     /// Σ x² per value, in units of 2^-119; 3 words each, never negative.
@@ -88,14 +88,8 @@ impl ExactEntry {
 
     /// Returns the number of values: channels times matrices.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.sum2.len() / SQUARE_WORDS
-    }
-
-    /// Returns true if there are no sums.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.sum2.is_empty()
     }
 
     /// Adds rows of `data` to the sums of `values`. Each row is as long as `values` and starts at one of `starts`. The caller

@@ -17,7 +17,7 @@ macro_rules! dtypes {
 
             /// Returns the type that has this id in a file; `None` for an unknown or removed id.
             #[must_use]
-            pub const fn from_id(id: u32) -> Option<Self> {
+            pub(crate) const fn from_id(id: u32) -> Option<Self> {
                 match id { $($id => Some(DType::$variant),)* _ => None }
             }
 
@@ -84,7 +84,7 @@ dtypes! {
 impl DType {
     /// Returns the id that a file stores.
     #[must_use]
-    pub const fn id(self) -> u32 {
+    pub(crate) const fn id(self) -> u32 {
         self as u32
     }
 

@@ -17,9 +17,10 @@ mod writer;
 pub use dtype::DType;
 pub use error::Error;
 pub use half::{f16_to_f32, f32_to_f16};
-pub use limits::{MAX_ARRAY_ELEMENTS, MAX_DIMS, MAX_NAME_BYTES, MAX_STRING_BYTES};
+pub use limits::MAX_DIMS;
+pub(crate) use limits::{MAX_ARRAY_ELEMENTS, MAX_NAME_BYTES, MAX_STRING_BYTES};
 pub use reader::{File, Tensor};
-pub use value::{Array, Value, ValueType};
+pub use value::{Array, Value};
 pub(crate) use writer::F32Source;
 pub use writer::Writer;
 
@@ -28,6 +29,6 @@ pub const MAGIC: [u8; 4] = *b"GGUF";
 /// The version that the writer produces, and the newest version that the reader accepts.
 pub const VERSION: u32 = 3;
 /// Alignment of tensor data in bytes, if the file does not set [`ALIGNMENT_KEY`].
-pub const DEFAULT_ALIGNMENT: u32 = 32;
+pub(crate) const DEFAULT_ALIGNMENT: u32 = 32;
 /// The key that sets the alignment. Its value is a `u32` and a power of two.
-pub const ALIGNMENT_KEY: &str = "general.alignment";
+pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::cursor::Cursor;
+use super::value::ValueType;
 use super::{
     ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, DType, Error, MAGIC, MAX_ARRAY_ELEMENTS, MAX_DIMS, MAX_NAME_BYTES,
-    VERSION, Value, ValueType,
+    VERSION, Value,
 };
 
 /// Size of the shortest key/value pair: a key of one byte, a type, a value of one byte.
@@ -95,24 +96,9 @@ fn read_keys(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<(String, Value)>
 }
 
 fn read_value(cursor: &mut Cursor<'_>, key: &str) -> Result<Value, Error> {
-    const WHAT: &str = "value";
     let id = cursor.u32("value type")?;
     let value_type = ValueType::from_id(id).ok_or_else(|| Error::ValueType { key: key.to_owned(), found: id })?;
-    Ok(match value_type {
-        ValueType::U8 => Value::U8(u8::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::I8 => Value::I8(i8::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::U16 => Value::U16(u16::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::I16 => Value::I16(i16::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::U32 => Value::U32(u32::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::I32 => Value::I32(i32::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::F32 => Value::F32(f32::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::U64 => Value::U64(u64::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::I64 => Value::I64(i64::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::F64 => Value::F64(f64::from_le_bytes(cursor.array(WHAT)?)),
-        ValueType::Bool => Value::Bool(cursor.array::<1>(WHAT)? != [0]),
-        ValueType::String => Value::String(lossy(cursor.string("string value")?)),
-        ValueType::Array => Value::Array(read_array(cursor, key)?),
-    })
+    Value::read(value_type, cursor).unwrap_or_else(|| read_array(cursor, key).map(Value::Array))
 }
 
 fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array, Error> {
@@ -123,45 +109,7 @@ fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array, Error> {
     if n > MAX_ARRAY_ELEMENTS {
         return Err(Error::ArrayLength { key: key.to_owned(), found: n });
     }
-    Ok(match element {
-        ValueType::U8 => Array::U8(numbers(cursor, n, u8::from_le_bytes)?),
-        ValueType::I8 => Array::I8(numbers(cursor, n, i8::from_le_bytes)?),
-        ValueType::U16 => Array::U16(numbers(cursor, n, u16::from_le_bytes)?),
-        ValueType::I16 => Array::I16(numbers(cursor, n, i16::from_le_bytes)?),
-        ValueType::U32 => Array::U32(numbers(cursor, n, u32::from_le_bytes)?),
-        ValueType::I32 => Array::I32(numbers(cursor, n, i32::from_le_bytes)?),
-        ValueType::F32 => Array::F32(numbers(cursor, n, f32::from_le_bytes)?),
-        ValueType::U64 => Array::U64(numbers(cursor, n, u64::from_le_bytes)?),
-        ValueType::I64 => Array::I64(numbers(cursor, n, i64::from_le_bytes)?),
-        ValueType::F64 => Array::F64(numbers(cursor, n, f64::from_le_bytes)?),
-        ValueType::Bool => Array::Bool(numbers(cursor, n, |b: [u8; 1]| b != [0])?),
-        ValueType::String => Array::String(strings(cursor, n)?),
-        ValueType::Array => return Err(unknown()),
-    })
-}
-
-/// Reads `n` numbers of `N` bytes. Taking their bytes first proves that they exist before anything is allocated.
-fn numbers<T, const N: usize>(cursor: &mut Cursor<'_>, n: u64, from: fn([u8; N]) -> T) -> Result<Vec<T>, Error> {
-    // n is at most 2^30 and N at most 8.
-    let bytes = cursor.take("array", n * N as u64)?;
-    Ok(bytes.as_chunks::<N>().0.iter().map(|b| from(*b)).collect())
-}
-
-fn strings(cursor: &mut Cursor<'_>, n: u64) -> Result<Vec<String>, Error> {
-    // A string takes at least the 8 bytes of its length, so the file's size bounds the allocation.
-    let need = n * 8;
-    if need > cursor.left() {
-        return Err(Error::Truncated { what: "array of strings", at: cursor.at(), need, left: cursor.left() });
-    }
-    let mut out = Vec::with_capacity(n as usize);
-    for _ in 0..n {
-        out.push(lossy(cursor.string("string in array")?));
-    }
-    Ok(out)
-}
-
-fn lossy(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    Array::read(element, n, cursor).unwrap_or_else(|| Err(unknown()))
 }
 
 fn alignment(keys: &[(String, Value)]) -> Result<u32, Error> {

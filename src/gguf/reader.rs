@@ -83,7 +83,7 @@ impl<'a> File<'a> {
 
     /// Returns the size of the file in bytes.
     #[must_use]
-    pub fn n_bytes(&self) -> u64 {
+    pub(crate) fn n_bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::io;
 
 use super::{
-    ALIGNMENT_KEY, Array, DEFAULT_ALIGNMENT, DType, Error, MAGIC, MAX_DIMS, MAX_NAME_BYTES, VERSION, Value, f32_to_f16,
+    ALIGNMENT_KEY, DEFAULT_ALIGNMENT, DType, Error, MAGIC, MAX_DIMS, MAX_NAME_BYTES, VERSION, Value, f32_to_f16,
 };
 
 /// Collects key/value pairs and tensors, then writes them in the order in which they were added.
@@ -122,7 +122,7 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// As [`tensor`](Self::tensor).
-    pub fn i64_tensor(
+    pub(crate) fn i64_tensor(
         &mut self,
         name: impl Into<String>,
         shape: &[u64],
@@ -204,7 +204,7 @@ impl<'a> Writer<'a> {
                 return Err(Error::EmptyKey { index: index as u64 });
             }
             out.string(key)?;
-            out.value(value)?;
+            value.write(&mut |bytes| out.bytes(bytes))?;
         }
         let mut offset = 0_u64;
         for t in &self.tensors {
@@ -319,43 +319,5 @@ impl<W: io::Write> Counted<W> {
     fn string(&mut self, s: &str) -> io::Result<()> {
         self.bytes(&(s.len() as u64).to_le_bytes())?;
         self.bytes(s.as_bytes())
-    }
-
-    fn value(&mut self, value: &Value) -> io::Result<()> {
-        self.bytes(&value.value_type().id().to_le_bytes())?;
-        match value {
-            Value::U8(v) => self.bytes(&v.to_le_bytes()),
-            Value::I8(v) => self.bytes(&v.to_le_bytes()),
-            Value::U16(v) => self.bytes(&v.to_le_bytes()),
-            Value::I16(v) => self.bytes(&v.to_le_bytes()),
-            Value::U32(v) => self.bytes(&v.to_le_bytes()),
-            Value::I32(v) => self.bytes(&v.to_le_bytes()),
-            Value::F32(v) => self.bytes(&v.to_le_bytes()),
-            Value::U64(v) => self.bytes(&v.to_le_bytes()),
-            Value::I64(v) => self.bytes(&v.to_le_bytes()),
-            Value::F64(v) => self.bytes(&v.to_le_bytes()),
-            Value::Bool(v) => self.bytes(&[u8::from(*v)]),
-            Value::String(v) => self.string(v),
-            Value::Array(array) => self.array(array),
-        }
-    }
-
-    fn array(&mut self, array: &Array) -> io::Result<()> {
-        self.bytes(&array.element_type().id().to_le_bytes())?;
-        self.bytes(&(array.len() as u64).to_le_bytes())?;
-        match array {
-            Array::U8(v) => self.bytes(v),
-            Array::I8(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
-            Array::U16(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
-            Array::I16(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
-            Array::U32(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
-            Array::I32(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
-            Array::F32(v) => self.f32s(v),
-            Array::U64(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
-            Array::I64(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
-            Array::F64(v) => v.iter().try_for_each(|x| self.bytes(&x.to_le_bytes())),
-            Array::Bool(v) => v.iter().try_for_each(|&x| self.bytes(&[u8::from(x)])),
-            Array::String(v) => v.iter().try_for_each(|x| self.string(x)),
-        }
     }
 }

@@ -8,7 +8,7 @@ impl ExactEntry {
     ///
     /// # Errors
     /// [`Error::Range`], [`Error::Lengths`].
-    pub fn from_rounded(entry: &Entry) -> Result<Self, Error> {
+    pub(crate) fn from_rounded(entry: &Entry) -> Result<Self, Error> {
         let expected = entry.sum2.len();
         if let Some(sum) = entry.sum.as_ref().filter(|sum| sum.len() != expected) {
             return Err(Error::Lengths { part: "sums", found: sum.len(), expected });

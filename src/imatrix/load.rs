@@ -68,7 +68,7 @@ impl<'a> File<'a> {
     ///
     /// # Errors
     /// The rule of GGUF that the bytes break.
-    pub fn from_bytes(bytes: &'a [u8]) -> Result<Self, Error> {
+    pub(crate) fn from_bytes(bytes: &'a [u8]) -> Result<Self, Error> {
         Self::parse(Bytes::Held(bytes.into()))
     }
 
@@ -122,7 +122,7 @@ impl super::Imatrix {
 impl Loaded<Slice<'_>> {
     /// The same, its sums copied.
     #[must_use]
-    pub fn to_owned(&self) -> Loaded {
+    pub(crate) fn to_owned(&self) -> Loaded {
         let copy = |slice: &Slice<'_>| slice.numbers().to_vec();
         let entries = self.entries.iter().map(|(name, entry)| {
             let sum = entry.sum.as_ref().map(copy);

@@ -51,7 +51,7 @@ pub struct ChunkSizes {
 ///
 /// `chunk_size` must be positive. As in upstream, the result wraps at 32 bits.
 #[must_use]
-pub const fn rows_to_chunks(rows: i64, chunk_size: i32) -> i32 {
+pub(crate) const fn rows_to_chunks(rows: i64, chunk_size: i32) -> i32 {
     if chunk_size <= 0 {
         return 0;
     }

@@ -17,19 +17,17 @@ use std::io;
 pub use error::Error;
 pub use invalid::Invalid;
 pub use load::{File, Loaded};
-pub use merge::{ChunkSizes, Warning, rows_to_chunks};
+pub(crate) use merge::rows_to_chunks;
+pub use merge::{ChunkSizes, Warning};
 pub use numbers::{Numbers, Ready, Slice, Sum, Values};
 pub use weighted::merge_weighted;
 
-use crate::sums::Sums;
-
-/// An entry of a matrix: the sums of one weight. An `Entry` owns them; `Entry<Numbers>` and `Entry<Slice>` borrow them.
-pub type Entry<V = Vec<f32>> = Sums<V>;
+pub use crate::sums::Sums as Entry;
 
 impl<V: Values> Entry<V> {
     /// Returns a view of the entry that borrows the sums.
     #[must_use]
-    pub fn view(&self) -> Entry<Numbers<'_>> {
+    pub(crate) fn view(&self) -> Entry<Numbers<'_>> {
         let sum = self.present_sum().map(Values::numbers);
         Entry { sum2: self.sum2.numbers(), sum, counts: self.counts.clone() }
     }
@@ -177,7 +175,7 @@ impl<'a> Imatrix<Numbers<'a>> {
 impl<V: Values> Imatrix<V> {
     /// Returns a view of the matrix that borrows the sums.
     #[must_use]
-    pub fn view(&self) -> Imatrix<Numbers<'_>> {
+    pub(crate) fn view(&self) -> Imatrix<Numbers<'_>> {
         Imatrix {
             entries: self.entries.iter().map(|(name, entry)| (name.clone(), entry.view())).collect(),
             datasets: self.datasets.clone(),

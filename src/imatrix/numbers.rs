@@ -61,17 +61,11 @@ impl<'a> Slice<'a> {
 
     /// Returns the number of values.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Memory(numbers) => numbers.len(),
             Self::File(numbers) => numbers.len(),
         }
-    }
-
-    /// Returns true if there are no values.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Calls `f` for each element of `into` with the corresponding number from `at` on.
@@ -97,7 +91,7 @@ impl<'a> From<Slice<'a>> for Numbers<'a> {
 
 impl Numbers<'_> {
     /// Fills `into` with the numbers from `at` on.
-    pub fn read(&self, at: usize, into: &mut [f32]) {
+    pub(crate) fn read(&self, at: usize, into: &mut [f32]) {
         match self.first {
             Some(first) => first.zip(at, into, |to, x| *to = x),
             None => into.fill(0.0),
@@ -113,7 +107,7 @@ impl Numbers<'_> {
 
     /// Returns all numbers.
     #[must_use]
-    pub fn to_vec(&self) -> Vec<f32> {
+    pub(crate) fn to_vec(&self) -> Vec<f32> {
         let mut all = vec![0.0; self.len];
         self.read(0, &mut all);
         all

@@ -30,84 +30,9 @@ pub enum BaseError {
         /// The reason.
         source: std::io::Error,
     },
-    /// The file has another format.
-    #[error("'{}' is not a logits file of llama-perplexity --save-all-logits: it begins with {found:?}, expected \"_logits_\"", path.display())]
-    Magic {
-        /// The file.
-        path: PathBuf,
-        /// Its first bytes, as text.
-        found: String,
-    },
-    /// A number in the header is out of range.
-    #[error("the logits file '{}' has {found} {what}, expected 1 to {limit}", path.display())]
-    Head {
-        /// The file.
-        path: PathBuf,
-        /// Meaning of the number.
-        what: &'static str,
-        /// The number.
-        found: i32,
-        /// The largest valid number.
-        limit: i32,
-    },
-    /// The file's size does not match its header.
-    #[error("the logits file '{}' has {found} bytes, expected {expected} for {n_chunk} chunks of {n_ctx} tokens and a vocabulary of {n_vocab}", path.display())]
-    Size {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        found: u64,
-        /// The expected size.
-        expected: u64,
-        /// Number of chunks in the file.
-        n_chunk: usize,
-        /// Tokens per chunk in the file.
-        n_ctx: usize,
-        /// Size of the file's vocabulary.
-        n_vocab: usize,
-    },
-    /// The file comes from another model or from a run with other options.
-    #[error("the logits file '{}' has {found} {what}, this run {expected}{hint}", path.display())]
-    Differs {
-        /// The file.
-        path: PathBuf,
-        /// Meaning of the number.
-        what: &'static str,
-        /// In the file.
-        found: usize,
-        /// In this run.
-        expected: usize,
-        /// The cause or the next step.
-        hint: &'static str,
-    },
-    /// The file comes from another text.
-    #[error("the logits file '{}' comes from another text: token {token} of chunk {chunk} is {found}, in this run's text {expected}", path.display())]
-    Text {
-        /// The file.
-        path: PathBuf,
-        /// The chunk in the file, from 1.
-        chunk: usize,
-        /// The token, from 1.
-        token: usize,
-        /// In the file.
-        found: i32,
-        /// In this run.
-        expected: i32,
-    },
-    /// The scale or minimum of a row is invalid.
-    #[error("the logits file '{}' is damaged: position {position} of chunk {chunk} has scale {scale} and minimum log-probability {least}", path.display())]
-    Row {
-        /// The file.
-        path: PathBuf,
-        /// The chunk, from 1.
-        chunk: usize,
-        /// The position, from 1.
-        position: usize,
-        /// The scale.
-        scale: f32,
-        /// The minimum log-probability.
-        least: f32,
-    },
+    /// The file has another format, is damaged, or comes from another model, text or run.
+    #[error("{0}")]
+    Rule(String),
 }
 
 /// An open logits file.
@@ -134,7 +59,10 @@ impl LogitsFile {
         file.by_ref().take(HEADER).read_to_end(&mut head).map_err(io)?;
         if !head.starts_with(MAGIC) {
             let found = String::from_utf8_lossy(&head[..head.len().min(MAGIC.len())]).into_owned();
-            return Err(BaseError::Magic { path: path.to_owned(), found });
+            return Err(BaseError::Rule(format!(
+                "'{}' is not a logits file of llama-perplexity --save-all-logits: it begins with {found:?}, expected \"_logits_\"",
+                path.display()
+            )));
         }
         let number = |at: usize, what: &'static str, limit: i32| {
             let bytes = head.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; 4]);
@@ -142,7 +70,8 @@ impl LogitsFile {
             if (1..=limit).contains(&found) {
                 Ok(found as usize)
             } else {
-                Err(BaseError::Head { path: path.to_owned(), what, found, limit })
+                let path = path.display();
+                Err(BaseError::Rule(format!("the logits file '{path}' has {found} {what}, expected 1 to {limit}")))
             }
         };
         let n_ctx = number(8, "tokens per chunk", 1 << 24)?;
@@ -152,7 +81,11 @@ impl LogitsFile {
             Self { path: path.to_owned(), file: Mutex::new(file), n_ctx, n_vocab, n_chunk, tokens: Vec::new() };
         let expected = logits.offset(n_chunk, 0);
         if size != expected {
-            return Err(BaseError::Size { path: path.to_owned(), found: size, expected, n_chunk, n_ctx, n_vocab });
+            return Err(BaseError::Rule(format!(
+                "the logits file '{}' has {size} bytes, expected {expected} for {n_chunk} chunks of {n_ctx} tokens and a \
+                 vocabulary of {n_vocab}",
+                path.display()
+            )));
         }
         let mut bytes = vec![0; n_chunk * n_ctx * 4];
         logits.read(HEADER, &mut bytes)?;
@@ -170,10 +103,12 @@ impl LogitsFile {
     /// that the file has.
     ///
     /// # Errors
-    /// [`BaseError::Differs`], [`BaseError::Text`].
+    /// Another vocabulary, chunk size or text.
     pub fn check(&self, n_vocab: usize, chunks: &Chunks, skip: usize) -> Result<usize, BaseError> {
-        let differs =
-            |what, found, expected, hint| BaseError::Differs { path: self.path.clone(), what, found, expected, hint };
+        let path = self.path.display();
+        let differs = |what: &str, found: usize, expected: usize, hint: &str| {
+            BaseError::Rule(format!("the logits file '{path}' has {found} {what}, this run {expected}{hint}"))
+        };
         if self.n_vocab != n_vocab {
             return Err(differs("tokens in the vocabulary", self.n_vocab, n_vocab, ": it comes from another model"));
         }
@@ -188,13 +123,13 @@ impl LogitsFile {
             let ours = chunks.get(chunk);
             let theirs = &self.tokens[(chunk + skip) * self.n_ctx..][..self.n_ctx];
             if let Some(token) = (0..self.n_ctx).find(|&token| ours[token] != theirs[token]) {
-                return Err(BaseError::Text {
-                    path: self.path.clone(),
-                    chunk: chunk + skip + 1,
-                    token: token + 1,
-                    found: theirs[token],
-                    expected: ours[token],
-                });
+                return Err(BaseError::Rule(format!(
+                    "the logits file '{path}' comes from another text: token {} of chunk {} is {}, in this run's text {}",
+                    token + 1,
+                    chunk + skip + 1,
+                    theirs[token],
+                    ours[token]
+                )));
             }
         }
         Ok(held)
@@ -208,7 +143,7 @@ impl LogitsFile {
     /// Appends the log-probabilities after `position` of the file's chunk `chunk`, both from 0, to `into`.
     ///
     /// # Errors
-    /// [`BaseError::Io`]; [`BaseError::Row`] for numbers that are not finite.
+    /// [`BaseError::Io`]; [`BaseError::Rule`] for numbers that are not finite.
     ///
     /// # Panics
     /// For a chunk or position that the file does not have.
@@ -219,13 +154,12 @@ impl LogitsFile {
         let float = |at: usize| f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let (scale, least) = (float(0), float(4));
         if !scale.is_finite() || !least.is_finite() || scale < 0.0 {
-            return Err(BaseError::Row {
-                path: self.path.clone(),
-                chunk: chunk + 1,
-                position: position + 1,
-                scale,
-                least,
-            });
+            return Err(BaseError::Rule(format!(
+                "the logits file '{}' is damaged: position {} of chunk {} has scale {scale} and minimum log-probability {least}",
+                self.path.display(),
+                position + 1,
+                chunk + 1
+            )));
         }
         let values = bytes[8..].chunks_exact(2).take(self.n_vocab);
         into.extend(values.map(|b| scale * f32::from(u16::from_le_bytes([b[0], b[1]])) + least));

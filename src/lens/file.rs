@@ -263,7 +263,8 @@ impl LensFile {
     pub fn load(path: &Path) -> Result<Self, Error> {
         let found = std::fs::metadata(path)?.len();
         if found > MAX_BYTES {
-            return Err(Error::TooLarge { found });
+            let rule = format!("not a lens file: {found} bytes, expected at most {MAX_BYTES}");
+            return Err(Error::Rule(rule));
         }
         Self::parse(&std::fs::read(path)?)
     }

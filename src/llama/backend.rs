@@ -3,16 +3,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
-/// How threads and memory are laid out over the nodes of a NUMA machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Numa {
-    /// Evenly over all nodes.
-    Distribute,
-    /// On the node the program started on.
-    Isolate,
-    /// As `numactl` has it.
-    Numactl,
-}
+use crate::options::Numa;
 
 /// llama.cpp and ggml, initialized. There is one a process and it lives as long as the process does: ggml's device
 /// registries cannot be taken down safely while other threads may hold them.

@@ -361,7 +361,7 @@ impl<'m, O: Observer> Context<'m, O> {
 
     /// Where time went so far.
     #[must_use]
-    pub fn timings(&self) -> Timings {
+    pub(crate) fn timings(&self) -> Timings {
         // SAFETY: reads counters of our context.
         let data = unsafe { sys::llama_perf_context(self.ptr.as_ptr()) };
         Timings { load_ms: data.t_load_ms, prompt_eval_ms: data.t_p_eval_ms, prompt_tokens: data.n_p_eval }
@@ -375,7 +375,7 @@ impl<'m, O: Observer> Context<'m, O> {
     }
 
     /// The observer, to change.
-    pub fn observer_mut(&mut self) -> &mut O {
+    pub(crate) fn observer_mut(&mut self) -> &mut O {
         &mut self.latch_mut().observer
     }
 

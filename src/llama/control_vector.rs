@@ -80,7 +80,7 @@ impl ControlVector {
 
     /// Width of a direction.
     #[must_use]
-    pub fn n_embd(&self) -> usize {
+    pub(crate) fn n_embd(&self) -> usize {
         self.n_embd
     }
 

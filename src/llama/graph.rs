@@ -15,7 +15,7 @@ const MAX_KEPT: i64 = 1 << 20;
 
 /// What a node computes, as far as a residual stream is made of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum NodeOp {
+pub(crate) enum NodeOp {
     /// `src0 + src1`.
     Add,
     /// `src0 - src1`.
@@ -51,7 +51,7 @@ pub enum NodeOp {
 
 /// Where a node's source comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// Another node, by its place in the graph.
     Node(usize),
     /// A weight or input, by its place in [`Graph::leaves`].
@@ -60,7 +60,7 @@ pub enum Source {
 
 /// A node.
 #[derive(Debug, Clone)]
-pub struct Node {
+pub(crate) struct Node {
     /// Its name; those that the model's builder gave none have one made of a number.
     pub name: String,
     /// What it computes.
@@ -79,7 +79,7 @@ pub struct Node {
 
 /// What a graph does not compute: a weight or an input.
 #[derive(Debug, Clone)]
-pub struct Leaf {
+pub(crate) struct Leaf {
     /// Its name, such as `blk.0.attn_q.weight`.
     pub name: String,
     /// Elements along each dimension.
@@ -103,17 +103,7 @@ pub(super) enum LeafKind {
 
 /// The nodes of an evaluation in order, each after its sources, with the weights of the model that they read.
 ///
-/// It borrows the model, whose weights it points to:
-///
-/// ```compile_fail,E0505
-/// # use llama_imatrix::llama::{Batch, Context, ContextOptions, Error, Model, Readout};
-/// fn outlives(model: Model, options: &ContextOptions, batch: &mut Batch) -> Result<(), Error> {
-///     let graph = Context::new(&model, options, ())?.record(batch)?;
-///     drop(model);
-///     let readout = Readout::new(&graph, &[], 1);
-///     Ok(())
-/// }
-/// ```
+/// It borrows the model, whose weights it points to.
 #[derive(Debug, Default)]
 pub struct Graph<'m> {
     pub(super) nodes: Vec<Node>,
@@ -129,19 +119,19 @@ unsafe impl Send for Graph<'_> {}
 impl Graph<'_> {
     /// The nodes, in order of computation.
     #[must_use]
-    pub fn nodes(&self) -> &[Node] {
+    pub(crate) fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
     /// What the nodes read besides each other.
     #[must_use]
-    pub fn leaves(&self) -> &[Leaf] {
+    pub(crate) fn leaves(&self) -> &[Leaf] {
         &self.leaves
     }
 
     /// The product with the output matrix, by its place among the nodes, if there is one.
     #[must_use]
-    pub fn head(&self) -> Option<usize> {
+    pub(crate) fn head(&self) -> Option<usize> {
         self.head
     }
 
@@ -150,7 +140,7 @@ impl Graph<'_> {
     /// # Panics
     /// Where there is no such node.
     #[must_use]
-    pub fn shape(&self, node: usize) -> [i64; 2] {
+    pub(crate) fn shape(&self, node: usize) -> [i64; 2] {
         let ne = self.nodes[node].ne;
         [ne[0], ne[1] * ne[2] * ne[3]]
     }

@@ -1,8 +1,9 @@
 //! Host memory that is not resident before it is used: see `vendor/memory`.
 
 #[cfg(fresh_memory)]
-unsafe extern "C" {
-    fn imatrix_memory_install();
+#[allow(unreachable_pub, reason = "generated")]
+mod shim {
+    include!(concat!(env!("OUT_DIR"), "/memory.rs"));
 }
 
 /// Has ggml zero its large host buffers by taking fresh pages.
@@ -13,6 +14,6 @@ pub(super) unsafe fn install() {
     #[cfg(fresh_memory)]
     // SAFETY: our own contract.
     unsafe {
-        imatrix_memory_install();
+        shim::imatrix_memory_install();
     }
 }

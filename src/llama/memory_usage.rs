@@ -1,5 +1,6 @@
 //! What memory a model and its context take, by device: see `vendor/breakdown`.
 
+#[cfg(breakdown)]
 use llama_cpp_sys_2 as sys;
 
 use super::{Context, ContextOptions, Device, Error, Model, Observer, Outputs};
@@ -18,23 +19,10 @@ pub struct DeviceMemory {
 }
 
 #[cfg(breakdown)]
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Entry {
-    buffer_type: sys::ggml_backend_buffer_type_t,
-    model: usize,
-    context: usize,
-    compute: usize,
-}
-
-#[cfg(breakdown)]
-unsafe extern "C" {
-    fn imatrix_get_breakdown(
-        context: *const sys::llama_context,
-        entries: *mut Entry,
-        capacity: usize,
-        n: *mut usize,
-    ) -> i32;
+#[allow(dead_code, non_camel_case_types, unreachable_pub, reason = "generated")]
+mod shim {
+    use llama_cpp_sys_2::{ggml_backend_buffer_type, llama_context};
+    include!(concat!(env!("OUT_DIR"), "/breakdown.rs"));
 }
 
 impl Model {
@@ -62,7 +50,7 @@ impl Model {
 impl<O: Observer> Context<'_, O> {
     /// What memory the model and this context take: host memory first. `None` where this build cannot tell.
     #[must_use]
-    pub fn memory(&self) -> Option<Vec<DeviceMemory>> {
+    pub(crate) fn memory(&self) -> Option<Vec<DeviceMemory>> {
         memory_usage(self)
     }
 }
@@ -74,11 +62,13 @@ fn memory_usage<O: Observer>(_: &Context<'_, O>) -> Option<Vec<DeviceMemory>> {
 
 #[cfg(breakdown)]
 fn memory_usage<O: Observer>(context: &Context<'_, O>) -> Option<Vec<DeviceMemory>> {
-    const EMPTY: Entry = Entry { buffer_type: std::ptr::null_mut(), model: 0, context: 0, compute: 0 };
+    const EMPTY: shim::imatrix_breakdown_entry =
+        shim::imatrix_breakdown_entry { type_: std::ptr::null_mut(), model: 0, context: 0, compute: 0 };
     let mut entries = [EMPTY; 64];
     let mut n = 0;
     // SAFETY: the context is alive, and at most as many entries are written as there are.
-    let status = unsafe { imatrix_get_breakdown(context.as_ptr(), entries.as_mut_ptr(), entries.len(), &raw mut n) };
+    let status =
+        unsafe { shim::imatrix_breakdown_get(context.as_ptr(), entries.as_mut_ptr(), entries.len(), &raw mut n) };
     if status != 0 {
         return None;
     }
@@ -86,8 +76,8 @@ fn memory_usage<O: Observer>(context: &Context<'_, O>) -> Option<Vec<DeviceMemor
     for entry in &entries[..n] {
         // SAFETY: llama.cpp's buffer types belong to devices, which live as long as the process.
         let device = unsafe {
-            let on_host = sys::ggml_backend_buft_is_host(entry.buffer_type);
-            let device = if on_host { None } else { Device::of_buffer_type(entry.buffer_type) };
+            let on_host = sys::ggml_backend_buft_is_host(entry.type_);
+            let device = if on_host { None } else { Device::of_buffer_type(entry.type_) };
             device.filter(|device| !device.is_cpu())
         };
         let place = all.iter().position(|memory| memory.device == device).unwrap_or_else(|| {

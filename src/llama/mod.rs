@@ -9,7 +9,6 @@
 //! | [`Device`], [`BufferType`] | what computes, and the memory it computes in |
 //! | [`Batch`] | tokens for one decode |
 //! | [`TensorInfo`], [`TensorRef`] | a tensor's description, and a computed tensor, valid during one call of the observer |
-//! | [`Graph`], [`Readout`] | what was computed from what; a stream's rows through the model's output |
 //! | [`Attachment`] | an observer in a context of your own, by a function pointer and user data |
 //!
 //! ```
@@ -71,7 +70,6 @@ mod model;
 mod model_options;
 mod nextn;
 mod outputs;
-mod pieces;
 mod process;
 mod readout;
 mod rows;
@@ -86,7 +84,7 @@ mod vocab;
 mod vocab_check;
 
 pub use attachment::{Attachment, EvalCallback};
-pub use backend::{Backend, BackendOptions, Numa};
+pub use backend::{Backend, BackendOptions};
 pub use batch::{Batch, Token};
 pub use callback::{Observer, ObserverError};
 pub use context::{Context, ContextOptions, FlashAttention, Timings};
@@ -97,20 +95,19 @@ pub(crate) use device::DeviceSums;
 pub(crate) use devices::PRODUCTS;
 pub use devices::{BufferType, Device};
 pub use error::Error;
-pub use graph::{Graph, Leaf, Node, NodeOp, Source};
+pub(crate) use graph::{Graph, Node, NodeOp, Source};
 pub use log::{Level, set_log};
 pub use memory_usage::DeviceMemory;
 pub use model::Model;
-pub use model_options::{GpuLayers, LazyMode, LoadMode, ModelOptions, OverrideValue, SplitMode};
+pub use model_options::ModelOptions;
 pub use nextn::{NextnContext, nextn_available};
 pub use outputs::Outputs;
-pub use pieces::Pieces;
 #[cfg(unix)]
 pub use process::is_ignored;
-pub use readout::{Entry, Exit, ROWS_AT_ONCE, Readout};
-pub use rows::{OutputRows, RowsError};
+pub(crate) use readout::{Entry, Exit, ROWS_AT_ONCE, Readout};
+pub(crate) use rows::OutputRows;
 pub use rpc::{LostServer, on_lost_server, serve_rpc};
 pub use tensor::{Op, TensorInfo};
 pub use threads::{PoolOptions, Priority, ThreadOptions};
-pub use tuning::{CacheType, Rope, RopeScaling, Tuning};
-pub use vocab::{Vocab, VocabKind};
+pub use tuning::Tuning;
+pub use vocab::Vocab;

@@ -16,8 +16,6 @@ pub struct Model {
     path: PathBuf,
     /// Adapters and their scales. They belong to the model and are freed with it.
     adapters: Vec<(NonNull<sys::llama_adapter_lora>, f32)>,
-    /// Whether something the file says about its tokenizer was overridden: [`Model::meta`] has the file's word.
-    tokenizer_overridden: bool,
     /// Whether it was loaded without its weights.
     dry: bool,
 }
@@ -46,15 +44,8 @@ impl Model {
         let params = arrays.params(options);
         // SAFETY: the path is NUL-terminated, and it and what `params` points to in `arrays` outlive the call.
         let (ptr, reason) = with_reason(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
-        let tokenizer_overridden = options.kv_overrides.iter().any(|(key, _)| key.starts_with("tokenizer."));
         NonNull::new(ptr)
-            .map(|ptr| Self {
-                ptr,
-                path: path.to_owned(),
-                adapters: Vec::new(),
-                tokenizer_overridden,
-                dry: options.dry,
-            })
+            .map(|ptr| Self { ptr, path: path.to_owned(), adapters: Vec::new(), dry: options.dry })
             .ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason: with_advice(reason) })
     }
 
@@ -69,13 +60,9 @@ impl Model {
         self.dry
     }
 
-    pub(super) fn tokenizer_overridden(&self) -> bool {
-        self.tokenizer_overridden
-    }
-
     /// The file it was loaded from, the first where there are several.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -141,14 +128,14 @@ impl Model {
 
     /// Whether the model makes text from noise: it sees whole texts, and has no memory between batches.
     #[must_use]
-    pub fn is_diffusion(&self) -> bool {
+    pub(crate) fn is_diffusion(&self) -> bool {
         // SAFETY: the model is alive.
         unsafe { sys::llama_model_is_diffusion(self.ptr.as_ptr()) }
     }
 
     /// Whether an encoder has to run before the decoder can.
     #[must_use]
-    pub fn is_encoder_decoder(&self) -> bool {
+    pub(crate) fn is_encoder_decoder(&self) -> bool {
         // SAFETY: the model is alive, for both calls.
         unsafe { sys::llama_model_has_encoder(self.ptr.as_ptr()) && sys::llama_model_has_decoder(self.ptr.as_ptr()) }
     }

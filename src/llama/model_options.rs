@@ -5,18 +5,7 @@ use std::ffi::{CString, c_char};
 use llama_cpp_sys_2 as sys;
 
 use super::{BufferType, Device, Error};
-
-/// How many layers go to devices other than the CPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum GpuLayers {
-    /// As many as llama.cpp thinks fit.
-    #[default]
-    Auto,
-    /// All of them.
-    All,
-    /// This many.
-    Count(u32),
-}
+use crate::options::{GpuLayers, LazyMode, LoadMode, OverrideValue, SplitMode};
 
 impl GpuLayers {
     /// llama.cpp's encoding: -1 is "auto", any other negative number "all".
@@ -27,63 +16,6 @@ impl GpuLayers {
             Self::Count(n) => i32::try_from(n).unwrap_or(i32::MAX),
         }
     }
-}
-
-/// How a model is spread over several devices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SplitMode {
-    /// Not: one device holds it.
-    None,
-    /// Whole layers, with their part of the cache.
-    #[default]
-    Layer,
-    /// Rows of matrices.
-    Row,
-    /// Matrices and cache.
-    Tensor,
-}
-
-/// How weights get from the file into memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LoadMode {
-    /// Mapped, unless a device cannot.
-    #[default]
-    Auto,
-    /// Read.
-    Read,
-    /// Mapped.
-    Map,
-    /// Read and kept from being swapped out.
-    Lock,
-    /// Mapped and kept from being swapped out.
-    MapAndLock,
-    /// Read past the system's cache.
-    Direct,
-}
-
-/// Whether rows of big tables are read from the file as they are needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LazyMode {
-    /// Of tables above 4 GiB.
-    #[default]
-    Auto,
-    /// Of all.
-    On,
-    /// Of none.
-    Off,
-}
-
-/// A value that takes the place of one in the model's file.
-#[derive(Debug, Clone, PartialEq)]
-pub enum OverrideValue {
-    /// Any integer type.
-    Int(i64),
-    /// Any float type.
-    Float(f64),
-    /// A boolean.
-    Bool(bool),
-    /// A text of up to 127 bytes.
-    Text(String),
 }
 
 /// How a model is loaded.

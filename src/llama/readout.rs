@@ -14,23 +14,13 @@ use super::threads::clamp_threads;
 use super::{Device, Model};
 
 /// Rows whose logits are in memory at once.
-pub const ROWS_AT_ONCE: usize = 64;
+pub(crate) const ROWS_AT_ONCE: usize = 64;
 
 /// The model's output on its own: the final norm, the product with the output matrix, and what follows that.
 ///
 /// It computes with the operations and weights that llama.cpp's graph has, on the device that has the output matrix. It
-/// borrows the model that the graph is of:
-///
-/// ```compile_fail,E0505
-/// # use llama_imatrix::llama::{Entry, Exit, Graph, Model, Readout};
-/// fn outlives<'m>(model: Model, graph: impl FnOnce(&Model) -> Graph<'_>) -> Result<(), String> {
-///     let graph = graph(&model);
-///     let mut readout = Readout::new(&graph, &[], 1)?;
-///     drop(model);
-///     readout.compute(&[], Entry::Stream, Exit::Logits, &mut Vec::new())
-/// }
-/// ```
-pub struct Readout<'m> {
+/// borrows the model that the graph is of.
+pub(crate) struct Readout<'m> {
     /// From the residual stream to the input of the output matrix.
     norm: Vec<RowOp>,
     matrix: NonNull<sys::ggml_tensor>,
@@ -47,7 +37,7 @@ unsafe impl Send for Readout<'_> {}
 
 /// Where rows enter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// They are of the residual stream.
     Stream,
     /// They are the output matrix's input.
@@ -56,7 +46,7 @@ pub enum Entry {
 
 /// Where rows leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// As the output matrix's product.
     Product,
     /// As logits, with what the model does to them.
@@ -70,7 +60,7 @@ impl<'m> Readout<'m> {
     /// # Errors
     /// Why it cannot be computed apart from the model's own graph: `norm` may also name nodes that are not there, or that do
     /// more than a norm.
-    pub fn new(graph: &Graph<'m>, norm: &[usize], n_threads: usize) -> Result<Self, String> {
+    pub(crate) fn new(graph: &Graph<'m>, norm: &[usize], n_threads: usize) -> Result<Self, String> {
         let head = graph.head.ok_or("the graph has no product with an output matrix")?;
         let logit_ops = match &graph.logit_ops {
             Some(Ok(logit_ops)) => logit_ops,
@@ -132,30 +122,24 @@ impl<'m> Readout<'m> {
 
     /// Whether the CPU computes it.
     #[must_use]
-    pub fn is_on_cpu(&self) -> bool {
+    pub(crate) fn is_on_cpu(&self) -> bool {
         self.runner.device().is_cpu()
     }
 
     /// Logits a row.
     #[must_use]
-    pub fn n_vocab(&self) -> usize {
+    pub(crate) fn n_vocab(&self) -> usize {
         self.n_vocab
     }
 
     /// Values of a row of the residual stream.
     #[must_use]
-    pub fn n_embd(&self) -> usize {
+    pub(crate) fn n_embd(&self) -> usize {
         self.n_embd
     }
 
-    /// Whether the model does something to its logits after the product.
-    #[must_use]
-    pub fn has_tail(&self) -> bool {
-        !self.logit_ops.is_empty()
-    }
-
     /// Sets the number of threads, 1 to 512.
-    pub fn set_threads(&mut self, n_threads: usize) {
+    pub(crate) fn set_threads(&mut self, n_threads: usize) {
         self.runner.set_threads(clamp_threads(n_threads));
     }
 
@@ -164,7 +148,13 @@ impl<'m> Readout<'m> {
     ///
     /// # Errors
     /// What ggml could not do, or that `rows` are not whole rows, or too many.
-    pub fn compute(&mut self, rows: &[f32], entry: Entry, exit: Exit, into: &mut Vec<f32>) -> Result<(), String> {
+    pub(crate) fn compute(
+        &mut self,
+        rows: &[f32],
+        entry: Entry,
+        exit: Exit,
+        into: &mut Vec<f32>,
+    ) -> Result<(), String> {
         into.clear();
         let n_rows = rows.len() / self.n_embd;
         if !rows.len().is_multiple_of(self.n_embd) || n_rows > ROWS_AT_ONCE {
@@ -226,4 +216,54 @@ fn place_of(weight: NonNull<sys::ggml_tensor>) -> Option<Device> {
     // SAFETY: the model's weights live as long as the model, of which a graph has just been evaluated.
     let tensor = unsafe { weight.as_ref() };
     if is_on_host(tensor) { Device::cpu() } else { device_of(tensor) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llama::{Batch, Context, ContextOptions, FlashAttention, Model, ModelOptions, Outputs, Tuning};
+
+    #[test]
+    fn a_readout_takes_whole_rows_and_nodes_of_a_norm() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/quickstart/quickstart.gguf");
+        let model = Model::load(path.as_ref(), &ModelOptions::default()).unwrap();
+        let options = ContextOptions {
+            n_ctx: 32,
+            n_batch: 32,
+            n_ubatch: 32,
+            n_seq: 1,
+            n_threads: 1,
+            n_threads_batch: 1,
+            flash_attention: FlashAttention::Auto,
+            outputs: Outputs::Nothing,
+            tuning: Tuning::default(),
+        };
+        let mut context = Context::new(&model, &options, ()).unwrap();
+        let mut batch = Batch::new();
+        (0..32).for_each(|i| batch.add(3, i, 0));
+        let graph = context.record(&mut batch).unwrap();
+        assert!(graph.head().is_some_and(|head| head < graph.nodes().len()) && !graph.leaves().is_empty());
+        let refused = |norm: &[usize]| Readout::new(&graph, norm, 1).err().unwrap();
+        assert!(refused(&[graph.nodes().len()]).contains("has no node"));
+        assert!(refused(&[graph.head().unwrap()]).contains("is no part of a norm"));
+        for at in 0..graph.nodes().len() {
+            // None of them aborts.
+            let _ = Readout::new(&graph, &[at], 1).map(|mut readout| {
+                let rows = vec![0.5; readout.n_embd()];
+                readout.compute(&rows, Entry::Stream, Exit::Logits, &mut Vec::new())
+            });
+        }
+        let mut readout = Readout::new(&graph, &[], usize::MAX).unwrap();
+        let (width, n_vocab) = (readout.n_embd(), readout.n_vocab());
+        let mut compute = |values: usize| {
+            let mut logits = Vec::new();
+            let result = readout.compute(&vec![0.5; values], Entry::Normed, Exit::Logits, &mut logits);
+            result.map(|()| logits.len())
+        };
+        assert_eq!(compute(2 * width), Ok(2 * n_vocab));
+        assert_eq!(compute(0), Ok(0));
+        for values in [1, width - 1, width + 1, (ROWS_AT_ONCE + 1) * width] {
+            assert!(compute(values).unwrap_err().contains("rows of"), "{values}");
+        }
+    }
 }

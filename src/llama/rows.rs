@@ -10,11 +10,7 @@ use crate::gguf::{self, DType};
 
 /// Why the rows cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RowsError {
-    /// The graph has no product with an output matrix.
-    #[error("the graph has no product with an output matrix")]
-    NoHead,
+pub(crate) enum RowsError {
     /// The model's file cannot be read again.
     #[error("'{}': {source}", path.display())]
     File {
@@ -23,31 +19,14 @@ pub enum RowsError {
         /// What is wrong.
         source: gguf::Error,
     },
-    /// No file of the model has the matrix as the graph has it.
-    #[error("'{}' has no '{name}' of {n_embd} by {n_vocab}", path.display())]
-    Missing {
-        /// The model's first file.
-        path: PathBuf,
-        /// The matrix.
-        name: String,
-        /// Values a row.
-        n_embd: usize,
-        /// Rows.
-        n_vocab: usize,
-    },
-    /// Its numbers are of a type that ggml does not read.
-    #[error("'{name}' is of type {dtype}, which ggml cannot convert")]
-    Type {
-        /// The matrix.
-        name: String,
-        /// Its type.
-        dtype: DType,
-    },
+    /// The graph has no output matrix, no file has it, or ggml does not read its type.
+    #[error("{0}")]
+    Rule(String),
 }
 
 /// The output matrix in its file, read a row at a time: in memory it may lie on a device or in an order of the CPU's own.
 #[derive(Debug)]
-pub struct OutputRows {
+pub(crate) struct OutputRows {
     file: gguf::File<'static>,
     name: String,
     dtype: DType,
@@ -60,12 +39,14 @@ impl OutputRows {
     ///
     /// # Errors
     /// See [`RowsError`].
-    pub fn open(model: &Model, graph: &Graph<'_>) -> Result<Self, RowsError> {
-        let head = &graph.nodes[graph.head.ok_or(RowsError::NoHead)?];
-        let Some(&Source::Leaf(leaf)) = head.sources.first() else { return Err(RowsError::NoHead) };
+    pub(crate) fn open(model: &Model, graph: &Graph<'_>) -> Result<Self, RowsError> {
+        let no_head = || RowsError::Rule("the graph has no product with an output matrix".to_owned());
+        let head = &graph.nodes[graph.head.ok_or_else(no_head)?];
+        let Some(&Source::Leaf(leaf)) = head.sources.first() else { return Err(no_head()) };
         let leaf = &graph.leaves[leaf];
         let (n_embd, n_vocab) = (leaf.ne[0] as usize, leaf.ne[1] as usize);
-        let missing = || RowsError::Missing { path: model.path().to_owned(), name: leaf.name.clone(), n_embd, n_vocab };
+        let missing =
+            || RowsError::Rule(format!("'{}' has no '{}' of {n_embd} by {n_vocab}", model.path().display(), leaf.name));
         let mut number = 0;
         let mut count = 1;
         while number < count {
@@ -83,20 +64,21 @@ impl OutputRows {
             }
             let rows = Self { name: leaf.name.clone(), dtype, n_embd, n_vocab, file };
             let readable = (n_embd as u64).is_multiple_of(dtype.block_len()) && rows.row(0).is_some();
-            return if readable { Ok(rows) } else { Err(RowsError::Type { name: rows.name, dtype }) };
+            let unreadable = || format!("'{}' is of type {dtype}, which ggml cannot convert", rows.name);
+            return if readable { Ok(rows) } else { Err(RowsError::Rule(unreadable())) };
         }
         Err(missing())
     }
 
     /// The matrix's name.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The row of a token. `None` where there is no such token.
     #[must_use]
-    pub fn row(&self, token: Token) -> Option<Vec<f32>> {
+    pub(crate) fn row(&self, token: Token) -> Option<Vec<f32>> {
         let token = usize::try_from(token).ok().filter(|&token| token < self.n_vocab)?;
         let bytes = usize::try_from(self.dtype.bytes_for(self.n_embd as u64)?).ok()?;
         let data = self.file.tensor(&self.name)?.data.get(token * bytes..(token + 1) * bytes)?;
@@ -105,7 +87,7 @@ impl OutputRows {
 
     /// The mean of all rows: its product is the mean logit of the vocabulary.
     #[must_use]
-    pub fn mean(&self) -> Vec<f64> {
+    pub(crate) fn mean(&self) -> Vec<f64> {
         let mut sum = vec![0.0_f64; self.n_embd];
         for token in 0..self.n_vocab {
             for (sum, x) in sum.iter_mut().zip(self.row(token as Token).unwrap_or_default()) {
@@ -118,7 +100,7 @@ impl OutputRows {
     /// What a CPU's product with the matrix makes of its other side before it multiplies: rows of a quantized matrix meet
     /// rows rounded to 8 bits. Of the same length; without rounding where ggml does none.
     #[must_use]
-    pub fn rounded(&self, input: &[f32]) -> Vec<f32> {
+    pub(crate) fn rounded(&self, input: &[f32]) -> Vec<f32> {
         let Some((dtype, from_float)) = partner(self.dtype) else { return input.to_vec() };
         let bytes = dtype.bytes_for(input.len() as u64).and_then(|bytes| usize::try_from(bytes).ok());
         let Some(bytes) = bytes else { return input.to_vec() };

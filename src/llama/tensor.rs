@@ -79,7 +79,7 @@ impl<'a> TensorInfo<'a> {
 
     /// Which tensor of the graph this is: equal for the same tensor during one evaluation, reused in later ones.
     #[must_use]
-    pub fn id(self) -> usize {
+    pub(crate) fn id(self) -> usize {
         self.ptr.as_ptr() as usize
     }
 
@@ -100,7 +100,7 @@ impl<'a> TensorInfo<'a> {
     /// The name without what the scheduler puts around a copy of it: `CUDA0#blk.0.attn_k.weight#0` is
     /// `blk.0.attn_k.weight`.
     #[must_use]
-    pub fn base_name(self) -> &'a str {
+    pub(crate) fn base_name(self) -> &'a str {
         weight_name(self.name())
     }
 
@@ -142,7 +142,7 @@ impl<'a> TensorInfo<'a> {
 
     /// Whether elements are 32-bit integers.
     #[must_use]
-    pub fn is_i32(self) -> bool {
+    pub(crate) fn is_i32(self) -> bool {
         self.raw().type_ == sys::GGML_TYPE_I32
     }
 
@@ -165,7 +165,7 @@ impl<'a> TensorInfo<'a> {
 
     /// Whether it lies in memory that this process can read.
     #[must_use]
-    pub fn is_on_host(self) -> bool {
+    pub(crate) fn is_on_host(self) -> bool {
         let buffer = self.buffer();
         // SAFETY: the buffer, where there is one, lives as long as the graph.
         !buffer.is_null() && unsafe { sys::ggml_backend_buffer_is_host(buffer) }
@@ -193,7 +193,7 @@ impl<'a> TensorInfo<'a> {
 
     /// The tensor that this one is a view of.
     #[must_use]
-    pub fn view_src(self) -> Option<Self> {
+    pub(crate) fn view_src(self) -> Option<Self> {
         // SAFETY: a view's source lives as long as the view, and is written no more than it.
         unsafe { Self::new(self.raw().view_src) }
     }

@@ -5,37 +5,9 @@ use std::ops::RangeInclusive;
 use llama_cpp_sys_2 as sys;
 
 use super::{ControlVector, PoolOptions};
-
-/// The type of the values in the key/value cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(missing_docs, reason = "ggml's names")]
-pub enum CacheType {
-    F32,
-    #[default]
-    F16,
-    Bf16,
-    Q8_0,
-    Q4_0,
-    Q4_1,
-    Iq4Nl,
-    Q5_0,
-    Q5_1,
-}
+use crate::options::{CacheType, Rope, RopeScaling};
 
 impl CacheType {
-    /// All of them, with ggml's names.
-    pub const ALL: [(&str, Self); 9] = [
-        ("f32", Self::F32),
-        ("f16", Self::F16),
-        ("bf16", Self::Bf16),
-        ("q8_0", Self::Q8_0),
-        ("q4_0", Self::Q4_0),
-        ("q4_1", Self::Q4_1),
-        ("iq4_nl", Self::Iq4Nl),
-        ("q5_0", Self::Q5_0),
-        ("q5_1", Self::Q5_1),
-    ];
-
     fn to_c(self) -> sys::ggml_type {
         match self {
             Self::F32 => sys::GGML_TYPE_F32,
@@ -49,38 +21,6 @@ impl CacheType {
             Self::Q5_1 => sys::GGML_TYPE_Q5_1,
         }
     }
-}
-
-/// How rotary positions are stretched to a longer context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RopeScaling {
-    /// Not.
-    None,
-    /// All frequencies alike.
-    Linear,
-    /// `YaRN`, <https://arxiv.org/abs/2309.00071>.
-    Yarn,
-}
-
-/// Rotary positions; `None` for what the model's file says.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Rope {
-    /// How they are stretched.
-    pub scaling: Option<RopeScaling>,
-    /// The base of the frequencies.
-    pub freq_base: Option<f32>,
-    /// A factor on the frequencies: 1/N for N times the context.
-    pub freq_scale: Option<f32>,
-    /// `YaRN`: share of extrapolation.
-    pub yarn_ext_factor: Option<f32>,
-    /// `YaRN`: factor on the attention's magnitude.
-    pub yarn_attn_factor: Option<f32>,
-    /// `YaRN`: where extrapolation begins.
-    pub yarn_beta_fast: Option<f32>,
-    /// `YaRN`: where extrapolation ends.
-    pub yarn_beta_slow: Option<f32>,
-    /// `YaRN`: the context the model was trained on.
-    pub yarn_orig_ctx: Option<u32>,
 }
 
 /// Settings of a [`Context`](super::Context) that are llama.cpp's own where none is given.

@@ -1,10 +1,12 @@
 use std::ffi::CStr;
 use std::fmt;
+use std::marker::PhantomData;
 
 use llama_cpp_sys_2 as sys;
 
 use super::vocab_check::{self, Facts};
 use super::{Error, Model, Token};
+use crate::calibration::Tokenizer;
 
 #[allow(dead_code, non_camel_case_types, unreachable_pub, reason = "generated")]
 mod shim {
@@ -17,17 +19,7 @@ const REASON: usize = 256;
 
 /// How a vocabulary's tokenizer works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VocabKind(sys::llama_vocab_type);
-
-impl VocabKind {
-    pub(super) fn is_spm(self) -> bool {
-        self.0 == sys::LLAMA_VOCAB_TYPE_SPM
-    }
-
-    pub(super) fn is_bpe(self) -> bool {
-        self.0 == sys::LLAMA_VOCAB_TYPE_BPE
-    }
-}
+pub(crate) struct VocabKind(sys::llama_vocab_type);
 
 impl fmt::Display for VocabKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -47,7 +39,7 @@ impl fmt::Display for VocabKind {
 #[derive(Debug, Clone, Copy)]
 pub struct Vocab<'m> {
     ptr: *const sys::llama_vocab,
-    model: &'m Model,
+    model: PhantomData<&'m Model>,
 }
 
 // SAFETY: a vocabulary is never written after loading; tokenizing keeps its state on the caller's stack and heap.
@@ -56,12 +48,8 @@ unsafe impl Send for Vocab<'_> {}
 unsafe impl Sync for Vocab<'_> {}
 
 impl<'m> Vocab<'m> {
-    pub(super) fn new(ptr: *const sys::llama_vocab, model: &'m Model) -> Self {
-        Self { ptr, model }
-    }
-
-    pub(super) fn model(&self) -> &'m Model {
-        self.model
+    pub(super) fn new(ptr: *const sys::llama_vocab, _: &'m Model) -> Self {
+        Self { ptr, model: PhantomData }
     }
 
     /// Number of tokens, which is also the width of a row of logits.
@@ -81,7 +69,7 @@ impl<'m> Vocab<'m> {
 
     /// The token that ends a text, where texts end with one.
     #[must_use]
-    pub fn trailing_eos(&self) -> Option<Token> {
+    pub(crate) fn trailing_eos(&self) -> Option<Token> {
         // SAFETY: as in n_tokens, for both calls.
         let (add, eos) = unsafe { (sys::llama_vocab_get_add_eos(self.ptr), sys::llama_vocab_eos(self.ptr)) };
         (add && eos >= 0).then_some(eos)
@@ -103,7 +91,7 @@ impl<'m> Vocab<'m> {
 
     /// The kind of tokenizer.
     #[must_use]
-    pub fn kind(&self) -> VocabKind {
+    pub(crate) fn kind(&self) -> VocabKind {
         // SAFETY: as in n_tokens.
         VocabKind(unsafe { sys::llama_vocab_type(self.ptr) })
     }
@@ -152,18 +140,6 @@ impl<'m> Vocab<'m> {
         unsafe { sys::llama_vocab_is_eog(self.ptr, token) }
     }
 
-    /// Whether the token is looked for in a text before anything else is done with it: control and user-defined
-    /// tokens, and the unknown one.
-    pub(super) fn is_special(&self, token: Token) -> bool {
-        if self.text(token).is_none() {
-            return false; // llama.cpp throws
-        }
-        let special =
-            sys::LLAMA_TOKEN_ATTR_CONTROL | sys::LLAMA_TOKEN_ATTR_USER_DEFINED | sys::LLAMA_TOKEN_ATTR_UNKNOWN;
-        // SAFETY: as in n_tokens, and the token exists.
-        (unsafe { sys::llama_vocab_get_attr(self.ptr, token) } & special) != 0
-    }
-
     /// Whether texts can be tokenized, found out before one is.
     ///
     /// # Errors
@@ -195,8 +171,6 @@ impl<'m> Vocab<'m> {
 
     /// Tokenizes `text`, with the tokens the vocabulary puts around a text; `parse_special` reads control tokens
     /// written out in it, such as `<|im_start|>`, as themselves.
-    ///
-    /// One call of llama.cpp, on one thread; [`pieces`](Self::pieces) gives the same tokens faster.
     ///
     /// # Errors
     /// [`Error::TextTooLong`] beyond 2 GiB; [`Error::Vocabulary`]; [`Error::Tokenizer`].
@@ -257,5 +231,19 @@ impl<'m> Vocab<'m> {
         }
         let reason = CStr::from_bytes_until_nul(&reason).unwrap_or_default().to_string_lossy().into_owned();
         Err(Error::Tokenizer { reason })
+    }
+}
+
+impl Tokenizer for Vocab<'_> {
+    fn tokenize(&self, text: &[u8], around: bool, parse_special: bool) -> Result<Vec<Token>, String> {
+        self.tokenize_part(text, around, parse_special).map_err(|error| error.to_string())
+    }
+
+    fn leading_bos(&self) -> Option<Token> {
+        Vocab::leading_bos(self)
+    }
+
+    fn trailing_eos(&self) -> Option<Token> {
+        Vocab::trailing_eos(self)
     }
 }

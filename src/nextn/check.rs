@@ -19,8 +19,8 @@ pub fn check_files(model: &Path, draft: Option<&Path>) -> Result<(), Error> {
     if let Some(header) = &header {
         check_trunk(model, header)?;
     }
-    let draft_header =
-        ModelHeader::read(draft).map_err(|reason| Error::Unreadable { path: draft.to_owned(), reason })?;
+    let draft_header = ModelHeader::read(draft)
+        .map_err(|reason| refused(draft, &format!("is not a readable single-shard GGUF: {reason}")))?;
     check_pair(header.as_ref(), draft, &draft_header)
 }
 
@@ -28,47 +28,63 @@ pub fn check_files(model: &Path, draft: Option<&Path>) -> Result<(), Error> {
 fn check_alone(path: &Path, header: &ModelHeader) -> Result<(), Error> {
     let has_nextn = header.n_layer_nextn > 0 || header.first_nextn.is_some();
     // In a split model only the first part needs to have layer 0, and llama.cpp is given the first.
-    if has_nextn && !header.has_trunk { Err(Error::ModelIsDraft { path: path.to_owned() }) } else { Ok(()) }
+    if has_nextn && !header.has_trunk {
+        return Err(refused(path, "is a NextN draft, use with --model-draft/-md"));
+    }
+    Ok(())
+}
+
+fn refused(path: &Path, why: &str) -> Error {
+    Error(format!("'{}' {why}", path.display()))
 }
 
 /// Checks that a model given with a draft model has no `NextN` layer.
 fn check_trunk(path: &Path, header: &ModelHeader) -> Result<(), Error> {
-    let path = || path.to_owned();
+    let path = path.display();
     if header.n_layer_nextn > 0 {
-        return Err(Error::InModel { path: path(), n_layer_nextn: header.n_layer_nextn });
+        return Err(Error(format!(
+            "the model already includes NextN layers: '{path}' has {}, use it with --nextn and without --model-draft/-md",
+            header.n_layer_nextn
+        )));
     }
     match &header.first_nextn {
-        Some(tensor) => Err(Error::TensorInModel { path: path(), tensor: tensor.clone() }),
+        Some(tensor) => {
+            Err(Error(format!("the model already includes NextN layers (NextN tensor '{tensor}' in '{path}')")))
+        }
         None => Ok(()),
     }
 }
 
 fn check_pair(model: Option<&ModelHeader>, path: &Path, draft: &ModelHeader) -> Result<(), Error> {
-    let path = || path.to_owned();
     if draft.n_parts > 1 {
-        return Err(Error::Split { path: path(), n_parts: draft.n_parts });
+        let why = format!("is not a readable single-shard GGUF: it is one of {} parts", draft.n_parts);
+        return Err(refused(path, &why));
     }
     if let Some(model) = model
         && draft.arch != model.arch
     {
-        return Err(Error::Architecture { draft: draft.arch.clone(), model: model.arch.clone() });
+        let (draft, model) = (&draft.arch, &model.arch);
+        return Err(Error(format!(
+            "the draft architecture '{draft}' does not match the target architecture '{model}'"
+        )));
     }
     if draft.n_layer_nextn == 0 || draft.has_trunk {
-        return Err(Error::NotADraft { path: path() });
+        return Err(refused(path, "is not a draft (no NextN layers or trunk tensors present)"));
     }
     if draft.n_layer_nextn > 1 {
-        return Err(Error::SeveralLayers { found: draft.n_layer_nextn });
+        return Err(Error::several_layers(draft.n_layer_nextn));
     }
     if draft.n_trunk() == 0 {
-        return Err(Error::SharedCache);
+        return Err(Error::shared_cache());
     }
     let Some(model) = model else { return Ok(()) };
     let index = model.n_trunk();
     if !draft.blocks.contains_key(&index) {
-        return Err(Error::OtherIndex { path: path(), index });
+        return Err(Error(format!("no NextN tensors at layer index {index} in '{}' found", path.display())));
     }
     if draft.n_embd_out != model.n_embd_out {
-        return Err(Error::Width { draft: draft.n_embd_out, model: model.n_embd_out });
+        let (draft, model) = (draft.n_embd_out, model.n_embd_out);
+        return Err(Error(format!("the draft output width {draft} does not match the target's {model}")));
     }
     Ok(())
 }
@@ -113,11 +129,12 @@ mod tests {
         let path = Path::new("m.gguf");
         assert!(check_alone(path, &trunk()).is_ok());
         assert!(check_alone(path, &ModelHeader { has_trunk: true, ..draft() }).is_ok());
-        assert!(matches!(check_alone(path, &draft()), Err(Error::ModelIsDraft { .. })));
+        let says = |checked: Result<(), Error>| checked.unwrap_err().to_string();
+        assert!(says(check_alone(path, &draft())).starts_with("'m.gguf' is a NextN draft"));
         let declared = ModelHeader { n_layer_nextn: 1, ..trunk() };
-        assert!(matches!(check_trunk(path, &declared), Err(Error::InModel { n_layer_nextn: 1, .. })));
+        assert!(says(check_trunk(path, &declared)).contains("already includes NextN layers: 'm.gguf' has 1,"));
         let undeclared = ModelHeader { first_nextn: Some("blk.2.nextn.enorm.weight".into()), ..trunk() };
-        assert!(matches!(check_trunk(path, &undeclared), Err(Error::TensorInModel { .. })));
+        assert!(says(check_trunk(path, &undeclared)).contains("(NextN tensor 'blk.2.nextn.enorm.weight' in 'm.gguf')"));
     }
 
     #[test]

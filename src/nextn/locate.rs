@@ -29,14 +29,14 @@ pub enum Located<'m> {
 /// of the file of `source`, if it could be read.
 ///
 /// # Errors
-/// [`Error::SharedCache`], [`Error::SeveralLayers`].
+/// A layer that shares the trunk's cache, or several layers.
 pub fn locate<'m>(trunk: &Model, source: &'m Model, header: Option<&ModelHeader>) -> Result<Located<'m>, Error> {
     let index = trunk.n_layer();
     match source.n_layer_nextn() {
         ..=0 => return Ok(Located::NoLayers),
-        _ if source.n_layer() == 0 => return Err(Error::SharedCache),
+        _ if source.n_layer() == 0 => return Err(Error::shared_cache()),
         1 => {}
-        found => return Err(Error::SeveralLayers { found: found.unsigned_abs() }),
+        found => return Err(Error::several_layers(found.unsigned_abs())),
     }
     let block = header.and_then(|header| header.blocks.get(&u32::try_from(index).ok()?));
     Ok(match block {
@@ -53,9 +53,10 @@ const FIRST_COMPARED: usize = 5;
 /// Checks that both vocabularies have the same tokens, so that the draft model can evaluate tokens of the model.
 ///
 /// # Errors
-/// [`Error::Vocabulary`] with the first difference.
+/// The first difference.
 pub fn check_vocabularies(model: &Model, draft: &Model) -> Result<(), Error> {
-    difference(model.vocab(), draft.vocab()).map_or(Ok(()), |rule| Err(Error::Vocabulary { rule }))
+    difference(model.vocab(), draft.vocab())
+        .map_or(Ok(()), |rule| Err(Error(format!("the target and draft vocab are not compatible: {rule}"))))
 }
 
 fn name(token: Option<Token>) -> String {

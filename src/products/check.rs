@@ -2,7 +2,8 @@
 
 use super::kernel::Kernel;
 use super::kind::Kind;
-use super::trial::{Shape, Trial, Values};
+use super::trial::Trial;
+use super::types::{Shape, Values};
 
 /// Small, with rows and columns that no tile divides, an expert without tokens and one with a few.
 const SHAPES: [Shape; 2] = [

@@ -52,6 +52,10 @@ impl Kind {
         Self { weights: Weights::Bf16, routed: true },
     ];
 
+    pub(super) fn is_routed(self) -> bool {
+        self.routed
+    }
+
     /// The kernels for it that this CPU can run, the fastest first.
     pub(super) fn kernels(self) -> impl Iterator<Item = &'static Kernel> {
         let kernels = match (self.weights, self.routed) {

@@ -43,15 +43,15 @@ mod state;
 mod team;
 #[cfg(products)]
 mod trial;
+mod types;
 #[cfg(not(products))]
 mod without;
 
 #[cfg(products)]
 pub use kind::{Choice, Kind};
-#[cfg(products)]
-pub use trial::{Outcome, Shape, Values};
+pub use types::{Outcome, Shape, Values};
 #[cfg(not(products))]
-pub use without::{Choice, Kind, Outcome, Shape, Values};
+pub use without::{Choice, Kind};
 
 /// Registers the backend with ggml, on the first call, and returns what computes each kind of product on this machine.
 ///

@@ -1,7 +1,6 @@
 //! What there is where no kernels are: types without values.
 
 use std::fmt;
-use std::time::Duration;
 
 /// A kind of product: there are none on this platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +9,10 @@ pub enum Kind {}
 impl Kind {
     /// All kinds.
     pub const ALL: &[Self] = &[];
+
+    pub(super) fn is_routed(self) -> bool {
+        match self {}
+    }
 }
 
 impl fmt::Display for Kind {
@@ -40,51 +43,4 @@ impl Choice {
     pub fn inexact(&self) -> &[&'static str] {
         match *self {}
     }
-}
-
-/// The shape of a product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// Values per row.
-    pub k: usize,
-    /// Rows of weights.
-    pub rows: usize,
-    /// Rows of activations.
-    pub tokens: usize,
-    /// Experts, and how many of them each token is routed to.
-    pub experts: (usize, usize),
-    /// Whether each of a token's experts has activations of its own.
-    pub own_rows: bool,
-}
-
-impl Shape {
-    /// Multiplications and additions.
-    #[must_use]
-    pub fn operations(&self, kind: Kind) -> usize {
-        match kind {}
-    }
-}
-
-/// What values there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Values {
-    /// Such as models have.
-    Usual,
-    /// From subnormal to nearly infinite, many zeros.
-    Extreme,
-    /// The same, with infinities and what is no number among the activations.
-    NotFinite,
-}
-
-/// What came of it.
-#[derive(Debug, Clone, Copy)]
-pub struct Outcome {
-    /// Results in all.
-    pub results: usize,
-    /// Results whose bits are not ggml's.
-    pub apart: usize,
-    /// How long ggml took.
-    pub ggml: Duration,
-    /// How long the kernel took.
-    pub kernel: Duration,
 }

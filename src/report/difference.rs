@@ -19,7 +19,7 @@ pub enum Metric {
 impl Metric {
     /// Returns the difference; NaN if undefined.
     #[must_use]
-    pub fn of(self, d: &Divergence) -> f64 {
+    pub(crate) fn of(self, d: &Divergence) -> f64 {
         match self {
             Metric::Jsd => d.jsd,
             Metric::RelativeL2 => d.relative_l2,

@@ -44,7 +44,7 @@ pub struct Sheet {
 impl Cell {
     /// Creates a count, or [`Cell::Missing`].
     #[must_use]
-    pub fn count<T: TryInto<i64>>(n: Option<T>) -> Self {
+    pub(crate) fn count<T: TryInto<i64>>(n: Option<T>) -> Self {
         n.map_or(Cell::Missing, |n| Cell::Count(n.try_into().unwrap_or(i64::MAX)))
     }
 

@@ -12,7 +12,7 @@ pub struct ChunkSet {
 impl ChunkSet {
     /// The chunks of these ranges, which must be sorted, apart from each other and not empty.
     #[must_use]
-    pub fn from_sorted(ranges: Vec<Range<u64>>) -> Option<Self> {
+    pub(crate) fn from_sorted(ranges: Vec<Range<u64>>) -> Option<Self> {
         let filled = ranges.iter().all(|range| range.start < range.end);
         let apart = ranges.is_sorted_by(|a, b| a.end < b.start);
         (filled && apart).then_some(Self { ranges })
@@ -31,19 +31,19 @@ impl ChunkSet {
     }
 
     /// Adds all of `others`.
-    pub fn insert_all(&mut self, others: &Self) {
+    pub(crate) fn insert_all(&mut self, others: &Self) {
         others.ranges.iter().for_each(|range| self.insert(range.clone()));
     }
 
     /// The ranges, in order.
     #[must_use]
-    pub fn ranges(&self) -> &[Range<u64>] {
+    pub(crate) fn ranges(&self) -> &[Range<u64>] {
         &self.ranges
     }
 
     /// Whether `chunk` is in.
     #[must_use]
-    pub fn contains(&self, chunk: u64) -> bool {
+    pub(crate) fn contains(&self, chunk: u64) -> bool {
         let after = self.ranges.partition_point(|range| range.start <= chunk);
         after > 0 && self.ranges[after - 1].contains(&chunk)
     }
@@ -67,7 +67,7 @@ impl ChunkSet {
 
     /// Those in both.
     #[must_use]
-    pub fn intersection(&self, other: &Self) -> Self {
+    pub(crate) fn intersection(&self, other: &Self) -> Self {
         let mut out = Self::default();
         for a in &self.ranges {
             let from = other.ranges.partition_point(|b| b.end <= a.start);
@@ -80,7 +80,7 @@ impl ChunkSet {
 
     /// Those of `whole` that are not in.
     #[must_use]
-    pub fn missing_from(&self, whole: Range<u64>) -> Self {
+    pub(crate) fn missing_from(&self, whole: Range<u64>) -> Self {
         let mut out = Self::default();
         let mut at = whole.start;
         for range in self.ranges.iter().filter(|range| range.end > whole.start) {

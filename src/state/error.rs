@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Accumulate, Fingerprint, Mismatch, VERSION};
+use super::{Accumulate, Fingerprint, VERSION};
 use crate::{exact, gguf};
 
 /// A rule that a state or its file breaks. The path is the caller's to add.
@@ -132,9 +132,6 @@ impl From<gguf::Error> for Error {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MergeError {
-    /// None were given.
-    #[error("no state files to merge")]
-    Nothing,
     /// A file cannot be read.
     #[error("{}: {source}", path.display())]
     Read {
@@ -143,72 +140,9 @@ pub enum MergeError {
         /// Why.
         source: Error,
     },
-    /// Sums that depend on the order they are added in.
-    #[error(
-        "{}: its sums are f32, and adding them up would not give the bytes of one run; \
-         collect shards with --accumulate f64",
-        path.display()
-    )]
-    NotExact {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A run that started from other files: each shard would bring them in again.
-    #[error("{}: it was started with --in-file; merge those files once, after the shards", path.display())]
-    Base {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Running sums of likelihoods alone, which depend on the order they are added in.
-    #[error("{}: it was not collected as a shard: it lacks the likelihoods that a merged perplexity needs", path.display())]
-    Likelihoods {
-        /// The file.
-        path: PathBuf,
-    },
-    /// States of different runs.
-    #[error("{} and {} are of different runs: {mismatch}", first.display(), path.display())]
-    Fingerprint {
-        /// The first file.
-        first: PathBuf,
-        /// The one that differs from it.
-        path: PathBuf,
-        /// In what.
-        mismatch: Box<Mismatch>,
-    },
-    /// States that agree in the fingerprint and not in what they are to become.
-    #[error("{} and {} differ in {what}: {expected} and {found}", first.display(), path.display())]
-    Output {
-        /// The first file.
-        first: PathBuf,
-        /// The one that differs from it.
-        path: PathBuf,
-        /// In what.
-        what: &'static str,
-        /// The first file's.
-        expected: String,
-        /// The other's.
-        found: String,
-    },
-    /// Chunks that two files have.
-    #[error("{} and {} both hold chunks {chunks}", first.display(), second.display())]
-    Overlap {
-        /// One file.
-        first: PathBuf,
-        /// Another.
-        second: PathBuf,
-        /// Which chunks, from 1.
-        chunks: String,
-    },
-    /// Chunks that no file has.
-    #[error("chunks {chunks} of {n_chunks} are in none of the files{shards}")]
-    Gap {
-        /// Which chunks, from 1.
-        chunks: String,
-        /// Chunks of the whole run.
-        n_chunks: u64,
-        /// Which files are not complete, or which shards are missing, as a sentence's end.
-        shards: String,
-    },
+    /// States that are not parts of one run, or not all of them.
+    #[error("{0}")]
+    Rule(String),
     /// Sums that do not go together although the fingerprints agree.
     #[error("{}: weight '{weight}': {source}", path.display())]
     Sums {

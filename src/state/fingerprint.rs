@@ -16,8 +16,8 @@ pub struct Digest(pub [u8; 32]);
 
 impl Digest {
     /// Of these bytes.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
+    #[cfg(test)]
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 

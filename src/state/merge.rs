@@ -47,15 +47,17 @@ impl Merger {
     /// # Errors
     /// See [`MergeError`]. The merger is then not to be used.
     pub fn add(&mut self, path: &Path, state: State<'static>) -> Result<(), MergeError> {
-        let path_of = || path.to_owned();
+        let refused = |why: &str| Err(MergeError::Rule(format!("{}: {why}", path.display())));
         if state.sums.accumulate() != Accumulate::F64 {
-            return Err(MergeError::NotExact { path: path_of() });
+            return refused(
+                "its sums are f32, and adding them up would not give the bytes of one run; collect shards with --accumulate f64",
+            );
         }
         if state.output.base.is_some() {
-            return Err(MergeError::Base { path: path_of() });
+            return refused("it was started with --in-file; merge those files once, after the shards");
         }
         if state.likelihoods.as_ref().is_some_and(|likelihoods| !likelihoods.are_kept()) {
-            return Err(MergeError::Likelihoods { path: path_of() });
+            return refused("it was not collected as a shard: it lacks the likelihoods that a merged perplexity needs");
         }
         if let (Some(whole), Some(first)) = (&self.whole, self.parts.first()) {
             check_same(whole, &first.path, &state, path)?;
@@ -64,11 +66,11 @@ impl Merger {
         for part in &self.parts {
             let both = part.done.intersection(done);
             if !both.is_empty() {
-                let (first, second) = (part.path.clone(), path_of());
-                return Err(MergeError::Overlap { first, second, chunks: both.to_string() });
+                let (first, second) = (part.path.display(), path.display());
+                return Err(MergeError::Rule(format!("{first} and {second} both hold chunks {both}")));
             }
         }
-        self.parts.push(Part { path: path_of(), shard: *shard, done: done.clone() });
+        self.parts.push(Part { path: path.to_owned(), shard: *shard, done: done.clone() });
         let State { sums, progress, likelihoods, fingerprint, output } = state;
         if let SharedSums::Exact(groups) = sums {
             for Group { weights, entry } in groups {
@@ -129,14 +131,14 @@ impl Merger {
     /// The state of the whole run.
     ///
     /// # Errors
-    /// [`MergeError::Gap`], [`MergeError::Nothing`].
+    /// Chunks that no state has.
     pub fn finish(self) -> Result<State<'static>, MergeError> {
-        let mut whole = self.whole.ok_or(MergeError::Nothing)?;
+        let mut whole = self.whole.ok_or_else(|| MergeError::Rule("no state files to merge".to_owned()))?;
         let n_chunks = whole.progress.n_chunks;
         let missing = whole.progress.done.missing_from(0..n_chunks);
         if !missing.is_empty() {
             let shards = which_are_missing(&self.parts);
-            return Err(MergeError::Gap { chunks: missing.to_string(), n_chunks, shards });
+            return Err(MergeError::Rule(format!("chunks {missing} of {n_chunks} are in none of the files{shards}")));
         }
         let most = self.groups.iter().flat_map(|entry| &entry.counts).max().copied().unwrap_or(0);
         whole.progress.chunk_count = rows_to_chunks(most, whole.output.chunk_size);
@@ -157,16 +159,14 @@ impl Merger {
 }
 
 fn check_same(whole: &State<'_>, first: &Path, state: &State<'_>, path: &Path) -> Result<(), MergeError> {
-    whole.fingerprint.compare(&state.fingerprint).map_err(|mismatch| MergeError::Fingerprint {
-        first: first.to_owned(),
-        path: path.to_owned(),
-        mismatch: Box::new(mismatch),
-    })?;
-    let differ = |what, expected: String, found: String| {
+    let (first, path) = (first.display(), path.display());
+    let different = |mismatch| MergeError::Rule(format!("{first} and {path} are of different runs: {mismatch}"));
+    whole.fingerprint.compare(&state.fingerprint).map_err(different)?;
+    let differ = |what: &str, expected: String, found: String| {
         if expected == found {
             return Ok(());
         }
-        Err(MergeError::Output { first: first.to_owned(), path: path.to_owned(), what, expected, found })
+        Err(MergeError::Rule(format!("{first} and {path} differ in {what}: {expected} and {found}")))
     };
     let (one, other) = (&whole.output, &state.output);
     differ("the number of chunks", whole.progress.n_chunks.to_string(), state.progress.n_chunks.to_string())?;

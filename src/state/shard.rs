@@ -13,59 +13,8 @@ pub struct Shard {
 
 /// Why there is no shard to take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ShardError {
-    /// Not `I/N`.
-    #[error("shard '{0}' is not I/N or auto, as in 0/4 for the first of four")]
-    Syntax(String),
-    /// An index that is not below the number of shards.
-    #[error("shard {index} of {count} does not exist: they are counted from 0")]
-    Index {
-        /// The index.
-        index: u64,
-        /// Number of shards.
-        count: u64,
-    },
-    /// No scheduler has set its variables.
-    #[error(
-        "--shard auto finds neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX in the environment: \
-         start it from a Slurm array job or a Kubernetes indexed Job, or say --shard I/N"
-    )]
-    NoScheduler,
-    /// A variable that is missing beside one that is there.
-    #[error("{present} is set, {missing} is not; {hint}")]
-    Missing {
-        /// The one that is set.
-        present: &'static str,
-        /// The one that is missing.
-        missing: &'static str,
-        /// What to do.
-        hint: &'static str,
-    },
-    /// A variable that is no whole number.
-    #[error("{name} is '{value}', not a whole number")]
-    Number {
-        /// The variable.
-        name: &'static str,
-        /// Its value.
-        value: String,
-    },
-    /// An array job whose task numbers have no even steps, or was started in part.
-    #[error(
-        "the Slurm array's tasks are not evenly spaced (task {id} of {count} from {min} in steps of {step}): \
-         say --shard I/N"
-    )]
-    UnevenArray {
-        /// This task.
-        id: u64,
-        /// Number of tasks.
-        count: u64,
-        /// The first task.
-        min: u64,
-        /// From one task to the next.
-        step: u64,
-    },
-}
+#[error("{0}")]
+pub struct ShardError(String);
 
 impl Shard {
     /// The whole run: shard 0 of 1.
@@ -74,12 +23,12 @@ impl Shard {
     /// Shard `index` of `count`.
     ///
     /// # Errors
-    /// [`ShardError::Index`].
+    /// An index that is not below `count`.
     pub fn new(index: u64, count: u64) -> Result<Self, ShardError> {
         let fits = || Some((u32::try_from(index).ok()?, u32::try_from(count).ok()?));
         match fits() {
             Some((index, count)) if index < count => Ok(Self { index, count }),
-            _ => Err(ShardError::Index { index, count }),
+            _ => Err(ShardError(format!("shard {index} of {count} does not exist: they are counted from 0"))),
         }
     }
 
@@ -104,7 +53,7 @@ impl Shard {
     /// Its chunks of `n_chunks`, where `per_batch` of them are evaluated together. Batches stay whole, so that each chunk
     /// is computed beside the same others as in one run; otherwise shares are as even as can be. Shares may be empty.
     #[must_use]
-    pub fn range(self, n_chunks: u64, per_batch: u64) -> Range<u64> {
+    pub(crate) fn range(self, n_chunks: u64, per_batch: u64) -> Range<u64> {
         let per_batch = per_batch.max(1);
         let batches = u128::from(n_chunks.div_ceil(per_batch));
         let start = |index: u32| {
@@ -127,15 +76,21 @@ impl Shard {
         let number = |name: &'static str| match env(name) {
             None => Ok(None),
             Some(value) => {
-                value.trim().parse::<u64>().map(Some).map_err(|_| ShardError::Number { name, value: value.clone() })
+                let wrong = || ShardError(format!("{name} is '{value}', not a whole number"));
+                value.trim().parse::<u64>().map(Some).map_err(|_| wrong())
             }
         };
-        let required = |present, missing, hint| number(missing)?.ok_or(ShardError::Missing { present, missing, hint });
+        let required = |present: &str, missing: &'static str, hint: &str| {
+            number(missing)?.ok_or_else(|| ShardError(format!("{present} is set, {missing} is not; {hint}")))
+        };
         if let Some(id) = number(TASK)? {
             let count = required(TASK, "SLURM_ARRAY_TASK_COUNT", "say --shard I/N")?;
             let min = number("SLURM_ARRAY_TASK_MIN")?.unwrap_or(0);
             let step = number("SLURM_ARRAY_TASK_STEP")?.unwrap_or(1).max(1);
-            let uneven = ShardError::UnevenArray { id, count, min, step };
+            let uneven = ShardError(format!(
+                "the Slurm array's tasks are not evenly spaced (task {id} of {count} from {min} in steps of {step}): \
+                 say --shard I/N"
+            ));
             // An array such as 1,2,7 has a count that its first and last task do not give.
             let spread = number("SLURM_ARRAY_TASK_MAX")?.map(|max| max.checked_sub(min).map(|width| width / step));
             let offset = id.checked_sub(min).filter(|offset| offset.is_multiple_of(step));
@@ -148,7 +103,11 @@ impl Shard {
             };
         }
         match number(POD)? {
-            None => Err(ShardError::NoScheduler),
+            None => Err(ShardError(
+                "--shard auto finds neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX in the environment: start it from \
+                 a Slurm array job or a Kubernetes indexed Job, or say --shard I/N"
+                    .to_owned(),
+            )),
             Some(index) => {
                 let hint = "set it in the manifest to the Job's completions";
                 Self::new(index, required(POD, "JOB_COMPLETIONS", hint)?)
@@ -164,7 +123,8 @@ impl FromStr for Shard {
     fn from_str(s: &str) -> Result<Self, ShardError> {
         let number = |s: &str| s.bytes().all(|b| b.is_ascii_digit()).then(|| s.parse().ok()).flatten();
         let parts = s.split_once('/').and_then(|(index, count)| Some((number(index)?, number(count)?)));
-        let (index, count) = parts.ok_or_else(|| ShardError::Syntax(s.to_owned()))?;
+        let (index, count) = parts
+            .ok_or_else(|| ShardError(format!("shard '{s}' is not I/N or auto, as in 0/4 for the first of four")))?;
         Self::new(index, count)
     }
 }
@@ -198,10 +158,11 @@ mod tests {
         assert_eq!("2/4".parse(), Shard::new(2, 4));
         assert_eq!(Shard::new(2, 4).unwrap().to_string(), "2/4");
         for bad in ["", "1", "/", "1/", "/2", "-1/2", "+1/2", "1/2/3", "a/b", "1 / 2", "0/99999999999999999999"] {
-            assert_eq!(bad.parse::<Shard>(), Err(ShardError::Syntax(bad.to_owned())));
+            assert!(bad.parse::<Shard>().unwrap_err().0.starts_with(&format!("shard '{bad}' is not I/N")));
         }
-        for (bad, index, count) in [("4/4", 4, 4), ("0/0", 0, 0), ("0/4294967296", 0, 1 << 32)] {
-            assert_eq!(bad.parse::<Shard>(), Err(ShardError::Index { index, count }));
+        for (bad, index, count) in [("4/4", 4, 4), ("0/0", 0, 0), ("0/4294967296", 0, 1_u64 << 32)] {
+            let error = bad.parse::<Shard>().unwrap_err().0;
+            assert!(error.starts_with(&format!("shard {index} of {count} does not exist")), "{error}");
         }
     }
 
@@ -224,19 +185,20 @@ mod tests {
         assert_eq!(slurm("4", "4", "1", "4", "1"), Shard::new(3, 4)); // --array=1-4
         assert_eq!(slurm("12", "3", "4", "12", "4"), Shard::new(2, 3)); // --array=4-12:4
         assert_eq!(slurm("12", "3", "4", "13", "4"), Shard::new(2, 3)); // should Slurm report --array=4-13:4 as given
-        assert!(matches!(slurm("2", "3", "1", "7", "1"), Err(ShardError::UnevenArray { id: 2, .. }))); // --array=1,2,7
-        assert!(matches!(slurm("5", "3", "4", "12", "4"), Err(ShardError::UnevenArray { .. })));
-        assert!(matches!(slurm("0", "3", "4", "12", "4"), Err(ShardError::UnevenArray { .. })));
+        let uneven = |shard: Result<Shard, ShardError>, id: &str| {
+            shard.unwrap_err().0.contains(&format!("spaced (task {id} of 3"))
+        };
+        assert!(uneven(slurm("2", "3", "1", "7", "1"), "2")); // --array=1,2,7
+        assert!(uneven(slurm("5", "3", "4", "12", "4"), "5"));
+        assert!(uneven(slurm("0", "3", "4", "12", "4"), "0"));
         assert_eq!(auto(&[("SLURM_ARRAY_TASK_ID", "1"), ("SLURM_ARRAY_TASK_COUNT", "2")]), Shard::new(1, 2));
         let missing = auto(&[("SLURM_ARRAY_TASK_ID", "1")]).unwrap_err().to_string();
         assert!(missing.starts_with("SLURM_ARRAY_TASK_ID is set, SLURM_ARRAY_TASK_COUNT is not"), "{missing}");
 
         assert_eq!(auto(&[("JOB_COMPLETION_INDEX", "3"), ("JOB_COMPLETIONS", "8")]), Shard::new(3, 8));
-        assert!(matches!(
-            auto(&[("JOB_COMPLETION_INDEX", "3")]),
-            Err(ShardError::Missing { missing: "JOB_COMPLETIONS", .. })
-        ));
-        assert!(matches!(auto(&[("JOB_COMPLETION_INDEX", "x")]), Err(ShardError::Number { .. })));
-        assert_eq!(auto(&[]), Err(ShardError::NoScheduler));
+        let says = |vars: &[(&str, &str)]| auto(vars).unwrap_err().0;
+        assert!(says(&[("JOB_COMPLETION_INDEX", "3")]).contains("is set, JOB_COMPLETIONS is not"));
+        assert!(says(&[("JOB_COMPLETION_INDEX", "x")]).ends_with("'x', not a whole number"));
+        assert!(says(&[]).starts_with("--shard auto finds neither"));
     }
 }

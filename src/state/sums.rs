@@ -38,7 +38,7 @@ impl<'a> SharedSums<'a> {
 
     /// Their kind.
     #[must_use]
-    pub const fn accumulate(&self) -> Accumulate {
+    pub(crate) const fn accumulate(&self) -> Accumulate {
         match self {
             SharedSums::F32(_) => Accumulate::F32,
             SharedSums::Exact(_) => Accumulate::F64,
@@ -47,7 +47,7 @@ impl<'a> SharedSums<'a> {
 
     /// Every weight's entry, exact ones rounded.
     #[must_use]
-    pub fn entries(&self) -> BTreeMap<String, Entry> {
+    pub(crate) fn entries(&self) -> BTreeMap<String, Entry> {
         match self {
             SharedSums::F32(groups) => spread(groups, Clone::clone),
             SharedSums::Exact(groups) => spread(groups, ExactEntry::round),

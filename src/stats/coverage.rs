@@ -3,7 +3,7 @@
 use crate::imatrix::Entry;
 
 /// Fraction of an equal share of the rows below which an expert counts as rarely seen.
-pub const RARE: f64 = 0.1;
+pub(crate) const RARE: f64 = 0.1;
 
 /// The distribution of rows over the experts of one weight.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,7 +28,7 @@ pub struct ExpertCoverage {
 impl ExpertCoverage {
     /// Computes the coverage; `None` unless the entry has a count per matrix for several matrices.
     #[must_use]
-    pub fn new(entry: &Entry) -> Option<Self> {
+    pub(crate) fn new(entry: &Entry) -> Option<Self> {
         let counts = &entry.counts;
         if counts.len() < 2 {
             return None;

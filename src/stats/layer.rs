@@ -38,7 +38,7 @@ struct Sums {
 
 /// Computes the statistics of every layer that has a weight to compare. The sums are f64, over `tensors` in their order.
 #[must_use]
-pub fn layer_statistics(tensors: &[TensorStats]) -> BTreeMap<i32, LayerStats> {
+pub(crate) fn layer_statistics(tensors: &[TensorStats]) -> BTreeMap<i32, LayerStats> {
     let mut layers: BTreeMap<i32, Sums> = BTreeMap::new();
     for stats in tensors {
         let Some(block) = TensorName::new(&stats.tensor).block().filter(|&block| block > 0) else {

@@ -32,10 +32,11 @@ use std::fmt;
 
 use rayon::prelude::*;
 
-pub use coverage::{ExpertCoverage, RARE};
+pub use coverage::ExpertCoverage;
 pub use distribution::Distribution;
 pub use divergence::{Counts, Divergence, LayerDivergence, MatrixDivergence, TensorDivergence};
-pub use layer::{LayerStats, layer_statistics};
+pub use layer::LayerStats;
+pub(crate) use layer::layer_statistics;
 pub use spectrum::Spectrum;
 pub use summary::{LayerSummary, Summary, TensorSummary};
 
@@ -99,13 +100,13 @@ pub struct TensorStats {
 impl TensorStats {
     /// Returns the entropy in percent of the entropy of equal columns; NaN for fewer than two columns.
     #[must_use]
-    pub fn h_norm(&self) -> f32 {
+    pub(crate) fn h_norm(&self) -> f32 {
         if self.elements > 1 { 100.0 * (self.entropy / (self.elements as f32).log2()) } else { f32::NAN }
     }
 
     /// Returns the statistics in the order of [`SCHEMA`].
     #[must_use]
-    pub fn values(&self) -> [f32; SCHEMA.len()] {
+    pub(crate) fn values(&self) -> [f32; SCHEMA.len()] {
         [
             self.sum as f32,
             self.mean,
@@ -186,7 +187,7 @@ impl Statistics {
     ///
     /// `n_layer_nextn` is the number of `NextN` layers at the end, or 0 to find them by the names of their weights.
     #[must_use]
-    pub fn new<V: Values>(entries: &BTreeMap<String, Entry<V>>, n_layer_nextn: i32) -> Self {
+    pub(crate) fn new<V: Values>(entries: &BTreeMap<String, Entry<V>>, n_layer_nextn: i32) -> Self {
         let entries = entries.iter().map(|(name, entry)| (name.clone(), entry.view())).collect();
         Self::of_views(&entries, n_layer_nextn)
     }
@@ -214,8 +215,8 @@ impl Statistics {
     }
 
     /// Returns the statistics of one weight.
-    #[must_use]
-    pub fn get(&self, tensor: &str) -> Option<&TensorStats> {
+    #[cfg(test)]
+    pub(crate) fn get(&self, tensor: &str) -> Option<&TensorStats> {
         let found = self.tensors.binary_search_by(|t| t.tensor.as_str().cmp(tensor)).ok()?;
         self.tensors.get(found)
     }

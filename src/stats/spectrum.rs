@@ -19,7 +19,7 @@ pub struct Spectrum {
 impl Spectrum {
     /// Computes at most `points` points; none if no column has energy.
     #[must_use]
-    pub fn new(entry: &Entry, points: usize) -> Self {
+    pub(crate) fn new(entry: &Entry, points: usize) -> Self {
         let mut energies: Vec<f32> =
             columns(entry).filter(super::columns::Averages::is_finite).map(|c| c.energy as f32).collect();
         energies.sort_unstable_by(|a, b| b.total_cmp(a));

@@ -100,7 +100,7 @@ impl Summary {
 
     /// Returns the kinds of weights in the order of their first occurrence.
     #[must_use]
-    pub fn kinds(&self) -> Vec<&str> {
+    pub(crate) fn kinds(&self) -> Vec<&str> {
         let mut kinds: Vec<&str> = Vec::new();
         for t in &self.tensors {
             if !kinds.contains(&t.kind.as_str()) {

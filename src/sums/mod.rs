@@ -5,8 +5,6 @@
 mod accumulate;
 mod device;
 
-use std::ops::Range;
-
 pub use accumulate::Accumulate;
 pub(crate) use device::OnDevice;
 #[cfg(any(test, feature = "llama"))]
@@ -54,27 +52,5 @@ impl<T: Copy + Default> Sums<Vec<T>> {
     pub(crate) fn zeros(values: usize, counts: usize) -> Self {
         let zeros = vec![T::default(); values];
         Self { sum2: zeros.clone(), sum: Some(zeros), counts: vec![0; counts] }
-    }
-
-    /// Appends a copy of `values` of `from`. Counts stay.
-    pub(crate) fn append(&mut self, from: &Self, values: Range<usize>) {
-        self.sum2.extend_from_slice(&from.sum2[values.clone()]);
-        if let Some(sum) = &from.sum {
-            self.sum.get_or_insert_default().extend_from_slice(&sum[values]);
-        }
-    }
-
-    /// Overwrites `values` with `source` of `from`. Counts stay.
-    pub(crate) fn restore(&mut self, values: Range<usize>, from: &Self, source: Range<usize>) {
-        self.sum2[values.clone()].copy_from_slice(&from.sum2[source.clone()]);
-        if let (Some(to), Some(from)) = (&mut self.sum, &from.sum) {
-            to[values].copy_from_slice(&from[source]);
-        }
-    }
-
-    /// Removes all values and keeps their memory. Counts stay.
-    pub(crate) fn clear(&mut self) {
-        self.sum2.clear();
-        self.sum.as_mut().map(Vec::clear);
     }
 }

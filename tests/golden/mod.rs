@@ -31,7 +31,8 @@ impl Listener for Silent {
 /// What `make.sh` has the tool do: `-c 128 -b 256 --chunks 4 --process-output`.
 fn collect(model: &str) -> (Imatrix, f64) {
     use llama_imatrix::calibration::{ChunkOptions, Chunks};
-    use llama_imatrix::collect::{Collector, CollectorOptions, Rule};
+    use llama_imatrix::collect::Rule;
+    use llama_imatrix::{Collector, CollectorOptions};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
     std::fs::write(&path, support::build(model)).unwrap();

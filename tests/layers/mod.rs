@@ -1,4 +1,5 @@
-//! The rooms of `src/` import one way: a room uses those before it in [`ROOMS`], never those after it.
+//! The rooms of `src/` import one way: a room uses those before it in [`ROOMS`], never those after it. So do the program's
+//! folders, in the order of [`FOLDERS`].
 //!
 //! The test reads the paths that begin with `crate::` or that climb to the crate by `super::`. It skips comments, modules under
 //! `#[cfg(test)]` and files of tests, which may use everything.
@@ -14,6 +15,7 @@ use imports::{Import, imports};
 /// The rooms, lowest first.
 const ROOMS: &[&str] = &[
     "random",
+    "options",
     "gguf",
     "atomic_file",
     "exact",
@@ -33,6 +35,9 @@ const ROOMS: &[&str] = &[
     "quantize",
     "report",
 ];
+
+/// The program's folders, lowest first. The files beside `main.rs` may import from all.
+const FOLDERS: &[&str] = &["ui", "args", "download", "config", "run", "offline", "commands"];
 
 /// Imports that the order would allow and that are wrong: llama.cpp's layer scores rows, and knows nothing of their mean.
 const NEVER: &[(&str, &str)] = &[("llama", "perplexity")];
@@ -60,14 +65,14 @@ fn wrong(rooms: &[&str], never: &[(&str, &str)], imports: &[Import]) -> Vec<Stri
     wrong
 }
 
-/// Lists the library's source files, without those of the program and of tests.
-fn library_files(dir: &Path, files: &mut Vec<PathBuf>) {
+/// Lists the source files below a folder, without those of the program and of tests.
+fn source_files(dir: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
         if path.is_dir() {
             if !["bin", "tests"].contains(&name) {
-                library_files(&path, files);
+                source_files(&path, files);
             }
         } else if path.extension().is_some_and(|extension| extension == "rs") && !["lib.rs", "tests.rs"].contains(&name)
         {
@@ -76,20 +81,37 @@ fn library_files(dir: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
+/// Returns the imports of all files below a folder, whose names are relative to it.
+fn all_imports(root: &str) -> Vec<Import> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(root);
+    let mut files = Vec::new();
+    source_files(&root, &mut files);
+    files.sort();
+    let read = |path: &PathBuf| {
+        let file = path.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
+        imports(&file, &fs::read_to_string(path).unwrap())
+    };
+    files.iter().flat_map(read).collect()
+}
+
+fn has(imports: &[Import], from: &str, to: &str) -> bool {
+    imports.iter().any(|import| import.from == from && import.to == to)
+}
+
 #[test]
 fn a_room_imports_only_rooms_below_it() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    library_files(&src, &mut files);
-    files.sort();
-    let mut all = Vec::new();
-    for path in &files {
-        let file = path.strip_prefix(&src).unwrap().to_str().unwrap().replace('\\', "/");
-        all.extend(imports(&file, &fs::read_to_string(path).unwrap()));
-    }
-    let has = |from: &str, to: &str| all.iter().any(|import| import.from == from && import.to == to);
-    assert!(has("collect", "llama") && has("imatrix", "gguf"), "the imports of src/ were not found");
+    let all = all_imports("src");
+    assert!(has(&all, "collect", "llama") && has(&all, "imatrix", "gguf"), "the imports of src/ were not found");
     let wrong = wrong(ROOMS, NEVER, &all);
+    assert!(wrong.is_empty(), "{} wrong imports:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_folder_of_the_program_imports_only_folders_below_it() {
+    let all: Vec<Import> =
+        all_imports("src/bin/llama-imatrix").into_iter().filter(|import| import.file.contains('/')).collect();
+    assert!(has(&all, "run", "config") && has(&all, "commands", "offline"), "the program's imports were not found");
+    let wrong = wrong(FOLDERS, &[], &all);
     assert!(wrong.is_empty(), "{} wrong imports:\n{}", wrong.len(), wrong.join("\n"));
 }
 

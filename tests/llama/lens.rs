@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use llama_imatrix::calibration::{ChunkOptions, Chunks};
-use llama_imatrix::collect::{Collector, CollectorOptions, Earlier, Snapshot};
+use llama_imatrix::collect::{Earlier, Snapshot};
 use llama_imatrix::evaluate::{Lanes, Listener, RunOptions, Start, run};
 use llama_imatrix::imatrix::Entry;
 use llama_imatrix::lens::LensOptions;
 use llama_imatrix::lens::file::{LensFile, Model as ModelName, Section};
 use llama_imatrix::llama::{FlashAttention, Model, ModelOptions, Tuning};
+use llama_imatrix::{Collector, CollectorOptions};
 
 struct Silent;
 

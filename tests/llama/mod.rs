@@ -3,7 +3,6 @@
 mod attachment;
 mod lens;
 mod nextn;
-mod pieces;
 mod products;
 mod session;
 mod sound;

@@ -3,10 +3,9 @@
 use std::ops::ControlFlow;
 
 use llama_imatrix::calibration::{self, ChunkOptions};
-use llama_imatrix::evaluate::session;
 use llama_imatrix::evaluate::{Lanes, RunOptions};
 use llama_imatrix::imatrix::{ChunkSizes, Format};
-use llama_imatrix::{Imatrix, Progress, Session, SessionOptions};
+use llama_imatrix::{Imatrix, Progress, Session, SessionError, SessionOptions};
 
 use super::{with_built, with_model};
 use crate::support;
@@ -116,10 +115,10 @@ fn what_cannot_be_done_is_an_error() {
         let run = |options: SessionOptions, text: &str| Session::new(model, options).collect(text.as_bytes(), go_on);
         for size in [0, usize::MAX] {
             let options = SessionOptions { chunks: ChunkOptions { size, ..options().chunks }, ..options() };
-            assert!(matches!(run(options, "words"), Err(session::Error::ChunkSize(found)) if found == size));
+            assert!(matches!(run(options, "words"), Err(SessionError::ChunkSize(found)) if found == size));
         }
         let error = run(options(), "a few words").unwrap_err();
-        assert!(matches!(error, session::Error::Text(calibration::Error::TooShort { needed: 128, .. })), "{error}");
+        assert!(matches!(error, SessionError::Text(calibration::Error::TooShort { needed: 128, .. })), "{error}");
     });
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Lifetimes themselves are in `compile_fail` examples of the types' documentation.
 
-use llama_imatrix::llama::{Entry, Exit, NextnContext, Op, ROWS_AT_ONCE, Readout, nextn_available};
+use llama_imatrix::llama::{NextnContext, Op, nextn_available};
 
 use super::*;
 
@@ -61,37 +61,6 @@ fn a_model_without_weights_computes_nothing() {
     assert!(matches!(context.decode(&mut batch()), Err(Error::NoWeights)));
     assert!(matches!(context.record(&mut batch()), Err(Error::NoWeights)));
     assert!(matches!(context.score(&mut batch(), vec![None; 32]), Err(Error::NoWeights)));
-}
-
-#[test]
-fn a_readout_takes_whole_rows_and_nodes_of_a_norm() {
-    with_model(|model| {
-        let mut context = context(model, ());
-        let graph = context.record(&mut batch()).unwrap();
-        assert!(graph.head().is_some_and(|head| head < graph.nodes().len()) && !graph.leaves().is_empty());
-        let refused = |norm: &[usize]| Readout::new(&graph, norm, 1).err().unwrap();
-        assert!(refused(&[graph.nodes().len()]).contains("has no node"));
-        assert!(refused(&[graph.head().unwrap()]).contains("is no part of a norm"));
-        for at in 0..graph.nodes().len() {
-            // None of them aborts.
-            let _ = Readout::new(&graph, &[at], 1).map(|mut readout| {
-                let rows = vec![0.5; readout.n_embd()];
-                readout.compute(&rows, Entry::Stream, Exit::Logits, &mut Vec::new())
-            });
-        }
-        let mut readout = Readout::new(&graph, &[], usize::MAX).unwrap();
-        let (width, n_vocab) = (readout.n_embd(), readout.n_vocab());
-        let mut compute = |values: usize| {
-            let mut logits = Vec::new();
-            let result = readout.compute(&vec![0.5; values], Entry::Normed, Exit::Logits, &mut logits);
-            result.map(|()| logits.len())
-        };
-        assert_eq!(compute(2 * width), Ok(2 * n_vocab));
-        assert_eq!(compute(0), Ok(0));
-        for values in [1, width - 1, width + 1, (ROWS_AT_ONCE + 1) * width] {
-            assert!(compute(values).unwrap_err().contains("rows of"), "{values}");
-        }
-    });
 }
 
 /// Observes the product with the output matrix, and everything that can be reached from it.

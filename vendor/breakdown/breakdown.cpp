@@ -3,8 +3,8 @@
 #include "llama.h"
 #include "llama-ext.h" // C++ linkage, WIP: the reason for this file
 
-extern "C" int imatrix_get_breakdown(
-        const llama_context * ctx, imatrix_breakdown * entries, size_t capacity, size_t * n) {
+extern "C" int imatrix_breakdown_get(
+        const llama_context * ctx, imatrix_breakdown_entry * entries, size_t capacity, size_t * n) {
     if (!ctx || !entries || !n) {
         return 1;
     }

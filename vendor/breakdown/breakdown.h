@@ -1,5 +1,5 @@
 // What memory a context takes, by kind of memory, from llama.cpp's C++ staging header src/llama-ext.h, in C: compiled by
-// build.rs, used by src/llama/breakdown.rs alone.
+// build.rs, bound with bindgen, used by src/llama/memory_usage.rs alone.
 //
 // Nothing is thrown across: 0 is success, and only then is anything to be read.
 #pragma once
@@ -14,7 +14,7 @@ struct llama_context;
 struct ggml_backend_buffer_type;
 
 // Bytes in one kind of memory.
-struct imatrix_breakdown {
+struct imatrix_breakdown_entry {
     struct ggml_backend_buffer_type * type;
     size_t model;   // weights
     size_t context; // cache or state
@@ -22,11 +22,11 @@ struct imatrix_breakdown {
 };
 
 // Writes at most `capacity` entries and their number.
-int imatrix_get_breakdown(
-        const struct llama_context     * ctx,
-              struct imatrix_breakdown * entries,
-                     size_t              capacity,
-                     size_t            * n);
+int imatrix_breakdown_get(
+        const struct llama_context           * ctx,
+              struct imatrix_breakdown_entry * entries,
+                     size_t                    capacity,
+                     size_t                  * n);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,4 @@
-// Zeroed host memory that costs nothing until it is used: compiled by build.rs, used by src/llama/memory.rs alone.
+// Zeroed host memory that costs nothing until it is used: compiled by build.rs, bound with bindgen, used by src/llama/memory.rs alone.
 #pragma once
 
 #ifdef __cplusplus

@@ -10,8 +10,6 @@ mod download;
 #[cfg(test)]
 mod generated;
 mod offline;
-#[cfg(test)]
-mod order;
 mod run;
 mod ui;
 

@@ -63,7 +63,7 @@ impl Date {
     ///
     /// # Errors
     /// A letter that stands for nothing.
-    pub fn format(self, format: &str) -> Result<String, String> {
+    pub(crate) fn format(self, format: &str) -> Result<String, String> {
         let mut out = String::new();
         let mut letters = format.chars();
         while let Some(letter) = letters.next() {

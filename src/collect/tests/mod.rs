@@ -7,7 +7,8 @@ mod shared;
 #[cfg(shuttle)]
 mod turns;
 
-use super::{Collector, CollectorOptions, Earlier, Ids, Kind, Lane, Product, Rows};
+use super::collector::{Collector, CollectorOptions};
+use super::{Earlier, Ids, Kind, Lane, Product, Rows};
 use crate::imatrix::{Entry, Imatrix};
 use crate::sums::Accumulate;
 

@@ -16,7 +16,7 @@ impl LensFile {
         check_head(&self.format, self.version)?;
         let n_layer = self.model.n_layer;
         if !(1..=MAX_LAYERS).contains(&n_layer) {
-            return Err(Error::Layers(n_layer));
+            return broken(format!("the lens file's model has {n_layer} layers, expected 1 to {MAX_LAYERS}"));
         }
         if let Some(Section::Measured(lens)) = &self.lens {
             ascending("lens", lens.layers.iter().map(|l| l.layer), n_layer)?;
@@ -39,21 +39,31 @@ impl LensFile {
     }
 }
 
+fn broken(rule: String) -> Result<(), Error> {
+    Err(Error::Rule(rule))
+}
+
+fn wrong_layer(section: &str, layer: u32, n_layer: u32) -> Result<(), Error> {
+    broken(format!(
+        "layer {layer} of '{section}' is out of order, a duplicate, or not below the model's {n_layer} layers"
+    ))
+}
+
 pub(super) fn check_head(format: &str, version: u32) -> Result<(), Error> {
     if format != FORMAT {
-        return Err(Error::Format(format.to_owned()));
+        return broken(format!("not a lens file: 'format' is \"{format}\", expected \"{FORMAT}\""));
     }
     if version != VERSION {
-        return Err(Error::Version(version));
+        return broken(format!("the lens file's version is {version}, expected {VERSION}"));
     }
     Ok(())
 }
 
-fn ascending(section: &'static str, layers: impl Iterator<Item = u32>, n_layer: u32) -> Result<(), Error> {
+fn ascending(section: &str, layers: impl Iterator<Item = u32>, n_layer: u32) -> Result<(), Error> {
     let mut next = 0;
     for layer in layers {
         if layer < next || layer >= n_layer {
-            return Err(Error::Layer { section, layer, n_layer });
+            return wrong_layer(section, layer, n_layer);
         }
         next = layer + 1;
     }
@@ -75,10 +85,13 @@ fn check_prism(prism: &Prism, n_layer: u32) -> Result<(), Error> {
             Part::Other => true,
         };
         if !fits || !seen.insert((p.layer, p.part)) {
-            return Err(Error::Part { part: p.part, layer: p.layer });
+            let (part, layer) = (p.part, p.layer);
+            return broken(format!(
+                "part '{part:?}' of 'prism' has layer {layer:?}: missing, unexpected, or a duplicate"
+            ));
         }
         if let Some(layer) = p.layer.filter(|&layer| layer >= n_layer) {
-            return Err(Error::Layer { section: "prism", layer, n_layer });
+            return wrong_layer("prism", layer, n_layer);
         }
         for addition in [p.raw, p.relative] {
             within("prism", "a mean absolute value of", addition.mean_abs, 0.0, f64::INFINITY, "0 or more")?;
@@ -90,7 +103,7 @@ fn check_prism(prism: &Prism, n_layer: u32) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_spread(section: &'static str, s: &Spread, least: f64, most: f64) -> Result<(), Error> {
+fn check_spread(section: &str, s: &Spread, least: f64, most: f64) -> Result<(), Error> {
     let quantiles = [s.p5, s.p25, s.p50, s.p75, s.p95];
     let expected = if most.is_finite() { "-1 to 1" } else { "0 or more" };
     within(section, "a mean of", s.mean, least, most, expected)?;
@@ -98,27 +111,17 @@ fn check_spread(section: &'static str, s: &Spread, least: f64, most: f64) -> Res
         within(section, "a quantile of", x, least, most, expected)?;
     }
     match quantiles.windows(2).find(|pair| pair[0] > pair[1]) {
-        Some(pair) => Err(Error::Range {
-            section,
-            what: "a quantile of",
-            found: pair[1],
-            expected: "at least the quantile before",
-        }),
+        Some(pair) => {
+            broken(format!("'{section}' has a quantile of {}, expected at least the quantile before", pair[1]))
+        }
         None => Ok(()),
     }
 }
 
 /// Checks a range. NaN passes, since it stands for an undefined number.
-fn within(
-    section: &'static str,
-    what: &'static str,
-    found: f64,
-    least: f64,
-    most: f64,
-    expected: &'static str,
-) -> Result<(), Error> {
+fn within(section: &str, what: &str, found: f64, least: f64, most: f64, expected: &str) -> Result<(), Error> {
     if found < least || found > most {
-        return Err(Error::Range { section, what, found, expected });
+        return broken(format!("'{section}' has {what} {found}, expected {expected}"));
     }
     Ok(())
 }

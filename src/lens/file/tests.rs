@@ -68,8 +68,9 @@ fn each_broken_rule_has_its_error() {
     }
     let wrong = serde_json::to_string(&file()).unwrap().replace("\"mean_abs\"", "\"mean_ab\"");
     assert!(LensFile::parse(wrong.as_bytes()).unwrap_err().to_string().contains("mean_abs"));
-    assert!(matches!(LensFile::parse(b"{\"format\":\"llama-imatrix lens\",\"version\":9}"), Err(Error::Version(9))));
-    assert!(matches!(LensFile::parse(b"\x00"), Err(Error::Json(_))));
+    let says = |bytes: &[u8]| LensFile::parse(bytes).unwrap_err().to_string();
+    assert!(says(b"{\"format\":\"llama-imatrix lens\",\"version\":9}").contains("version is 9, expected 1"));
+    assert!(says(b"\x00").starts_with("not a lens file: expected value"));
 }
 
 fn lens(file: &mut LensFile) -> &mut Lens {

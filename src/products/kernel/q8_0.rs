@@ -76,27 +76,36 @@ pub(super) fn has_lowest(values: __m256i) -> bool {
     _mm256_movemask_epi8(_mm256_cmpeq_epi8(values, _mm256_set1_epi8(i8::MIN))) != 0
 }
 
-#[target_feature(enable = "avx2,f16c,avxvnni")]
-unsafe fn prepare_vnni(quantized: *const u8, k: usize, column: *mut u8) -> bool {
-    let blocks = k / BLOCK;
-    let mut lowest = false;
-    // SAFETY: by contract `quantized` holds `blocks` blocks, and `column` has room for their values, starts and scales.
-    unsafe {
-        let starts = column.add(k).cast::<i32>();
-        let scales = column.add(2 * k).cast::<f32>();
-        for b in 0..blocks {
-            let block = quantized.add(b * BLOCK_BYTES);
-            let values = _mm256_loadu_si256(block.add(2).cast());
-            lowest |= has_lowest(values);
-            _mm256_storeu_si256(column.add(b * BLOCK).cast(), values);
-            let sums = _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), values);
-            let start = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(sums, 7));
-            _mm256_storeu_si256(starts.add(b * 8).cast(), start);
-            *scales.add(b) = scale(block);
+/// Defines a kernel's `prepare` for weights that have 128 added: values, the start of each sum, scales. `$dpbusd` multiplies,
+/// in the encoding of the instructions `$features`.
+macro_rules! prepare_with_starts {
+    ($name:ident, $features:literal, $dpbusd:ident) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name(quantized: *const u8, k: usize, column: *mut u8) -> bool {
+            let blocks = k / BLOCK;
+            let mut lowest = false;
+            // SAFETY: by contract `quantized` holds `blocks` blocks, and `column` has room for their values, starts and scales.
+            unsafe {
+                let starts = column.add(k).cast::<i32>();
+                let scales = column.add(2 * k).cast::<f32>();
+                for b in 0..blocks {
+                    let block = quantized.add(b * BLOCK_BYTES);
+                    let values = _mm256_loadu_si256(block.add(2).cast());
+                    lowest |= has_lowest(values);
+                    _mm256_storeu_si256(column.add(b * BLOCK).cast(), values);
+                    let sums = $dpbusd(_mm256_setzero_si256(), _mm256_set1_epi8(1), values);
+                    let start = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(sums, 7));
+                    _mm256_storeu_si256(starts.add(b * 8).cast(), start);
+                    *scales.add(b) = scale(block);
+                }
+            }
+            !lowest
         }
-    }
-    !lowest
+    };
 }
+pub(super) use prepare_with_starts;
+
+prepare_with_starts!(prepare_vnni, "avx2,f16c,avxvnni", _mm256_dpbusd_avx_epi32);
 
 #[target_feature(enable = "avx2,f16c")]
 unsafe fn pack_avx2(rows: &[*const u8], k: usize, panel: *mut u8) {

@@ -10,7 +10,7 @@
 
 use std::arch::x86_64::*;
 
-use super::q8_0::{BLOCK, BLOCK_BYTES, has_lowest, scale};
+use super::q8_0::{BLOCK, BLOCK_BYTES, has_lowest, prepare_with_starts, scale};
 use super::{Instructions, Kernel};
 
 /// ggml's lanes.
@@ -34,27 +34,7 @@ pub(super) const AVX512_VNNI: Kernel = Kernel {
     tile,
 };
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,f16c")]
-unsafe fn prepare(quantized: *const u8, k: usize, column: *mut u8) -> bool {
-    let blocks = k / BLOCK;
-    let mut lowest = false;
-    // SAFETY: by contract `quantized` holds `blocks` blocks, and `column` has room for their values, starts and scales.
-    unsafe {
-        let starts = column.add(k).cast::<i32>();
-        let scales = column.add(2 * k).cast::<f32>();
-        for b in 0..blocks {
-            let block = quantized.add(b * BLOCK_BYTES);
-            let values = _mm256_loadu_si256(block.add(2).cast());
-            lowest |= has_lowest(values);
-            _mm256_storeu_si256(column.add(b * BLOCK).cast(), values);
-            let sums = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), values);
-            let start = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(sums, 7));
-            _mm256_storeu_si256(starts.add(b * LANES).cast(), start);
-            *scales.add(b) = scale(block);
-        }
-    }
-    !lowest
-}
+prepare_with_starts!(prepare, "avx512f,avx512bw,avx512vl,avx512vnni,f16c", _mm256_dpbusd_epi32);
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,f16c")]
 unsafe fn pack(rows: &[*const u8], k: usize, panel: *mut u8) {

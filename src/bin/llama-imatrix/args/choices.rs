@@ -1,5 +1,6 @@
 //! Values that are one of a few words: an enum for each, which is also the list of its words.
 
+use llama_imatrix::options::{CacheType, LazyMode, LoadMode, Numa, RopeScaling, SplitMode, SumOn};
 use llama_imatrix::state::Accumulate;
 
 /// A value that is given as one of a few words.
@@ -14,14 +15,8 @@ pub(crate) trait Choice: Sized {
     fn word(self) -> &'static str;
 }
 
-macro_rules! choices {
-    ($($(#[$doc:meta])* enum $name:ident { $($variant:ident = $word:literal,)+ })+) => {$(
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum $name {
-            $($variant,)+
-        }
-
+macro_rules! words {
+    ($($name:ident { $($variant:ident = $word:literal,)+ })+) => {$(
         impl Choice for $name {
             const WORDS: &'static [&'static str] = &[$($word),+];
 
@@ -41,42 +36,34 @@ macro_rules! choices {
     )+};
 }
 
-choices! {
-    /// `--output-format`
-    enum OutputFormat {
-        Gguf = "gguf",
-        Dat = "dat",
-    }
+/// `--output-format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OutputFormat {
+    Gguf,
+    Dat,
+}
 
-    /// `--nan`
-    enum Nan {
-        Discard = "discard",
-        Abort = "abort",
-    }
+/// `--nan`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nan {
+    Discard,
+    Abort,
+}
 
-    /// `--cpu-products`
-    enum CpuProducts {
-        Auto = "auto",
-        Ggml = "ggml",
-    }
+/// `--cpu-products`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CpuProducts {
+    Auto,
+    Ggml,
+}
 
-    /// `--sum-on`
-    enum SumOn {
-        Auto = "auto",
-        Device = "device",
-        Host = "host",
-    }
-
-    /// `--split-mode`
-    enum SplitMode {
-        None = "none",
-        Layer = "layer",
-        Row = "row",
-        Tensor = "tensor",
-    }
-
-    /// `--load-mode`
-    enum LoadMode {
+words! {
+    OutputFormat { Gguf = "gguf", Dat = "dat", }
+    Nan { Discard = "discard", Abort = "abort", }
+    CpuProducts { Auto = "auto", Ggml = "ggml", }
+    SumOn { Auto = "auto", Device = "device", Host = "host", }
+    SplitMode { None = "none", Layer = "layer", Row = "row", Tensor = "tensor", }
+    LoadMode {
         Auto = "auto",
         Read = "none",
         Map = "mmap",
@@ -84,16 +71,8 @@ choices! {
         MapAndLock = "mmap+mlock",
         Direct = "dio",
     }
-
-    /// `--lazy-mode`
-    enum LazyMode {
-        On = "on",
-        Auto = "auto",
-        Off = "off",
-    }
-
-    /// `--cache-type-k` and `--cache-type-v`
-    enum CacheType {
+    LazyMode { On = "on", Auto = "auto", Off = "off", }
+    CacheType {
         F32 = "f32",
         F16 = "f16",
         Bf16 = "bf16",
@@ -104,20 +83,8 @@ choices! {
         Q5_0 = "q5_0",
         Q5_1 = "q5_1",
     }
-
-    /// `--rope-scaling`
-    enum RopeScaling {
-        None = "none",
-        Linear = "linear",
-        Yarn = "yarn",
-    }
-
-    /// `--numa`
-    enum Numa {
-        Distribute = "distribute",
-        Isolate = "isolate",
-        Numactl = "numactl",
-    }
+    RopeScaling { None = "none", Linear = "linear", Yarn = "yarn", }
+    Numa { Distribute = "distribute", Isolate = "isolate", Numactl = "numactl", }
 }
 
 /// `--accumulate`

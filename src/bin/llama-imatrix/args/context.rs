@@ -1,7 +1,9 @@
 //! The context, and how a model is evaluated in it.
 
+use llama_imatrix::options::{CacheType, RopeScaling};
+
 use super::bits::Key;
-use super::choices::{CacheType, Choice as _, RopeScaling};
+use super::choices::Choice as _;
 use super::table::{Flag, Set};
 
 const NO_GENERATION: &str = "nothing is generated";

@@ -1,6 +1,8 @@
 //! Threads: how many, where, how urgent.
 
-use super::choices::{Choice as _, CpuProducts, Numa};
+use llama_imatrix::options::Numa;
+
+use super::choices::{Choice as _, CpuProducts};
 use super::lowargs::{Cpu, Flags};
 use super::table::{Checked, Flag, Set};
 

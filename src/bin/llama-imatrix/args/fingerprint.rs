@@ -7,9 +7,10 @@ use anyhow::Context as _;
 use llama_imatrix::state::Digest;
 
 use super::bits::Bits;
-use super::choices::{Choice as _, LazyMode, RopeScaling, SumOn};
+use super::choices::Choice as _;
 use super::groups::flags;
 use super::lowargs::Flags;
+use llama_imatrix::options::{LazyMode, RopeScaling, SumOn};
 
 /// Returns the fingerprint's value for the flags of one name; `None` if it does not mention them.
 type Value = fn(&Flags) -> anyhow::Result<Option<String>>;

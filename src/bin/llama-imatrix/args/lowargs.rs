@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use llama_imatrix::calibration::{Date, Input};
+use llama_imatrix::options::{
+    CacheType, GpuLayers, LazyMode, LoadMode, Numa, OverrideValue, RopeScaling, SplitMode, SumOn,
+};
 use llama_imatrix::state::Accumulate;
 
-use super::choices::{
-    CacheType, CpuProducts, LazyMode, LoadMode, Nan, Numa, OutputFormat, RopeScaling, SplitMode, SumOn,
-};
+use super::choices::{CpuProducts, Nan, OutputFormat};
 use crate::ui::log::{LogOptions, level};
 
 /// All flags that act. Those that are read and ignored leave nothing here.
@@ -92,7 +93,7 @@ pub(crate) struct Flags {
     pub(crate) check_tensors: bool,
     pub(crate) no_repack: bool,
     pub(crate) no_host: bool,
-    pub(crate) override_kv: Vec<(String, KvOverride)>,
+    pub(crate) override_kv: Vec<(String, OverrideValue)>,
     pub(crate) lora: Vec<(PathBuf, f32)>,
     pub(crate) control_vectors: Vec<(PathBuf, f32)>,
     pub(crate) control_vector_layers: (i32, i32),
@@ -182,13 +183,6 @@ impl Flags {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum GpuLayers {
-    Auto,
-    All,
-    Count(u32),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tristate {
     Auto,
     On,
@@ -204,15 +198,6 @@ impl Tristate {
             Self::Off => Some(false),
         }
     }
-}
-
-/// A value of `--override-kv`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum KvOverride {
-    Int(i64),
-    Float(f64),
-    Bool(bool),
-    Text(String),
 }
 
 /// Threads; of those for batches what was not given is as for the others.

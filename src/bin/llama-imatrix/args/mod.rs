@@ -41,9 +41,9 @@ pub(crate) use command::{Command, CommandOption};
 pub(crate) use fingerprint::deciding;
 #[cfg(feature = "download")]
 pub(crate) use lowargs::Remote;
-pub(crate) use lowargs::{Cpu, Flags, Text};
 #[cfg(feature = "llama")]
-pub(crate) use lowargs::{GpuLayers, KvOverride, Tristate};
+pub(crate) use lowargs::Tristate;
+pub(crate) use lowargs::{Cpu, Flags, Text};
 pub(crate) use parsed::Parsed;
 pub(crate) use table::{Shell, Special};
 

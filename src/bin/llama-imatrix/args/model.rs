@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use llama_imatrix::options::{GpuLayers, LazyMode, LoadMode, OverrideValue, SplitMode};
+
 use super::bits::Key;
-use super::choices::{Choice as _, LazyMode, LoadMode, SplitMode};
+use super::choices::Choice as _;
 use super::csv::split_csv;
-use super::lowargs::{GpuLayers, KvOverride};
 use super::table::{Checked, Flag, Set};
 
 /// Names of the weights of routed experts, and of dense feed-forward layers.
@@ -351,14 +352,14 @@ fn named(value: &str) -> Option<String> {
 }
 
 /// `KEY=TYPE:VALUE`
-fn parse_override(item: &str) -> Option<(String, KvOverride)> {
+fn parse_override(item: &str) -> Option<(String, OverrideValue)> {
     let (key, rest) = item.split_once('=')?;
     let (kind, value) = rest.split_once(':')?;
     let value = match kind {
-        "int" => KvOverride::Int(value.parse().ok()?),
-        "float" => KvOverride::Float(value.parse().ok()?),
-        "bool" => KvOverride::Bool(value.parse().ok()?),
-        "str" if value.len() < 128 => KvOverride::Text(value.to_owned()),
+        "int" => OverrideValue::Int(value.parse().ok()?),
+        "float" => OverrideValue::Float(value.parse().ok()?),
+        "bool" => OverrideValue::Bool(value.parse().ok()?),
+        "str" if value.len() < 128 => OverrideValue::Text(value.to_owned()),
         _ => return None,
     };
     (!key.is_empty() && key.len() < 128).then(|| (key.to_owned(), value))
@@ -370,10 +371,10 @@ mod tests {
 
     #[test]
     fn overrides_have_four_types() {
-        assert_eq!(parse_override("a.b=int:-3"), Some(("a.b".into(), KvOverride::Int(-3))));
-        assert_eq!(parse_override("a=float:1.5"), Some(("a".into(), KvOverride::Float(1.5))));
-        assert_eq!(parse_override("a=bool:true"), Some(("a".into(), KvOverride::Bool(true))));
-        assert_eq!(parse_override("a=str:x=y:z"), Some(("a".into(), KvOverride::Text("x=y:z".into()))));
+        assert_eq!(parse_override("a.b=int:-3"), Some(("a.b".into(), OverrideValue::Int(-3))));
+        assert_eq!(parse_override("a=float:1.5"), Some(("a".into(), OverrideValue::Float(1.5))));
+        assert_eq!(parse_override("a=bool:true"), Some(("a".into(), OverrideValue::Bool(true))));
+        assert_eq!(parse_override("a=str:x=y:z"), Some(("a".into(), OverrideValue::Text("x=y:z".into()))));
         for bad in ["a", "a=1", "a=int:x", "a=bool:1", "a=long:1", "=int:1"] {
             assert_eq!(parse_override(bad), None, "{bad}");
         }

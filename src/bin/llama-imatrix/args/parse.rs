@@ -165,9 +165,10 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::super::choices::OutputFormat;
-    use super::super::lowargs::{Flags, GpuLayers, Text, Tristate};
+    use super::super::lowargs::{Flags, Text, Tristate};
     use super::super::table::Special;
     use super::*;
+    use llama_imatrix::options::GpuLayers;
 
     fn parse_with(words: &str, env: &[(&str, &str)]) -> Result<Parsed, String> {
         let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();

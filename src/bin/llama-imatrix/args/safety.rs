@@ -3,8 +3,9 @@
 use llama_imatrix::state::Accumulate;
 
 use super::bits::Key;
-use super::choices::{Choice, Nan, SumOn};
+use super::choices::{Choice, Nan};
 use super::table::{Flag, Set};
+use llama_imatrix::options::SumOn;
 
 pub(super) static FLAGS: &[Flag] = &[
     Flag::switch(&["--resume"], "Continue the run in FNAME.state, where FNAME is the output", |flags| {

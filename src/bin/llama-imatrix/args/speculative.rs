@@ -1,7 +1,9 @@
 //! Speculative decoding: only the draft model matters to a matrix.
 
+use llama_imatrix::options::CacheType;
+
 use super::bits::Key;
-use super::choices::{CacheType, Choice as _};
+use super::choices::Choice as _;
 use super::table::{Flag, Set};
 
 const NO_DRAFT_CACHE: &str =

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::atomic_file::Way;
-use llama_imatrix::calibration::Corpus;
+use llama_imatrix::calibration::{ChunkOptions, Corpus, TokenOptions};
+use llama_imatrix::options::SumOn;
 use llama_imatrix::state::{Accumulate, Shard};
 
 use super::lens::Lens;
@@ -12,7 +13,7 @@ use super::matrices::Merge;
 use super::output::{Output, check_way, state_path};
 use super::overlap::Files;
 use super::threads::{Threads, at_least_one, default_threads};
-use crate::args::choices::SumOn;
+use crate::args::choices::Nan;
 use crate::args::{Cpu, Flags};
 use crate::ui::log;
 
@@ -27,8 +28,12 @@ pub(crate) struct Collect {
     pub(crate) corpus: Corpus,
     /// Names of its files, as the matrix stores them.
     pub(crate) datasets: Vec<String>,
-    /// Seed of the random order of documents or chunks.
-    pub(crate) shuffle: Option<u64>,
+    /// True if each document is evaluated for itself.
+    pub(crate) documents: bool,
+    pub(crate) tokens: TokenOptions,
+    pub(crate) chunks: ChunkOptions,
+    /// Chunks that may be discarded; `None` for a share of the chunks.
+    pub(crate) max_bad_chunks: Option<usize>,
     pub(crate) min_rows: u32,
     pub(crate) flags: Flags,
     pub(crate) n_batch: usize,
@@ -128,7 +133,10 @@ impl Collect {
             draft_model: flags.draft_model.clone(),
             corpus,
             datasets,
-            shuffle: flags.shuffle.then_some(flags.seed),
+            documents: flags.documents,
+            tokens: token_options(&flags),
+            chunks: chunk_options(&flags)?,
+            max_bad_chunks: if flags.nan == Nan::Abort { Some(0) } else { flags.max_bad_chunks },
             min_rows: flags.min_rows(),
             n_batch,
             n_ubatch,
@@ -145,6 +153,28 @@ impl Collect {
             flags,
         })
     }
+}
+
+/// Without `--documents` it is chunks that are drawn and counted: all of the text is needed.
+fn token_options(flags: &Flags) -> TokenOptions {
+    TokenOptions {
+        parse_special: flags.parse_special,
+        shuffle: (flags.shuffle && flags.documents).then_some(flags.seed),
+        budget: flags.tokens.filter(|_| flags.documents),
+    }
+}
+
+fn chunk_options(flags: &Flags) -> anyhow::Result<ChunkOptions> {
+    let size = flags.ctx_size as usize;
+    let within_budget = flags.tokens.filter(|_| !flags.documents);
+    let within_budget = within_budget.map(|budget| usize::try_from(budget / size as u64).unwrap_or(usize::MAX));
+    Ok(ChunkOptions {
+        size,
+        skip: usize::try_from(flags.chunk)?,
+        limit: [usize::try_from(flags.chunks).ok(), within_budget].into_iter().flatten().min(),
+        keep_tail: flags.keep_tail,
+        shuffle: flags.shuffle.then_some(flags.seed),
+    })
 }
 
 fn check_coverage(flags: &Flags, shard: Shard) -> anyhow::Result<()> {

@@ -19,6 +19,12 @@ pub(crate) struct Lens {
     pub(crate) path: Option<PathBuf>,
     /// Predictions to compare the layers with, if not the model's own.
     pub(crate) base: Option<Arc<LogitsFile>>,
+    pub(crate) logit_lens: bool,
+    pub(crate) logit_prism: bool,
+    pub(crate) layer_similarity: bool,
+    /// Positions per chunk.
+    pub(crate) per_chunk: usize,
+    pub(crate) seed: u64,
 }
 
 impl Lens {
@@ -44,6 +50,14 @@ impl Lens {
             )),
         }
         let base = flags.kl_divergence_base.as_deref().map(LogitsFile::open).transpose()?.map(Arc::new);
-        Ok(Some(Self { path, base }))
+        Ok(Some(Self {
+            path,
+            base,
+            logit_lens: flags.logit_lens,
+            logit_prism: flags.logit_prism,
+            layer_similarity: flags.layer_similarity,
+            per_chunk: flags.lens_tokens,
+            seed: flags.lens_seed,
+        }))
     }
 }

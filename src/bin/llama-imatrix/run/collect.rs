@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use llama_imatrix::Collector;
 use llama_imatrix::SessionOptions;
 use llama_imatrix::calibration::Chunks;
-use llama_imatrix::collect::{Collector, Earlier, Rule};
+use llama_imatrix::collect::{Earlier, Rule};
 use llama_imatrix::evaluate::{Lanes, Layout, Outcome, RunOptions, Start};
 use llama_imatrix::llama::{Backend, Model};
 use llama_imatrix::nextn::Layer;
@@ -17,7 +18,6 @@ use super::nextn::{load_draft, locate};
 use super::state_file::StateFile;
 use super::text::{Text, tokenize};
 use super::{dry_run, finish, last_saves, lens, preflight, saved, settings};
-use crate::args::choices::Nan;
 use crate::config::Collect;
 use crate::ui::signals::Signals;
 use crate::ui::{log, progress};
@@ -67,7 +67,7 @@ pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
 }
 
 fn warn_of_length(task: &Collect, model: &Model) {
-    let chunk_size = task.flags.ctx_size;
+    let chunk_size = task.merge.chunk_sizes.run;
     if chunk_size > model.n_ctx_train() {
         log::warn(format_args!(
             "model was trained on only {} context tokens ({chunk_size} specified)",
@@ -88,11 +88,7 @@ fn log_system(task: &Collect, backend: &Backend) {
 /// Options of the run that follow from flags alone.
 fn run_options(task: &Collect, layout: &Layout) -> RunOptions {
     let part = layout.part(task.shard);
-    let max_bad_chunks = match task.flags.max_bad_chunks {
-        _ if task.flags.nan == Nan::Abort => 0,
-        Some(chunks) => chunks,
-        None => (part.len() / 100).max(1),
-    };
+    let max_bad_chunks = task.max_bad_chunks.unwrap_or_else(|| (part.len() / 100).max(1));
     RunOptions {
         part: Some(part),
         keep_likelihoods: !task.shard.is_whole(),
@@ -131,7 +127,7 @@ fn begin(task: &Collect, state: Option<&mut StateFile>, earlier: Earlier) -> any
 /// Logs what will be evaluated.
 fn log_plan(task: &Collect, text: &Text, layout: &Layout) {
     let chunks = &text.chunks;
-    if task.flags.documents {
+    if task.documents {
         log::info(format_args!(
             "computing over {} chunks of {} documents, of up to {} tokens, in {} batches of up to {} tokens and {} \
              sequences",
@@ -174,7 +170,7 @@ fn evaluate(
         output_every: if task.shard.is_whole() { task.flags.output_frequency } else { 0 },
         copy_every: if task.shard.is_whole() { task.flags.save_frequency } else { 0 },
         accumulate: task.accumulate,
-        sum_on: settings::sum_on(&task.flags),
+        sum_on: task.flags.sum_on,
         run: options.clone(),
         ..SessionOptions::default()
     };

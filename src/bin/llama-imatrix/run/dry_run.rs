@@ -72,7 +72,7 @@ fn in_text(task: &Collect, text: &Text) -> String {
         1 => "1 file".to_owned(),
         n => format!("{n} files"),
     };
-    if task.flags.documents {
+    if task.documents {
         format!("{} tokens in {} documents of {files}", text.n_tokens, text.n_documents)
     } else {
         format!("{} tokens of {files}", text.n_tokens)
@@ -80,7 +80,7 @@ fn in_text(task: &Collect, text: &Text) -> String {
 }
 
 fn in_chunks(task: &Collect, chunks: &Chunks, n_chunks: usize, tokens: u64) -> String {
-    let size = if task.flags.documents { format!("up to {}", chunks.size()) } else { chunks.size().to_string() };
+    let size = if task.documents { format!("up to {}", chunks.size()) } else { chunks.size().to_string() };
     let shard = if task.shard.is_whole() {
         String::new()
     } else {

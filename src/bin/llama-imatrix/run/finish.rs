@@ -1,6 +1,6 @@
 //! The end of a run that is complete: results are saved and shown.
 
-use llama_imatrix::collect::Collector;
+use llama_imatrix::Collector;
 use llama_imatrix::evaluate::Outcome;
 
 use super::events::EventHandler;

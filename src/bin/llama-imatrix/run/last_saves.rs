@@ -4,7 +4,8 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
-use llama_imatrix::collect::{Collector, Snapshot};
+use llama_imatrix::Collector;
+use llama_imatrix::collect::Snapshot;
 use llama_imatrix::evaluate::{Checkpoint, Outcome, Position};
 
 use super::events::EventHandler;

@@ -20,10 +20,9 @@ use crate::ui::print::print;
 /// Returns the measurements to make. Checks a file of logits against the model and the text.
 pub(crate) fn options(task: &Collect, model: &Model, chunks: &Chunks) -> anyhow::Result<Option<LensOptions>> {
     let Some(lens) = &task.lens else { return Ok(None) };
-    let flags = &task.flags;
     let mut base = None;
     if let Some(file) = &lens.base {
-        let first_chunk = usize::try_from(flags.chunk)?;
+        let first_chunk = task.chunks.skip;
         let n_chunks = file.check(model.vocab().n_tokens(), chunks, first_chunk)?;
         if n_chunks < chunks.len() {
             log::warn(format_args!(
@@ -35,11 +34,11 @@ pub(crate) fn options(task: &Collect, model: &Model, chunks: &Chunks) -> anyhow:
         base = Some(Base { file: Arc::clone(file), first_chunk, n_chunks });
     }
     Ok(Some(LensOptions {
-        lens: flags.logit_lens,
-        prism: flags.logit_prism,
-        similarity: flags.layer_similarity,
-        per_chunk: flags.lens_tokens,
-        seed: flags.lens_seed,
+        lens: lens.logit_lens,
+        prism: lens.logit_prism,
+        similarity: lens.layer_similarity,
+        per_chunk: lens.per_chunk,
+        seed: lens.seed,
         base,
     }))
 }

@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use llama_imatrix::collect::SumOn;
 use llama_imatrix::llama::{
-    Backend, BackendOptions, BufferType, CacheType, ControlVector, Device, FlashAttention, GpuLayers, LazyMode,
-    LoadMode, Model, ModelOptions, Numa, OverrideValue, PoolOptions, Priority, Rope, RopeScaling, SplitMode,
-    ThreadOptions, Tuning, unused_vector_features,
+    Backend, BackendOptions, BufferType, ControlVector, Device, FlashAttention, Model, ModelOptions, PoolOptions,
+    Priority, ThreadOptions, Tuning, unused_vector_features,
 };
+use llama_imatrix::options::{GpuLayers, Rope, SplitMode};
 use llama_imatrix::products;
 
 use super::worker_lost;
-use crate::args::choices::{self, Choice as _};
-use crate::args::{self, Flags, KvOverride, Tristate};
+use crate::args::choices::{Choice as _, CpuProducts};
+use crate::args::{Flags, Tristate};
 use crate::config::{Collect, Threads};
 use crate::ui::log;
 use crate::ui::signals::Signals;
@@ -25,11 +24,7 @@ pub(crate) fn start_backend(flags: &Flags, signals: &Signals) -> anyhow::Result<
     let backend = Backend::init_with(BackendOptions { fresh_pages: true });
     if let Some(numa) = flags.numa {
         log::debug(format_args!("NUMA strategy: {}", numa.word()));
-        backend.init_numa(match numa {
-            choices::Numa::Distribute => Numa::Distribute,
-            choices::Numa::Isolate => Numa::Isolate,
-            choices::Numa::Numactl => Numa::Numactl,
-        });
+        backend.init_numa(numa);
     }
     if !flags.rpc.is_empty() {
         let timeout = (flags.rpc_timeout > 0).then(|| Duration::from_secs(flags.rpc_timeout.into()));
@@ -53,7 +48,7 @@ pub(crate) fn start_backend_of_run(task: &Collect, signals: &Signals) -> anyhow:
 
 /// Has products on the CPU computed by our own kernels, where these have ggml's bits. Before a model is loaded.
 fn register_products(flags: &Flags, backend: &Backend) {
-    if flags.cpu_products == choices::CpuProducts::Ggml {
+    if flags.cpu_products == CpuProducts::Ggml {
         return;
     }
     // ggml has a GPU compute large batches with weights in host memory, unless another backend takes them.
@@ -93,10 +88,10 @@ fn warn_of_backend(flags: &Flags, backend: &Backend) {
     if flags.fit == Some(true) {
         log::info(format_args!("--fit has no effect without devices other than the CPU"));
     }
-    let layers_wanted = matches!(flags.gpu_layers, args::GpuLayers::Count(1..) | args::GpuLayers::All);
+    let layers_wanted = matches!(flags.gpu_layers, GpuLayers::Count(1..) | GpuLayers::All);
     for (wanted, flag) in [
         (layers_wanted, "--gpu-layers"),
-        (flags.split_mode != choices::SplitMode::Layer, "--split-mode"),
+        (flags.split_mode != SplitMode::Layer, "--split-mode"),
         (!flags.tensor_split.is_empty(), "--tensor-split"),
         (flags.main_gpu != 0, "--main-gpu"),
     ] {
@@ -120,40 +115,20 @@ pub(crate) fn model_options(task: &Collect, backend: &Backend) -> anyhow::Result
         backend.max_devices()
     );
     Ok(ModelOptions {
-        gpu_layers: match flags.gpu_layers {
-            args::GpuLayers::Auto => GpuLayers::Auto,
-            args::GpuLayers::All => GpuLayers::All,
-            args::GpuLayers::Count(n) => GpuLayers::Count(n),
-        },
+        gpu_layers: flags.gpu_layers,
         devices,
-        split_mode: match flags.split_mode {
-            choices::SplitMode::None => SplitMode::None,
-            choices::SplitMode::Layer => SplitMode::Layer,
-            choices::SplitMode::Row => SplitMode::Row,
-            choices::SplitMode::Tensor => SplitMode::Tensor,
-        },
+        split_mode: flags.split_mode,
         tensor_split: flags.tensor_split.clone(),
         main_gpu: flags.main_gpu,
         buffer_overrides: buffer_overrides(flags, backend)?,
-        load_mode: match flags.load_mode {
-            choices::LoadMode::Auto => LoadMode::Auto,
-            choices::LoadMode::Read => LoadMode::Read,
-            choices::LoadMode::Map => LoadMode::Map,
-            choices::LoadMode::Lock => LoadMode::Lock,
-            choices::LoadMode::MapAndLock => LoadMode::MapAndLock,
-            choices::LoadMode::Direct => LoadMode::Direct,
-        },
-        lazy_mode: match flags.lazy_mode {
-            choices::LazyMode::On => LazyMode::On,
-            choices::LazyMode::Auto => LazyMode::Auto,
-            choices::LazyMode::Off => LazyMode::Off,
-        },
+        load_mode: flags.load_mode,
+        lazy_mode: flags.lazy_mode,
         check_tensors: flags.check_tensors,
         no_repack: flags.no_repack,
         no_host: flags.no_host,
         nextn: task.nextn,
         dry: flags.dry_run,
-        kv_overrides: flags.override_kv.iter().map(|(key, value)| (key.clone(), override_value(value))).collect(),
+        kv_overrides: flags.override_kv.clone(),
     })
 }
 
@@ -180,15 +155,6 @@ fn buffer_overrides(flags: &Flags, backend: &Backend) -> anyhow::Result<Vec<(Str
     flags.override_tensor.iter().map(find).collect()
 }
 
-fn override_value(value: &KvOverride) -> OverrideValue {
-    match value {
-        KvOverride::Int(value) => OverrideValue::Int(*value),
-        KvOverride::Float(value) => OverrideValue::Float(*value),
-        KvOverride::Bool(value) => OverrideValue::Bool(*value),
-        KvOverride::Text(value) => OverrideValue::Text(value.clone()),
-    }
-}
-
 /// Loads the model, with its adapters.
 pub(crate) fn load_model(task: &Collect, options: &ModelOptions) -> anyhow::Result<Model> {
     let mut model = Model::load(&task.model, options)?;
@@ -213,8 +179,8 @@ pub(crate) fn flash_attention(flags: &Flags) -> FlashAttention {
 pub(crate) fn tuning(task: &Collect, model: &Model) -> anyhow::Result<Tuning> {
     let flags = &task.flags;
     Ok(Tuning {
-        cache_type_k: cache_type(flags.cache_type_k),
-        cache_type_v: cache_type(flags.cache_type_v),
+        cache_type_k: flags.cache_type_k,
+        cache_type_v: flags.cache_type_v,
         no_kv_offload: flags.no_kv_offload,
         no_op_offload: flags.no_op_offload,
         swa_full: flags.swa_full,
@@ -226,14 +192,6 @@ pub(crate) fn tuning(task: &Collect, model: &Model) -> anyhow::Result<Tuning> {
     })
 }
 
-pub(crate) fn sum_on(flags: &Flags) -> SumOn {
-    match flags.sum_on {
-        choices::SumOn::Auto => SumOn::Auto,
-        choices::SumOn::Device => SumOn::Device,
-        choices::SumOn::Host => SumOn::Host,
-    }
-}
-
 /// Sets the priority of the process. The threads, which start later, inherit it.
 fn set_priority(task: &Collect) {
     if let Err(error) = priority(task.threads.prio).apply_to_process() {
@@ -241,27 +199,9 @@ fn set_priority(task: &Collect) {
     }
 }
 
-fn cache_type(given: choices::CacheType) -> CacheType {
-    match given {
-        choices::CacheType::F32 => CacheType::F32,
-        choices::CacheType::F16 => CacheType::F16,
-        choices::CacheType::Bf16 => CacheType::Bf16,
-        choices::CacheType::Q8_0 => CacheType::Q8_0,
-        choices::CacheType::Q4_0 => CacheType::Q4_0,
-        choices::CacheType::Q4_1 => CacheType::Q4_1,
-        choices::CacheType::Iq4Nl => CacheType::Iq4Nl,
-        choices::CacheType::Q5_0 => CacheType::Q5_0,
-        choices::CacheType::Q5_1 => CacheType::Q5_1,
-    }
-}
-
 fn rope(flags: &Flags) -> Rope {
     Rope {
-        scaling: flags.rope_scaling.map(|scaling| match scaling {
-            choices::RopeScaling::None => RopeScaling::None,
-            choices::RopeScaling::Linear => RopeScaling::Linear,
-            choices::RopeScaling::Yarn => RopeScaling::Yarn,
-        }),
+        scaling: flags.rope_scaling,
         freq_base: flags.rope_freq_base,
         freq_scale: flags.rope_freq_scale,
         yarn_ext_factor: flags.yarn_ext_factor,
@@ -308,7 +248,10 @@ fn control_vector(
 
 #[cfg(test)]
 mod tests {
+    use llama_imatrix::options::LazyMode;
+
     use super::*;
+    use crate::args;
     use crate::config::{Config, Task};
 
     fn collect(words: &str) -> Box<Collect> {

@@ -71,20 +71,22 @@ pub fn aligned(sheet: &Sheet) -> String {
     out
 }
 
-/// Leaves out columns at the end until the rows of [`aligned`] have at most `width` characters, but never the first two.
-/// Returns the titles of the columns left out, too.
+/// Leaves out columns until the rows of [`aligned`] have at most `width` characters: the first two always stay, those of
+/// the keys in `preferred` come next, then the others from the left. Returns the titles of the columns left out, too.
 #[must_use]
-pub fn fit(sheet: Sheet, width: usize) -> (Sheet, Vec<&'static str>) {
+pub fn fit(sheet: Sheet, width: usize, preferred: &[&str]) -> (Sheet, Vec<&'static str>) {
     let widths = widths(&sheet, &shown_rows(&sheet));
-    let mut end = 0;
-    let kept: Vec<bool> = widths
-        .iter()
-        .enumerate()
-        .map(|(i, width_of)| {
-            end += width_of + if i == 0 { 0 } else { GAP };
-            i < 2 || end <= width
-        })
-        .collect();
+    let place = |key: &str| preferred.iter().position(|p| *p == key).unwrap_or(preferred.len());
+    let mut order: Vec<usize> = (0..widths.len()).collect();
+    order.sort_by_key(|&i| if i < 2 { 0 } else { 1 + place(sheet.headings[i].key) });
+    let (mut used, mut kept) = (0, vec![false; widths.len()]);
+    for (n, i) in order.into_iter().enumerate() {
+        let with = used + widths[i] + if n == 0 { 0 } else { GAP };
+        if n < 2 || with <= width {
+            kept[i] = true;
+            used = with;
+        }
+    }
     let left_out = sheet.headings.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(h, _)| h.title).collect();
     (sheet.with_columns(&kept), left_out)
 }
@@ -174,12 +176,15 @@ mod tests {
     }
 
     #[test]
-    fn columns_that_do_not_fit_are_left_out_from_the_right() {
-        let (fitted, left_out) = fit(sheet(), 12);
+    fn columns_that_do_not_fit_are_left_out_and_preferred_ones_stay() {
+        let (fitted, left_out) = fit(sheet(), 12, &[]);
         assert_eq!((fitted.headings.len(), left_out), (2, vec!["N"]));
         assert!(aligned(&fitted).lines().all(|line| line.chars().count() <= 12));
-        assert_eq!(fit(sheet(), 16).1, Vec::<&str>::new());
-        assert_eq!(fit(sheet(), 1).0.headings.len(), 2, "name and first statistic stay");
+        assert_eq!(fit(sheet(), 16, &[]).1, Vec::<&str>::new());
+        assert_eq!(fit(sheet(), 1, &[]).0.headings.len(), 2, "name and first statistic stay");
+        let heading = |key| Heading::new(key, key, 0);
+        let four = Sheet { headings: ["a", "b", "c", "d"].map(heading).to_vec(), rows: Vec::new() };
+        assert_eq!(fit(four, 7, &["d"]).1, ["c"]);
     }
 
     #[test]

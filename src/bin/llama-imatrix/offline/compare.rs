@@ -139,7 +139,7 @@ fn shown(args: &Compare, first: String, comparisons: Vec<CompareFile>) -> anyhow
     for c in comparisons {
         if args.by != Some(By::Layer) {
             let (compared, others) = compared(c.tensors);
-            let compared = args.destination.fit(args.format, compared.join_equal_rows("tensor"));
+            let compared = args.destination.fit(args.format, compared.join_equal_rows("tensor"), &["jsd", "cosine"]);
             out += &titled(args.format, &format!("Weights of {} (B) against {first} (A)", c.second), &compared);
             out += &others;
         }

@@ -36,6 +36,9 @@ const SHOWN: [&str; 18] = [
     "balance",
 ];
 
+/// Columns that a narrow terminal shows first.
+const PREFERRED: [&str; 5] = ["unseen", "sum_sq", "h_norm", "top1_energy", "cossim"];
+
 /// Statistics of matrices per weight and per layer; docs/stats.md defines them
 #[derive(Debug, clap::Args)]
 pub(crate) struct Stats {
@@ -163,8 +166,11 @@ fn shown(args: &Stats, files: Vec<StatsFile>) -> anyhow::Result<String> {
             _ => String::new(),
         };
         if args.by != Some(By::Layer) {
-            let tensors =
-                if args.columns.is_empty() { args.destination.fit(args.format, f.tensors) } else { f.tensors };
+            let tensors = if args.columns.is_empty() {
+                args.destination.fit(args.format, f.tensors, &PREFERRED)
+            } else {
+                f.tensors
+            };
             out += &titled(args.format, &format!("Weights of {}{origin}", f.file), &tensors);
         }
         if args.by != Some(By::Tensor) && !f.layers.rows.is_empty() {

@@ -43,15 +43,12 @@ impl Destination {
         terminal.features().is_attended().then(|| terminal.size_checked()).flatten().map(|(_, width)| width.into())
     }
 
-    /// Leaves out columns that do not fit the terminal, and says which.
-    pub(super) fn fit(&self, format: Format, sheet: Sheet) -> Sheet {
+    /// Leaves out columns that do not fit the terminal, `preferred` ones last, and says which.
+    pub(super) fn fit(&self, format: Format, sheet: Sheet, preferred: &[&str]) -> Sheet {
         let (Some(width), Format::Table) = (self.width(), format) else { return sheet };
-        let (sheet, left_out) = text::fit(sheet, width);
+        let (sheet, left_out) = text::fit(sheet, width, preferred);
         if !left_out.is_empty() {
-            log::info(format_args!(
-                "left out, since the terminal has {width} columns: {} (--columns all shows all)",
-                left_out.join(", ")
-            ));
+            log::info(format_args!("left out, since the terminal has {width} columns: {}", left_out.join(", ")));
         }
         sheet
     }

@@ -132,7 +132,7 @@ impl Collector {
     }
 
     /// Starts anew from sums collected earlier: they are added to. Lanes so far are not to be used any more.
-    pub(crate) fn start_from(&self, earlier: Earlier) {
+    pub fn start_from(&self, earlier: Earlier) {
         let mut state = self.shared.fresh_state();
         for (name, entry) in earlier.entries {
             state.sharing.load(name, entry);
@@ -150,7 +150,7 @@ impl Collector {
     /// What became due in batches up to `batch` since the last call, in order, each with the sums as they were after
     /// the batch it became due in: no chunk is in there in part.
     #[must_use]
-    pub(crate) fn take_due(&self, batch: usize) -> Vec<Snapshot> {
+    pub fn take_due(&self, batch: usize) -> Vec<Snapshot> {
         let mut state = self.shared.lock();
         let (taken, left) = std::mem::take(&mut state.snapshots).into_iter().partition(|s| s.batch <= batch);
         state.snapshots = left;
@@ -159,7 +159,7 @@ impl Collector {
 
     /// Has a snapshot taken once the batches that have begun have ended: [`take_due`](Self::take_due) brings it, with
     /// nothing due.
-    pub(crate) fn request_snapshot(&self) {
+    pub fn request_snapshot(&self) {
         self.shared.lock().request_snapshot();
     }
 
@@ -183,7 +183,7 @@ impl Collector {
     }
 
     /// Releases lanes that wait for their turn: they fail. For when a lane will not come to its batch's end.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         self.shared.stop();
     }
 
@@ -196,7 +196,7 @@ impl Collector {
     /// often as in the first batch, which must have ended. From then on every graph is to be of that shape.
     ///
     /// Batches go on waiting for each other's end where earlier sums that were loaded are of unequal length.
-    pub(crate) fn overlap(&self) {
+    pub fn overlap(&self) {
         self.shared.lock().overlap();
     }
 

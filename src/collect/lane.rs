@@ -55,7 +55,7 @@ impl Lane {
     }
 
     /// Begins batch `batch`, counted from 0. Every batch belongs to one lane, and none is left out.
-    pub(crate) fn begin_batch(&mut self, batch: usize) {
+    pub fn begin_batch(&mut self, batch: usize) {
         self.end_evaluation();
         self.evaluation.begin_batch(batch);
         #[cfg(feature = "llama")]
@@ -66,7 +66,7 @@ impl Lane {
     ///
     /// # Errors
     /// What came up at its end; see [`Error`].
-    pub(crate) fn end_batch(&mut self) -> Result<(), Error> {
+    pub fn end_batch(&mut self) -> Result<(), Error> {
         self.end_evaluation();
         self.evaluation.take_fault()?;
         #[cfg(feature = "llama")]

@@ -26,7 +26,9 @@ fn warn_of_slow_build() {
         && !var("CARGO_CFG_TARGET_FEATURE").split(',').any(|feature| feature == "avx2");
     let without_rpc = matches!(var("GGML_RPC").as_str(), "" | "OFF" | "0");
     if generic {
-        println!("cargo::warning=this build is for any x86-64 CPU, and several times slower than one for this machine's CPU");
+        println!(
+            "cargo::warning=this build is for any x86-64 CPU, and several times slower than one for this machine's CPU"
+        );
     }
     if without_rpc {
         println!("cargo::warning=this build has no RPC backend: --rpc and the command worker are missing");

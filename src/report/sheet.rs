@@ -74,6 +74,36 @@ impl Sheet {
         true
     }
 
+    /// Returns the key of the column with this key or this title, whatever the case of its letters.
+    #[must_use]
+    pub fn key(&self, name: &str) -> Option<&'static str> {
+        let found = |h: &&Heading| h.key.eq_ignore_ascii_case(name) || h.title.to_lowercase() == name.to_lowercase();
+        self.headings.iter().find(found).map(|h| h.key)
+    }
+
+    /// Joins rows that differ in the column `key` alone: weights that read the same input have the same statistics. The
+    /// joined name has the differing parts in braces, as a shell writes it: `blk.0.attn_{k,q,v}.weight`.
+    #[must_use]
+    pub fn join_equal_rows(self, key: &str) -> Self {
+        let Some(column) = self.headings.iter().position(|h| h.key == key) else { return self };
+        let mut joined: Vec<(Vec<Cell>, Vec<String>)> = Vec::new();
+        for mut row in self.rows {
+            let name = match row.get_mut(column) {
+                Some(Cell::Text(name)) => std::mem::take(name),
+                _ => String::new(),
+            };
+            match joined.iter_mut().rev().find(|(other, _)| same(other, &row)) {
+                Some((_, names)) => names.push(name),
+                None => joined.push((row, vec![name])),
+            }
+        }
+        let rows = joined.into_iter().map(|(mut row, names)| {
+            row[column] = Cell::Text(in_braces(&names));
+            row
+        });
+        Self { headings: self.headings, rows: rows.collect() }
+    }
+
     /// Keeps the marked columns.
     #[must_use]
     pub fn with_columns(self, kept: &[bool]) -> Self {
@@ -92,6 +122,32 @@ impl Sheet {
     }
 }
 
+/// Returns true if all cells are equal; an undefined number is equal to itself.
+fn same(a: &[Cell], b: &[Cell]) -> bool {
+    let equal = |(a, b): (&Cell, &Cell)| match (a, b) {
+        (Cell::Number(a), Cell::Number(b)) => a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()),
+        _ => a == b,
+    };
+    a.len() == b.len() && a.iter().zip(b).all(equal)
+}
+
+/// Writes names as one, with what differs in braces.
+fn in_braces(names: &[String]) -> String {
+    let [first, others @ ..] = names else { return String::new() };
+    if others.is_empty() {
+        return first.clone();
+    }
+    let equal = |a: &mut dyn Iterator<Item = char>, b: &mut dyn Iterator<Item = char>| {
+        a.zip(b).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum::<usize>()
+    };
+    let prefix = others.iter().map(|o| equal(&mut first.chars(), &mut o.chars())).min().unwrap_or(0);
+    let rest = |name: &str| name.len() - prefix;
+    let suffix = others.iter().map(|o| equal(&mut first.chars().rev(), &mut o.chars().rev()).min(rest(o)));
+    let suffix = suffix.min().unwrap_or(0).min(rest(first));
+    let parts: Vec<&str> = names.iter().map(|name| &name[prefix..name.len() - suffix]).collect();
+    format!("{}{{{}}}{}", &first[..prefix], parts.join(","), &first[first.len() - suffix..])
+}
+
 /// Converts an f32 to the f64 nearest to its shortest decimal: `0.8_f32` becomes 0.8.
 pub(super) fn shortest(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::NAN)
@@ -100,6 +156,27 @@ pub(super) fn shortest(x: f32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_that_differ_in_their_name_alone_are_joined() {
+        let row = |name: &str, x: f64| vec![Cell::Text(name.to_owned()), Cell::Number(x)];
+        let sheet = Sheet {
+            headings: vec![Heading::new("tensor", "Tensor", 0), Heading::new("x", "Top 1%", 0)],
+            rows: vec![
+                row("blk.0.attn_k.weight", 1.0),
+                row("blk.0.attn_output.weight", 2.0),
+                row("blk.0.attn_q.weight", 1.0),
+                row("blk.0.ffn_gate_exps.weight", f64::NAN),
+                row("blk.0.ffn_up_exps.weight", f64::NAN),
+            ],
+        };
+        assert_eq!(sheet.key("TOP 1%"), Some("x"));
+        assert_eq!(sheet.key("top 2%"), None);
+        let names: Vec<Cell> = sheet.join_equal_rows("tensor").rows.into_iter().map(|mut row| row.remove(0)).collect();
+        let expected = ["blk.0.attn_{k,q}.weight", "blk.0.attn_output.weight", "blk.0.ffn_{gate,up}_exps.weight"];
+        assert_eq!(names, expected.map(|name| Cell::Text(name.to_owned())));
+        assert_eq!(in_braces(&["a.aa".to_owned(), "a.a".to_owned()]), "a.a{a,}");
+    }
 
     #[test]
     fn undefined_numbers_are_sorted_last() {

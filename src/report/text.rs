@@ -4,12 +4,17 @@ use std::fmt::Write as _;
 
 use super::sheet::{Cell, Sheet};
 
-/// Formats a number for people: `nan` if undefined, with an exponent if `decimals` digits do not show its size.
+/// Digits of a number that people read.
+const DIGITS: usize = 5;
+/// Spaces between columns.
+const GAP: usize = 2;
+
+/// Formats a number for people: `-` if undefined, with an exponent if `decimals` digits do not show its size.
 #[must_use]
 pub fn number(x: f64, decimals: usize) -> String {
     let fixed = |x: f64| format!("{x:.decimals$}");
     if x.is_nan() {
-        "nan".to_owned()
+        "-".to_owned()
     } else if x == 0.0 || !x.is_finite() {
         fixed(x)
     } else if x.abs() >= 1e7 || x.abs() < 0.5 * 10_f64.powi(-(decimals as i32)) {
@@ -30,8 +35,22 @@ fn shown(cell: &Cell, decimals: usize) -> String {
 }
 
 fn shown_rows(sheet: &Sheet) -> Vec<Vec<String>> {
-    let row = |row: &Vec<Cell>| row.iter().zip(&sheet.headings).map(|(cell, h)| shown(cell, h.decimals)).collect();
+    let decimals: Vec<usize> = (0..sheet.headings.len()).map(|i| decimals(sheet, i)).collect();
+    let row = |row: &Vec<Cell>| row.iter().zip(&decimals).map(|(cell, &decimals)| shown(cell, decimals)).collect();
     sheet.rows.iter().map(row).collect()
+}
+
+/// Returns the column's number of decimals, less one per digit before the point of its largest number: 679.8168 is 679.82
+/// for people, who read no more than five digits.
+fn decimals(sheet: &Sheet, column: usize) -> usize {
+    let most = sheet.headings[column].decimals;
+    let numbers = sheet.rows.iter().filter_map(|row| match row.get(column) {
+        Some(Cell::Number(x)) if x.is_finite() => Some(x.abs()),
+        _ => None,
+    });
+    let largest = numbers.fold(0.0, f64::max);
+    let digits = if largest < 10.0 { 1 } else { largest.log10().floor() as usize + 1 };
+    most.min(DIGITS.saturating_sub(digits).max(1))
 }
 
 /// Writes aligned columns: text to the left, numbers to the right.
@@ -39,21 +58,45 @@ fn shown_rows(sheet: &Sheet) -> Vec<Vec<String>> {
 pub fn aligned(sheet: &Sheet) -> String {
     let rows = shown_rows(sheet);
     let words = words(sheet);
-    let width = |i: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(i)).map(|text| text.chars().count());
-        cells.chain([sheet.headings[i].title.chars().count()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..sheet.headings.len()).map(width).collect();
+    let widths = widths(sheet, &rows);
     let titles: Vec<String> = sheet.headings.iter().map(|h| h.title.to_owned()).collect();
     let rule: Vec<String> = widths.iter().map(|&w| "-".repeat(w)).collect();
     let mut out = String::new();
     for row in [&titles, &rule].into_iter().chain(&rows) {
         let cells = row.iter().zip(&widths).zip(&words);
         let line = cells.map(|((text, &w), &left)| if left { format!("{text:<w$}") } else { format!("{text:>w$}") });
-        out += line.collect::<Vec<_>>().join("  ").trim_end();
+        out += line.collect::<Vec<_>>().join(&" ".repeat(GAP)).trim_end();
         out.push('\n');
     }
     out
+}
+
+/// Leaves out columns until the rows of [`aligned`] have at most `width` characters: the first two always stay, those of
+/// the keys in `preferred` come next, then the others from the left. Returns the titles of the columns left out, too.
+#[must_use]
+pub fn fit(sheet: Sheet, width: usize, preferred: &[&str]) -> (Sheet, Vec<&'static str>) {
+    let widths = widths(&sheet, &shown_rows(&sheet));
+    let place = |key: &str| preferred.iter().position(|p| *p == key).unwrap_or(preferred.len());
+    let mut order: Vec<usize> = (0..widths.len()).collect();
+    order.sort_by_key(|&i| if i < 2 { 0 } else { 1 + place(sheet.headings[i].key) });
+    let (mut used, mut kept) = (0, vec![false; widths.len()]);
+    for (n, i) in order.into_iter().enumerate() {
+        let with = used + widths[i] + if n == 0 { 0 } else { GAP };
+        if n < 2 || with <= width {
+            kept[i] = true;
+            used = with;
+        }
+    }
+    let left_out = sheet.headings.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(h, _)| h.title).collect();
+    (sheet.with_columns(&kept), left_out)
+}
+
+fn widths(sheet: &Sheet, rows: &[Vec<String>]) -> Vec<usize> {
+    let width = |i: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(i)).map(|text| text.chars().count());
+        cells.chain([sheet.headings[i].title.chars().count()]).max().unwrap_or(0)
+    };
+    (0..sheet.headings.len()).map(width).collect()
 }
 
 /// Returns per column true if it has text.
@@ -124,12 +167,35 @@ mod tests {
         assert_eq!(csv(&sheet()), "name,x,n\n\"a|\"\"b\"\",\",0.125,12\ne\x1b[0m,nan,\n");
         assert_eq!(
             markdown(&sheet()),
-            "| Name | X | N |\n|---|---:|---:|\n| a\\|\"b\", | 0.12 | 12 |\n| e\u{fffd}[0m | nan | - |\n"
+            "| Name | X | N |\n|---|---:|---:|\n| a\\|\"b\", | 0.12 | 12 |\n| e\u{fffd}[0m | - | - |\n"
         );
         assert_eq!(
             aligned(&sheet()),
-            "Name       X   N\n------  ----  --\na|\"b\",  0.12  12\ne\u{fffd}[0m    nan   -\n"
+            "Name       X   N\n------  ----  --\na|\"b\",  0.12  12\ne\u{fffd}[0m      -   -\n"
         );
+    }
+
+    #[test]
+    fn columns_that_do_not_fit_are_left_out_and_preferred_ones_stay() {
+        let (fitted, left_out) = fit(sheet(), 12, &[]);
+        assert_eq!((fitted.headings.len(), left_out), (2, vec!["N"]));
+        assert!(aligned(&fitted).lines().all(|line| line.chars().count() <= 12));
+        assert_eq!(fit(sheet(), 16, &[]).1, Vec::<&str>::new());
+        assert_eq!(fit(sheet(), 1, &[]).0.headings.len(), 2, "name and first statistic stay");
+        let heading = |key| Heading::new(key, key, 0);
+        let four = Sheet { headings: ["a", "b", "c", "d"].map(heading).to_vec(), rows: Vec::new() };
+        assert_eq!(fit(four, 7, &["d"]).1, ["c"]);
+    }
+
+    #[test]
+    fn people_see_five_digits_of_a_columns_largest_number() {
+        let of = |values: &[f64]| Sheet {
+            headings: vec![Heading::new("x", "X", 4)],
+            rows: values.iter().map(|&x| vec![Cell::Number(x)]).collect(),
+        };
+        assert_eq!(aligned(&of(&[679.816_812, 0.5])), "     X\n------\n679.82\n  0.50\n");
+        assert_eq!(aligned(&of(&[1.234_567])), "     X\n------\n1.2346\n");
+        assert_eq!(aligned(&of(&[1_234_567.8])), "        X\n---------\n1234567.8\n");
     }
 
     #[test]

@@ -22,12 +22,21 @@ const isNumber = (x) => typeof x === "number" && Number.isFinite(x);
 
 /** Formats a number in few characters. */
 function short(x, digits = 3) {
-  if (x === null || x === undefined) return "nan";
+  if (x === null || x === undefined) return "–";
   if (typeof x !== "number") return String(x);
   const size = Math.abs(x);
   if (size !== 0 && (size >= 1e6 || size < 1e-3)) return x.toExponential(Math.min(digits - 1, 2)).replace(/\.?0*e\+?/, "e");
   if (Number.isInteger(x)) return String(x);
-  return String(Number(x.toPrecision(size >= 1000 ? 5 : Math.max(digits, 3))));
+  return String(Number(x.toPrecision(size >= 1000 ? Math.max(digits, 5) : Math.max(digits, 3))));
+}
+/** Formats the ticks of an axis with as many digits as they need to differ. */
+function ticksOf(values) {
+  for (let digits = 3; digits < 9; digits++) {
+    const texts = values.map((v) => (v === null ? "" : short(v, digits)));
+    const shown = texts.filter((t) => t !== "");
+    if (new Set(shown).size === shown.length) return texts;
+  }
+  return values.map((v) => (v === null ? "" : String(v)));
 }
 const full = (x) => (Number.isInteger(x) ? x.toLocaleString("en") : short(x, 5));
 const plural = (n, one, many = `${one}s`) => `${full(n)} ${n === 1 ? one : many}`;

@@ -10,6 +10,7 @@ function expertsSection() {
   const across = el("div", { class: "across", "aria-hidden": "true" });
   const readout = el("span", { class: "readout" });
   const tablePlace = el("div");
+  const unseenPlace = el("div");
   let maps = null;
   const mapMenu = () => (state.file.experts.length > 1 ? menu("Weights", state.file.experts.map((m, i) => [i, m.kinds]), (i) => { state.map = i; draw(); }) : el("span"));
   out.controls(
@@ -19,7 +20,7 @@ function expertsSection() {
   );
   out.append(el("div", { class: "map" }, ticks, canvas, across), el("div", { class: "below" },
     el("span", { class: "scale" }, "an eighth", el("i", { style: "background:linear-gradient(90deg,var(--neg),var(--mid),var(--high))", "aria-hidden": "true" }), "8 × an equal share"),
-    el("span", { class: "scale" }, el("i", { class: "swatch", style: "width:.8rem;background:var(--bad)" }), "never seen"), readout), tablePlace);
+    el("span", { class: "scale" }, el("i", { class: "swatch", style: "width:.8rem;background:var(--bad)" }), "never seen"), readout), unseenPlace, tablePlace);
 
   const rows = () => state.file.experts[state.map].rows;
   const order = (counts) => {
@@ -47,10 +48,12 @@ function expertsSection() {
     context.putImageData(image, 0, 0);
     const unseen = lines.reduce((n, r) => n + r.counts.filter((c) => c === 0).length, 0);
     canvas.setAttribute("aria-label", `Expert coverage of ${state.file.name}: ${lines.length} layers of ${width} experts, ${unseen} never seen. The table below has the numbers of each layer.`);
-    const step = Math.max(1, Math.ceil(lines.length / 12));
+    // A label needs 13 pixels.
+    const step = Math.max(1, Math.ceil((13 * lines.length) / parseFloat(canvas.style.height)));
     ticks.replaceChildren(...lines.map((r, y) => [r, y]).filter(([, y]) => y % step === 0).map(([r, y]) => el("span", { style: `top:${(100 * (y + 0.5)) / lines.length}%` }, r.layer)));
     across.replaceChildren(...(state.sorted ? ["most tokens", "fewest"] : ["expert 0", String(width - 1)]).map((t) => el("span", {}, t)));
     readout.textContent = "";
+    unseenPlace.replaceChildren(...unseenByLayer(lines));
     tablePlace.replaceChildren(asTable(sheet, `Experts of ${state.file.name} by layer`));
   }
   function sheet() {
@@ -75,6 +78,26 @@ function expertsSection() {
   draw();
   onTheme(draw);
   return out;
+}
+
+/** Lists the experts that saw no token, by layer. */
+function unseenByLayer(lines) {
+  const found = lines.map((r) => [r.layer, r.counts.flatMap((c, i) => (c === 0 ? [i] : []))]).filter(([, unseen]) => unseen.length);
+  if (!found.length) return [];
+  const items = found.map(([layer, unseen]) => el("li", {}, `layer ${layer}: ${unseen.length === 1 ? "expert" : "experts"} ${ranges(unseen)}`));
+  const n = found.reduce((sum, [, unseen]) => sum + unseen.length, 0);
+  return [el("details", { open: n <= 16 }, el("summary", {}, `${plural(n, "expert")} never seen`), el("ul", {}, items))];
+}
+
+/** Writes ascending numbers with runs as ranges: 3, 5–8. */
+function ranges(numbers) {
+  const out = [];
+  for (const n of numbers) {
+    const last = out[out.length - 1];
+    if (last && last[1] === n - 1) last[1] = n;
+    else out.push([n, n]);
+  }
+  return out.map(([from, to]) => (from === to ? `${from}` : to === from + 1 ? `${from}, ${to}` : `${from}–${to}`)).join(", ");
 }
 
 function spectrumSection() {

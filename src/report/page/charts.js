@@ -44,7 +44,9 @@ function chart({ title, about: text, x, xLabel = "layer", yLabel = "", series, l
     const everyLabel = (_, axis, low, high, step) =>
       positions.filter((p) => p >= low && p <= high && (isNaN(labels[p]) || Number(labels[p]) % step === 0));
     const axis = { stroke: dim, ticks: { stroke: line, width: 1 }, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif", labelSize: 18 };
-    const axisNumber = (v) => (v === null ? "" : percent ? `${short(100 * v)} %` : short(v));
+    const axisNumbers = (ticks) => (percent
+      ? ticksOf(ticks.map((v) => (v === null ? null : 100 * v))).map((t) => (t === "" ? "" : `${t} %`))
+      : ticksOf(ticks));
     // A bar begins at zero, since its length is its number. The outermost bars need space.
     const bars = known.some((s) => s.bars);
     const room = bars || positions.length === 1 ? [positions[0] - 0.6, positions[positions.length - 1] + 0.6] : undefined;
@@ -57,13 +59,16 @@ function chart({ title, about: text, x, xLabel = "layer", yLabel = "", series, l
       },
       axes: [
         { ...axis, grid: lines(logX), label: xLabel, size: 34, splits: labels ? everyLabel : undefined, values: (_, ticks) => ticks.map((v) => (v === null ? "" : labels ? labels[v] ?? "" : short(v))), incrs: labels ? [1, 2, 5, 10, 20, 50, 100] : undefined },
-        { ...axis, grid: lines(logY), label: yLabel || undefined, size: 62, values: (_, ticks) => ticks.map(axisNumber) },
+        { ...axis, grid: lines(logY), label: yLabel || undefined, size: 62, values: (_, ticks) => axisNumbers(ticks) },
       ],
-      series: uSeries, bands, legend: { live: true }, cursor: { drag: { x: false, y: false } },
+      series: uSeries, bands, legend: { live: true },
+      // Without a pointer on the chart, the entry of the x axis has no value to show.
+      hooks: { setLegend: [(u) => { u.root.querySelector(".u-legend .u-series").hidden = u.cursor.idx === null || u.cursor.idx === undefined; }] },
+      cursor: { drag: { x: false, y: false } },
     }, columns, plot);
     // The edges of bands are lines in uPlot, but do not belong in the legend.
     const rows = chart.root.querySelectorAll(".u-legend .u-series");
-    uSeries.forEach((s, i) => { if (s.stroke === "transparent") rows[i].hidden = true; });
+    uSeries.forEach((s, i) => { if (i === 0 || s.stroke === "transparent") rows[i].hidden = true; });
   }
   const listed = known.flatMap((s) => [
     s, ...(s.bands ?? []).flatMap((band) => [{ label: band.names[0], values: band.lower }, { label: band.names[1], values: band.upper }]),

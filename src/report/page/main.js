@@ -12,19 +12,33 @@ function summarySection() {
     const tokens = file.chunks * file.chunk_size;
     out.append(
       el("h3", {}, file.name, file.legacy ? " (legacy .dat)" : ""),
+      el("p", { class: unseen > 0 || !rows.length ? "verdict bad" : "verdict" }, verdict(file, experts, unseen)),
       el("dl", { class: "cards" },
         card("Weights", full(rows.length)),
         card("Layers", full(file.layers.rows.length)),
         card("Columns", compact(sum("elements"))),
         file.chunks > 0 ? card("Chunks", `${full(file.chunks)}${file.chunk_size > 0 ? ` × ${full(file.chunk_size)}` : ""}`) : null,
-        tokens > 0 ? card("Tokens", compact(tokens)) : null,
+        tokens > 0 ? card("Tokens", full(tokens)) : null,
         experts ? card("Unseen experts", `${full(unseen)} of ${full(experts)}`, unseen > 0) : null),
       el("p", { class: "dim" }, file.datasets.length ? `Calibrated on ${file.datasets.join(", ")}.` : "The file does not name its calibration text."),
     );
     if (file.notes.length) out.append(el("div", { class: "note", role: "note" }, el("ul", {}, file.notes.map((n) => el("li", {}, n)))));
-    if (!rows.length) out.append(el("p", { class: "note" }, "No weight of this file has data."));
   }
   return out;
+}
+
+/** Says in words what is to be done about a file, if anything. */
+function verdict(file, experts, unseen) {
+  const { keys, rows } = file.tensors;
+  if (!rows.length) return "No weight of this file has data: llama-quantize would quantize as if there were no matrix.";
+  const broken = rows.filter((row) => (row[keys.indexOf("not_finite")] ?? 0) > 0).length;
+  const counts = file.experts.flatMap((m) => m.rows).flatMap((r) => r.counts);
+  const words = [];
+  if (unseen > 0) words.push(`${full(unseen)} of ${full(experts)} experts saw no token: too little text for them. llama-quantize treats all their channels alike, which costs most below 3 bits.`);
+  else if (experts) words.push(`Every expert saw a token; the rarest saw ${full(counts.reduce((a, b) => Math.min(a, b)))}.`);
+  if (broken) words.push(`${plural(broken, "weight")} ${broken === 1 ? "has" : "have"} columns that are not finite.`);
+  if (!words.length) words.push("Every weight of this file has data.");
+  return `${words.join(" ")} Whether weights of the model are missing, llama-imatrix check MODEL ${file.name} says.`;
 }
 const compact = (n) => Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(n);
 

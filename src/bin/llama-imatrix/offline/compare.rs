@@ -1,5 +1,6 @@
 //! `compare`: one matrix against others.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,14 +8,13 @@ use anyhow::ensure;
 use clap::ValueEnum;
 use llama_imatrix::report::difference::{self, Metric};
 use llama_imatrix::report::json::{CompareDocument, CompareFile};
-use llama_imatrix::report::sheet::Heading;
+use llama_imatrix::report::sheet::{Cell, Heading, Sheet};
 use llama_imatrix::stats::MatrixDivergence;
 
 use super::load::{Legacy, ensure_data, load};
 use super::select::Selection;
-use super::tables::{By, Format, joined, titled};
+use super::tables::{By, Destination, Format, joined, titled};
 use crate::ui::log;
-use crate::ui::print::print_document;
 
 /// Compares the channel weights of matrices with those of the first; docs/stats.md defines the metrics
 #[derive(Debug, clap::Args)]
@@ -34,6 +34,8 @@ pub(crate) struct Compare {
     /// Exit with 1 if a weight differs by more than this, or cannot be compared
     #[arg(long, value_name = "X", value_parser = threshold, allow_negative_numbers = true)]
     fail_above: Option<f64>,
+    #[command(flatten)]
+    destination: Destination,
     #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
@@ -65,6 +67,7 @@ pub(crate) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
         MetricName::Cosine => Metric::Cosine,
         MetricName::Spearman => Metric::Spearman,
     };
+    args.destination.check("compare", &args.files)?;
     let [first_path, others @ ..] = args.files.as_slice() else { unreachable!("clap asks for two") };
     let (first, _) = load(first_path, args.legacy)?;
     ensure_data(first_path, first.entries.len())?;
@@ -79,6 +82,15 @@ pub(crate) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
             first_path.display(),
             path.display()
         );
+        let common = all.tensors.iter().filter(|t| t.common > 0).count();
+        if common * 2 < all.tensors.len() {
+            log::warn(format_args!(
+                "'{}' and '{}' have data of the same {common} weights, of {}: they are probably of different models",
+                first_path.display(),
+                path.display(),
+                all.tensors.len()
+            ));
+        }
         all.tensors.retain(|t| args.selection.has(t.block, &t.layer, &t.tensor));
         all.layers.retain(|l| args.selection.has_layer(Some(l.block), &l.layer));
         args.selection.ensure_some(all.tensors.len())?;
@@ -105,7 +117,7 @@ pub(crate) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
             layers: difference::layers(&all.layers, metric),
         });
     }
-    print_document(&shown(args, first_path.display().to_string(), comparisons)?)?;
+    args.destination.write(&shown(args, first_path.display().to_string(), comparisons)?)?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -126,11 +138,40 @@ fn shown(args: &Compare, first: String, comparisons: Vec<CompareFile>) -> anyhow
     let mut out = String::new();
     for c in comparisons {
         if args.by != Some(By::Layer) {
-            out += &titled(args.format, &format!("Weights of {} (B) against {first} (A)", c.second), &c.tensors);
+            let (compared, others) = compared(c.tensors);
+            let compared = args.destination.fit(args.format, compared.join_equal_rows("tensor"), &["jsd", "cosine"]);
+            out += &titled(args.format, &format!("Weights of {} (B) against {first} (A)", c.second), &compared);
+            out += &others;
         }
         if args.by != Some(By::Tensor) && !c.layers.rows.is_empty() {
             out += &titled(args.format, &format!("Layers of {} (B) against {first} (A)", c.second), &c.layers);
         }
     }
     Ok(out)
+}
+
+/// Takes the weights that cannot be compared out of the table. Returns lines that name them by reason.
+fn compared(mut sheet: Sheet) -> (Sheet, String) {
+    const NAMED: usize = 3;
+    let column = |key: &str| sheet.headings.iter().position(|h| h.key == key);
+    let (Some(name), Some(note)) = (column("tensor"), column("note")) else { return (sheet, String::new()) };
+    let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    sheet.rows.retain(|row| match (&row[name], &row[note]) {
+        (Cell::Text(name), Cell::Text(reason)) if !reason.is_empty() => {
+            reasons.entry(reason.clone()).or_default().push(name.clone());
+            false
+        }
+        _ => true,
+    });
+    let kept: Vec<bool> = (0..sheet.headings.len()).map(|i| i != note).collect();
+    let mut lines = String::new();
+    for (reason, names) in reasons {
+        let more = if names.len() > NAMED { ", …" } else { "" };
+        let named = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        lines += &format!("Not compared, {reason}: {} ({named}{more})\n", names.len());
+    }
+    if !lines.is_empty() {
+        lines.push('\n');
+    }
+    (sheet.with_columns(&kept), lines)
 }

@@ -23,9 +23,9 @@ pub(crate) struct Report {
     /// The page's file [default: report.html, or no page with --png]
     #[arg(short, long, value_name = "PAGE")]
     output: Option<PathBuf>,
-    /// The page's title
-    #[arg(long, default_value = "Importance matrix")]
-    title: String,
+    /// The page's title [default: the names of the files]
+    #[arg(long)]
+    title: Option<String>,
     /// Write pictures to this folder, which is created if it does not exist
     #[arg(long, value_name = "DIR")]
     png: Option<PathBuf>,
@@ -47,7 +47,8 @@ pub(crate) fn run(args: &Report) -> anyhow::Result<()> {
     }
     let sources = args.files.iter().map(|path| source(path, args.legacy)).collect::<anyhow::Result<Vec<_>>>()?;
     if let Some(path) = &output {
-        let html = page(&sources, &args.title)?;
+        let names = || sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ");
+        let html = page(&sources, &args.title.clone().unwrap_or_else(names))?;
         atomic_file::save(path, |out| out.write_all(html.as_bytes()))
             .with_context(|| format!("cannot save '{}'", path.display()))?;
         log::info(format_args!("'{}': {} KiB", path.display(), html.len().div_ceil(1024)));

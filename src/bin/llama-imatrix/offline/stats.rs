@@ -11,9 +11,8 @@ use llama_imatrix::stats::Summary;
 
 use super::load::{Legacy, ensure_data, load};
 use super::select::Selection;
-use super::tables::{By, Format, joined, titled};
+use super::tables::{By, Destination, Format, joined, titled};
 use crate::ui::log;
-use crate::ui::print::print_document;
 
 /// Columns of a table that has to fit a screen; those of experts are shown where there are any.
 const SHOWN: [&str; 18] = [
@@ -37,6 +36,9 @@ const SHOWN: [&str; 18] = [
     "balance",
 ];
 
+/// Columns that a narrow terminal shows first.
+const PREFERRED: [&str; 5] = ["unseen", "sum_sq", "h_norm", "top1_energy", "cossim"];
+
 /// Statistics of matrices per weight and per layer; docs/stats.md defines them
 #[derive(Debug, clap::Args)]
 pub(crate) struct Stats {
@@ -49,7 +51,7 @@ pub(crate) struct Stats {
     /// Print only weights or only layers [default: both; in CSV weights]
     #[arg(long, value_enum)]
     by: Option<By>,
-    /// Sort by this statistic, largest first, instead of by layer
+    /// Sort by this statistic, a name or a title of the table, largest first, instead of by layer
     #[arg(long, value_name = "STATISTIC")]
     sort: Option<String>,
     /// Sort smallest first
@@ -59,12 +61,22 @@ pub(crate) struct Stats {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     columns: Vec<String>,
     #[command(flatten)]
+    destination: Destination,
+    #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
     legacy: Legacy,
 }
 
+impl Stats {
+    /// Returns true if people read the output, false if programs do.
+    fn is_for_people(&self) -> bool {
+        matches!(self.format, Format::Table | Format::Markdown)
+    }
+}
+
 pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
+    args.destination.check("stats", &args.files)?;
     let mut files = Vec::new();
     for path in &args.files {
         let (imatrix, legacy) = load(path, args.legacy)?;
@@ -82,7 +94,7 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
         args.selection.ensure_some(tensors.rows.len()).with_context(|| format!("'{}'", path.display()))?;
         let in_layers = summary.layers.iter().filter(|l| args.selection.has_layer(Some(l.block), &l.layer));
         let mut layers = statistics::layers(in_layers);
-        if let Some(key) = &args.sort {
+        if let Some(key) = args.sort.as_ref().and_then(|name| layers.key(name)) {
             layers.sort(key, args.ascending);
         }
         files.push(StatsFile {
@@ -91,20 +103,21 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
             datasets: imatrix.datasets,
             chunk_count: imatrix.chunk_count,
             chunk_size: imatrix.chunk_size,
-            tensors: columns(args, tensors)?,
+            tensors: columns(args, if args.is_for_people() { tensors.join_equal_rows("tensor") } else { tensors })?,
             layers,
             warnings,
         });
     }
-    print_document(&shown(args, files)?)?;
+    args.destination.write(&shown(args, files)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn sorted(args: &Stats, mut tensors: Sheet) -> anyhow::Result<Sheet> {
-    let Some(key) = &args.sort else { return Ok(tensors) };
-    if !tensors.sort(key, args.ascending) {
-        bail!("--sort: unknown statistic '{key}', expected one of {}", keys(&tensors));
-    }
+    let Some(name) = &args.sort else { return Ok(tensors) };
+    let Some(key) = tensors.key(name) else {
+        bail!("--sort: unknown statistic '{name}', expected one of {}", keys(&tensors));
+    };
+    tensors.sort(key, args.ascending);
     Ok(tensors)
 }
 
@@ -114,12 +127,10 @@ fn keys(sheet: &Sheet) -> String {
 
 /// Leaves the columns that were asked for, or those that fit.
 fn columns(args: &Stats, sheet: Sheet) -> anyhow::Result<Sheet> {
-    if args.columns.iter().any(|c| c == "all")
-        || (args.columns.is_empty() && matches!(args.format, Format::Json | Format::Csv))
-    {
+    if args.columns.iter().any(|c| c == "all") || (args.columns.is_empty() && !args.is_for_people()) {
         return Ok(sheet);
     }
-    if let Some(unknown) = args.columns.iter().find(|c| sheet.headings.iter().all(|h| h.key != *c)) {
+    if let Some(unknown) = args.columns.iter().find(|c| sheet.key(c).is_none()) {
         bail!("--columns: unknown statistic '{unknown}', expected one of {}", keys(&sheet));
     }
     let wanted = |at: usize, h: &Heading| {
@@ -127,7 +138,7 @@ fn columns(args: &Stats, sheet: Sheet) -> anyhow::Result<Sheet> {
         match h.key {
             "layer" | "tensor" => true,
             key if args.columns.is_empty() => SHOWN.contains(&key) && some(),
-            key => args.columns.iter().any(|c| c == key),
+            key => args.columns.iter().any(|c| sheet.key(c) == Some(key)),
         }
     };
     let kept: Vec<bool> = sheet.headings.iter().enumerate().map(|(i, h)| wanted(i, h)).collect();
@@ -155,7 +166,12 @@ fn shown(args: &Stats, files: Vec<StatsFile>) -> anyhow::Result<String> {
             _ => String::new(),
         };
         if args.by != Some(By::Layer) {
-            out += &titled(args.format, &format!("Weights of {}{origin}", f.file), &f.tensors);
+            let tensors = if args.columns.is_empty() {
+                args.destination.fit(args.format, f.tensors, &PREFERRED)
+            } else {
+                f.tensors
+            };
+            out += &titled(args.format, &format!("Weights of {}{origin}", f.file), &tensors);
         }
         if args.by != Some(By::Tensor) && !f.layers.rows.is_empty() {
             out += &titled(args.format, &format!("Layers of {}", f.file), &f.layers);

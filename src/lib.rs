@@ -25,6 +25,7 @@
 //! | [`sums`] | the sums of one weight, and how they are added up | no |
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
+//! | [`mixture`], [`check`] | `llama-quantize`'s rules; whether a matrix will do | no |
 //! | [`lens`] | effect of each layer on the predictions | to measure |
 //! | [`collect`] | sums the inputs of products, as they come | no |
 //! | [`exact`] | sums that do not depend on the order of their terms | no |
@@ -38,6 +39,7 @@
 
 pub mod atomic_file;
 pub mod calibration;
+pub mod check;
 pub mod collect;
 #[cfg(feature = "llama")]
 pub mod evaluate;
@@ -48,6 +50,7 @@ pub mod lens;
 mod likelihood;
 #[cfg(feature = "llama")]
 pub mod llama;
+pub mod mixture;
 pub mod nextn;
 pub mod perplexity;
 #[cfg(feature = "llama")]

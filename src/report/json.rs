@@ -6,6 +6,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::sheet::{Cell, Sheet};
+use crate::check::Check;
 
 /// Serializes the sheet as an array of objects.
 impl Serialize for Sheet {
@@ -95,4 +96,22 @@ pub struct CompareFile {
     pub tensors: Sheet,
     /// One row per layer, largest difference first.
     pub layers: Sheet,
+}
+
+/// The output of `check --format json`; `docs/check.schema.json` is its schema.
+#[derive(Debug, Serialize)]
+pub struct CheckDocument {
+    /// `llama-imatrix check`.
+    pub format: &'static str,
+    /// 1.
+    pub version: u32,
+    /// Name of the model's first file as given.
+    pub model_file: String,
+    /// Name of the matrix's file as given.
+    pub matrix_file: String,
+    /// Exit code of the command.
+    pub exit_code: u8,
+    /// The result.
+    #[serde(flatten)]
+    pub check: Check,
 }

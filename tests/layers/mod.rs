@@ -15,6 +15,7 @@ use imports::{Import, imports};
 const ROOMS: &[&str] = &[
     "random",
     "gguf",
+    "mixture",
     "atomic_file",
     "exact",
     "likelihood",
@@ -29,6 +30,7 @@ const ROOMS: &[&str] = &[
     "collect",
     "lens",
     "state",
+    "check",
     "evaluate",
     "quantize",
     "report",

@@ -32,7 +32,9 @@ class Comparison:
     def __init__(self, args):
         self.args = args
         self.wrong = []
+        # What llama-quantize did: lines about types, and the types by model, matrix and result.
         self.golden = []
+        self.refusals = {}
         self.runs = 0
 
     def quantize(self, flags, model, type_):
@@ -73,7 +75,8 @@ class Comparison:
         exit_code, found = self.check(model, matrix, type_)
         code, log = self.quantize(["--imatrix", str(matrix)], model, type_)
         theirs = reason(log) if code else None
-        self.golden.append(f"matrix {model.stem} {matrix.name} {type_} " + (" ".join(theirs) if theirs else "accepted"))
+        result = " ".join(theirs) if theirs else "accepted"
+        self.refusals.setdefault((model.stem, matrix.name, result), []).append(type_)
         label = f"{model.stem} {matrix.name} {type_}"
         if found is None:
             if code == 0:
@@ -134,7 +137,11 @@ def main():
                 comparison.refusal(model, matrix, type_)
         print(f"{model.stem}: {len(matrices)} matrices, {comparison.runs} runs so far", flush=True)
     if args.golden:
-        pathlib.Path(args.golden).write_text("\n".join(comparison.golden) + "\n")
+        lines = comparison.golden + [
+            f"matrix {model} {matrix} {result}: {' '.join(types)}"
+            for (model, matrix, result), types in sorted(comparison.refusals.items())
+        ]
+        pathlib.Path(args.golden).write_text("\n".join(lines) + "\n")
     print(f"{comparison.runs} runs of llama-quantize, {len(comparison.wrong)} differences")
     sys.exit(1 if comparison.wrong else 0)
 

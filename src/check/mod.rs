@@ -101,6 +101,8 @@ pub struct MatrixFacts {
     pub datasets: Vec<String>,
     /// Number of entries that also have sums of activations (`in_sum`).
     pub entries_with_in_sum: usize,
+    /// Number of experts, over all weights, whose sums were filled from other experts.
+    pub filled_experts: usize,
 }
 
 /// The part of a model that has data: of the tensors that are converted to a type that uses a matrix.
@@ -197,5 +199,6 @@ fn matrix_facts(matrix: &Loaded<Slice<'_>>) -> MatrixFacts {
         tokens: if matrix.is_legacy { 0 } else { counts.copied().max().unwrap_or(0) },
         datasets: matrix.datasets.clone(),
         entries_with_in_sum: matrix.entries.values().filter(|entry| entry.sum.is_some()).count(),
+        filled_experts: matrix.filled.values().map(Vec::len).sum(),
     }
 }

@@ -14,7 +14,7 @@ pub(super) fn numbers(findings: &mut Findings, matrix: &Loaded<Slice<'_>>, scans
     if !not_finite.is_empty() {
         let (n, shown) = (not_finite.len(), listed(&not_finite));
         findings
-            .add(Level::Error, "not-finite", not_finite, format!("{} not finite in {n} entries: {shown}", "in_sum2 is"))
+            .add(Level::Error, "not-finite", not_finite, format!("in_sum2 is not finite in {n} entries: {shown}"))
             .hint("llama-quantize refuses such a matrix for every type; collect it again");
     }
     let negative = names(&|scan| scan.matrices.iter().any(|m| m.negative > 0));
@@ -47,6 +47,12 @@ pub(super) fn has_not_finite(scan: &EntryScan) -> bool {
 pub(super) fn metadata(findings: &mut Findings, matrix: &Loaded<Slice<'_>>) {
     if matrix.is_legacy {
         return;
+    }
+    let filled: usize = matrix.filled.values().map(Vec::len).sum();
+    if filled > 0 {
+        let names: Vec<String> = matrix.filled.keys().cloned().collect();
+        let text = format!("{filled} experts in {} weights were filled from other experts", names.len());
+        findings.add(Level::Note, "filled-experts", names, text);
     }
     if !matrix.has_metadata {
         let text = "imatrix.datasets, imatrix.chunk_count or imatrix.chunk_size is missing in the file";

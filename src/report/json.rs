@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::sheet::{Cell, Sheet};
 use crate::check::Check;
+use crate::imatrix::Filled;
 
 /// Serializes the sheet as an array of objects.
 impl Serialize for Sheet {
@@ -70,6 +71,12 @@ pub struct StatsFile {
     pub tensors: Sheet,
     /// One row per layer.
     pub layers: Sheet,
+    /// One row per expert; only with `--by expert`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Sheet>,
+    /// Experts whose sums were filled from other experts, by weight; only if there are any.
+    #[serde(skip_serializing_if = "Filled::is_empty")]
+    pub filled: Filled,
     /// Statistics that could not be computed.
     pub warnings: Vec<String>,
 }
@@ -96,6 +103,9 @@ pub struct CompareFile {
     pub tensors: Sheet,
     /// One row per layer, largest difference first.
     pub layers: Sheet,
+    /// One row per expert, largest difference first; only with `--by expert`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Sheet>,
 }
 
 /// The output of `check --format json`; `docs/check.schema.json` is its schema.

@@ -3,6 +3,7 @@
 //! | module | output |
 //! |---|---|
 //! | [`statistics`], [`difference`] | sheets of one matrix, and of the comparison of two |
+//! | [`experts`] | the same per expert |
 //! | [`text`], [`json`] | sheets as aligned text, CSV, Markdown and JSON |
 //! | [`check`] | the result of a check, as text |
 //! | [`lens`] | sheets of a lens file |
@@ -13,6 +14,7 @@
 
 pub mod check;
 pub mod difference;
+pub mod experts;
 pub mod json;
 pub mod lens;
 pub mod page;

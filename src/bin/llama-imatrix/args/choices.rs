@@ -48,6 +48,12 @@ choices! {
         Dat = "dat",
     }
 
+    /// `--fill-experts`
+    enum FillExperts {
+        None = "none",
+        Layer = "layer",
+    }
+
     /// `--nan`
     enum Nan {
         Discard = "discard",

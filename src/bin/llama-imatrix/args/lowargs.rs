@@ -7,7 +7,7 @@ use llama_imatrix::calibration::{Date, Input};
 use llama_imatrix::state::Accumulate;
 
 use super::choices::{
-    CacheType, CpuProducts, LazyMode, LoadMode, Nan, Numa, OutputFormat, RopeScaling, SplitMode, SumOn,
+    CacheType, CpuProducts, FillExperts, LazyMode, LoadMode, Nan, Numa, OutputFormat, RopeScaling, SplitMode, SumOn,
 };
 use crate::ui::log::{LogOptions, level};
 
@@ -34,6 +34,8 @@ pub(crate) struct Flags {
     /// `None`: a name that the kind of run has.
     pub(crate) output: Option<PathBuf>,
     pub(crate) output_format: Option<OutputFormat>,
+    pub(crate) fill_experts: FillExperts,
+    pub(crate) fill_below: Option<i64>,
     pub(crate) output_frequency: i32,
     pub(crate) save_frequency: i32,
     pub(crate) in_file: Vec<String>,
@@ -263,6 +265,8 @@ impl Default for Flags {
             escape: false,
             output: None,
             output_format: None,
+            fill_experts: FillExperts::None,
+            fill_below: None,
             output_frequency: 10,
             save_frequency: 0,
             in_file: Vec::new(),

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compares what `llama-imatrix check --type` predicts with what llama.cpp's llama-quantize does, on models and matrices made
-# for this: the type of every tensor, for every type; and whether it refuses each matrix, for which tensor and why.
+# for this: the type of every tensor, for every type; and whether it refuses each matrix, for which tensor and why. Then
+# times `check` on a sparse model of 100 GB (check_large.py).
 #
 #   scripts/check-quantize.sh [--full] [--only PATTERN] [--golden FILE]
 #
@@ -54,7 +55,7 @@ main() {
             shift
             ;;
         -h | --help)
-            sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
             exit 0
             ;;
         *) die "unknown argument '$1'" ;;
@@ -79,6 +80,7 @@ main() {
     # shellcheck disable=SC2086
     python3 "$here/check_quantize.py" --quantize "$upstream/llama-quantize" --ours "$ours" --models "$models/check" \
         --stub "$work/stub.so" --work "$work" --only "$only" --golden "$golden" $full
+    python3 "$here/check_large.py" "$ours" "$work"
 }
 
 main "$@"

@@ -1,6 +1,7 @@
 """Compares `llama-imatrix check` with llama-quantize; see check-quantize.sh."""
 
 import argparse
+import concurrent.futures
 import fnmatch
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 
 TYPES = """Q1_0 Q2_0 Q4_0 Q4_1 MXFP4_MOE Q5_0 Q5_1 IQ2_XXS IQ2_XS IQ2_S IQ2_M IQ1_S IQ1_M TQ1_0 TQ2_0 Q2_K Q2_K_S IQ3_XXS
 IQ3_S IQ3_M IQ3_XS Q3_K_S Q3_K_M Q3_K_L IQ4_NL IQ4_XS Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K Q8_0 F16 BF16 F32""".split()
@@ -36,15 +38,18 @@ class Comparison:
         self.golden = []
         self.refusals = {}
         self.runs = 0
+        self.lock = threading.Lock()
 
     def quantize(self, flags, model, type_):
         env = dict(os.environ)
         if not self.args.full:
             env["LD_PRELOAD"] = self.args.stub
-        out = [] if "--dry-run" in flags else [os.path.join(self.args.work, "quantized.gguf")]
+        file = f"quantized-{threading.get_ident()}.gguf"
+        out = [] if "--dry-run" in flags else [os.path.join(self.args.work, file)]
         command = [self.args.quantize, *flags, str(model), *out, type_, "1"]
         ran = subprocess.run(command, capture_output=True, text=True, errors="replace", env=env, timeout=600)
-        self.runs += 1
+        with self.lock:
+            self.runs += 1
         return ran.returncode, ran.stdout + ran.stderr
 
     def check(self, model, matrix, type_):
@@ -76,7 +81,8 @@ class Comparison:
         code, log = self.quantize(["--imatrix", str(matrix)], model, type_)
         theirs = reason(log) if code else None
         result = " ".join(theirs) if theirs else "accepted"
-        self.refusals.setdefault((model.stem, matrix.name, result), []).append(type_)
+        with self.lock:
+            self.refusals.setdefault((model.stem, matrix.name, result), []).append(type_)
         label = f"{model.stem} {matrix.name} {type_}"
         if found is None:
             if code == 0:
@@ -132,13 +138,14 @@ def main():
         matrices = sorted(path for path in folder.iterdir() if path.is_file())
         for type_ in TYPES:
             comparison.types(model, folder / "full.gguf", type_)
-        for type_ in TYPES if args.full or model.stem in THOROUGH else SAMPLE:
-            for matrix in matrices:
-                comparison.refusal(model, matrix, type_)
+        types = TYPES if args.full or model.stem in THOROUGH else SAMPLE
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            cases = [(matrix, type_) for matrix in matrices for type_ in types]
+            list(pool.map(lambda case: comparison.refusal(model, *case), cases))
         print(f"{model.stem}: {len(matrices)} matrices, {comparison.runs} runs so far", flush=True)
     if args.golden:
         lines = comparison.golden + [
-            f"matrix {model} {matrix} {result}: {' '.join(types)}"
+            f"matrix {model} {matrix} {result}: {' '.join(sorted(types, key=TYPES.index))}"
             for (model, matrix, result), types in sorted(comparison.refusals.items())
         ]
         pathlib.Path(args.golden).write_text("\n".join(lines) + "\n")

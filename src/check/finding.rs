@@ -91,9 +91,14 @@ impl Findings {
             Some(first) if first.level == Level::Gap => {
                 let share = 100.0 * coverage.share_without_data();
                 let gaps = format!("{}{}", first.text, more(Level::Gap));
-                (Verdict::Gaps, format!("will do{goal}, with gaps: {gaps}; {share:.2} % of the parameters without data"))
+                (
+                    Verdict::Gaps,
+                    format!("will do{goal}, with gaps: {gaps}; {share:.2} % of the parameters without data"),
+                )
             }
-            _ => (Verdict::Good, format!("will do{goal}: all {} weights that use a matrix have data", coverage.tensors)),
+            _ => {
+                (Verdict::Good, format!("will do{goal}: all {} weights that use a matrix have data", coverage.tensors))
+            }
         };
         (verdict, summary, all)
     }

@@ -134,9 +134,8 @@ pub fn check(model: &Model, matrix: &Loaded<Slice<'_>>, options: Options) -> Che
     sizes::numbers(&mut findings, matrix, &scans);
     sizes::metadata(&mut findings, matrix);
     let has_common = reasons::common(&mut findings, model, matrix);
-    let quantization = options.file_type.map(|file_type| {
-        quantization::predict(&mut findings, model, matrix, &scans, file_type)
-    });
+    let quantization =
+        options.file_type.map(|file_type| quantization::predict(&mut findings, model, matrix, &scans, file_type));
     let used = quantization::used_tensors(model, quantization.as_ref());
     let experts = experts::listed(&used, matrix, &scans, options.min_tokens);
     let coverage = coverage(&used, &scans);

@@ -100,9 +100,10 @@ pub(super) fn predict(
     }
     let overrides = overrides(model, &plan, matrix, file_type);
     report(findings, model, matrix, file_type, &refusals, &overrides);
-    let without_data = plan.tensors.iter().filter(|planned| {
-        planned.is_converted() && uses_matrix(planned.target) && !has_data(&planned.tensor, matrix)
-    });
+    let without_data = plan
+        .tensors
+        .iter()
+        .filter(|planned| planned.is_converted() && uses_matrix(planned.target) && !has_data(&planned.tensor, matrix));
     Quantization {
         file_type: file_type.name(),
         refused: !refusals.is_empty(),
@@ -193,11 +194,8 @@ fn report(
     }
     let requantized = names("requantize");
     if !requantized.is_empty() {
-        let text = format!(
-            "llama-quantize refuses to quantize {} tensors again: {}",
-            requantized.len(),
-            listed(&requantized)
-        );
+        let text =
+            format!("llama-quantize refuses to quantize {} tensors again: {}", requantized.len(), listed(&requantized));
         findings
             .add(Level::Error, "requantize", requantized, text)
             .hint("start from a model in f16, bf16 or f32; --allow-requantize loses quality");

@@ -44,12 +44,7 @@ enum Reason {
 }
 
 /// Reports weights that use a matrix and have no entry.
-pub(super) fn missing(
-    findings: &mut Findings,
-    model: &Model,
-    matrix: &Loaded<Slice<'_>>,
-    used: &[&TensorInfo],
-) {
+pub(super) fn missing(findings: &mut Findings, model: &Model, matrix: &Loaded<Slice<'_>>, used: &[&TensorInfo]) {
     let context = Context::new(model, matrix);
     let mut groups: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
     for tensor in used.iter().filter(|tensor| !matrix.entries.contains_key(&tensor.name)) {
@@ -149,8 +144,11 @@ pub(super) fn extra(findings: &mut Findings, model: &Model, matrix: &Loaded<Slic
     if extra.is_empty() {
         return;
     }
-    let text = format!("{} of {} entries are no weight of the model: {}", extra.len(), matrix.entries.len(), listed(&extra));
-    findings.add(Level::Gap, "extra", extra, text).hint("is the matrix of this model? llama-quantize ignores such entries");
+    let text =
+        format!("{} of {} entries are no weight of the model: {}", extra.len(), matrix.entries.len(), listed(&extra));
+    findings
+        .add(Level::Gap, "extra", extra, text)
+        .hint("is the matrix of this model? llama-quantize ignores such entries");
 }
 
 /// Returns the tensors that some type converts.

@@ -52,9 +52,9 @@ impl<'m> Scans<'m> {
         let shapes: BTreeMap<&str, [u64; 2]> =
             model.tensors.iter().map(|t| (t.name.as_str(), [t.shape[0], t.shape[2]])).collect();
         let entries: Vec<_> = matrix.entries.iter().collect();
-        let scanned = entries.par_iter().map(|(name, entry)| {
-            (name.as_str(), scan(entry, shapes.get(name.as_str()).copied(), matrix.is_legacy))
-        });
+        let scanned = entries
+            .par_iter()
+            .map(|(name, entry)| (name.as_str(), scan(entry, shapes.get(name.as_str()).copied(), matrix.is_legacy)));
         Self(scanned.collect())
     }
 

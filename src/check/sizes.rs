@@ -20,7 +20,9 @@ pub(super) fn numbers(findings: &mut Findings, matrix: &Loaded<Slice<'_>>, scans
     let negative = names(&|scan| scan.matrices.iter().any(|m| m.negative > 0));
     if !negative.is_empty() {
         let text = format!("in_sum2 has numbers below 0 in {} entries: {}", negative.len(), listed(&negative));
-        findings.add(Level::Error, "negative", negative, text).hint("a sum of squares is never negative: the file is damaged");
+        findings
+            .add(Level::Error, "negative", negative, text)
+            .hint("a sum of squares is never negative: the file is damaged");
     }
     let sums = names(&|scan| scan.not_finite_sums > 0);
     if !sums.is_empty() {
@@ -30,7 +32,9 @@ pub(super) fn numbers(findings: &mut Findings, matrix: &Loaded<Slice<'_>>, scans
     let zero = names(&|scan| scan.matrices.iter().any(|m| m.all_zero && !m.unseen));
     if !zero.is_empty() {
         let text = format!("all sums are 0 in {} entries, for at least one matrix: {}", zero.len(), listed(&zero));
-        findings.add(Level::Gap, "all-zero", zero, text).hint("a weight whose inputs are always 0 is quantized to zeros");
+        findings
+            .add(Level::Gap, "all-zero", zero, text)
+            .hint("a weight whose inputs are always 0 is quantized to zeros");
     }
     if matrix.is_legacy {
         let text = "a legacy .dat file has no tokens per expert and no in_sum";

@@ -20,12 +20,7 @@ pub(super) struct Selector<'a> {
 }
 
 impl<'a> Selector<'a> {
-    pub(super) fn new(
-        hparams: &'a Hparams,
-        tensors: &[&TensorInfo],
-        file_type: FileType,
-        has_matrix: bool,
-    ) -> Self {
+    pub(super) fn new(hparams: &'a Hparams, tensors: &[&TensorInfo], file_type: FileType, has_matrix: bool) -> Self {
         let of = |tensor: &&TensorInfo| Category::of(&tensor.name);
         Self {
             hparams,
@@ -144,13 +139,31 @@ impl<'a> Selector<'a> {
         let i = self.i_attn_v;
         self.i_attn_v += 1;
         let mut selected = match self.file_type {
-            F::Q2_K => if gqa { DType::Q4_K } else { DType::Q3_K },
+            F::Q2_K => {
+                if gqa {
+                    DType::Q4_K
+                } else {
+                    DType::Q3_K
+                }
+            }
             F::Q2_K_S if gqa => DType::Q4_K,
             F::IQ3_XXS if gqa => DType::Q4_K,
-            F::IQ3_XXS => if self.has_matrix { DType::IQ3_XXS } else { DType::IQ3_S },
+            F::IQ3_XXS => {
+                if self.has_matrix {
+                    DType::IQ3_XXS
+                } else {
+                    DType::IQ3_S
+                }
+            }
             F::IQ3_XS | F::IQ3_S if gqa => DType::Q4_K,
             F::IQ3_M => DType::Q4_K,
-            F::Q3_K_M => if i < 2 { DType::Q5_K } else { DType::Q4_K },
+            F::Q3_K_M => {
+                if i < 2 {
+                    DType::Q5_K
+                } else {
+                    DType::Q4_K
+                }
+            }
             F::Q3_K_L => DType::Q5_K,
             F::IQ4_NL | F::IQ4_XS if gqa => DType::Q5_K,
             F::Q4_K_M | F::Q5_K_M if more_bits(i, self.n_attn_v) => DType::Q6_K,
@@ -172,12 +185,24 @@ impl<'a> Selector<'a> {
         Ok(match self.file_type {
             F::Q2_K => DType::Q3_K,
             F::Q2_K_S if is_early => DType::Q4_K,
-            F::IQ3_XXS if !self.has_matrix => if is_early { DType::Q4_K } else { DType::Q3_K },
+            F::IQ3_XXS if !self.has_matrix => {
+                if is_early {
+                    DType::Q4_K
+                } else {
+                    DType::Q3_K
+                }
+            }
             F::Q3_K_M if layer < n / 16 => DType::Q5_K,
             F::Q3_K_M if !self.is_falcon() || more_bits(layer, n) => DType::Q4_K,
             F::Q3_K_M => DType::Q3_K,
             F::IQ3_M if is_early || (self.hparams.n_expert == 8 && more_bits(layer, n)) => DType::Q4_K,
-            F::Q3_K_L => if self.is_falcon() { DType::Q4_K } else { DType::Q5_K },
+            F::Q3_K_L => {
+                if self.is_falcon() {
+                    DType::Q4_K
+                } else {
+                    DType::Q5_K
+                }
+            }
             F::Q4_K_M if self.is_falcon() => match () {
                 () if layer < n / 16 => DType::Q6_K,
                 () if more_bits(layer, n) => DType::Q5_K,
@@ -199,8 +224,17 @@ impl<'a> Selector<'a> {
         }
         if self.hparams.n_expert == 8 {
             return match self.file_type {
-                F::Q2_K | F::IQ3_XS | F::IQ3_XXS | F::Q3_K_S | F::Q3_K_M | F::IQ4_NL | F::Q4_K_S | F::Q4_K_M
-                | F::IQ3_S | F::IQ3_M | F::IQ4_XS => DType::Q5_K,
+                F::Q2_K
+                | F::IQ3_XS
+                | F::IQ3_XXS
+                | F::Q3_K_S
+                | F::Q3_K_M
+                | F::IQ4_NL
+                | F::Q4_K_S
+                | F::Q4_K_M
+                | F::IQ3_S
+                | F::IQ3_M
+                | F::IQ4_XS => DType::Q5_K,
                 _ => default,
             };
         }
@@ -253,7 +287,13 @@ pub(super) fn with_fallback(tensor: &TensorInfo, selected: DType) -> Result<DTyp
         return Ok(selected);
     }
     let fallback = match selected {
-        DType::IQ1_S | DType::IQ1_M | DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S | DType::IQ3_XXS | DType::IQ3_S
+        DType::IQ1_S
+        | DType::IQ1_M
+        | DType::IQ2_XXS
+        | DType::IQ2_XS
+        | DType::IQ2_S
+        | DType::IQ3_XXS
+        | DType::IQ3_S
         | DType::IQ4_XS => DType::IQ4_NL,
         DType::Q2_0 | DType::Q2_K | DType::Q3_K | DType::TQ1_0 | DType::TQ2_0 => DType::Q4_0,
         DType::Q4_K => DType::Q5_0,
@@ -271,7 +311,23 @@ pub const fn uses_matrix(target: DType) -> bool {
     use DType as T;
     matches!(
         target,
-        T::Q4_0 | T::Q4_1 | T::Q5_0 | T::Q5_1 | T::Q2_K | T::Q3_K | T::Q4_K | T::Q5_K | T::Q6_K | T::IQ1_S | T::IQ1_M
-            | T::IQ2_XXS | T::IQ2_XS | T::IQ2_S | T::IQ3_XXS | T::IQ3_S | T::IQ4_NL | T::IQ4_XS
+        T::Q4_0
+            | T::Q4_1
+            | T::Q5_0
+            | T::Q5_1
+            | T::Q2_K
+            | T::Q3_K
+            | T::Q4_K
+            | T::Q5_K
+            | T::Q6_K
+            | T::IQ1_S
+            | T::IQ1_M
+            | T::IQ2_XXS
+            | T::IQ2_XS
+            | T::IQ2_S
+            | T::IQ3_XXS
+            | T::IQ3_S
+            | T::IQ4_NL
+            | T::IQ4_XS
     )
 }

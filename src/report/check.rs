@@ -124,5 +124,8 @@ fn experts_line(layer: &LayerExperts) -> String {
 fn scaled(n: u64) -> String {
     const UNITS: [(f64, &str); 4] = [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")];
     let n = n as f64;
-    UNITS.iter().find(|(size, _)| n >= *size).map_or_else(|| n.to_string(), |(size, unit)| format!("{:.1} {unit}", n / size))
+    UNITS
+        .iter()
+        .find(|(size, _)| n >= *size)
+        .map_or_else(|| n.to_string(), |(size, unit)| format!("{:.1} {unit}", n / size))
 }

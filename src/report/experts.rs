@@ -83,7 +83,8 @@ pub fn of_two<'a>(
         for expert in 0..a.counts.len() {
             let Some(divergence) = Divergence::of_expert(a, b, expert) else { continue };
             let counts = [a.counts[expert], b.counts.get(expert).copied().unwrap_or(0)];
-            let place = [Cell::Text(tensor.layer.clone()), Cell::Text(tensor.tensor.clone()), Cell::count(Some(expert))];
+            let place =
+                [Cell::Text(tensor.layer.clone()), Cell::Text(tensor.tensor.clone()), Cell::count(Some(expert))];
             let end = [Cell::Count(counts[0]), Cell::Count(counts[1]), Cell::Text(unseen_in(counts).to_owned())];
             let row: Vec<Cell> = place.into_iter().chain(measures(&divergence)).chain(end).collect();
             rows.push((by.of(&divergence), row));
@@ -119,7 +120,8 @@ mod tests {
             of_matrix(m, &Summary::new(m).tensors).rows.into_iter().map(|mut row| row.remove(6)).collect()
         };
         assert_eq!(notes(&m), ["", "unseen", ""].map(|note| Cell::Text(note.into())));
-        let energies: Vec<Cell> = of_matrix(&m, &Summary::new(&m).tensors).rows.iter().map(|row| row[5].clone()).collect();
+        let energies: Vec<Cell> =
+            of_matrix(&m, &Summary::new(&m).tensors).rows.iter().map(|row| row[5].clone()).collect();
         assert_eq!((&energies[0], &energies[2]), (&Cell::Number(3.0), &Cell::Number(2.0)));
         m.fill_experts(1);
         assert_eq!(notes(&m), ["", "filled", ""].map(|note| Cell::Text(note.into())));

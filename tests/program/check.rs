@@ -24,7 +24,10 @@ fn the_exit_code_is_the_verdict() {
     let bench = bench();
     let gaps = bench.run("check qwen3moe.gguf matrix.gguf");
     assert_eq!(gaps.code, Some(2), "{gaps:?}");
-    assert!(gaps.stdout.contains("layer 1, 8 experts, ffn_gate_exps, ffn_up_exps, ffn_down_exps: no token 5"), "{gaps:?}");
+    assert!(
+        gaps.stdout.contains("layer 1, 8 experts, ffn_gate_exps, ffn_up_exps, ffn_down_exps: no token 5"),
+        "{gaps:?}"
+    );
     assert!(gaps.stdout.lines().last().unwrap().starts_with("will do, with gaps: "), "{gaps:?}");
 
     bench.ok("merge matrix.gguf -o filled.gguf --fill-experts layer");

@@ -21,8 +21,8 @@ use std::path::Path;
 use std::{fs, io};
 
 pub use arch::qwen3moe::{DEAD_EXPERT, DEAD_LAYER};
-pub use check::CHECK_MODELS;
 use arch::{bert, deepseek2, dream, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, qwen2, qwen3moe};
+pub use check::CHECK_MODELS;
 pub use hostile::{HOSTILE, truncated};
 pub use nextn::{DRAFTS, NEXTN};
 pub use text::{LATE, text};

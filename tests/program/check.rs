@@ -84,6 +84,13 @@ fn filling_in_a_run_and_in_a_merge_gives_the_same_bytes() {
     bench.ok("--in-file plain.gguf -o combined.gguf --fill-experts layer --fill-below 40");
     assert!(bench.read("combined.gguf") == bench.read("merged.gguf"));
 
+    // A run that starts from a filled matrix keeps its list.
+    bench.ok(&format!("{run} --chunk 4 --in-file run.gguf -o more.gguf"));
+    assert_eq!(
+        Imatrix::read(bench.path("more.gguf")).unwrap().filled,
+        Imatrix::read(bench.path("run.gguf")).unwrap().filled
+    );
+
     let (plain, filled) =
         (Imatrix::read(bench.path("plain.gguf")).unwrap(), Imatrix::read(bench.path("run.gguf")).unwrap());
     let name = "blk.1.ffn_down_exps.weight";

@@ -103,12 +103,14 @@ struct Context {
 impl Context {
     fn new(model: &Model, matrix: &Loaded<Slice<'_>>) -> Self {
         let with_entry = || model.tensors.iter().filter(|tensor| matrix.entries.contains_key(&tensor.name));
+        let first_nextn = model.hparams.first_nextn();
+        let in_trunk = |tensor: &TensorInfo| tensor.layer().is_some_and(|layer| first_nextn.is_none_or(|n| layer < n));
         let has_experts = with_entry().any(is_routed);
-        let has_dense = with_entry().any(|tensor| tensor.layer().is_some() && !is_routed(tensor));
+        let has_dense = with_entry().any(|tensor| in_trunk(tensor) && !is_routed(tensor));
         Self {
             only_routed: has_experts && !has_dense,
             layers: with_entry().filter_map(TensorInfo::layer).collect(),
-            first_nextn: model.hparams.first_nextn(),
+            first_nextn,
         }
     }
 

@@ -71,6 +71,10 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
         let (imatrix, legacy) = load(path, args.legacy)?;
         let summary = Summary::new(&imatrix);
         let mut warnings: Vec<String> = summary.warnings.iter().map(ToString::to_string).collect();
+        if !imatrix.filled.is_empty() {
+            let n: usize = imatrix.filled.values().map(Vec::len).sum();
+            warnings.push(format!("{n} experts in {} weights were filled from other experts", imatrix.filled.len()));
+        }
         for warning in &warnings {
             log::warn(format_args!("'{}': {warning}", path.display()));
         }
@@ -86,10 +90,6 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
         let mut layers = statistics::layers(in_layers);
         if let Some(key) = &args.sort {
             layers.sort(key, args.ascending);
-        }
-        if !imatrix.filled.is_empty() {
-            let n: usize = imatrix.filled.values().map(Vec::len).sum();
-            warnings.push(format!("{n} experts in {} weights were filled from other experts", imatrix.filled.len()));
         }
         files.push(StatsFile {
             file: path.display().to_string(),

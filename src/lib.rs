@@ -4,12 +4,14 @@
 #![doc = "[docs/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/README.md"]
 #![doc = "[docs/building.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/building.md"]
 #![doc = "[docs/calibration.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/calibration.md"]
+#![doc = "[docs/check.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/check.md"]
 #![doc = "[docs/cluster.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/cluster.md"]
 #![doc = "[docs/devices.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/devices.md"]
 #![doc = "[docs/differences.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/differences.md"]
 #![doc = "[docs/flags.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/flags.md"]
 #![doc = "[docs/lens.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/lens.md"]
 #![doc = "[docs/performance.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/performance.md"]
+#![doc = "[docs/stats.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/stats.md"]
 #![doc = "[vendor/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/vendor/README.md"]
 #![doc = ""]
 // Its example evaluates a model.
@@ -24,6 +26,7 @@
 //! | [`atomic_file`] | replaces a file as a whole | no |
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
+//! | [`mixture`], [`check`] | `llama-quantize`'s rules; whether a matrix will do | no |
 //! | [`lens`] | effect of each layer on the predictions | to measure |
 //! | [`collect`] | sums the inputs of products, as they come | no |
 //! | [`exact`] | sums that do not depend on the order of their terms | no |
@@ -39,6 +42,7 @@
 
 pub mod atomic_file;
 pub mod calibration;
+pub mod check;
 pub mod collect;
 #[cfg(feature = "llama")]
 pub mod evaluate;
@@ -49,6 +53,7 @@ pub mod lens;
 mod likelihood;
 #[cfg(feature = "llama")]
 pub mod llama;
+pub mod mixture;
 pub mod nextn;
 pub mod options;
 pub mod perplexity;

@@ -1,5 +1,6 @@
 //! The integration tests, one binary.
 
+mod check;
 mod formats;
 mod layers;
 mod support;

@@ -16,7 +16,7 @@ fn matrix() -> Imatrix {
     let sum2 = sum.iter().map(|x| x * x).collect();
     let entry = Entry { sum2, sum: Some(sum), counts: vec![1600; EXPERTS] };
     let entries = (0..WEIGHTS).map(|layer| (format!("blk.{layer}.ffn_up_exps.weight"), entry.clone())).collect();
-    Imatrix { entries, datasets: vec!["text".into()], chunk_count: 100, chunk_size: 512, n_layer_nextn: 0 }
+    Imatrix { entries, datasets: vec!["text".into()], chunk_count: 100, chunk_size: 512, ..Imatrix::default() }
 }
 
 fn bytes() -> Vec<u8> {

@@ -103,8 +103,8 @@ impl Loaded {
 /// Turns a matrix into the contents of a file, to be merged into another matrix.
 impl From<Imatrix> for Loaded {
     fn from(imatrix: Imatrix) -> Self {
-        let Imatrix { entries, datasets, chunk_count, chunk_size, n_layer_nextn } = imatrix;
-        Self { entries, datasets, chunk_count, chunk_size, n_layer_nextn, is_legacy: false, has_metadata: true }
+        let Imatrix { entries, datasets, chunk_count, chunk_size, n_layer_nextn, filled } = imatrix;
+        Self { entries, datasets, chunk_count, chunk_size, n_layer_nextn, is_legacy: false, has_metadata: true, filled }
     }
 }
 

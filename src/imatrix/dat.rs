@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::{Entry, Error, Imatrix, Loaded, Numbers, Slice, Values};
+use super::{Entry, Error, Filled, Imatrix, Loaded, Numbers, Slice, Values};
 use crate::gguf::cursor::Cursor;
 
 /// Size of the shortest entry: an empty name, calls and one value.
@@ -36,6 +36,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Loaded<Slice<'_>>, Error> {
         n_layer_nextn: 0,
         is_legacy: true,
         has_metadata: false,
+        filled: Filled::new(),
     };
     // Later versions of the format added the rest, so a file may end here or after the chunks.
     if cursor.left() > 0 {

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::{Entry, Error, Imatrix, Loaded, Numbers, Slice, Values, WeightStatistics};
-use crate::gguf::{DType, File, MAX_NAME_BYTES, Tensor, Value, Writer};
+use super::{Entry, Error, Imatrix, Loaded, Numbers, Slice, Values, WeightStatistics, fill};
+use crate::gguf::{Array, DType, File, MAX_NAME_BYTES, Tensor, Value, Writer};
 
 const GENERAL_TYPE: &str = "general.type";
 const DATASETS: &str = "imatrix.datasets";
@@ -15,6 +15,8 @@ const CHUNK_COUNT: &str = "imatrix.chunk_count";
 const CHUNK_SIZE: &str = "imatrix.chunk_size";
 const N_LAYER_NEXTN: &str = "imatrix.n_layer_nextn";
 const STATS_SCHEMA: &str = "imatrix.stats_schema";
+/// Only in a matrix with filled experts; other programs ignore it.
+const FILLED_EXPERTS: &str = "imatrix.filled_experts";
 
 const IN_SUM: &str = ".in_sum";
 const IN_SUM2: &str = ".in_sum2";
@@ -46,6 +48,7 @@ pub(super) fn read<'f>(file: &'f File<'_>) -> Result<Loaded<Slice<'f>>, Error> {
         n_layer_nextn: number(file, N_LAYER_NEXTN)?,
         is_legacy: false,
         has_metadata: has(DATASETS) && has(CHUNK_COUNT) && has(CHUNK_SIZE),
+        filled: fill::read(file.get(FILLED_EXPERTS).and_then(Value::as_strings).unwrap_or_default()),
     })
 }
 
@@ -154,6 +157,9 @@ fn set_metadata(file: &mut Writer<'_>, imatrix: &Imatrix<Numbers<'_>>, schema: &
         file.set(N_LAYER_NEXTN, imatrix.n_layer_nextn as u32);
     }
     file.set(STATS_SCHEMA, schema);
+    if !imatrix.filled.is_empty() {
+        file.set(FILLED_EXPERTS, Value::Array(Array::String(fill::written(&imatrix.filled))));
+    }
 }
 
 /// Returns the tensor name of a part, cut to ggml's maximum length as `ggml_format_name` does. A weight whose name has over

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Entry, Error, Slice, Values, dat, gguf as imatrix_gguf};
+use super::{Entry, Error, Filled, Slice, Values, dat, gguf as imatrix_gguf};
 use crate::gguf;
 use crate::gguf::map::{self, Bytes};
 
@@ -27,6 +27,8 @@ pub struct Loaded<V = Vec<f32>> {
     pub is_legacy: bool,
     /// Whether a GGUF file has all of datasets, chunk count and chunk size.
     pub has_metadata: bool,
+    /// Experts whose sums were filled from other experts.
+    pub filled: Filled,
 }
 
 /// A matrix file that stays where it is: mapped, its numbers read when they are needed.
@@ -136,6 +138,7 @@ impl Loaded<Slice<'_>> {
             n_layer_nextn: self.n_layer_nextn,
             is_legacy: self.is_legacy,
             has_metadata: self.has_metadata,
+            filled: self.filled.clone(),
         }
     }
 }

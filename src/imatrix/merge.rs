@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Entry, Error, Imatrix, Loaded, Ready, Sum, Values};
+use super::{Entry, Error, Imatrix, Loaded, Ready, Sum, Values, fill};
 
 /// A mismatch that does not make a merge fail, but that the user should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +99,9 @@ impl<'a, V: Sum<'a> + Default> Imatrix<V> {
             }
         }
         self.datasets.extend_from_slice(&loaded.datasets);
+        for (name, experts) in &loaded.filled {
+            fill::add(self.filled.entry(name.clone()).or_default(), experts);
+        }
         let most = self.entries.values().flat_map(|e| &e.counts).copied().max().unwrap_or(0);
         self.chunk_count = rows_to_chunks(most.max(0), chunk_size);
         Ok(warnings)

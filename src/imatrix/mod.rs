@@ -4,6 +4,7 @@ mod access;
 mod dat;
 mod error;
 mod exact;
+mod fill;
 mod gguf;
 mod invalid;
 mod load;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 pub use error::Error;
+pub use fill::Filled;
 pub use invalid::Invalid;
 pub use load::{File, Loaded};
 pub(crate) use merge::rows_to_chunks;
@@ -87,6 +89,8 @@ pub struct Imatrix<V = Vec<f32>> {
     pub chunk_size: i32,
     /// Number of `NextN` layers, which are the last layers.
     pub n_layer_nextn: i32,
+    /// Experts whose sums were filled from other experts; empty unless [`Imatrix::fill_experts`] was called.
+    pub filled: Filled,
 }
 
 /// The two file formats.
@@ -138,7 +142,14 @@ impl Coverage {
 // Only for the owned type, so that `Imatrix::default()` needs no type annotation.
 impl Default for Imatrix {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), datasets: Vec::new(), chunk_count: 0, chunk_size: 0, n_layer_nextn: 0 }
+        Self {
+            entries: BTreeMap::new(),
+            datasets: Vec::new(),
+            chunk_count: 0,
+            chunk_size: 0,
+            n_layer_nextn: 0,
+            filled: Filled::new(),
+        }
     }
 }
 
@@ -146,7 +157,14 @@ impl<'a> Imatrix<Numbers<'a>> {
     /// Creates an empty matrix that borrows the sums merged into it.
     #[must_use]
     pub fn new() -> Self {
-        Self { entries: BTreeMap::new(), datasets: Vec::new(), chunk_count: 0, chunk_size: 0, n_layer_nextn: 0 }
+        Self {
+            entries: BTreeMap::new(),
+            datasets: Vec::new(),
+            chunk_count: 0,
+            chunk_size: 0,
+            n_layer_nextn: 0,
+            filled: Filled::new(),
+        }
     }
 
     /// Creates a matrix that borrows the sums of entries. All other fields have their defaults.
@@ -168,6 +186,7 @@ impl<'a> Imatrix<Numbers<'a>> {
             chunk_count: self.chunk_count,
             chunk_size: self.chunk_size,
             n_layer_nextn: self.n_layer_nextn,
+            filled: self.filled.clone(),
         }
     }
 }
@@ -182,6 +201,7 @@ impl<V: Values> Imatrix<V> {
             chunk_count: self.chunk_count,
             chunk_size: self.chunk_size,
             n_layer_nextn: self.n_layer_nextn,
+            filled: self.filled.clone(),
         }
     }
 

@@ -36,7 +36,8 @@ pub fn merge_weighted(files: &[(Loaded, f64)], sizes: ChunkSizes) -> Result<(Ima
     let mut entries: BTreeMap<&str, Weighted> = BTreeMap::new();
     for (loaded, weight) in files {
         // Merges datasets and chunk size without entries.
-        let Loaded { datasets, chunk_count, chunk_size, n_layer_nextn, is_legacy, has_metadata, entries: _ } = loaded;
+        let Loaded { datasets, chunk_count, chunk_size, n_layer_nextn, is_legacy, has_metadata, filled, entries: _ } =
+            loaded;
         warnings.extend(imatrix.merge(
             &Loaded {
                 entries: BTreeMap::<String, Entry>::new(),
@@ -46,6 +47,7 @@ pub fn merge_weighted(files: &[(Loaded, f64)], sizes: ChunkSizes) -> Result<(Ima
                 n_layer_nextn: *n_layer_nextn,
                 is_legacy: *is_legacy,
                 has_metadata: *has_metadata,
+                filled: filled.clone(),
             },
             sizes,
         )?);

@@ -29,7 +29,7 @@ impl Metric {
     }
 }
 
-const MEASURES: [Heading; 5] = [
+pub(super) const MEASURES: [Heading; 5] = [
     Heading::new("cosine", "Cosine", 6),
     Heading::new("relative_l2", "Rel L2", 4),
     Heading::new("spearman", "Spearman", 4),
@@ -37,12 +37,12 @@ const MEASURES: [Heading; 5] = [
     Heading::new("energy_ratio", "Energy", 4),
 ];
 
-fn measures(d: &Divergence) -> impl Iterator<Item = Cell> {
+pub(super) fn measures(d: &Divergence) -> impl Iterator<Item = Cell> {
     [d.cosine, d.relative_l2, d.spearman, d.jsd, d.energy_ratio].into_iter().map(Cell::Number)
 }
 
 /// Sorts by difference, largest first. An undefined difference comes before all others, since it is not agreement.
-fn by_difference<T>(items: &mut [T], of: impl Fn(&T) -> f64) {
+pub(super) fn by_difference<T>(items: &mut [T], of: impl Fn(&T) -> f64) {
     let key = |item: &T| {
         let x = of(item);
         if x.is_nan() { f64::INFINITY } else { x }

@@ -6,6 +6,8 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::sheet::{Cell, Sheet};
+use crate::check::Check;
+use crate::imatrix::Filled;
 
 /// Serializes the sheet as an array of objects.
 impl Serialize for Sheet {
@@ -69,6 +71,12 @@ pub struct StatsFile {
     pub tensors: Sheet,
     /// One row per layer.
     pub layers: Sheet,
+    /// One row per expert; only with `--by expert`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Sheet>,
+    /// Experts whose sums were filled from other experts, by weight; only if there are any.
+    #[serde(skip_serializing_if = "Filled::is_empty")]
+    pub filled: Filled,
     /// Statistics that could not be computed.
     pub warnings: Vec<String>,
 }
@@ -95,4 +103,25 @@ pub struct CompareFile {
     pub tensors: Sheet,
     /// One row per layer, largest difference first.
     pub layers: Sheet,
+    /// One row per expert, largest difference first; only with `--by expert`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Sheet>,
+}
+
+/// The output of `check --format json`; `docs/check.schema.json` is its schema.
+#[derive(Debug, Serialize)]
+pub struct CheckDocument {
+    /// `llama-imatrix check`.
+    pub format: &'static str,
+    /// 1.
+    pub version: u32,
+    /// Name of the model's first file as given.
+    pub model_file: String,
+    /// Name of the matrix's file as given.
+    pub matrix_file: String,
+    /// Exit code of the command.
+    pub exit_code: u8,
+    /// The result.
+    #[serde(flatten)]
+    pub check: Check,
 }

@@ -3,14 +3,18 @@
 //! | module | output |
 //! |---|---|
 //! | [`statistics`], [`difference`] | sheets of one matrix, and of the comparison of two |
+//! | [`experts`] | the same per expert |
 //! | [`text`], [`json`] | sheets as aligned text, CSV, Markdown and JSON |
+//! | [`check`] | the result of a check, as text |
 //! | [`lens`] | sheets of a lens file |
 //! | [`page`] | an HTML page |
 #![cfg_attr(feature = "plots", doc = "| [`plots`] | PNG plots |")]
 //!
 //! [`show_statistics`] prints the bytes of upstream's tables.
 
+pub mod check;
 pub mod difference;
+pub mod experts;
 pub mod json;
 pub mod lens;
 pub mod page;

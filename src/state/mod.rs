@@ -141,6 +141,7 @@ impl State<'_> {
             chunk_count: self.progress.chunk_count,
             chunk_size: self.output.chunk_size,
             n_layer_nextn: self.output.n_layer_nextn,
+            ..Imatrix::default()
         }
     }
 

@@ -122,6 +122,22 @@ impl MatrixDivergence {
     }
 }
 
+impl Divergence {
+    /// Compares one expert of two entries; `None` unless both have as many experts, of the same size.
+    #[must_use]
+    pub fn of_expert(a: &Entry, b: &Entry, expert: usize) -> Option<Self> {
+        let one = |entry: &Entry| {
+            let row = entry.row_len()?;
+            let sum2 = entry.sum2.get(expert * row..(expert + 1) * row)?.to_vec();
+            Some(Entry { sum2, sum: None, counts: vec![*entry.counts.get(expert)?] })
+        };
+        let same = a.counts.len() == b.counts.len() && a.sum2.len() == b.sum2.len();
+        let (a, b) = (one(a).filter(|_| same)?, one(b)?);
+        let (sums, spearman) = compare_entries(&a, &b);
+        Some(sums.divergence(spearman, sums.jsd))
+    }
+}
+
 fn counts(entry: &Entry) -> Counts {
     Counts {
         rows: entry.counts.iter().fold(0, |sum, &c| sum.saturating_add(c)),

@@ -38,6 +38,7 @@ fn imatrix() -> impl Strategy<Value = Imatrix> {
         chunk_count: 0,
         chunk_size,
         n_layer_nextn,
+        ..Imatrix::default()
     })
 }
 

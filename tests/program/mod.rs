@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod calibration;
+mod check;
 mod collecting;
 mod commands;
 mod download;

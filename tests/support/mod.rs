@@ -8,6 +8,7 @@
 )]
 
 mod arch;
+mod check;
 mod hostile;
 mod model;
 mod nextn;
@@ -21,6 +22,7 @@ use std::{fs, io};
 
 pub use arch::qwen3moe::{DEAD_EXPERT, DEAD_LAYER};
 use arch::{bert, deepseek2, dream, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, qwen2, qwen3moe};
+pub use check::CHECK_MODELS;
 pub use hostile::{HOSTILE, truncated};
 pub use nextn::{DRAFTS, NEXTN};
 pub use text::{LATE, text};
@@ -105,7 +107,7 @@ pub fn calibration() -> String {
 
 /// Writes the models as `DIR/NAME.gguf`, those in `BEYOND` as `DIR/beyond/NAME.gguf`, the hostile ones as
 /// `DIR/hostile/NAME.gguf`, those with NextN layers and their drafts as `DIR/nextn/NAME.gguf`, and
-/// `DIR/calibration.txt`.
+/// `DIR/calibration.txt`, and those for `check` in `DIR/check`.
 pub fn write_all(dir: &Path) -> io::Result<()> {
     let [beyond, hostile, nextn] = ["beyond", "hostile", "nextn"].map(|name| dir.join(name));
     for (dir, models) in [(dir, MODELS), (&beyond, BEYOND), (&hostile, HOSTILE), (&nextn, NEXTN), (&nextn, DRAFTS)] {
@@ -114,6 +116,7 @@ pub fn write_all(dir: &Path) -> io::Result<()> {
             fs::write(dir.join(model.name).with_extension("gguf"), model.bytes())?;
         }
     }
+    check::write_check(&dir.join("check"))?;
     fs::write(dir.join("calibration.txt"), calibration())
 }
 

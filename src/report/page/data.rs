@@ -123,6 +123,11 @@ impl<'a> File<'a> {
     fn new(source: &'a Source) -> Self {
         let summary = Summary::new(&source.imatrix);
         let mut notes = source.notes.clone();
+        let filled: usize = source.imatrix.filled.values().map(Vec::len).sum();
+        if filled > 0 {
+            let weights = source.imatrix.filled.len();
+            notes.push(format!("{filled} experts in {weights} weights were filled from other experts"));
+        }
         notes.extend(summary.warnings.iter().map(ToString::to_string));
         if notes.len() > MAX_NOTES {
             let more = notes.len() - MAX_NOTES;

@@ -43,6 +43,13 @@ pub(crate) enum OutputFormat {
     Dat,
 }
 
+/// `--fill-experts`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FillExperts {
+    None,
+    Layer,
+}
+
 /// `--nan`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nan {
@@ -59,6 +66,7 @@ pub(crate) enum CpuProducts {
 
 words! {
     OutputFormat { Gguf = "gguf", Dat = "dat", }
+    FillExperts { None = "none", Layer = "layer", }
     Nan { Discard = "discard", Abort = "abort", }
     CpuProducts { Auto = "auto", Ggml = "ggml", }
     SumOn { Auto = "auto", Device = "device", Host = "host", }

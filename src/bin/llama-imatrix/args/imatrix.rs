@@ -1,7 +1,7 @@
 //! The matrix: what it is made from, where it goes, what it holds.
 
 use super::bits::Key;
-use super::choices::{Choice as _, OutputFormat};
+use super::choices::{Choice as _, FillExperts, OutputFormat};
 use super::csv::split_csv;
 use super::lowargs::Text;
 use super::table::{Flag, Set};
@@ -65,6 +65,23 @@ pub(super) static FLAGS: &[Flag] = &[
             Ok(())
         }),
     )
+    .same_bits(),
+    Flag::new(
+        &["--fill-experts"],
+        "none|layer",
+        "Fill experts that saw few tokens in each saved matrix: layer blends them with the mean of their weight's experts (none)",
+        Set::Choice(FillExperts::WORDS, |flags, how| {
+            flags.fill_experts = FillExperts::parse(how)?;
+            Ok(())
+        }),
+    )
+    .ours()
+    .same_bits(),
+    Flag::int(&["--fill-below"], "Fill experts that saw fewer than N tokens; requires --fill-experts (1)", |flags, n| {
+        flags.fill_below = Some(Some(i64::from(n)).filter(|&n| n > 0).ok_or(format!("{n} is below 1"))?);
+        Ok(())
+    })
+    .ours()
     .same_bits(),
     Flag::int(&["-ofreq", "--output-frequency"], "Write the matrix every N chunks (10)", |flags, n| {
         flags.output_frequency = n;

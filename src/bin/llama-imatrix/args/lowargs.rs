@@ -9,7 +9,7 @@ use llama_imatrix::options::{
 };
 use llama_imatrix::state::Accumulate;
 
-use super::choices::{CpuProducts, Nan, OutputFormat};
+use super::choices::{CpuProducts, FillExperts, Nan, OutputFormat};
 use crate::ui::log::{LogOptions, level};
 
 /// All flags that act. Those that are read and ignored leave nothing here.
@@ -35,6 +35,8 @@ pub(crate) struct Flags {
     /// `None`: a name that the kind of run has.
     pub(crate) output: Option<PathBuf>,
     pub(crate) output_format: Option<OutputFormat>,
+    pub(crate) fill_experts: FillExperts,
+    pub(crate) fill_below: Option<i64>,
     pub(crate) output_frequency: i32,
     pub(crate) save_frequency: i32,
     pub(crate) in_file: Vec<String>,
@@ -248,6 +250,8 @@ impl Default for Flags {
             escape: false,
             output: None,
             output_format: None,
+            fill_experts: FillExperts::None,
+            fill_below: None,
             output_frequency: 10,
             save_frequency: 0,
             in_file: Vec::new(),

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::offline::{compare, merge, report, stats};
+use crate::offline::{check, compare, merge, report, stats};
 use crate::run::worker;
 use crate::ui::log::{self, LogOptions};
 use crate::ui::print::unless_nobody_reads;
@@ -28,6 +28,8 @@ enum Command {
     Stats(stats::Stats),
     /// Compares the channel weights of matrices.
     Compare(compare::Compare),
+    /// Tells whether a matrix will do for a model.
+    Check(check::Check),
     /// Draws matrices on an HTML page, or as pictures.
     Report(report::Report),
     /// Merges the states of shards, or adds up matrices.
@@ -37,9 +39,10 @@ enum Command {
 }
 
 /// Names of the commands and what they do, for the help.
-const NAMES: [(&str, &str); 5] = [
+const NAMES: [(&str, &str); 6] = [
     ("stats", "print statistics of matrices: a table, JSON, CSV or Markdown"),
     ("compare", "compare the channel weights of matrices"),
+    ("check", "tell whether a matrix will do for a model and a type"),
     ("report", "draw matrices on an HTML page, or as pictures"),
     ("merge", "merge the states of shards, or add up matrices, with weights"),
     ("worker", "lend this machine's devices to a run elsewhere (--rpc)"),
@@ -61,6 +64,7 @@ pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
     let result = log::init(&LogOptions::default(), log::level::INFO).and_then(|()| match parsed.command {
         Command::Stats(args) => stats::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Report(args) => report::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Merge(args) => merge::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => worker::run(&args).map(|()| ExitCode::SUCCESS),

@@ -16,7 +16,7 @@ use llama_imatrix::imatrix::{ChunkSizes, Format};
 use llama_imatrix::state::Shard;
 
 use crate::args::Flags;
-use crate::args::choices::OutputFormat;
+use crate::args::choices::{FillExperts, OutputFormat};
 use corpus::read_corpus;
 use output::{DEFAULT_OUTPUT, Output, output_path};
 use overlap::Files;
@@ -82,7 +82,7 @@ impl Config {
         files.refuse_overlap()?;
         refuse_default_output(&flags, &corpus)?;
         let format = if shard.is_whole() { format } else { Some(Format::Gguf) };
-        let output = Output::new(output_path(&flags, shard), format)?;
+        let output = Output::new(output_path(&flags, shard), format)?.with_filled_experts(fill_below(&flags, shard)?);
         // In a merge -c can only mean the chunks of files that do not say; in a run it is the run's, and a legacy file's
         // are most likely of llama.cpp's default size.
         let legacy = if corpus.is_empty() { flags.ctx_size } else { DEFAULT_CHUNK_SIZE };
@@ -109,6 +109,20 @@ fn shard(flags: &Flags) -> anyhow::Result<Shard> {
         Some("auto") => Ok(Shard::auto(|name| std::env::var(name).ok())?),
         Some(shard) => Ok(shard.parse()?),
     }
+}
+
+/// Returns the number of tokens below which experts are filled; `None` if none are.
+fn fill_below(flags: &Flags, shard: Shard) -> anyhow::Result<Option<i64>> {
+    if flags.fill_experts == FillExperts::None {
+        ensure!(flags.fill_below.is_none(), "--fill-below requires --fill-experts layer");
+        return Ok(None);
+    }
+    ensure!(
+        shard.is_whole(),
+        "--fill-experts cannot be combined with --shard: no shard knows what the others have seen\n\
+         hint: llama-imatrix merge --fill-experts layer fills experts of the whole run"
+    );
+    Ok(Some(flags.fill_below.unwrap_or(1)))
 }
 
 /// Refuses a merge without `-o` that would replace one of its inputs.

@@ -23,6 +23,8 @@ pub(crate) struct Output {
     path: PathBuf,
     format: Format,
     way: Way,
+    /// Experts that saw fewer tokens are filled in what is written.
+    fill_below: Option<i64>,
 }
 
 impl Output {
@@ -47,7 +49,12 @@ impl Output {
                 Format::Gguf
             }
         };
-        Ok(Self { path, format, way })
+        Ok(Self { path, format, way, fill_below: None })
+    }
+
+    /// Fills experts that saw fewer tokens in each matrix that is written; the matrix in memory stays.
+    pub(crate) fn with_filled_experts(self, fill_below: Option<i64>) -> Self {
+        Self { fill_below, ..self }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -71,14 +78,30 @@ impl Output {
             name.push(format!(".at_{chunks}"));
         }
         let path = PathBuf::from(name);
-        save_as(&path, self.way, |w| imatrix.write(w, self.format))
-            .with_context(|| format!("cannot save '{}'", path.display()))
+        let filled = self.filled(imatrix);
+        let saved = save_as(&path, self.way, |w| match &filled {
+            Some(filled) => filled.write(w, self.format),
+            None => imatrix.write(w, self.format),
+        });
+        saved.with_context(|| format!("cannot save '{}'", path.display()))
     }
 
     /// Replaces the file at the end of a run. If that fails, saves the matrix to the temporary folder.
     pub(crate) fn save_final(&self, imatrix: &Imatrix<impl Values>) -> anyhow::Result<()> {
         let saved = self.save(imatrix, None);
-        or_rescue(saved, "matrix", &self.path, |w| imatrix.write(w, self.format))
+        or_rescue(saved, "matrix", &self.path, |w| match self.filled(imatrix) {
+            Some(filled) => filled.write(w, self.format),
+            None => imatrix.write(w, self.format),
+        })
+    }
+
+    /// Returns a copy with filled experts, if that is wanted.
+    fn filled(&self, imatrix: &Imatrix<impl Values>) -> Option<Imatrix> {
+        let below = self.fill_below?;
+        let mut filled = imatrix.view().to_owned();
+        let n = filled.fill_experts(below);
+        log::debug(format_args!("{n} experts filled in {} weights", filled.filled.len()));
+        Some(filled)
     }
 }
 

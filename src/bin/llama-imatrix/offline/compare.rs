@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use clap::ValueEnum;
 use llama_imatrix::report::difference::{self, Metric};
+use llama_imatrix::report::experts;
 use llama_imatrix::report::json::{CompareDocument, CompareFile};
 use llama_imatrix::report::sheet::{Cell, Heading, Sheet};
 use llama_imatrix::stats::MatrixDivergence;
@@ -25,7 +26,7 @@ pub(crate) struct Compare {
     /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Print only weights or only layers [default: both; in CSV weights]
+    /// Print only weights, only layers, or experts [default: weights and layers; in CSV weights]
     #[arg(long, value_enum)]
     by: Option<By>,
     /// Metric for the order and for --fail-above
@@ -111,10 +112,12 @@ pub(crate) fn run(args: &Compare) -> anyhow::Result<ExitCode> {
                 ));
             }
         }
+        let by_expert = (args.by == Some(By::Expert)).then(|| experts::of_two(&first, &second, &all.tensors, metric));
         comparisons.push(CompareFile {
             second: path.display().to_string(),
             tensors: difference::tensors(&all.tensors, metric),
             layers: difference::layers(&all.layers, metric),
+            experts: by_expert,
         });
     }
     args.destination.write(&shown(args, first_path.display().to_string(), comparisons)?)?;
@@ -128,7 +131,11 @@ fn shown(args: &Compare, first: String, comparisons: Vec<CompareFile>) -> anyhow
     }
     if args.format == Format::Csv {
         let sheets = comparisons.into_iter().map(|c| {
-            let mut sheet = if args.by == Some(By::Layer) { c.layers } else { c.tensors };
+            let mut sheet = match args.by {
+                Some(By::Layer) => c.layers,
+                Some(By::Expert) => c.experts.unwrap_or_default(),
+                _ => c.tensors,
+            };
             sheet.prepend(Heading::new("second", "B", 0), &c.second);
             sheet.prepend(Heading::new("first", "A", 0), &first);
             sheet
@@ -137,6 +144,10 @@ fn shown(args: &Compare, first: String, comparisons: Vec<CompareFile>) -> anyhow
     }
     let mut out = String::new();
     for c in comparisons {
+        if let Some(experts) = &c.experts {
+            out += &titled(args.format, &format!("Experts of {} (B) against {first} (A)", c.second), experts);
+            continue;
+        }
         if args.by != Some(By::Layer) {
             let (compared, others) = compared(c.tensors);
             let compared = args.destination.fit(args.format, compared.join_equal_rows("tensor"), &["jsd", "cosine"]);

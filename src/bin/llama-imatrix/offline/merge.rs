@@ -30,6 +30,12 @@ pub(crate) struct Merge {
     /// [default: 1]
     #[arg(long = "weight", value_name = "W", value_delimiter = ',', value_parser = weight)]
     weights: Vec<f64>,
+    /// Fill experts that saw few tokens: layer = blend them with the mean of their weight's experts. Changes the bytes
+    #[arg(long, value_enum, default_value_t, value_name = "HOW")]
+    fill_experts: FillExperts,
+    /// Fill experts that saw fewer than N tokens [default: 1, only those that saw none]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    fill_below: Option<i64>,
     /// Tokens per chunk of legacy .dat files, which do not store it
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(i32).range(1..))]
     legacy_chunk_size: i32,
@@ -39,6 +45,16 @@ pub(crate) struct Merge {
 enum Format {
     Gguf,
     Dat,
+}
+
+/// How experts that saw few tokens are filled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum FillExperts {
+    /// Not at all.
+    #[default]
+    None,
+    /// From the other experts of the same weight.
+    Layer,
 }
 
 impl From<Format> for imatrix::Format {
@@ -61,17 +77,32 @@ pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
     refuse_overlap(args)?;
     let output = Output::new(args.output.clone(), args.output_format.map(Into::into))?;
     let states = args.files.iter().filter(|path| is_state(path)).count();
-    let merged = match args.files.iter().find(|path| !is_state(path)) {
+    ensure!(
+        args.fill_below.is_none() || args.fill_experts != FillExperts::None,
+        "--fill-below requires --fill-experts layer"
+    );
+    let mut merged = match args.files.iter().find(|path| !is_state(path)) {
         None => merge_states(args)?,
         Some(matrix) if states > 0 => {
             bail!("'{}' is not a state: states can only be merged with states", matrix.display())
         }
         Some(_) => merge_matrices(args)?,
     };
+    if args.fill_experts == FillExperts::Layer {
+        fill(&mut merged, args.fill_below.unwrap_or(1));
+    }
     warn_of_gaps(&merged);
     warn_of_dat(&output, &merged);
     log::info(format_args!("saving '{}': {} chunks", output.path().display(), merged.chunk_count));
     output.save(&merged, None)
+}
+
+fn fill(imatrix: &mut Imatrix, below: i64) {
+    let filled = imatrix.fill_experts(below);
+    log::info(format_args!(
+        "{filled} experts with fewer than {below} tokens filled in {} weights; the file lists them",
+        imatrix.filled.len()
+    ));
 }
 
 /// Refuses an output that is one of the inputs.

@@ -1,5 +1,6 @@
 //! Commands on files: they load no model and start no backend.
 
+pub(crate) mod check;
 pub(crate) mod combine;
 pub(crate) mod compare;
 mod load;

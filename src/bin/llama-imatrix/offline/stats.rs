@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use llama_imatrix::imatrix::Imatrix;
 use llama_imatrix::report::json::{StatsDocument, StatsFile};
 use llama_imatrix::report::sheet::{Cell, Heading, Sheet};
-use llama_imatrix::report::statistics;
+use llama_imatrix::report::{experts, statistics};
 use llama_imatrix::stats::Summary;
 
 use super::load::{Legacy, ensure_data, load};
@@ -48,7 +49,7 @@ pub(crate) struct Stats {
     /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Print only weights or only layers [default: both; in CSV weights]
+    /// Print only weights, only layers, or experts [default: weights and layers; in CSV weights]
     #[arg(long, value_enum)]
     by: Option<By>,
     /// Sort by this statistic, a name or a title of the table, largest first, instead of by layer
@@ -81,7 +82,11 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
     for path in &args.files {
         let (imatrix, legacy) = load(path, args.legacy)?;
         let summary = Summary::new(&imatrix);
-        let warnings: Vec<String> = summary.warnings.iter().map(ToString::to_string).collect();
+        let mut warnings: Vec<String> = summary.warnings.iter().map(ToString::to_string).collect();
+        if !imatrix.filled.is_empty() {
+            let n: usize = imatrix.filled.values().map(Vec::len).sum();
+            warnings.push(format!("{n} experts in {} weights were filled from other experts", imatrix.filled.len()));
+        }
         for warning in &warnings {
             log::warn(format_args!("'{}': {warning}", path.display()));
         }
@@ -92,6 +97,7 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
         };
         let tensors = sorted(args, statistics::tensors(summary.tensors.iter().filter(chosen)))?;
         args.selection.ensure_some(tensors.rows.len()).with_context(|| format!("'{}'", path.display()))?;
+        let by_expert = (args.by == Some(By::Expert)).then(|| by_expert(args, &imatrix, &summary)).transpose()?;
         let in_layers = summary.layers.iter().filter(|l| args.selection.has_layer(Some(l.block), &l.layer));
         let mut layers = statistics::layers(in_layers);
         if let Some(key) = args.sort.as_ref().and_then(|name| layers.key(name)) {
@@ -105,11 +111,19 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
             chunk_size: imatrix.chunk_size,
             tensors: columns(args, if args.is_for_people() { tensors.join_equal_rows("tensor") } else { tensors })?,
             layers,
+            experts: by_expert,
+            filled: imatrix.filled,
             warnings,
         });
     }
     args.destination.write(&shown(args, files)?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The experts of the chosen weights, and a line for those that no token reached.
+fn by_expert(args: &Stats, imatrix: &Imatrix, summary: &Summary) -> anyhow::Result<Sheet> {
+    let chosen = summary.tensors.iter().filter(|t| args.selection.has(t.block, &t.layer, &t.stats.tensor));
+    sorted(args, experts::of_matrix(imatrix, chosen))
 }
 
 fn sorted(args: &Stats, mut tensors: Sheet) -> anyhow::Result<Sheet> {
@@ -153,7 +167,11 @@ fn shown(args: &Stats, files: Vec<StatsFile>) -> anyhow::Result<String> {
     if args.format == Format::Csv {
         let file = Heading::new("file", "File", 0);
         let sheets = files.into_iter().map(|f| {
-            let mut sheet = if args.by == Some(By::Layer) { f.layers } else { f.tensors };
+            let mut sheet = match args.by {
+                Some(By::Layer) => f.layers,
+                Some(By::Expert) => f.experts.unwrap_or_default(),
+                _ => f.tensors,
+            };
             sheet.prepend(file, &f.file);
             sheet
         });
@@ -165,6 +183,10 @@ fn shown(args: &Stats, files: Vec<StatsFile>) -> anyhow::Result<String> {
             (1.., data) if !data.is_empty() => format!(" ({} chunks of {}: {data})", f.chunk_count, f.chunk_size),
             _ => String::new(),
         };
+        if let Some(experts) = &f.experts {
+            out += &titled(args.format, &format!("Experts of {}{origin}", f.file), experts);
+            continue;
+        }
         if args.by != Some(By::Layer) {
             let tensors = if args.columns.is_empty() {
                 args.destination.fit(args.format, f.tensors, &PREFERRED)

@@ -81,6 +81,8 @@ pub(super) enum By {
     Tensor,
     /// One row per layer.
     Layer,
+    /// One row per expert of each weight that has experts.
+    Expert,
 }
 
 /// Formats a sheet under its title; CSV has no title.

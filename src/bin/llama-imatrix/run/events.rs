@@ -60,6 +60,7 @@ impl<'a> EventHandler<'a> {
         imatrix.datasets.clone_from(&self.base.datasets);
         imatrix.chunk_size = self.base.chunk_size;
         imatrix.n_layer_nextn = self.base.n_layer_nextn;
+        imatrix.filled.clone_from(&self.base.filled);
         imatrix
     }
 

@@ -70,7 +70,7 @@ impl<'a> File<'a> {
     ///
     /// # Errors
     /// The rule of GGUF that the bytes break.
-    pub(crate) fn from_bytes(bytes: &'a [u8]) -> Result<Self, Error> {
+    pub fn from_bytes(bytes: &'a [u8]) -> Result<Self, Error> {
         Self::parse(Bytes::Held(bytes.into()))
     }
 

@@ -29,7 +29,7 @@ pub use crate::sums::Sums as Entry;
 impl<V: Values> Entry<V> {
     /// Returns a view of the entry that borrows the sums.
     #[must_use]
-    pub(crate) fn view(&self) -> Entry<Numbers<'_>> {
+    pub fn view(&self) -> Entry<Numbers<'_>> {
         let sum = self.present_sum().map(Values::numbers);
         Entry { sum2: self.sum2.numbers(), sum, counts: self.counts.clone() }
     }
@@ -194,7 +194,7 @@ impl<'a> Imatrix<Numbers<'a>> {
 impl<V: Values> Imatrix<V> {
     /// Returns a view of the matrix that borrows the sums.
     #[must_use]
-    pub(crate) fn view(&self) -> Imatrix<Numbers<'_>> {
+    pub fn view(&self) -> Imatrix<Numbers<'_>> {
         Imatrix {
             entries: self.entries.iter().map(|(name, entry)| (name.clone(), entry.view())).collect(),
             datasets: self.datasets.clone(),

@@ -32,6 +32,7 @@
 //! | [`nextn`] | finds a model's `NextN` layers and checks a draft model | for loaded models |
 //! | [`calibration`] | files, conversations, documents, chunks | for their tokens |
 //! | [`perplexity`] | likelihoods and perplexity | no |
+//! | [`quantize`] | quantization error per weight and type, and recipes at a size | for the errors |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`products`] | faster matrix products on a CPU, with ggml's bits | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`Session`], [`evaluate`] | a model over a text, collected | yes |")]
@@ -52,6 +53,7 @@ pub mod nextn;
 pub mod perplexity;
 #[cfg(feature = "llama")]
 pub mod products;
+pub mod quantize;
 mod random;
 pub mod report;
 pub mod state;

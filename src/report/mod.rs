@@ -11,12 +11,15 @@
 //! [`show_statistics`] prints the bytes of upstream's tables.
 
 pub mod difference;
+pub mod divergence;
 pub mod json;
 pub mod lens;
 pub mod page;
 #[cfg(feature = "plots")]
 pub mod plots;
 mod printf;
+#[cfg(feature = "llama")]
+pub mod recipe;
 pub mod sheet;
 pub mod statistics;
 mod table;

@@ -10,6 +10,7 @@
 #![doc = "[docs/flags.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/flags.md"]
 #![doc = "[docs/lens.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/lens.md"]
 #![doc = "[docs/performance.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/performance.md"]
+#![doc = "[docs/recipes.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/recipes.md"]
 #![doc = "[vendor/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/vendor/README.md"]
 #![doc = ""]
 // Its example evaluates a model.

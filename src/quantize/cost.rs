@@ -110,7 +110,8 @@ impl<'p> Stream<'p> {
         for product in products {
             let (Some(block), Part::Writer) = (product.block, part(product)) else { continue };
             let layer = layers.entry(block).or_default();
-            *(if is_feed_forward(product.name) { &mut layer.feed_forward } else { &mut layer.attention }) += added(product);
+            *(if is_feed_forward(product.name) { &mut layer.feed_forward } else { &mut layer.attention }) +=
+                added(product);
         }
         // Without an embedding of its own (tied, or not known) the stream begins with what the first layer adds.
         let first_added = layers.values().next().map_or(1.0, |layer| layer.attention + layer.feed_forward);
@@ -146,7 +147,8 @@ impl<'p> Stream<'p> {
 
     /// What an error of `ffn_up` or `ffn_gate` adds to the stream, per squared error.
     fn feed_forward(&self, product: &Product<'_>) -> Option<f64> {
-        let (own, other) = [("ffn_up", "ffn_gate"), ("ffn_gate", "ffn_up")].into_iter().find(|(own, _)| product.name.contains(own))?;
+        let (own, other) =
+            [("ffn_up", "ffn_gate"), ("ffn_gate", "ffn_up")].into_iter().find(|(own, _)| product.name.contains(own))?;
         if product.name.contains("ffn_gate_up") {
             return None;
         }
@@ -160,7 +162,9 @@ impl<'p> Stream<'p> {
 
     /// The factor for queries and keys.
     fn attention(&self, product: &Product<'_>) -> f64 {
-        let Some(block) = product.block.filter(|_| ["attn_q.", "attn_k."].iter().any(|part| product.name.contains(part))) else {
+        let Some(block) =
+            product.block.filter(|_| ["attn_q.", "attn_k."].iter().any(|part| product.name.contains(part)))
+        else {
             return 1.0;
         };
         let square = |norms: &BTreeMap<i32, f64>, name: &str, heads: Option<f64>| {

@@ -61,7 +61,9 @@ pub enum Error {
         entry: String,
     },
     /// An entry of the matrix does not fit its tensor.
-    #[error("the matrix is of another model: entry '{entry}' has {found} values, expected {expected} for the tensor's shape")]
+    #[error(
+        "the matrix is of another model: entry '{entry}' has {found} values, expected {expected} for the tensor's shape"
+    )]
     EntryLength {
         /// The entry.
         entry: String,

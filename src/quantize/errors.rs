@@ -91,7 +91,8 @@ fn squares(source: &Source, weight: &Weight, inputs: &Inputs, blocks: &[&[Row]])
     }
     let norm = second.iter().sum();
     let Some(moments) = inputs.matrices.first() else { return Ok((norm, 0.0)) };
-    let mean_square = |j: usize| f64::from(moments.variance[j]) + moments.mean.get(j).map_or(0.0, |m| f64::from(*m).powi(2));
+    let mean_square =
+        |j: usize| f64::from(moments.variance[j]) + moments.mean.get(j).map_or(0.0, |m| f64::from(*m).powi(2));
     let spread = (0..columns).map(|j| mean_square(j) * (second[j] - first[j] * first[j] / count)).sum();
     Ok((norm, spread))
 }

@@ -19,7 +19,9 @@ pub enum EvaluationError {
     #[error(transparent)]
     Llama(#[from] llama::Error),
     /// A candidate with another vocabulary.
-    #[error("candidate {candidate} has {found} tokens in its vocabulary, the reference {expected}: it is no version of the same model")]
+    #[error(
+        "candidate {candidate} has {found} tokens in its vocabulary, the reference {expected}: it is no version of the same model"
+    )]
     Vocabulary {
         /// Number of the candidate, from 1.
         candidate: usize,

@@ -42,7 +42,8 @@ fn key_bytes<V>(source: &Source, matrix: &Path, loaded: &Loaded<V>) -> u64 {
         set.extend((loaded.chunk_count > 0).then_some(("quantize.imatrix.chunks_count", 4)));
     }
     let replaced = |key: &str| PARTS.contains(&key) || set.iter().any(|(name, _)| *name == key);
-    let copied = source.first().keys().filter(|(key, _)| !replaced(key)).map(|(key, value)| pair(key, value_bytes(value)));
+    let copied =
+        source.first().keys().filter(|(key, _)| !replaced(key)).map(|(key, value)| pair(key, value_bytes(value)));
     copied.sum::<u64>() + set.iter().map(|&(key, bytes)| pair(key, bytes)).sum::<u64>()
 }
 

@@ -59,10 +59,8 @@ pub fn solve(items: &[Vec<Choice>], budget: u64) -> Option<Solution> {
 pub fn curve(items: &[Vec<Choice>]) -> Vec<Choice> {
     let hulls: Vec<Vec<usize>> = items.iter().map(|choices| hull(choices)).collect();
     let first = hulls.iter().zip(items).filter_map(|(hull, item)| hull.first().map(|&i| item[i]));
-    let mut at = first.fold(Choice { bytes: 0, cost: 0.0 }, |sum, c| Choice {
-        bytes: sum.bytes + c.bytes,
-        cost: sum.cost + c.cost,
-    });
+    let mut at = first
+        .fold(Choice { bytes: 0, cost: 0.0 }, |sum, c| Choice { bytes: sum.bytes + c.bytes, cost: sum.cost + c.cost });
     let mut points = vec![at];
     for step in steps(items, &hulls) {
         at = Choice { bytes: at.bytes + step.bytes, cost: at.cost - step.gain };
@@ -186,7 +184,9 @@ fn best_pair(moves: &[Move], left: i128) -> Option<(Move, Option<Move>)> {
             None => (new, None),
             Some(&(best, _)) if new.cost < best.cost && new.item != best.item => (new, Some(best)),
             Some(&(best, other)) if new.cost < best.cost => (new, other.filter(|o| o.item != best.item)),
-            Some(&(best, other)) if new.item != best.item && other.is_none_or(|o| new.cost < o.cost) => (best, Some(new)),
+            Some(&(best, other)) if new.item != best.item && other.is_none_or(|o| new.cost < o.cost) => {
+                (best, Some(new))
+            }
             Some(&last) => last,
         });
     }
@@ -255,7 +255,12 @@ fn search(items: &[Vec<Choice>], budget: u64, lambda: f64, best: f64) -> Option<
         states.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.cost.total_cmp(&b.cost)));
         // Larger and not cheaper: never needed.
         let mut least = f64::INFINITY;
-        states.retain(|s| s.cost.total_cmp(&least) == Ordering::Less && { least = s.cost; true });
+        states.retain(|s| {
+            s.cost.total_cmp(&least) == Ordering::Less && {
+                least = s.cost;
+                true
+            }
+        });
         kept += states.len();
         if kept > MOST_STATES {
             return None;

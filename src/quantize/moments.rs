@@ -170,14 +170,16 @@ mod tests {
             })
             .collect();
         let delta = [0.1, 0.2, -0.3, 0.05];
-        let direct: f64 = inputs.iter().map(|x| (0..4).map(|j| x[j] * delta[j]).sum::<f64>().powi(2)).sum::<f64>() / 8.0;
+        let direct: f64 =
+            inputs.iter().map(|x| (0..4).map(|j| x[j] * delta[j]).sum::<f64>().powi(2)).sum::<f64>() / 8.0;
         let entry = Entry {
             sum2: (0..4).map(|j| inputs.iter().map(|x| x[j] * x[j]).sum::<f64>() as f32).collect(),
             sum: Some((0..4).map(|j| inputs.iter().map(|x| x[j]).sum::<f64>() as f32).collect()),
             counts: vec![8],
         };
         let imatrix = Imatrix::default();
-        let moments = |use_means| Statistics { imatrix: &imatrix, tokens: 8.0, use_means }.of_entry(&entry, 4).remove(0);
+        let moments =
+            |use_means| Statistics { imatrix: &imatrix, tokens: 8.0, use_means }.of_entry(&entry, 4).remove(0);
         let found = moments(true).squared_error(delta.into_iter());
         assert!((found / direct - 1.0).abs() < 1e-6, "{found} {direct}");
         let without = moments(false).squared_error(delta.into_iter());

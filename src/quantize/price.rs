@@ -98,7 +98,8 @@ fn heads(source: &Source) -> Heads {
             let squares = source.tensor(weight)?.to_f32()?.iter().map(|x| f64::from(x * x)).sum::<f64>();
             Some((weight.block()?, squares))
         };
-        let named = |weight: &&super::Weight| weight.name.ends_with(part) && weight.elements() as f64 <= length.unwrap_or(0.0);
+        let named =
+            |weight: &&super::Weight| weight.name.ends_with(part) && weight.elements() as f64 <= length.unwrap_or(0.0);
         source.weights().iter().filter(named).filter_map(norm).collect()
     };
     Heads {
@@ -126,7 +127,16 @@ mod tests {
 
     #[test]
     fn estimates_are_scaled_to_what_was_measured() {
-        let product = |name| Product { name, block: None, power: 1.0, norm: 1.0, spread: 1.0, columns: 1.0, is_tied: false, experts_used: 1.0 };
+        let product = |name| Product {
+            name,
+            block: None,
+            power: 1.0,
+            norm: 1.0,
+            spread: 1.0,
+            columns: 1.0,
+            is_tied: false,
+            experts_used: 1.0,
+        };
         let products = ["a", "b", "c", "d"].map(product);
         let measured = [("a", 10.0), ("b", 30.0), ("c", 20.0)].map(|(n, s)| (n.to_owned(), s)).into();
         assert_eq!(combined(&products, &[1.0, 2.0, 5.0, 4.0], &measured), [10.0, 30.0, 20.0, 40.0]);

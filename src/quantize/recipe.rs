@@ -121,9 +121,10 @@ fn matches(pattern: &str, name: &str) -> bool {
             let rest = &pattern[1..];
             name.char_indices().map(|(i, _)| i).chain([name.len()]).any(|i| matches(rest, &name[i..]))
         }
-        Some(c) => {
-            name.chars().next().is_some_and(|n| (c == '?' || c == n) && matches(&pattern[c.len_utf8()..], &name[n.len_utf8()..]))
-        }
+        Some(c) => name
+            .chars()
+            .next()
+            .is_some_and(|n| (c == '?' || c == n) && matches(&pattern[c.len_utf8()..], &name[n.len_utf8()..])),
     }
 }
 
@@ -177,13 +178,7 @@ impl Recipe {
     ///
     /// # Errors
     /// A budget below the smallest or above the largest mix.
-    pub fn choose(
-        source: &Source,
-        priced: &[Priced],
-        header: u64,
-        budget: Budget,
-        fuse: bool,
-    ) -> Result<Self, Error> {
+    pub fn choose(source: &Source, priced: &[Priced], header: u64, budget: Budget, fuse: bool) -> Result<Self, Error> {
         let stays = |i: &usize| !priced.iter().any(|p| p.weight == *i);
         let fixed: Vec<&Weight> = (0..source.weights().len()).filter(stays).map(|i| &source.weights()[i]).collect();
         let raw = |weight: &Weight, dtype| weight.bytes_as(dtype).unwrap_or(0);
@@ -318,7 +313,10 @@ fn check_budget(
         return Err(below(source, items, outside, budget));
     }
     if allowed > largest {
-        return Err(Error::AboveLargest { budget: shown(source, budget), largest: in_unit(source, budget, largest, f64::floor) });
+        return Err(Error::AboveLargest {
+            budget: shown(source, budget),
+            largest: in_unit(source, budget, largest, f64::floor),
+        });
     }
     Ok(())
 }

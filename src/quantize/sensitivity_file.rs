@@ -95,7 +95,10 @@ impl SensitivityFile {
         let wrong = |reason: String| FileError::Format { path: path.to_owned(), reason };
         let file: Self = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         if file.format != FORMAT || file.version != 1 {
-            return Err(wrong(format!("it says '{}', version {}, expected '{FORMAT}', version 1", file.format, file.version)));
+            return Err(wrong(format!(
+                "it says '{}', version {}, expected '{FORMAT}', version 1",
+                file.format, file.version
+            )));
         }
         let odd = |m: &Measurement| !(m.error.is_finite() && m.error >= 0.0 && m.divergence.is_finite());
         if let Some((name, _)) = file.weights.iter().find(|(_, m)| odd(m)) {
@@ -135,7 +138,9 @@ mod tests {
         let path = dir.path().join("s.json");
         std::fs::write(&path, file.to_json()).unwrap();
         assert_eq!(SensitivityFile::load(&path).unwrap(), file);
-        for (from, to) in [("sensitivity\"", "stats\""), ("\"version\": 1", "\"version\": 2"), ("4.0", "-4.0"), ("4.0", "null")] {
+        for (from, to) in
+            [("sensitivity\"", "stats\""), ("\"version\": 1", "\"version\": 2"), ("4.0", "-4.0"), ("4.0", "null")]
+        {
             std::fs::write(&path, file.to_json().replace(from, to)).unwrap();
             assert!(matches!(SensitivityFile::load(&path), Err(FileError::Format { .. })), "{to}");
         }

@@ -9,8 +9,7 @@ use crate::quantize::divergence::{Divergence, Uncertain, median, percentile};
 const FEWEST: usize = 100;
 
 /// The heading of the lines per chunk.
-pub const CHUNK_HEADING: &str =
-    "chunk             PPL               ln(PPL(Q)/PPL(base))          KL Divergence              Δp RMS            Same top p\n";
+pub const CHUNK_HEADING: &str = "chunk             PPL               ln(PPL(Q)/PPL(base))          KL Divergence              Δp RMS            Same top p\n";
 
 /// Returns the line after a chunk: all chunks so far, this one included.
 #[must_use]

@@ -46,12 +46,23 @@ fn candidates_are_compared_in_one_pass_as_each_alone() {
     let alone: Vec<_> = ["llama.gguf", "q8.gguf", "q4.gguf"].iter().flat_map(|name| run(name)).collect();
     assert_eq!(together, alone);
     let divergence = |i: usize| together[i]["divergence"]["value"].as_f64().unwrap();
-    assert!(divergence(0).abs() < 1e-5 && divergence(0) < divergence(1) && divergence(1) < divergence(2) / 4.0, "{together:?}");
+    assert!(
+        divergence(0).abs() < 1e-5 && divergence(0) < divergence(1) && divergence(1) < divergence(2) / 4.0,
+        "{together:?}"
+    );
     assert_eq!(together[0]["same_top"]["value"].as_f64(), Some(1.0));
     assert_eq!(together[0]["tokens"].as_u64(), Some(4 * 63), "the second half of each chunk, but for its last token");
 
     let ran = bench.ok("kld llama.gguf q4.gguf -f calibration.txt -c 128 --chunks 4 -t 1");
-    for part in ["chunk             PPL", "\n   4  ", "Mean    KLD:", "Median  KLD:", "Same top p:", "RMS Δp    :", "Cor(ln(PPL(Q)), ln(PPL(base)))"] {
+    for part in [
+        "chunk             PPL",
+        "\n   4  ",
+        "Mean    KLD:",
+        "Median  KLD:",
+        "Same top p:",
+        "RMS Δp    :",
+        "Cor(ln(PPL(Q)), ln(PPL(base)))",
+    ] {
         assert!(ran.stdout.contains(part), "no '{part}' in\n{}", ran.stdout);
     }
     bench.fails("kld llama.gguf qwen3moe.gguf none.gguf -f calibration.txt", &["none.gguf"]);
@@ -73,7 +84,10 @@ fn sensitivities_do_not_depend_on_order_shards_or_interruptions() {
     assert_eq!(weights.len(), 3 * 7 + 2);
     for (name, weight) in weights {
         assert_eq!(weight["type"], "q5_0", "what q4_K falls back to");
-        assert!(weight["error"].as_f64().unwrap() > 0.0 && weight["divergence"].as_f64().unwrap() > 0.0, "{name}: {weight}");
+        assert!(
+            weight["error"].as_f64().unwrap() > 0.0 && weight["divergence"].as_f64().unwrap() > 0.0,
+            "{name}: {weight}"
+        );
     }
     // Each part begins with an unchanged model: equal numbers show that the weights before were restored.
     bench.ok(&format!("{args} -o a.json --shard 1/2"));

@@ -33,7 +33,8 @@ fn recipes_keep_to_the_budget_and_spend_more_where_there_is_more() {
     for model in ["llama", "qwen3moe"] {
         let mut last = f64::INFINITY;
         for bpw in ["5", "6", "7.5"] {
-            let args = format!("recipe {model}.gguf {model}.imatrix.gguf --bpw {bpw} --format json -o {model}-{bpw}.txt");
+            let args =
+                format!("recipe {model}.gguf {model}.imatrix.gguf --bpw {bpw} --format json -o {model}-{bpw}.txt");
             let document = json(&bench.ok(&args).stdout);
             let bits = document["bits_per_weight"].as_f64().unwrap();
             assert!(bits <= bpw.parse().unwrap() && bits > bpw.parse::<f64>().unwrap() - 0.3, "{model} {bpw}: {bits}");
@@ -48,7 +49,11 @@ fn recipes_keep_to_the_budget_and_spend_more_where_there_is_more() {
                 let line = format!("^{}$={dtype}", name.replace('.', r"\."));
                 assert!(file.lines().any(|found| found == line), "no '{line}' in\n{file}");
                 if name.contains(".ffn_up") {
-                    assert_eq!(Some(dtype), types.get(&name.replace("ffn_up", "ffn_gate")), "{name} is fused with its gate");
+                    assert_eq!(
+                        Some(dtype),
+                        types.get(&name.replace("ffn_up", "ffn_gate")),
+                        "{name} is fused with its gate"
+                    );
                 }
             }
             assert!(types.contains_key("token_embd.weight") && types.contains_key("output.weight"));
@@ -60,7 +65,8 @@ fn recipes_keep_to_the_budget_and_spend_more_where_there_is_more() {
 #[test]
 fn sizes_in_bytes_count_the_whole_file() {
     let bench = bench(&["llama"]);
-    let document = |args: &str| json(&bench.ok(&format!("recipe llama.gguf llama.imatrix.gguf --format json {args}")).stdout);
+    let document =
+        |args: &str| json(&bench.ok(&format!("recipe llama.gguf llama.imatrix.gguf --format json {args}")).stdout);
     let by_bits = document("--bpw 6");
     let bytes = by_bits["file_bytes"].as_u64().unwrap();
     assert!(document(&format!("--size {bytes}"))["file_bytes"].as_u64().unwrap() <= bytes);
@@ -73,7 +79,8 @@ fn sizes_in_bytes_count_the_whole_file() {
 #[test]
 fn constraints_are_kept() {
     let bench = bench(&["llama"]);
-    let document = |args: &str| json(&bench.ok(&format!("recipe llama.gguf llama.imatrix.gguf --format json {args}")).stdout);
+    let document =
+        |args: &str| json(&bench.ok(&format!("recipe llama.gguf llama.imatrix.gguf --format json {args}")).stdout);
     let kept = types(&document("--bpw 7 --keep output.weight=f16 --keep blk.*.attn_?.weight=q8_0 --keep blk.1.*=Q4_0"));
     assert_eq!(kept["output.weight"], "f16");
     assert_eq!((kept["blk.0.attn_q.weight"].as_str(), kept["blk.1.attn_q.weight"].as_str()), ("q8_0", "q8_0"));
@@ -134,7 +141,12 @@ fn split_models_and_other_files_of_a_recipe() {
     let lines = String::from_utf8(bench.read("t.txt")).unwrap();
     assert_eq!(bench.read("q.txt"), (lines.trim_end().replace('\n', ",") + "\n").as_bytes());
     let curve = String::from_utf8(bench.read("c.csv")).unwrap();
-    let points: Vec<(f64, f64)> = curve.lines().skip(1).map(|l| l.split_once(',').unwrap()).map(|(b, c)| (b.parse().unwrap(), c.parse().unwrap())).collect();
+    let points: Vec<(f64, f64)> = curve
+        .lines()
+        .skip(1)
+        .map(|l| l.split_once(',').unwrap())
+        .map(|(b, c)| (b.parse().unwrap(), c.parse().unwrap()))
+        .collect();
     assert!(points.len() > 10 && points.is_sorted_by(|a, b| a.0 < b.0 && a.1 >= b.1), "{curve}");
     bench.ok("recipe llama.gguf llama.imatrix.gguf --size 200KiB -o t.txt --custom-q q.txt --curve c.csv");
 }
@@ -169,7 +181,10 @@ fn bad_input_gives_one_clear_error() {
     bench.write("none.txt", b"my notes\n");
     let usual = "recipe llama.gguf llama.imatrix.gguf";
     for (args, says) in [
-        ("recipe quantized.gguf llama.imatrix.gguf --bpw 6", &["already quantized", "blk.1.attn_q.weight", "q4_0", "hint:"][..]),
+        (
+            "recipe quantized.gguf llama.imatrix.gguf --bpw 6",
+            &["already quantized", "blk.1.attn_q.weight", "q4_0", "hint:"][..],
+        ),
         ("recipe nan.gguf llama.imatrix.gguf --bpw 6", &["nan.gguf", "blk.1.attn_q.weight", "finite"]),
         ("recipe llama.gguf qwen3moe.imatrix.gguf --bpw 6", &["qwen3moe.imatrix.gguf", "another model"]),
         ("recipe qwen3moe.gguf llama.imatrix.gguf --bpw 6", &["llama.imatrix.gguf", "another model"]),
@@ -202,9 +217,14 @@ fn a_q8_0_source_is_requantized_and_what_stays_costs_nothing() {
     changed(&bench, "q8.gguf", |name| name.contains("attn_q").then_some((DType::Q8_0, 0)));
     let document = json(&bench.ok("recipe q8.gguf llama.imatrix.gguf --bpw 6 --format json").stdout);
     assert!(document["command"].as_array().unwrap().iter().any(|word| word == "--allow-requantize"));
-    let value = File::from_bytes(bench.read("q8.gguf")).unwrap().get("general.architecture").and_then(Value::as_str).map(str::to_owned);
+    let value = File::from_bytes(bench.read("q8.gguf"))
+        .unwrap()
+        .get("general.architecture")
+        .and_then(Value::as_str)
+        .map(str::to_owned);
     assert_eq!(value.as_deref(), Some("llama"));
-    let row = |name: &str| document["tensors"].as_array().unwrap().iter().find(|row| row["tensor"] == name).unwrap().clone();
+    let row =
+        |name: &str| document["tensors"].as_array().unwrap().iter().find(|row| row["tensor"] == name).unwrap().clone();
     assert_eq!(row("blk.0.attn_q.weight")["from"], "q8_0");
     assert_eq!(row("blk.0.attn_q.weight")["cost_share"].as_f64(), Some(0.0));
 }

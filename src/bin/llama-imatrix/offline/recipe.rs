@@ -135,7 +135,8 @@ fn refuse_overlap(args: &RecipeArgs) -> anyhow::Result<()> {
     args.sensitivity.iter().for_each(|path| files.read("--sensitivity", path.clone()));
     let parts = llama_imatrix::state::model_files(&args.model).unwrap_or_else(|_| vec![args.model.clone()]);
     parts.into_iter().for_each(|path| files.read("recipe", path));
-    let written = [("--output", &args.output, "^"), ("--custom-q", &args.custom_q, "^"), ("--curve", &args.curve, "bytes,")];
+    let written =
+        [("--output", &args.output, "^"), ("--custom-q", &args.custom_q, "^"), ("--curve", &args.curve, "bytes,")];
     for (flag, path, begins) in written {
         if let Some(path) = path {
             refuse_foreign_lines(path, flag, begins)?;
@@ -195,7 +196,9 @@ fn plan(args: &RecipeArgs, budget: Budget) -> anyhow::Result<Plan> {
     let recipe = Recipe::choose(&source, &priced, header, budget, constraints.fuse)?;
     if !recipe.is_optimal {
         let over = 100.0 * (recipe.cost / recipe.bound - 1.0);
-        log::info(format_args!("there are too many mixes to search: this one costs at most {over:.2} % more than the best"));
+        log::info(format_args!(
+            "there are too many mixes to search: this one costs at most {over:.2} % more than the best"
+        ));
     }
     Ok(Plan { source, measured, recipe })
 }

@@ -132,7 +132,8 @@ mod measuring {
     ) -> anyhow::Result<Vec<(&'s Weight, DType)>> {
         let constraints = Constraints { types: vec![args.dtype], ..Constraints::default() };
         let candidates = constraints.candidates(source, |weight| statistics.has(weight))?;
-        let all = source.weights().iter().zip(&candidates).filter_map(|(weight, types)| Some((weight, *types.first()?)));
+        let all =
+            source.weights().iter().zip(&candidates).filter_map(|(weight, types)| Some((weight, *types.first()?)));
         let (part, parts) = args.shard.unwrap_or((1, 1));
         // Every N-th: each part has weights of all layers.
         let chosen: Vec<_> = all.enumerate().filter(|(i, _)| i % parts == part - 1).map(|(_, weight)| weight).collect();

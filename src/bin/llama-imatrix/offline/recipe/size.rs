@@ -17,7 +17,8 @@ pub(super) fn parse(text: &str) -> Result<u64, String> {
     ];
     let wrong = || "expected a size such as 12.5GiB, 900MB or 4800000000".to_owned();
     let lower = text.trim().to_ascii_lowercase();
-    let (number, factor) = UNITS.iter().find_map(|(unit, factor)| Some((lower.strip_suffix(unit)?, factor))).ok_or_else(wrong)?;
+    let (number, factor) =
+        UNITS.iter().find_map(|(unit, factor)| Some((lower.strip_suffix(unit)?, factor))).ok_or_else(wrong)?;
     let number = number.trim_end();
     if !number.chars().all(|c| c.is_ascii_digit() || c == '.') {
         return Err(wrong());

@@ -65,25 +65,39 @@ enum Part {
 ///   squares of all that was added so far (terms are taken as uncorrelated);
 /// - in values, and in a product inside a layer that is not named below: its relative error `e / P`, times the square of what
 ///   the layer then adds, over `S`;
-/// - in queries and keys the same times [`SHARPNESS`] `σ²`, where `σ²` is the mean square of an attention score: the relative
-///   error of a score becomes one of the attention's weights;
-/// - in `ffn_up` and `ffn_gate` of `n` rows: `e` times [`SLOPE`] times the mean square of the other one's product, times the
-///   squares of `ffn_down`'s weights per column, over `S`: errors are taken as independent of the activations;
+/// - in queries and keys the same times `σ²`, the mean square of an attention score: the relative error of a score becomes one of
+///   the attention's weights;
+/// - in `ffn_up` and `ffn_gate` of `n` rows: `e` times the mean square of the other one's product, times the squares of
+///   `ffn_down`'s weights per column, over `S`: errors are taken as independent of the activations;
 /// - in the output matrix: `e / R`, where `R` is what a relative error of 1 of the stream, in a random direction, changes the
 ///   differences of the logits by.
 ///
-/// The sum of an error's costs is thus the squared error of the logits, relative to `R`.
+/// The sum of an error's costs is thus the squared error of the logits, relative to `R`. The last three have factors
+/// ([`FACTORS`]), since their assumptions are rough.
 #[must_use]
 pub fn estimate(products: &[Product<'_>], heads: &Heads) -> Vec<f64> {
     let stream = Stream::new(products, heads);
     products.iter().map(|product| stream.sensitivity(product)).collect()
 }
 
-/// Mean square of an activation function's slope, and of its value over that of its argument: 1/4 for small arguments of SiLU
-/// and GELU, 1/2 for large ones.
-pub const SLOPE: f64 = 1.0 / 3.0;
-/// Measured on the bundled model: 1.3 for queries, 2.8 for keys.
-pub const SHARPNESS: f64 = 2.0;
+/// Factors of the estimate, relative to products that are added to the stream.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Factors {
+    /// Of queries.
+    pub query: f64,
+    /// Of keys.
+    pub key: f64,
+    /// Of `ffn_up`.
+    pub up: f64,
+    /// Of `ffn_gate`.
+    pub gate: f64,
+    /// Of the output matrix.
+    pub output: f64,
+}
+
+/// The factors that the estimate uses. They are fitted to sensitivities measured on one model, the bundled one
+/// (`docs/recipes.md`).
+pub const FACTORS: Factors = Factors { query: 1.3, key: 2.6, up: 1.0, gate: 2.0, output: 3.0 };
 
 /// The residual stream, layer by layer.
 struct Stream<'p> {
@@ -130,7 +144,7 @@ impl<'p> Stream<'p> {
         let Some(layer) = product.block.and_then(|block| self.layers.get(&block)) else {
             return match part(product) {
                 Part::Embedding => self.first.recip(),
-                Part::Output if product.spread > 0.0 => product.spread.recip(),
+                Part::Output if product.spread > 0.0 => FACTORS.output / product.spread,
                 _ => relative,
             };
         };
@@ -147,8 +161,8 @@ impl<'p> Stream<'p> {
 
     /// What an error of `ffn_up` or `ffn_gate` adds to the stream, per squared error.
     fn feed_forward(&self, product: &Product<'_>) -> Option<f64> {
-        let (own, other) =
-            [("ffn_up", "ffn_gate"), ("ffn_gate", "ffn_up")].into_iter().find(|(own, _)| product.name.contains(own))?;
+        let kinds = [("ffn_up", "ffn_gate", FACTORS.up), ("ffn_gate", "ffn_up", FACTORS.gate)];
+        let (own, other, factor) = kinds.into_iter().find(|(own, ..)| product.name.contains(own))?;
         if product.name.contains("ffn_gate_up") {
             return None;
         }
@@ -157,16 +171,17 @@ impl<'p> Stream<'p> {
         let other = self.products.get(product.name.replacen(own, other, 1).as_str());
         // Of a token's experts each has its share of the square.
         let mean_square = other.map_or(1.0, |other| other.power / used / down.columns);
-        Some(SLOPE * mean_square * down.norm / down.columns / used.powi(2))
+        Some(factor * mean_square * down.norm / down.columns / used.powi(2))
     }
 
     /// The factor for queries and keys.
     fn attention(&self, product: &Product<'_>) -> f64 {
-        let Some(block) =
-            product.block.filter(|_| ["attn_q.", "attn_k."].iter().any(|part| product.name.contains(part)))
-        else {
-            return 1.0;
+        let factor = match product.name {
+            name if name.contains(".attn_q.") => FACTORS.query,
+            name if name.contains(".attn_k.") => FACTORS.key,
+            _ => return 1.0,
         };
+        let Some(block) = product.block else { return 1.0 };
         let square = |norms: &BTreeMap<i32, f64>, name: &str, heads: Option<f64>| {
             let of_product = || Some(self.products.get(format!("blk.{block}.{name}.weight").as_str())?.power / heads?);
             norms.get(&block).copied().or_else(of_product)
@@ -174,7 +189,7 @@ impl<'p> Stream<'p> {
         let query = square(&self.heads.query_norms, "attn_q", self.heads.query);
         let key = square(&self.heads.key_norms, "attn_k", self.heads.key);
         let score = || Some(query? * key? / self.heads.length?.powi(2));
-        score().map_or(1.0, |score| SHARPNESS * score)
+        score().map_or(1.0, |score| factor * score)
     }
 }
 
@@ -226,13 +241,13 @@ mod tests {
             1.0 / 2.0,
             2.0 / 5.0 / 4.0,
             1.0 / 4.0,
-            SHARPNESS * score * 2.0 / 3.0 / 4.0,
-            SHARPNESS * score * 2.0 / 5.0 / 4.0,
-            SLOPE * (8.0 / 4.0) * (6.0 / 4.0) / 8.0,
-            SLOPE * (10.0 / 4.0) * (6.0 / 4.0) / 8.0,
+            FACTORS.query * score * 2.0 / 3.0 / 4.0,
+            FACTORS.key * score * 2.0 / 5.0 / 4.0,
+            FACTORS.up * (8.0 / 4.0) * (6.0 / 4.0) / 8.0,
+            FACTORS.gate * (10.0 / 4.0) * (6.0 / 4.0) / 8.0,
             1.0 / 8.0,
             1.0 / 16.0,
-            1.0 / 50.0,
+            FACTORS.output / 50.0,
         ];
         for ((product, found), expected) in products.iter().zip(found).zip(expected) {
             assert!((found - expected).abs() < 1e-12, "{}: {found} expected {expected}", product.name);

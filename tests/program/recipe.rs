@@ -81,7 +81,13 @@ fn constraints_are_kept() {
     let bench = bench(&["llama"]);
     let document =
         |args: &str| json(&bench.ok(&format!("recipe llama.gguf llama.imatrix.gguf --format json {args}")).stdout);
-    let kept = types(&document("--bpw 7 --keep output.weight=f16 --keep blk.*.attn_?.weight=q8_0 --keep blk.1.*=Q4_0"));
+    // A little more than the smallest mix, which the error for a smaller budget names.
+    let keep = "--keep output.weight=f16 --keep blk.*.attn_?.weight=q8_0 --keep blk.1.*=Q4_0";
+    let error =
+        bench.fails(&format!("recipe llama.gguf llama.imatrix.gguf --bpw 1 {keep}"), &["below the smallest"]).stderr;
+    let smallest =
+        error.split("which has ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok()).unwrap();
+    let kept = types(&document(&format!("--bpw {:.4} {keep}", smallest + 0.3)));
     assert_eq!(kept["output.weight"], "f16");
     assert_eq!((kept["blk.0.attn_q.weight"].as_str(), kept["blk.1.attn_q.weight"].as_str()), ("q8_0", "q8_0"));
     assert_eq!(kept["blk.1.ffn_down.weight"], "q4_0", "the first match counts, then the next");
@@ -103,7 +109,7 @@ fn same_input_gives_the_same_bytes_on_any_number_of_threads() {
     let power = |text: &str| -> Vec<f64> {
         json(text)["tensors"].as_array().unwrap().iter().map(|row| row["error"].as_f64().unwrap()).collect()
     };
-    let exact = power(&bench.ok(&format!("{args} --exact --types q4_0")).stdout.replace("--bpw 6", ""));
+    let exact = power(&bench.ok(&format!("{args} --exact --types q4_0,q8_0")).stdout);
     assert!(exact.iter().all(|error| *error > 0.0 && *error < 0.1), "{exact:?}");
 }
 
@@ -135,7 +141,7 @@ fn split_models_and_other_files_of_a_recipe() {
     };
     assert_eq!(numbers("m-00001-of-00002.gguf"), numbers("llama.gguf"));
 
-    let ran = bench.ok("recipe llama.gguf llama.imatrix.gguf --size 200KiB -o t.txt --custom-q q.txt --curve c.csv");
+    let ran = bench.ok("recipe llama.gguf llama.imatrix.gguf --bpw 6 -o t.txt --custom-q q.txt --curve c.csv");
     let command = "llama-quantize --imatrix llama.imatrix.gguf --tensor-type-file t.txt llama.gguf llama-";
     assert!(ran.stdout.contains(command), "{}", ran.stdout);
     let lines = String::from_utf8(bench.read("t.txt")).unwrap();
@@ -148,7 +154,7 @@ fn split_models_and_other_files_of_a_recipe() {
         .map(|(b, c)| (b.parse().unwrap(), c.parse().unwrap()))
         .collect();
     assert!(points.len() > 10 && points.is_sorted_by(|a, b| a.0 < b.0 && a.1 >= b.1), "{curve}");
-    bench.ok("recipe llama.gguf llama.imatrix.gguf --size 200KiB -o t.txt --custom-q q.txt --curve c.csv");
+    bench.ok("recipe llama.gguf llama.imatrix.gguf --bpw 6 -o t.txt --custom-q q.txt --curve c.csv");
 }
 
 /// A copy of the test model with something changed.

@@ -43,17 +43,18 @@ pub struct Measurement {
     /// The type that the weight was quantized to.
     #[serde(rename = "type")]
     pub dtype: String,
-    /// Expected squared error of its product.
-    pub error: f64,
+    /// Expected squared error of its product. Single precision is read back as it was written; the JSON reader may round f64.
+    pub error: f32,
     /// KL divergence that this error caused.
-    pub divergence: f64,
+    pub divergence: f32,
 }
 
 impl Measurement {
     /// Returns the divergence per squared error. Noise may make a small divergence negative: then 0.
     #[must_use]
     pub fn sensitivity(&self) -> f64 {
-        if self.error > 0.0 { (self.divergence / self.error).max(0.0) } else { 0.0 }
+        let (divergence, error) = (f64::from(self.divergence), f64::from(self.error));
+        if error > 0.0 { (divergence / error).max(0.0) } else { 0.0 }
     }
 }
 
@@ -131,7 +132,7 @@ mod tests {
         };
         let mut file = SensitivityFile::new(setup);
         let measured = Measurement { dtype: "q3_K".into(), error: 4.0, divergence: 0.1 };
-        assert_eq!(measured.sensitivity(), 0.025);
+        assert!((measured.sensitivity() - 0.025).abs() < 1e-8);
         assert_eq!(Measurement { divergence: -0.1, ..measured.clone() }.sensitivity(), 0.0);
         file.weights.insert("output.weight".into(), measured);
         let dir = tempfile::tempdir().unwrap();

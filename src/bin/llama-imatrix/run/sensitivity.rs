@@ -102,7 +102,10 @@ mod measuring {
                 None => log::warn(format_args!("'{}' is left out: the model does not compute with it", weight.name)),
                 Some(divergence) => {
                     let dtype = dtype.name().to_owned();
-                    file.weights.insert(weight.name.clone(), Measurement { dtype, error: changed.error, divergence });
+                    file.weights.insert(
+                        weight.name.clone(),
+                        Measurement { dtype, error: changed.error as f32, divergence: divergence as f32 },
+                    );
                     save(args, &file)?;
                 }
             }

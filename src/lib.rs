@@ -11,6 +11,7 @@
 #![doc = "[docs/flags.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/flags.md"]
 #![doc = "[docs/lens.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/lens.md"]
 #![doc = "[docs/performance.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/performance.md"]
+#![doc = "[docs/recipes.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/recipes.md"]
 #![doc = "[docs/stats.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/stats.md"]
 #![doc = "[vendor/README.md]: https://docs.rs/crate/llama-imatrix/latest/source/vendor/README.md"]
 #![doc = ""]
@@ -35,6 +36,7 @@
 //! | [`options`] | choices of how a model is loaded and evaluated | no |
 //! | [`calibration`] | files, conversations, documents, chunks | for their tokens |
 //! | [`perplexity`] | likelihoods and perplexity | no |
+//! | [`quantize`] | quantization error per weight and type, and recipes at a size | for the errors |
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`products`] | faster matrix products on a CPU, with ggml's bits | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`Session`], [`evaluate`] | a model over a text, collected | yes |")]
@@ -59,6 +61,7 @@ pub mod options;
 pub mod perplexity;
 #[cfg(feature = "llama")]
 pub mod products;
+pub mod quantize;
 mod random;
 pub mod report;
 pub mod state;

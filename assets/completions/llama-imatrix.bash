@@ -57,6 +57,35 @@ _llama_imatrix() {
             esac
             return
         fi;;
+        recipe) if [ "$COMP_CWORD" -gt 1 ]; then
+            case "$prev" in
+                --format) COMPREPLY=($(compgen -W "table json csv markdown" -- "$cur")); return;;
+                --by) COMPREPLY=($(compgen -W "tensor layer" -- "$cur")); return;;
+            esac
+            case "$cur" in
+                -*) COMPREPLY=($(compgen -W "--bpw --size -o --output --custom-q --curve --types --min-type --max-type --keep --rows --sensitivity --seed -t --threads --format --by --legacy-chunk-size" -- "$cur"));;
+                *) COMPREPLY=($(compgen -f -- "$cur"));;
+            esac
+            return
+        fi;;
+        sensitivity) if [ "$COMP_CWORD" -gt 1 ]; then
+            case "$prev" in
+            esac
+            case "$cur" in
+                -*) COMPREPLY=($(compgen -W "-f --file -o --output --type --tokens -c --ctx-size --shard -t --threads --n-gpu-layers" -- "$cur"));;
+                *) COMPREPLY=($(compgen -f -- "$cur"));;
+            esac
+            return
+        fi;;
+        kld) if [ "$COMP_CWORD" -gt 1 ]; then
+            case "$prev" in
+            esac
+            case "$cur" in
+                -*) COMPREPLY=($(compgen -W "-f --file -c --ctx-size --chunks -t --threads --n-gpu-layers" -- "$cur"));;
+                *) COMPREPLY=($(compgen -f -- "$cur"));;
+            esac
+            return
+        fi;;
         worker) if [ "$COMP_CWORD" -gt 1 ]; then
             case "$prev" in
             esac

@@ -20,6 +20,8 @@ pub(super) struct Parsed {
     pub(super) version: u32,
     pub(super) alignment: u32,
     pub(super) keys: Vec<(String, Value)>,
+    /// Bytes of all key/value pairs.
+    pub(super) key_bytes: u64,
     pub(super) tensors: Vec<Info>,
 }
 
@@ -37,11 +39,13 @@ pub(super) struct Info {
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, Error> {
     let mut cursor = Cursor::new(bytes);
     let header = Header::read(&mut cursor)?;
+    let start = cursor.at();
     let keys = read_keys(&mut cursor, header.keys)?;
+    let key_bytes = cursor.at() - start;
     let alignment = alignment(&keys)?;
     let described = read_descriptions(&mut cursor, header.tensors)?;
     let tensors = check_offsets(described, &cursor, alignment)?;
-    Ok(Parsed { version: header.version, alignment, keys, tensors })
+    Ok(Parsed { version: header.version, alignment, keys, key_bytes, tensors })
 }
 
 struct Header {

@@ -19,6 +19,7 @@ pub struct File<'a> {
     alignment: u32,
     keys: Vec<(String, Value)>,
     key_index: HashMap<String, usize>,
+    key_bytes: u64,
     tensors: Vec<Info>,
     tensor_index: HashMap<String, usize>,
 }
@@ -58,10 +59,10 @@ impl<'a> File<'a> {
     }
 
     pub(crate) fn parse(bytes: Bytes<'a>) -> Result<Self, Error> {
-        let Parsed { version, alignment, keys, tensors } = parse(&bytes)?;
+        let Parsed { version, alignment, keys, key_bytes, tensors } = parse(&bytes)?;
         let key_index = keys.iter().enumerate().map(|(i, (k, _))| (k.clone(), i)).collect();
         let tensor_index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        Ok(Self { bytes, version, alignment, keys, key_index, tensors, tensor_index })
+        Ok(Self { bytes, version, alignment, keys, key_index, key_bytes, tensors, tensor_index })
     }
 
     /// Returns the version of the format, 2 or 3.
@@ -97,6 +98,11 @@ impl<'a> File<'a> {
     #[must_use]
     pub fn keys(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
         self.keys.iter().map(|(k, v)| (k.as_str(), v))
+    }
+
+    /// Returns the size of all key/value pairs in bytes, as the file stores them.
+    pub(crate) fn key_bytes(&self) -> u64 {
+        self.key_bytes
     }
 
     /// Returns all tensors in file order.

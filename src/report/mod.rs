@@ -14,6 +14,7 @@
 
 pub mod check;
 pub mod difference;
+pub mod divergence;
 pub mod experts;
 pub mod json;
 pub mod lens;
@@ -21,6 +22,8 @@ pub mod page;
 #[cfg(feature = "plots")]
 pub mod plots;
 mod printf;
+#[cfg(feature = "llama")]
+pub mod recipe;
 pub mod sheet;
 pub mod statistics;
 mod table;

@@ -24,6 +24,15 @@ pub fn number(x: f64, decimals: usize) -> String {
     }
 }
 
+/// Formats a number of bytes for people: `12.50 GiB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let step = (1..units.len()).rev().find(|&i| bytes >= 1 << (10 * i)).unwrap_or(0);
+    let scaled = bytes as f64 / (1_u64 << (10 * step)) as f64;
+    if step == 0 { format!("{bytes} B") } else { format!("{scaled:.2} {}", units[step]) }
+}
+
 fn shown(cell: &Cell, decimals: usize) -> String {
     match cell {
         // Line ends and escape sequences in a name must not reach the terminal.

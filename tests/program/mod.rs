@@ -11,6 +11,7 @@ mod flags;
 mod flags_act;
 mod flags_log;
 mod inputs;
+mod kld;
 mod lens;
 #[cfg(target_os = "linux")]
 mod memory;
@@ -18,6 +19,7 @@ mod merge;
 mod nan;
 mod nextn;
 mod products;
+mod recipe;
 #[cfg(unix)]
 mod resume;
 #[cfg(unix)]

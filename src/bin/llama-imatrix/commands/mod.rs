@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::offline::{check, compare, merge, report, stats};
-use crate::run::worker;
+use crate::offline::{check, compare, merge, recipe, report, stats};
+use crate::run::{kld, sensitivity, worker};
 use crate::ui::log::{self, LogOptions};
 use crate::ui::print::unless_nobody_reads;
 
@@ -34,17 +34,26 @@ enum Command {
     Report(report::Report),
     /// Merges the states of shards, or adds up matrices.
     Merge(merge::Merge),
+    /// Chooses a type per weight for llama-quantize, at a size.
+    Recipe(recipe::RecipeArgs),
+    /// Measures how much the error of each weight changes the model's predictions.
+    Sensitivity(sensitivity::Sensitivity),
+    /// Compares the predictions of quantized models with the original's.
+    Kld(kld::Kld),
     /// Lends this machine's devices to a run elsewhere.
     Worker(worker::Worker),
 }
 
 /// Names of the commands and what they do, for the help.
-const NAMES: [(&str, &str); 6] = [
+const NAMES: [(&str, &str); 9] = [
     ("stats", "print statistics of matrices: a table, JSON, CSV or Markdown"),
     ("compare", "compare the channel weights of matrices"),
     ("check", "tell whether a matrix will do for a model and a type"),
     ("report", "draw matrices on an HTML page, or as pictures"),
     ("merge", "merge the states of shards, or add up matrices, with weights"),
+    ("recipe", "choose a type per weight for llama-quantize, at a size"),
+    ("sensitivity", "measure how much the error of each weight changes the model's predictions"),
+    ("kld", "compare the predictions of quantized models with the original's"),
     ("worker", "lend this machine's devices to a run elsewhere (--rpc)"),
 ];
 
@@ -67,6 +76,9 @@ pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
         Command::Check(args) => check::run(&args),
         Command::Report(args) => report::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Merge(args) => merge::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Recipe(args) => recipe::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Sensitivity(args) => sensitivity::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Kld(args) => kld::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Worker(args) => worker::run(&args).map(|()| ExitCode::SUCCESS),
     });
     let code = result.unwrap_or_else(|error| {

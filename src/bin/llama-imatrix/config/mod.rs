@@ -2,6 +2,7 @@
 
 mod collect;
 mod corpus;
+pub(crate) mod dtype;
 pub(crate) mod in_files;
 mod lens;
 mod matrices;
@@ -23,7 +24,7 @@ use overlap::Files;
 
 pub(crate) use collect::Collect;
 pub(crate) use matrices::{Merge, ShowStatistics};
-pub(crate) use threads::Threads;
+pub(crate) use threads::{Threads, default_threads};
 
 /// llama.cpp's default for `-c`.
 const DEFAULT_CHUNK_SIZE: i32 = 512;

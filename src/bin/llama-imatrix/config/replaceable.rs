@@ -48,6 +48,19 @@ pub(crate) fn refuse_foreign_lens(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses a file of lines that begins with something else than ours do.
+#[cfg(feature = "llama")]
+pub(crate) fn refuse_foreign_lines(path: &Path, flag: &str, begins: &str) -> anyhow::Result<()> {
+    let Some(head) = head(path)? else { return Ok(()) };
+    ensure!(
+        head.starts_with(begins.as_bytes()),
+        "cannot write '{0}': the file exists and does not begin with '{begins}', as files of {flag} do\n\
+         hint: delete '{0}', or name another file with {flag}",
+        path.display()
+    );
+    Ok(())
+}
+
 /// Refuses a log that is a GGUF file.
 pub(crate) fn refuse_gguf_as_log(path: &Path) -> anyhow::Result<()> {
     let Some(head) = head(path)? else { return Ok(()) };

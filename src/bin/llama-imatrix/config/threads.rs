@@ -40,7 +40,7 @@ fn logical_cpus() -> i32 {
 }
 
 /// Returns one thread per physical core: two on one core share its arithmetic units.
-pub(super) fn default_threads() -> i32 {
+pub(crate) fn default_threads() -> i32 {
     i32::try_from(num_cpus::get_physical()).unwrap_or(i32::MAX).clamp(1, logical_cpus())
 }
 

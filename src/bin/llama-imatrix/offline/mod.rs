@@ -5,6 +5,7 @@ pub(crate) mod combine;
 pub(crate) mod compare;
 mod load;
 pub(crate) mod merge;
+pub(crate) mod recipe;
 pub(crate) mod report;
 mod select;
 pub(crate) mod show_statistics;

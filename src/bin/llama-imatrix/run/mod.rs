@@ -13,6 +13,7 @@ mod dry_run;
 mod events;
 #[cfg(feature = "llama")]
 mod finish;
+pub(crate) mod kld;
 #[cfg(feature = "llama")]
 mod last_saves;
 #[cfg(feature = "llama")]
@@ -20,11 +21,14 @@ mod lens;
 #[cfg(feature = "llama")]
 mod lock;
 #[cfg(feature = "llama")]
+mod models;
+#[cfg(feature = "llama")]
 mod nextn;
 #[cfg(feature = "llama")]
 mod preflight;
 #[cfg(feature = "llama")]
 mod saved;
+pub(crate) mod sensitivity;
 #[cfg(feature = "llama")]
 mod settings;
 #[cfg(feature = "llama")]

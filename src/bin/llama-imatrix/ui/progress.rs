@@ -49,6 +49,20 @@ pub(crate) fn start_chunks(total: usize) {
     );
 }
 
+/// Shows a bar for `total` weights.
+#[cfg(feature = "llama")]
+pub(crate) fn start_weights(total: usize) {
+    show(ProgressBar::new(total as u64), "{bar:30} {pos}/{len} weights [{elapsed} elapsed, {eta} left]");
+}
+
+/// Sets the number of weights done.
+#[cfg(feature = "llama")]
+pub(crate) fn set_weights(done: usize) {
+    if let Some(bar) = bar().as_ref() {
+        bar.set_position(done as u64);
+    }
+}
+
 /// Sets the number of chunks done.
 pub(crate) fn set_chunks(done: usize, message: String) {
     if let Some(bar) = bar().as_ref() {

@@ -1,0 +1,316 @@
+//! How far a model's distributions are from a reference's: llama-perplexity's numbers, from logits in memory.
+//!
+//! `llama-perplexity` keeps the reference's log-probabilities in 16 bits. This module rounds them in the same way, so that the
+//! results are the same.
+
+/// Log-probabilities below this do not count.
+const LOWEST: f32 = -16.0;
+
+/// A reference's distribution after one token, rounded to 16 bits as `llama-perplexity --save-all-logits` rounds it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BaseRow {
+    scale: f32,
+    least: f32,
+    values: Vec<u16>,
+}
+
+impl BaseRow {
+    /// Rounds the log-probabilities of a row of logits.
+    #[must_use]
+    pub fn new(logits: &[f32]) -> Self {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let min = logits.iter().copied().fold(f32::INFINITY, f32::min).max(max + LOWEST);
+        let log_sum = log_sum_exp(logits, max);
+        let (scale, least) = ((max - min) / 65535.0, min - max - log_sum);
+        let inverse = 1.0 / scale;
+        let round = |&logit: &f32| if scale != 0.0 && logit > min { nearest(inverse * (logit - min)) } else { 0 };
+        Self { scale, least, values: logits.iter().map(round).collect() }
+    }
+
+    /// Returns the log-probability of a token.
+    fn log_probability(&self, value: u16) -> f32 {
+        self.scale * f32::from(value) + self.least
+    }
+}
+
+/// The nearest number, ties to even, as upstream gets it from the mantissa.
+fn nearest(x: f32) -> u16 {
+    ((x + 12_582_912.0).to_bits() & 0x007f_ffff).wrapping_sub(0x0040_0000) as u16
+}
+
+/// `log(sum(exp(logit - max)))`.
+fn log_sum_exp(logits: &[f32], max: f32) -> f32 {
+    logits.iter().map(|logit| f64::from((logit - max).exp())).sum::<f64>().ln() as f32
+}
+
+/// The comparison of two distributions after one token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowScore {
+    /// Negative log-likelihood of the next token, of the candidate and of the reference.
+    pub nll: f32,
+    /// Of the reference.
+    pub nll_base: f32,
+    /// KL divergence of the candidate from the reference.
+    pub divergence: f64,
+    /// Probability of the next token, less the reference's.
+    pub difference: f32,
+    /// True if both have the same most likely token.
+    pub same_top: bool,
+}
+
+/// Compares a candidate's row of logits with the reference's; `next` is the token that follows. `None` if a length or the
+/// token is wrong, or no logit is a number.
+#[must_use]
+pub fn compare(base: &BaseRow, logits: &[f32], next: usize) -> Option<RowScore> {
+    if logits.len() != base.values.len() || next >= logits.len() {
+        return None;
+    }
+    let (mut max, mut top) = (f32::NEG_INFINITY, None);
+    for (i, &logit) in logits.iter().enumerate() {
+        if logit > max {
+            (max, top) = (logit, Some(i));
+        }
+    }
+    let log_sum = log_sum_exp(logits, max);
+    let nll = max + log_sum - logits[next];
+    let nll_base = -base.log_probability(base.values[next]);
+    let largest = max + log_sum;
+    let (mut divergence, mut base_max, mut base_top) = (0.0, f32::NEG_INFINITY, None);
+    for (i, (&logit, &value)) in logits.iter().zip(&base.values).enumerate() {
+        let log_p = base.log_probability(value);
+        if log_p > base_max {
+            (base_max, base_top) = (log_p, Some(i));
+        }
+        if log_p > LOWEST {
+            divergence += f64::from(log_p.exp() * (log_p - logit + largest));
+        }
+    }
+    let difference = (-nll).exp() - (-nll_base).exp();
+    top.map(|_| RowScore { nll, nll_base, divergence, difference, same_top: top == base_top })
+}
+
+/// A mean and its standard error.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Uncertain {
+    /// The value.
+    pub value: f64,
+    /// Its standard error.
+    pub error: f64,
+}
+
+/// All comparisons of a text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Divergence {
+    count: usize,
+    same_top: usize,
+    nll: Sums,
+    nll_base: Sums,
+    both: f64,
+    divergence: Sums,
+    difference: f64,
+    /// Squares of the differences.
+    squares: Sums,
+    divergences: Vec<f32>,
+    differences: Vec<f32>,
+}
+
+/// A sum of numbers and of their squares.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Sums {
+    first: f64,
+    second: f64,
+}
+
+impl Sums {
+    fn mean(self, count: usize) -> Uncertain {
+        if count < 1 {
+            return Uncertain { value: 0.0, error: 0.0 };
+        }
+        let value = self.first / count as f64;
+        let variance = self.second / count as f64 - value * value;
+        let error = if variance > 0.0 && count > 10 { (variance / (count - 1) as f64).sqrt() } else { 0.0 };
+        Uncertain { value, error }
+    }
+}
+
+impl Divergence {
+    /// Adds one comparison.
+    pub fn add(&mut self, row: &RowScore) {
+        // Squares of single precision numbers are single precision, as upstream computes them.
+        let add = |sums: &mut Sums, x: f32| {
+            sums.first += f64::from(x);
+            sums.second += f64::from(x * x);
+        };
+        add(&mut self.nll, row.nll);
+        add(&mut self.nll_base, row.nll_base);
+        self.both += f64::from(row.nll * row.nll_base);
+        self.divergence.first += row.divergence;
+        self.divergence.second += row.divergence * row.divergence;
+        self.difference += f64::from(row.difference);
+        let square = f64::from(row.difference * row.difference);
+        self.squares.first += square;
+        self.squares.second += square * square;
+        self.count += 1;
+        self.same_top += usize::from(row.same_top);
+        self.divergences.push(row.divergence as f32);
+        self.differences.push(row.difference);
+    }
+
+    /// Returns the number of comparisons.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Returns the mean negative log-likelihood of the candidate.
+    #[must_use]
+    pub fn nll(&self) -> Uncertain {
+        self.nll.mean(self.count)
+    }
+
+    /// Returns the mean negative log-likelihood of the reference.
+    #[must_use]
+    pub fn nll_base(&self) -> Uncertain {
+        self.nll_base.mean(self.count)
+    }
+
+    /// Returns the mean KL divergence.
+    #[must_use]
+    pub fn divergence(&self) -> Uncertain {
+        self.divergence.mean(self.count)
+    }
+
+    /// Returns the mean difference of probabilities.
+    #[must_use]
+    pub fn difference(&self) -> Uncertain {
+        Sums { first: self.difference, second: self.squares.first }.mean(self.count)
+    }
+
+    /// Returns the root of the mean squared difference of probabilities.
+    #[must_use]
+    pub fn rms_difference(&self) -> Uncertain {
+        let mean = self.squares.mean(self.count);
+        let value = mean.value.sqrt();
+        Uncertain { value, error: 0.5 / value * mean.error }
+    }
+
+    /// Returns the share of tokens with the same most likely next token.
+    #[must_use]
+    pub fn same_top(&self) -> Uncertain {
+        let value = self.same_top as f64 / self.count as f64;
+        Uncertain { value, error: (value * (1.0 - value) / (self.count as f64 - 1.0)).sqrt() }
+    }
+
+    /// Returns the covariance of both means of negative log-likelihoods.
+    #[must_use]
+    pub fn covariance(&self) -> f64 {
+        if self.count < 10 {
+            return 0.0;
+        }
+        let n = self.count as f64;
+        (self.both / n - (self.nll.first / n) * (self.nll_base.first / n)) / (n - 1.0)
+    }
+
+    /// Returns the logarithm of the ratio of perplexities.
+    #[must_use]
+    pub fn log_ratio(&self) -> Uncertain {
+        let (own, base) = (self.nll(), self.nll_base());
+        let variance = own.error * own.error + base.error * base.error - 2.0 * self.covariance();
+        Uncertain { value: own.value - base.value, error: variance.sqrt() }
+    }
+
+    /// Returns the divergences, smallest first.
+    #[must_use]
+    pub fn sorted_divergences(&self) -> Vec<f32> {
+        sorted(&self.divergences)
+    }
+
+    /// Returns the differences of probabilities, smallest first.
+    #[must_use]
+    pub fn sorted_differences(&self) -> Vec<f32> {
+        sorted(&self.differences)
+    }
+}
+
+fn sorted(values: &[f32]) -> Vec<f32> {
+    let mut values = values.to_vec();
+    values.sort_by(f32::total_cmp);
+    values
+}
+
+/// Returns the value at a fraction of sorted values, in single precision as upstream interpolates it.
+#[must_use]
+pub fn percentile(sorted: &[f32], fraction: f32) -> f32 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f32::NAN };
+    let at = fraction * last as f32;
+    let below = (at as usize).min(last);
+    let part = at - below as f32;
+    (1.0 - part) * sorted[below] + part * sorted[(below + 1).min(last)]
+}
+
+/// Returns the median of sorted values.
+#[must_use]
+pub fn median(sorted: &[f32]) -> f32 {
+    let half = sorted.len() / 2;
+    match sorted {
+        [] => f32::NAN,
+        _ if sorted.len().is_multiple_of(2) => 0.5 * (sorted[half] + sorted[half - 1]),
+        _ => sorted[half],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::SplitMix64;
+
+    fn logits(random: &mut SplitMix64, n: usize) -> Vec<f32> {
+        (0..n).map(|_| random.below(1 << 20) as f32 / f32::from(u16::MAX)).collect()
+    }
+
+    /// The definition, in double precision.
+    fn exact(base: &[f32], other: &[f32]) -> f64 {
+        let log_p = |logits: &[f32]| -> Vec<f64> {
+            let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+            logits.iter().map(|x| f64::from(*x) - sum.ln()).collect()
+        };
+        let (p, q) = (log_p(base), log_p(other));
+        p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+    }
+
+    #[test]
+    fn divergences_are_those_of_the_definition_but_for_rounding() {
+        let mut random = SplitMix64::new(5);
+        for n in [2, 3, 100, 1001] {
+            let (base, other) = (logits(&mut random, n), logits(&mut random, n));
+            let found = compare(&BaseRow::new(&base), &other, 1).unwrap();
+            let expected = exact(&base, &other);
+            assert!((found.divergence / expected - 1.0).abs() < 2e-3, "{n}: {} {expected}", found.divergence);
+            let same = compare(&BaseRow::new(&base), &base, 0).unwrap();
+            assert!(same.divergence.abs() < 1e-4 && same.same_top && same.difference.abs() < 1e-3, "{same:?}");
+        }
+        assert_eq!(compare(&BaseRow::new(&[1.0, 2.0]), &[1.0], 0), None);
+        assert_eq!(compare(&BaseRow::new(&[1.0, 2.0]), &[1.0, 2.0], 2), None);
+        assert_eq!(compare(&BaseRow::new(&[1.0, 2.0]), &[f32::NAN; 2], 1), None);
+    }
+
+    #[test]
+    fn means_have_their_standard_errors() {
+        let mut all = Divergence::default();
+        for i in 0..20_u8 {
+            let x = f32::from(i);
+            let row = RowScore { nll: x, nll_base: x / 2.0, divergence: x.into(), difference: 0.1, same_top: i < 15 };
+            all.add(&row);
+        }
+        let close = |found: Uncertain, value: f64, error: f64| {
+            assert!((found.value - value).abs() < 1e-6 && (found.error - error).abs() < 1e-6, "{found:?}");
+        };
+        close(all.divergence(), 9.5, (33.25_f64 / 19.0).sqrt());
+        close(all.log_ratio(), 4.75, (33.25_f64 / 4.0 / 19.0).sqrt());
+        close(all.same_top(), 0.75, (0.75_f64 * 0.25 / 19.0).sqrt());
+        close(all.rms_difference(), 0.1, 0.0);
+        let sorted = all.sorted_divergences();
+        assert_eq!((median(&sorted), percentile(&sorted, 0.5), percentile(&sorted, 1.0)), (9.5, 9.5, 19.0));
+        assert_eq!(median(&sorted[..3]), 1.0);
+    }
+}

@@ -1,0 +1,117 @@
+//! The tables of `llama-perplexity --kl-divergence`, to the byte.
+
+use std::fmt::Write as _;
+
+use super::printf::number;
+use crate::quantize::divergence::{Divergence, Uncertain, median, percentile};
+
+/// Upstream makes no statistics of fewer tokens.
+const FEWEST: usize = 100;
+
+/// The heading of the lines per chunk.
+pub const CHUNK_HEADING: &str = "chunk             PPL               ln(PPL(Q)/PPL(base))          KL Divergence              Δp RMS            Same top p\n";
+
+/// Returns the line after a chunk: all chunks so far, this one included.
+#[must_use]
+pub fn chunk_line(chunk: usize, all: &Divergence) -> String {
+    let nll = all.nll();
+    let perplexity = nll.value.exp();
+    let mut line = format!("{chunk:4}");
+    let mut add = |x: Uncertain, width: usize, decimals: usize, unit: &str| {
+        let _ = write!(line, "    {} ± {}{unit}", number(x.value, width, decimals), number(x.error, width, decimals));
+    };
+    add(Uncertain { value: perplexity, error: perplexity * nll.error }, 9, 4, "");
+    add(all.log_ratio(), 10, 5, "");
+    add(all.divergence(), 10, 5, "");
+    add(percent(all.rms_difference()), 6, 3, " %");
+    add(percent(all.same_top()), 6, 3, " %");
+    line + "\n"
+}
+
+fn percent(x: Uncertain) -> Uncertain {
+    Uncertain { value: 100.0 * x.value, error: 100.0 * x.error }
+}
+
+/// Returns the statistics of a whole text; empty below 100 tokens.
+#[must_use]
+pub fn statistics(all: &Divergence) -> String {
+    if all.count() < FEWEST {
+        return String::new();
+    }
+    format!("{}\n{}\n{}", perplexities(all), divergences(all), differences(all))
+}
+
+fn perplexities(all: &Divergence) -> String {
+    let mut text = String::from("====== Perplexity statistics ======\n");
+    let (own, base, ratio) = (all.nll(), all.nll_base(), all.log_ratio());
+    let exp = |x: Uncertain| Uncertain { value: x.value.exp(), error: x.value.exp() * x.error };
+    let mut line = |name: &str, x: Uncertain| {
+        let _ = writeln!(text, "{name:<30}: {} ± {}", number(x.value, 10, 6), number(x.error, 10, 6));
+    };
+    let (q, b) = (exp(own), exp(base));
+    line("Mean PPL(Q)", q);
+    line("Mean PPL(base)", b);
+    let correlation = 100.0 * (all.covariance() / (own.error * base.error));
+    let covariance = q.value * b.value * all.covariance();
+    let variance = q.error * q.error + b.error * b.error - 2.0 * covariance;
+    let _ = writeln!(text, "Cor(ln(PPL(Q)), ln(PPL(base))): {}%", number(correlation, 6, 2));
+    let mut line = |name: &str, x: Uncertain| {
+        let _ = writeln!(text, "{name:<30}: {} ± {}", number(x.value, 10, 6), number(x.error, 10, 6));
+    };
+    line("Mean ln(PPL(Q)/PPL(base))", ratio);
+    line("Mean PPL(Q)/PPL(base)", exp(ratio));
+    line("Mean PPL(Q)-PPL(base)", Uncertain { value: q.value - b.value, error: variance.sqrt() });
+    text
+}
+
+fn divergences(all: &Divergence) -> String {
+    let mut text = String::from("====== KL divergence statistics ======\n");
+    let mean = all.divergence();
+    let _ = writeln!(text, "Mean    KLD: {} ± {}", number(mean.value, 10, 6), number(mean.error, 10, 6));
+    let sorted = all.sorted_divergences();
+    let at = |fraction: f32| percentile(&sorted, fraction);
+    for (name, value) in [
+        ("Maximum", at(1.0)),
+        ("99.9%  ", at(0.999)),
+        ("99.0%  ", at(0.990)),
+        ("95.0%  ", at(0.950)),
+        ("90.0%  ", at(0.900)),
+        ("Median ", median(&sorted)),
+        ("10.0%  ", at(0.100)),
+        (" 5.0%  ", at(0.050)),
+        (" 1.0%  ", at(0.010)),
+        (" 0.1%  ", at(0.001)),
+        ("Minimum", at(0.0)),
+    ] {
+        let _ = writeln!(text, "{name} KLD: {}", number(value.into(), 10, 6));
+    }
+    text
+}
+
+fn differences(all: &Divergence) -> String {
+    let mut text = String::from("====== Token probability statistics ======\n");
+    let uncertain = |x: Uncertain| format!("{} ± {} %", number(100.0 * x.value, 6, 3), number(100.0 * x.error, 5, 3));
+    let _ = writeln!(text, "Mean    Δp: {}", uncertain(all.difference()));
+    let sorted = all.sorted_differences();
+    let at = |fraction: f32| percentile(&sorted, fraction);
+    for (name, value) in [
+        ("Maximum", at(1.0)),
+        ("99.9%  ", at(0.999)),
+        ("99.0%  ", at(0.990)),
+        ("95.0%  ", at(0.950)),
+        ("90.0%  ", at(0.900)),
+        ("75.0%  ", at(0.750)),
+        ("Median ", median(&sorted)),
+        ("25.0%  ", at(0.250)),
+        ("10.0%  ", at(0.100)),
+        (" 5.0%  ", at(0.050)),
+        (" 1.0%  ", at(0.010)),
+        (" 0.1%  ", at(0.001)),
+        ("Minimum", at(0.0)),
+    ] {
+        let _ = writeln!(text, "{name} Δp: {}%", number(100.0 * f64::from(value), 6, 3));
+    }
+    let _ = writeln!(text, "RMS Δp    : {}", uncertain(all.rms_difference()));
+    let _ = writeln!(text, "Same top p: {}", uncertain(all.same_top()));
+    text
+}

@@ -1,0 +1,138 @@
+//! `kld`, and `sensitivity`, which measures with it. `scripts/check-kld.sh` compares the tables with llama-perplexity's.
+
+use std::collections::BTreeMap;
+
+use llama_imatrix::gguf::{DType, File, Writer};
+use llama_imatrix::llama::{EditableModel, ModelOptions, QuantizedRows};
+
+use super::Bench;
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Writes a copy of the test model with all matrices in a type.
+fn quantize(bench: &Bench, name: &str, dtype: DType) {
+    let file = File::from_bytes(bench.read("llama.gguf")).unwrap();
+    let mut writer = Writer::new();
+    file.keys().for_each(|(key, value)| {
+        writer.set(key, value.clone());
+    });
+    for t in file.tensors() {
+        let shape = &t.shape[..t.n_dims];
+        if t.n_dims < 2 {
+            writer.tensor(t.name, t.dtype, shape, t.data).unwrap();
+            continue;
+        }
+        let mut rows = QuantizedRows::new(dtype, t.shape[0] as usize).unwrap();
+        rows.quantize(&t.to_f32().unwrap(), None).unwrap();
+        writer.tensor(t.name, dtype, shape, rows.bytes().to_vec()).unwrap();
+    }
+    let mut bytes = Vec::new();
+    writer.write_to(&mut bytes).unwrap();
+    bench.write(name, &bytes);
+}
+
+#[test]
+fn candidates_are_compared_in_one_pass_as_each_alone() {
+    let bench = Bench::new(&["llama", "qwen3moe", "bert"]);
+    quantize(&bench, "q8.gguf", DType::Q8_0);
+    quantize(&bench, "q4.gguf", DType::Q4_0);
+    let run = |candidates: &str| {
+        let args = format!("kld llama.gguf {candidates} -f calibration.txt -c 128 --chunks 4 -t 1 --json");
+        json(&bench.ok(&args).stdout)["candidates"].as_array().unwrap().clone()
+    };
+    let together = run("llama.gguf q8.gguf q4.gguf");
+    let alone: Vec<_> = ["llama.gguf", "q8.gguf", "q4.gguf"].iter().flat_map(|name| run(name)).collect();
+    assert_eq!(together, alone);
+    let divergence = |i: usize| together[i]["divergence"]["value"].as_f64().unwrap();
+    assert!(
+        divergence(0).abs() < 1e-5 && divergence(0) < divergence(1) && divergence(1) < divergence(2) / 4.0,
+        "{together:?}"
+    );
+    assert_eq!(together[0]["same_top"]["value"].as_f64(), Some(1.0));
+    assert_eq!(together[0]["tokens"].as_u64(), Some(4 * 63), "the second half of each chunk, but for its last token");
+
+    let ran = bench.ok("kld llama.gguf q4.gguf -f calibration.txt -c 128 --chunks 4 -t 1");
+    for part in [
+        "chunk             PPL",
+        "\n   4  ",
+        "Mean    KLD:",
+        "Median  KLD:",
+        "Same top p:",
+        "RMS Δp    :",
+        "Cor(ln(PPL(Q)), ln(PPL(base)))",
+    ] {
+        assert!(ran.stdout.contains(part), "no '{part}' in\n{}", ran.stdout);
+    }
+    bench.fails("kld llama.gguf qwen3moe.gguf none.gguf -f calibration.txt", &["none.gguf"]);
+    bench.fails("kld llama.gguf bert.gguf -f calibration.txt -c 128", &["bert.gguf"]);
+    bench.fails("kld llama.gguf q8.gguf -f none.txt", &["none.txt"]);
+    bench.fails("kld llama.gguf q8.gguf", &["--file"]);
+    bench.fails("kld llama.gguf -f calibration.txt", &["CANDIDATE"]);
+}
+
+#[test]
+fn sensitivities_do_not_depend_on_order_shards_or_interruptions() {
+    let bench = Bench::new(&["llama"]);
+    let golden = format!("{}/tests/data/collect/llama.gguf", env!("CARGO_MANIFEST_DIR"));
+    bench.write("m.gguf", &std::fs::read(golden).unwrap());
+    let args = "sensitivity llama.gguf m.gguf -f calibration.txt -c 64 --tokens 256 -t 1 --type q4_K";
+    bench.ok(&format!("{args} -o whole.json"));
+    let whole = json(std::str::from_utf8(&bench.read("whole.json")).unwrap());
+    let weights = whole["weights"].as_object().unwrap();
+    assert_eq!(weights.len(), 3 * 7 + 2);
+    for (name, weight) in weights {
+        assert_eq!(weight["type"], "q5_0", "what q4_K falls back to");
+        assert!(
+            weight["error"].as_f64().unwrap() > 0.0 && weight["divergence"].as_f64().unwrap() > 0.0,
+            "{name}: {weight}"
+        );
+    }
+    // Each part begins with an unchanged model: equal numbers show that the weights before were restored.
+    bench.ok(&format!("{args} -o a.json --shard 1/2"));
+    bench.ok(&format!("{args} -o b.json --shard 2/2"));
+    let mut parts = BTreeMap::new();
+    for name in ["a.json", "b.json"] {
+        let part = json(std::str::from_utf8(&bench.read(name)).unwrap());
+        parts.extend(part["weights"].as_object().unwrap().clone());
+    }
+    assert_eq!(parts.into_iter().collect::<serde_json::Map<_, _>>(), *weights);
+    // A file that lacks weights is continued.
+    let cut = String::from_utf8(bench.read("a.json")).unwrap();
+    bench.write("c.json", cut.as_bytes());
+    bench.ok(&format!("{args} -o c.json"));
+    assert!(bench.read("c.json") == bench.read("whole.json"), "a continued file has the bytes of a whole run");
+
+    let recipe = "recipe llama.gguf m.gguf --bpw 6 --format json";
+    let measured = bench.ok(&format!("{recipe} --sensitivity a.json --sensitivity b.json")).stdout;
+    assert_eq!(measured, bench.ok(&format!("{recipe} --sensitivity whole.json")).stdout);
+    assert_ne!(measured, bench.ok(recipe).stdout);
+
+    bench.fails(&format!("{args} -o whole.json --tokens 128"), &["whole.json", "another measurement", "hint:"]);
+    bench.fails(&format!("{args} -o m.gguf"), &["m.gguf"]);
+    bench.fails(&format!("{args} -o calibration.txt"), &["calibration.txt"]);
+    bench.fails(&format!("{args} --shard 3/2"), &["I/N"]);
+    bench.fails(&format!("{recipe} --sensitivity m.gguf"), &["m.gguf"]);
+    bench.write("other.json", String::from_utf8(bench.read("a.json")).unwrap().replace("blk.0.", "blk.9.").as_bytes());
+    bench.fails(&format!("{recipe} --sensitivity other.json"), &["other.json", "another model", "blk.9."]);
+}
+
+#[test]
+fn weights_of_a_loaded_model_are_exchanged_and_restored() {
+    let bench = Bench::new(&["llama", "gemma3"]);
+    for name in ["llama", "gemma3"] {
+        let path = bench.path(&format!("{name}.gguf"));
+        let file = File::open(&path).unwrap();
+        let mut model = EditableModel::load(&path, &ModelOptions::default()).unwrap();
+        for tensor in file.tensors().filter(|t| t.n_dims > 1) {
+            assert!(model.read(tensor.name).is_some_and(|bytes| bytes == tensor.data), "{}", tensor.name);
+            let changed: Vec<u8> = tensor.data.iter().map(|byte| byte ^ 1).collect();
+            assert!(model.write(tensor.name, &changed));
+            assert!(model.read(tensor.name).is_some_and(|bytes| bytes == changed));
+            assert!(!model.write(tensor.name, &changed[1..]), "another size is refused");
+            assert!(model.write(tensor.name, tensor.data));
+        }
+        assert!(!model.has("none") && !model.write("none", &[]) && model.read("none").is_none());
+    }
+}

@@ -63,6 +63,7 @@ mod error;
 mod graph;
 mod graph_builder;
 mod graph_runner;
+mod loading;
 mod log;
 mod logit_ops;
 mod memory;

@@ -20,6 +20,8 @@ mod lens;
 #[cfg(feature = "llama")]
 mod lock;
 #[cfg(feature = "llama")]
+mod next_step;
+#[cfg(feature = "llama")]
 mod nextn;
 #[cfg(feature = "llama")]
 mod preflight;

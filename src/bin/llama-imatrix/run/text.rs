@@ -9,7 +9,7 @@ use llama_imatrix::llama::{Model, Token};
 use llama_imatrix::state::Digest;
 
 use crate::config::Collect;
-use crate::ui::{log, progress};
+use crate::ui::{log, progress, units};
 
 /// Chunks, and the digest of their tokens.
 pub(crate) struct Text {
@@ -71,7 +71,7 @@ fn start_progress(task: &Collect, model: &Model) {
     let n_bytes = task.corpus.n_bytes();
     match &task.corpus.items[..] {
         [item] if matches!(&item.body, Body::Text(text) if model.vocab().pieces(text).len() == 1) => {
-            progress::spin(format!("tokenizing {:.1} MB", n_bytes as f64 / 1e6));
+            progress::spin(format!("tokenizing {}", units::bytes(n_bytes)));
         }
         _ => progress::start_bytes("tokenizing".to_owned(), Some(n_bytes)),
     }

@@ -57,6 +57,12 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A chat template that is not compiled into llama.cpp.
+    #[error("llama.cpp has no chat template '{name}' that renders this conversation")]
+    ChatTemplate {
+        /// Its name.
+        name: String,
+    },
     /// The file holds something else than a model.
     #[error("'{}' is not a model, but {kind}", path.display())]
     NotModel {

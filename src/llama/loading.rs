@@ -87,13 +87,16 @@ pub(super) fn load_reason(lines: &str) -> String {
         let line = line.strip_prefix("llama_model_load: error loading model: ").unwrap_or(line);
         let line = line.strip_prefix("llama_model_loader: ").unwrap_or(line);
         match line.split_once(": ") {
-            Some((function, rest)) if function.starts_with("llama_") || function.starts_with("gguf_") => rest.to_owned(),
+            Some((function, rest)) if function.starts_with("llama_") || function.starts_with("gguf_") => {
+                rest.to_owned()
+            }
             _ => line.to_owned(),
         }
     };
     let mut reasons: Vec<String> = Vec::new();
     for line in lines.split("; ").map(without_function) {
-        if line != "failed to load model" && !line.starts_with("failed to load model from ") && !reasons.contains(&line) {
+        if line != "failed to load model" && !line.starts_with("failed to load model from ") && !reasons.contains(&line)
+        {
             reasons.push(line);
         }
     }
@@ -132,8 +135,14 @@ mod tests {
                  llama_model_load_from_file_impl: failed to load model",
                 "tensor 'x' data is not within the file bounds",
             ),
-            ("gguf_init_from_reader: failed to read magic; llama_model_load_from_file_impl: failed to load model", "failed to read magic"),
-            ("llama_model_load_from_file_impl: failed to load model", "llama_model_load_from_file_impl: failed to load model"),
+            (
+                "gguf_init_from_reader: failed to read magic; llama_model_load_from_file_impl: failed to load model",
+                "failed to read magic",
+            ),
+            (
+                "llama_model_load_from_file_impl: failed to load model",
+                "llama_model_load_from_file_impl: failed to load model",
+            ),
             ("llama.cpp gave no reason", "llama.cpp gave no reason"),
         ] {
             assert_eq!(load_reason(lines), reason);

@@ -3,7 +3,13 @@
 use super::table::{Flag, Set, Shell, Special};
 
 pub(super) static FLAGS: &[Flag] = &[
-    Flag::new(&["-h", "--help", "--usage"], "", "Show the commands and the flags used most (-h), or all flags", Set::Special(Special::Help)).same_bits(),
+    Flag::new(
+        &["-h", "--help", "--usage"],
+        "",
+        "Show the commands and the flags used most (-h), or all flags",
+        Set::Special(Special::Help),
+    )
+    .same_bits(),
     Flag::new(
         &["--version"],
         "",

@@ -43,7 +43,7 @@ pub(super) fn full(commands: &[Command]) -> String {
 /// Flags used most, and what they do in one line.
 const SHORT: [(&str, &str); 20] = [
     ("--model", "model, a GGUF file"),
-    ("--file", "calibration text: file, folder, .jsonl; repeat it for more"),
+    ("--file", "text: file, folder, .jsonl; repeat it for more"),
     ("--output", "matrix to write (imatrix.gguf)"),
     ("--ctx-size", "tokens per chunk (512)"),
     ("--chunks", "evaluate at most N chunks"),
@@ -64,8 +64,9 @@ const SHORT: [(&str, &str); 20] = [
     ("--rpc", "workers on other machines"),
 ];
 
-/// Column where descriptions begin in the short help.
-const SHORT_COLUMN: usize = 30;
+/// Columns where descriptions begin in the short help: of flags, and of commands.
+const SHORT_COLUMN: usize = 28;
+const COMMAND_COLUMN: usize = 20;
 
 /// `-h`.
 pub(super) fn short(commands: &[Command]) -> String {
@@ -74,7 +75,7 @@ pub(super) fn short(commands: &[Command]) -> String {
          llama-imatrix -m MODEL -f TEXT [-o MATRIX] [FLAGS]\n\
          llama-imatrix COMMAND ..\n\nCommands, in first place:\n",
     );
-    text += &listed(commands, SHORT_COLUMN);
+    text += &listed(commands, COMMAND_COLUMN);
     text += "\nFlags used most:\n";
     for (name, what) in SHORT {
         let Some((flag, _)) = find(name) else { continue };
@@ -88,9 +89,8 @@ pub(super) fn short(commands: &[Command]) -> String {
 }
 
 fn listed(commands: &[Command], column: usize) -> String {
-    let line = |Command { name, what, usage, .. }: &Command| {
-        format!("{:column$}{what}\n", format!("  {name} {usage} "))
-    };
+    let line =
+        |Command { name, what, usage, .. }: &Command| format!("{:column$}{what}\n", format!("  {name} {usage} "));
     commands.iter().map(line).collect()
 }
 

@@ -70,7 +70,8 @@ fn flag_hint(name: &str, commands: &[Command]) -> String {
         *distance <= allowed(bare.chars().count().min(spelling.trim_start_matches('-').len()))
     }));
     // A command written as a flag.
-    let meant: Vec<String> = near_commands(bare, commands).iter().map(|name| format!("`llama-imatrix {name}`")).collect();
+    let meant: Vec<String> =
+        near_commands(bare, commands).iter().map(|name| format!("`llama-imatrix {name}`")).collect();
     match (&near[..], &meant[..]) {
         ([], []) => "-h lists the commands and the flags used most, --help all flags".to_owned(),
         ([], commands) => format!("did you mean the command {}?", commands.join(" or ")),
@@ -93,7 +94,9 @@ fn word_hint(word: &OsStr, name: &str, is_first: bool, commands: &[Command]) -> 
         let shown = path.display();
         return match gguf::File::open(path).map(|file| Kind::of(&file)) {
             Ok(Kind::Imatrix) => {
-                format!("it is an importance matrix: `llama-imatrix stats {shown}` shows it, --in-file {shown} reads it")
+                format!(
+                    "it is an importance matrix: `llama-imatrix stats {shown}` shows it, --in-file {shown} reads it"
+                )
             }
             Ok(Kind::State) => format!(
                 "it is {}: --resume continues it, `llama-imatrix merge` makes a matrix of the states of all shards",
@@ -138,7 +141,8 @@ fn distance(a: &str, b: &str) -> usize {
     for i in 1..=a.len() {
         let mut row = vec![i];
         for j in 1..=b.len() {
-            let mut cost = (rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1])).min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            let mut cost =
+                (rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1])).min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
             if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
                 cost = cost.min(rows[i - 2][j - 2] + 1);
             }
@@ -155,13 +159,15 @@ mod tests {
     use super::*;
 
     fn commands() -> Vec<Command> {
-        let command = |name| Command { name, what: "", usage: String::new(), operands: Operands::Files, options: Vec::new() };
+        let command =
+            |name| Command { name, what: "", usage: String::new(), operands: Operands::Files, options: Vec::new() };
         ["stats", "compare", "report", "merge", "worker", "help"].map(command).into()
     }
 
     #[test]
     fn distances_count_swapped_neighbours_once() {
-        for (a, b, n) in [("modle", "model", 1), ("stat", "stats", 1), ("", "abc", 3), ("ca", "abc", 3), ("é", "e", 1)] {
+        for (a, b, n) in [("modle", "model", 1), ("stat", "stats", 1), ("", "abc", 3), ("ca", "abc", 3), ("é", "e", 1)]
+        {
             assert_eq!(distance(a, b), n, "{a} {b}");
         }
     }

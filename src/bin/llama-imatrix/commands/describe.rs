@@ -98,7 +98,9 @@ mod tests {
             }
         }
         assert!(checked > 30, "{checked}");
-        for (text, form) in [(&bash, "--sort) COMPREPLY"), (&zsh, "*--sort["), (&fish, "-l sort -r -f -a 'layer tensor ")] {
+        for (text, form) in
+            [(&bash, "--sort) COMPREPLY"), (&zsh, "*--sort["), (&fish, "-l sort -r -f -a 'layer tensor ")]
+        {
             assert!(text.contains(form), "{form}");
         }
         assert!([&bash, &zsh, &fish].iter().all(|text| text.contains("h_norm") && text.contains("tensor layer")));

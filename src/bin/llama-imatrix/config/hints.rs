@@ -37,9 +37,9 @@ fn of_model(error: &llama::Error) -> Option<String> {
         llama::Error::ModelLoad { reason, .. } if reason.contains("illegal split file idx") => {
             Some("--model takes the first of the model's files, which ends in -00001-of-N.gguf".to_owned())
         }
-        llama::Error::ModelLoad { reason, .. } if reason.contains("unknown model architecture") => {
-            Some("this llama.cpp does not have the architecture; `llama-imatrix --version` shows which one it is".to_owned())
-        }
+        llama::Error::ModelLoad { reason, .. } if reason.contains("unknown model architecture") => Some(
+            "this llama.cpp does not have the architecture; `llama-imatrix --version` shows which one it is".to_owned(),
+        ),
         _ => None,
     }
 }
@@ -72,9 +72,13 @@ fn of_text(error: &calibration::Error) -> Option<String> {
                 0 | 1 => String::new(),
                 size => format!(", -c {size} or less makes chunks that fit"),
             };
-            Some(format!("add more text (--file may be repeated); --keep-tail takes a text of less than a chunk{smaller}"))
+            Some(format!(
+                "add more text (--file may be repeated); --keep-tail takes a text of less than a chunk{smaller}"
+            ))
         }
-        calibration::Error::TooShortAfterSkip { .. } => Some("a smaller --chunk, or --keep-tail, leaves more".to_owned()),
+        calibration::Error::TooShortAfterSkip { .. } => {
+            Some("a smaller --chunk, or --keep-tail, leaves more".to_owned())
+        }
         _ => None,
     }
 }
@@ -107,7 +111,10 @@ mod tests {
     fn hints_follow_all_causes_and_are_given_once() {
         let error = Err::<(), _>(imatrix::Error::NotImatrix(Kind::State)).context("failed to load 'x'").unwrap_err();
         let text = explained(&error);
-        assert!(text.starts_with("failed to load 'x': not an importance matrix, but the state of a run\nhint: "), "{text}");
+        assert!(
+            text.starts_with("failed to load 'x': not an importance matrix, but the state of a run\nhint: "),
+            "{text}"
+        );
         let error = error.context("cannot go on\nhint: another");
         assert_eq!(explained(&error).matches("hint: ").count(), 1);
     }

@@ -17,8 +17,8 @@ use llama_imatrix::calibration::Corpus;
 use llama_imatrix::imatrix::{ChunkSizes, Format};
 use llama_imatrix::state::Shard;
 
-use crate::args::{Flags, Text};
 use crate::args::choices::OutputFormat;
+use crate::args::{Flags, Text};
 use corpus::read_corpus;
 use model::refuse_other_kinds;
 use output::{DEFAULT_OUTPUT, Output, output_path};

@@ -62,13 +62,7 @@ pub(crate) fn complete(
 }
 
 /// Logs what was saved, after how long, and the perplexity.
-fn log_end(
-    task: &Collect,
-    collector: &Collector,
-    outcome: &Outcome,
-    events: &EventHandler<'_>,
-    started: Instant,
-) {
+fn log_end(task: &Collect, collector: &Collector, outcome: &Outcome, events: &EventHandler<'_>, started: Instant) {
     let mut more = vec![units::duration(started.elapsed())];
     more.extend(outcome.perplexity.map(|estimate| format!("PPL {:.2}", estimate.value)));
     if !task.shard.is_whole() {

@@ -4,6 +4,8 @@ mod about;
 #[cfg(feature = "llama")]
 mod base;
 #[cfg(feature = "llama")]
+mod chat;
+#[cfg(feature = "llama")]
 mod collect;
 #[cfg(feature = "llama")]
 mod disk;

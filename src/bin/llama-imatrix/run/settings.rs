@@ -196,9 +196,9 @@ fn override_value(value: &KvOverride) -> OverrideValue {
 
 /// Loads the model, with its adapters.
 pub(crate) fn load_model(task: &Collect, options: &ModelOptions) -> anyhow::Result<Model> {
-    let size = model_files(&task.model).ok().map(|files| {
-        files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
-    });
+    let size = model_files(&task.model)
+        .ok()
+        .map(|files| files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum());
     let size = size.map_or_else(String::new, |size| format!(" ({})", units::bytes(size)));
     log::info(format_args!("loading '{}'{size}", task.model.display()));
     let bar = progress::Loading::start("loading the model".to_owned());

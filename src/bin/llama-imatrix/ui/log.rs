@@ -280,6 +280,8 @@ fn json(kind: Kind, time: Duration, text: &str) -> String {
 pub(crate) fn forward_llama_log() {
     use llama_imatrix::llama::{Level, set_log};
     set_log(|level, text| {
+        // llama.cpp pads the chunks of a context to 256 positions each, and then warns of its own padding.
+        let level = if text.contains("n_ctx is not divisible by n_seq_max") { Level::Info } else { level };
         let (level, kind) = match level {
             Level::Error => (level::ERROR, Kind::Error),
             Level::Warn => (level::WARN, Kind::Warn),

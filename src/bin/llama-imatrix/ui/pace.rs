@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Before this much time there is no estimate.
-const LEAST_TIME: Duration = Duration::from_secs(1);
+const LEAST_TIME: Duration = Duration::from_millis(500);
 /// Without a complete batch, an estimate needs this part of the tokens.
 const LEAST_PART: f64 = 0.02;
 
@@ -155,7 +155,7 @@ mod tests {
         let mut pace = Pace::new(4096, 0);
         pace.observe(seconds(60.0), 1024);
         pace.observe(seconds(120.0), 2048);
-        let left = |now| pace.left(seconds(now)).unwrap().as_secs();
+        let left = |now| pace.left(seconds(now)).unwrap().as_secs_f64().round() as u64;
         assert_eq!([left(120.0), left(150.0), left(180.0)], [120, 90, 60]);
         assert_eq!(left(1000.0), 60, "a worker that stands still brings no end nearer");
     }

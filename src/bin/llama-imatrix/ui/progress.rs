@@ -102,10 +102,8 @@ pub(crate) fn start_bytes(name: String, total: Option<u64>) {
         pace.observe(now, done);
         let speed = pace.speed().map(|speed| format!("{}/s", units::bytes(speed as u64)));
         let left = total.and(pace.left(now)).map(|left| format!("{} left", units::duration(left)));
-        let size = total.map_or_else(
-            || units::bytes(done),
-            |total| format!("{} of {}", units::bytes(done), units::bytes(total)),
-        );
+        let size = total
+            .map_or_else(|| units::bytes(done), |total| format!("{} of {}", units::bytes(done), units::bytes(total)));
         let fields = [
             Field::fixed(4, name.clone()),
             Field::new(2, size, units::bytes(done)),
@@ -204,7 +202,8 @@ fn fields(now: &Now, n_chunks: usize, time: Duration) -> Vec<Field> {
         None => "estimating…".to_owned(),
     };
     let speed = now.pace.speed().map(units::rate);
-    let mut fields = vec![Field::new(3, format!("chunk {}/{n_chunks}", now.chunks), format!("{}/{n_chunks}", now.chunks))];
+    let mut fields =
+        vec![Field::new(3, format!("chunk {}/{n_chunks}", now.chunks), format!("{}/{n_chunks}", now.chunks))];
     fields.extend(now.perplexity.map(|value| Field::fixed(5, format!("PPL {value:.2}"))));
     fields.extend(now.experts.map(|(unseen, total)| {
         Field::new(4, format!("{unseen} of {total} experts unseen"), format!("{unseen} unseen experts"))
@@ -243,7 +242,10 @@ mod tests {
             logged: (0, Instant::now()),
         };
         let text = line(Some(now.pace.part()), &fields(&now, 20, Duration::from_secs(3)), 80, false);
-        assert!(text.starts_with("  0% ") && text.ends_with("chunk 0/20 · 3 of 8 experts unseen · estimating…"), "{text}");
+        assert!(
+            text.starts_with("  0% ") && text.ends_with("chunk 0/20 · 3 of 8 experts unseen · estimating…"),
+            "{text}"
+        );
         now.pace.end_batch(Duration::from_secs(10), 1000);
         (now.chunks, now.perplexity) = (2, Some(21.0171));
         let text = line(Some(now.pace.part()), &fields(&now, 20, Duration::from_secs(10)), 100, false);

@@ -90,13 +90,14 @@ fn gaps(gaps: &[Coverage], weights: usize) -> Vec<String> {
         let layer = layers.entry(layer(&gap.name)).or_default();
         *layer = (*layer).max((gap.unseen, gap.total));
     }
-    let unseen: usize = layers.values().map(|(unseen, _)| unseen).sum();
+    let unseen = layers.values().map(|(unseen, _)| *unseen as u64).sum();
     warnings.push(format!(
-        "{} of {weights} weights have partial data: in {} no token was routed to {unseen} experts; the worst is '{}' \
+        "{} of {weights} weights have partial data: in {} no token was routed to {}; the worst is '{}' \
          ({:.2}%, {} of {} experts unseen)\nhint: collect over more text, or more varied text; `llama-imatrix stats` lists \
          them all",
         partial.len(),
-        if layers.len() == 1 { "1 layer".to_owned() } else { format!("{} layers", layers.len()) },
+        counted(layers.len() as u64, "layer"),
+        counted(unseen, "expert"),
         worst.name,
         worst.percent(),
         worst.unseen,
@@ -121,13 +122,17 @@ mod tests {
 
     #[test]
     fn partial_data_of_many_layers_is_one_warning() {
-        let of_layer = |i: usize| {
-            ["gate", "up", "down"].map(|part| gap(&format!("blk.{i}.ffn_{part}_exps.weight"), 10 + i, 64))
-        };
+        let of_layer =
+            |i: usize| ["gate", "up", "down"].map(|part| gap(&format!("blk.{i}.ffn_{part}_exps.weight"), 10 + i, 64));
         let warnings = gaps(&(0..8).flat_map(of_layer).collect::<Vec<_>>(), 80);
         let [warning] = &warnings[..] else { panic!("{warnings:?}") };
-        assert!(warning.starts_with("24 of 80 weights have partial data: in 8 layers no token was routed to 108 experts;"));
-        assert!(warning.contains("the worst is 'blk.7.ffn_gate_exps.weight' (73.44%, 17 of 64 experts unseen)"), "{warning}");
+        assert!(
+            warning.starts_with("24 of 80 weights have partial data: in 8 layers no token was routed to 108 experts;")
+        );
+        assert!(
+            warning.contains("the worst is 'blk.7.ffn_gate_exps.weight' (73.44%, 17 of 64 experts unseen)"),
+            "{warning}"
+        );
         assert!(warning.contains("\nhint: "), "{warning}");
     }
 

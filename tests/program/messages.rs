@@ -70,7 +70,7 @@ fn wrong_usages_lead_on() {
         ),
         ("-m s.state -f calibration.txt", &["not a model, but the state of a run", "--resume continues"]),
         ("-m llama.gguf -f empty.txt", &["'empty.txt' is empty", "hint: name a file with text"]),
-        ("-m llama.gguf -f short.txt", &["tokenizes to only", "hint: add more text", "--keep-tail", "-c "]),
+        ("-m llama.gguf -f short.txt", &["tokenizes to only", "hint: add more text", "--keep-tail"]),
         ("-m llama.gguf -f llama.gguf", &["'llama.gguf' is no text: it is a GGUF file", "hint: --model takes a model"]),
         ("-m llama.gguf -f bad.zst", &["cannot decompress 'bad.zst': it is not a zstd file"]),
         ("-m llama.gguf", &["no prompt provided", "hint: llama-imatrix -m MODEL -f TEXT"]),

@@ -40,7 +40,7 @@ fn drawn(text: &str) -> Vec<String> {
             let _ = chars.by_ref().find(char::is_ascii_alphabetic);
         }
     }
-    plain.split(['\r', '\n']).filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
+    plain.split(['\r', '\n']).map(|line| line.trim_end().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::command::Command;
-use super::groups::{GROUPS, Group};
+use super::groups::{GROUPS, flags};
 use super::parse::find;
 use super::table::{Effect, Flag};
 
@@ -23,21 +23,20 @@ pub(super) fn full(commands: &[Command]) -> String {
          Flags may be given in any order; in long ones _ stands for - as well. What is in brackets is the default or\n\
          the environment variable. docs/flags.md describes each.\n",
     );
-    let (folded, shown): (Vec<_>, Vec<_>) = GROUPS.iter().partition(|group| has_no_effect(group));
-    for group in shown {
-        let _ = write!(text, "\n{}:\n\n", group.title);
-        for flag in group.flags {
+    for group in GROUPS {
+        let shown: Vec<_> = group.flags.iter().filter(|flag| !has_no_effect(flag)).collect();
+        if !shown.is_empty() {
+            let _ = write!(text, "\n{}:\n\n", group.title);
+        }
+        for flag in shown {
             text += &one(flag);
             text.push('\n');
         }
     }
     text += "\nCommands, in first place; each has its own --help:\n\n";
     text += &listed(commands, COLUMN);
-    for group in folded {
-        let _ = write!(text, "\n{}, accepted as by llama.cpp's tools, without an effect:\n\n", group.title);
-        text += &wrapped(group.flags.iter().flat_map(Flag::spellings));
-    }
-    text
+    text += "\nAccepted as by llama.cpp's tools, without an effect:\n\n";
+    text + &wrapped(flags().filter(|flag| has_no_effect(flag)).flat_map(Flag::spellings))
 }
 
 /// Flags used most, and what they do in one line.
@@ -94,8 +93,8 @@ fn listed(commands: &[Command], column: usize) -> String {
     commands.iter().map(line).collect()
 }
 
-fn has_no_effect(group: &Group) -> bool {
-    group.flags.iter().all(|flag| matches!(flag.effect, Effect::Ignored(_)))
+fn has_no_effect(flag: &Flag) -> bool {
+    matches!(flag.effect, Effect::Ignored(_))
 }
 
 /// Words in lines.
@@ -170,7 +169,8 @@ mod tests {
     #[test]
     fn flags_without_an_effect_are_folded_at_the_end() {
         let text = full(&[]);
-        let (_, folded) = text.rsplit_once("Sampling, accepted as by llama.cpp's tools, without an effect:").unwrap();
-        assert!(folded.contains("--temp") && folded.lines().count() < 15, "{folded}");
+        let (shown, folded) = text.rsplit_once("Accepted as by llama.cpp's tools, without an effect:").unwrap();
+        assert!(folded.contains("--temp") && !shown.contains("--temp,") && folded.lines().count() < 30, "{folded}");
+        assert!(shown.contains("--seed"), "it selects the order of --shuffle");
     }
 }

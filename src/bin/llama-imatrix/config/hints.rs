@@ -69,12 +69,10 @@ fn of_text(error: &calibration::Error) -> Option<String> {
         }
         calibration::Error::TooShort { found, .. } => {
             let smaller = match found / 2 {
-                0 | 1 => String::new(),
+                0..32 => String::new(),
                 size => format!(", -c {size} or less makes chunks that fit"),
             };
-            Some(format!(
-                "add more text (--file may be repeated); --keep-tail takes a text of less than a chunk{smaller}"
-            ))
+            Some(format!("add more text (--file may be repeated); --keep-tail also takes a short text{smaller}"))
         }
         calibration::Error::TooShortAfterSkip { .. } => {
             Some("a smaller --chunk, or --keep-tail, leaves more".to_owned())

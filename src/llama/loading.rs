@@ -16,10 +16,7 @@ use crate::gguf::{self, Kind};
 /// # Errors
 /// [`Error::NotGguf`], [`Error::NotModel`]. A file that is damaged passes: llama.cpp says what is wrong.
 pub(super) fn refuse_other_kinds(path: &Path) -> Result<(), Error> {
-    let file = match gguf::File::open(path) {
-        Ok(file) => file,
-        Err(_) => return refuse_other_magic(path),
-    };
+    let Ok(file) = gguf::File::open(path) else { return refuse_other_magic(path) };
     match Kind::of(&file) {
         kind @ (Kind::Imatrix | Kind::State | Kind::Adapter | Kind::Projector) => {
             Err(Error::NotModel { path: path.to_owned(), kind })

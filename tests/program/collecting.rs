@@ -81,8 +81,8 @@ fn an_expert_that_is_never_routed_to_is_zero_and_named() {
     // Gate, up and down share their experts: one warning for all.
     assert_eq!(ran.stderr.matches("partial data").count(), 1, "{}", ran.stderr);
     let says = [
-        "3 of ",
-        " weights have partial data: in 1 layer no token was routed to 1 expert; the worst is 'blk.",
+        "warning: 6 of ",
+        " weights have partial data: in 2 layers no token was routed to 2 experts; the worst is 'blk.",
         "(87.50%, 1 of 8 experts unseen)",
         "\nhint: collect over more text",
     ];

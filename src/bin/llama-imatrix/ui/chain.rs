@@ -2,12 +2,12 @@
 
 /// Joins an error and its causes. A cause that the text before it repeats is left out.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).reduce(add).unwrap_or_default()
+    error.chain().map(ToString::to_string).reduce(|all, cause| add(all, &cause)).unwrap_or_default()
 }
 
 /// Hints stay behind the causes.
-fn add(all: String, cause: String) -> String {
-    if all.contains(&cause) {
+fn add(all: String, cause: &str) -> String {
+    if all.contains(cause) {
         return all;
     }
     match all.split_once("\nhint: ") {

@@ -320,7 +320,9 @@ pub(crate) fn without_repeated_errors<T, E>(call: impl FnOnce() -> Result<T, E>)
     let result = call();
     let held = replace(None).unwrap_or_default();
     if result.is_ok() {
-        held.iter().for_each(|line| emit(Kind::Error, "", line));
+        for line in &held {
+            emit(Kind::Error, "", line);
+        }
     }
     result
 }

@@ -206,7 +206,11 @@ fn fields(now: &Now, n_chunks: usize, time: Duration) -> Vec<Field> {
         vec![Field::new(3, format!("chunk {}/{n_chunks}", now.chunks), format!("{}/{n_chunks}", now.chunks))];
     fields.extend(now.perplexity.map(|value| Field::fixed(5, format!("PPL {value:.2}"))));
     fields.extend(now.experts.map(|(unseen, total)| {
-        Field::new(4, format!("{unseen} of {total} experts unseen"), format!("{unseen} unseen experts"))
+        Field::new(
+            4,
+            format!("{unseen} of {total} experts unseen"),
+            format!("{unseen} unseen expert{}", if unseen == 1 { "" } else { "s" }),
+        )
     }));
     fields.extend(speed.map(|speed| Field::new(1, format!("{speed} tokens/s"), format!("{speed} t/s"))));
     fields.push(Field::fixed(9, left));

@@ -332,7 +332,8 @@ mod tests {
     #[test]
     fn a_function_gets_roles_and_contents() {
         let join = |messages: &[(String, String)]| {
-            Ok(messages.iter().map(|(role, content)| format!("{role}={content};")).collect::<String>())
+            let lines = messages.iter().map(|(role, content)| format!("{role}={content};"));
+            Ok(lines.collect::<Vec<_>>().concat())
         };
         let template = ChatTemplate::of_function(Box::new(join));
         assert_eq!(template.render(&conversation(HELLO)).unwrap(), "user= Hi <b>;assistant=Ho;");

@@ -125,6 +125,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_model_is_refused_by_its_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            Model::load(&path, &ModelOptions::default()).unwrap_err()
+        };
+        assert!(matches!(load("text", b"It was a bright day"), Error::NotGguf { found, .. } if found == "It w"));
+        let mut matrix = Vec::new();
+        gguf::Writer::new().set("general.type", "imatrix").write_to(&mut matrix).unwrap();
+        assert!(matches!(load("matrix", &matrix), Error::NotModel { kind: Kind::Imatrix, .. }));
+        // A truncated file is llama.cpp's to explain.
+        assert!(matches!(load("cut", b"GGU"), Error::ModelLoad { .. }));
+    }
+
+    #[test]
     fn reasons_leave_out_functions_and_what_is_said_anyway() {
         for (lines, reason) in [
             (

@@ -31,6 +31,9 @@ BLOCK = {
     "ffn.down.weight": "ffn_down.weight",
 }
 
+# The model was trained on no conversations: this only makes them text, as a play is written down.
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endfor %}"
+
 
 def tensor_name(parameter: str) -> str:
     if not parameter.startswith("blocks."):
@@ -69,6 +72,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, tokenizer_json: Path) -> None:
     writer.add_bos_token_id(BOS_ID)
     writer.add_eos_token_id(BOS_ID)
     writer.add_add_bos_token(True)
+    writer.add_chat_template(CHAT_TEMPLATE)
 
 
 def main() -> None:

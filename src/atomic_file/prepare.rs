@@ -192,5 +192,10 @@ pub(super) fn new_file(folder: &Path, name: &OsStr) -> io::Result<NamedTempFile>
 }
 
 fn in_folder(folder: &Path) -> impl Fn(io::Error) -> io::Error {
-    move |e| io::Error::new(e.kind(), format!("cannot create a temporary file in folder '{}': {e}", folder.display()))
+    move |e| {
+        // tempfile adds the name that it has made up, which says nothing to a user.
+        let text = e.to_string();
+        let cause = text.split(" at path \"").next().unwrap_or(&text);
+        io::Error::new(e.kind(), format!("cannot create a temporary file in folder '{}': {cause}", folder.display()))
+    }
 }

@@ -6,6 +6,8 @@
 mod date;
 mod tojson;
 
+use std::fmt;
+
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
@@ -46,11 +48,26 @@ pub struct SpecialTexts {
     pub eos: String,
 }
 
+/// Renders messages, each a role and a content. An error says why it cannot.
+pub type Renderer = Box<dyn Fn(&[(String, String)]) -> Result<String, String> + Send + Sync>;
+
 /// A model's chat template.
 #[derive(Debug)]
-pub struct ChatTemplate {
-    environment: Environment<'static>,
-    special: SpecialTexts,
+pub struct ChatTemplate(Kind);
+
+/// How a conversation becomes text.
+enum Kind {
+    Jinja(Box<Jinja>),
+    Function(Renderer),
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Jinja(jinja) => jinja.fmt(f),
+            Self::Function(_) => f.write_str("a function"),
+        }
+    }
 }
 
 impl ChatTemplate {
@@ -59,6 +76,51 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatError::Template`].
     pub fn new(source: &str, special: SpecialTexts, date: Date) -> Result<Self, ChatError> {
+        Jinja::new(source, special, date).map(|jinja| Self(Kind::Jinja(Box::new(jinja))))
+    }
+
+    /// A template that is a function of roles and contents, such as those compiled into llama.cpp. It sees no tools.
+    #[must_use]
+    pub fn of_function(render: Renderer) -> Self {
+        Self(Kind::Function(render))
+    }
+
+    /// Has conversations with tools rendered through another template, where a model has one for them. A function keeps
+    /// rendering them all.
+    ///
+    /// # Errors
+    /// [`ChatError::Template`].
+    pub fn set_tool_use(&mut self, source: &str) -> Result<(), ChatError> {
+        match &mut self.0 {
+            Kind::Jinja(jinja) => jinja.add(TOOL_USE, source),
+            Kind::Function(_) => Ok(()),
+        }
+    }
+
+    /// A conversation's text, special tokens written out, without the beginning of a further answer
+    /// (`add_generation_prompt` is false).
+    ///
+    /// Templates see the line's `messages`, `tools` and `documents`, and what is in its `chat_template_kwargs`.
+    ///
+    /// # Errors
+    /// [`ChatError::Render`].
+    pub fn render(&self, conversation: &Conversation) -> Result<String, ChatError> {
+        match &self.0 {
+            Kind::Jinja(jinja) => jinja.render(conversation),
+            Kind::Function(render) => render(&pairs(conversation)?).map_err(ChatError::Render),
+        }
+    }
+}
+
+/// A template in Jinja.
+#[derive(Debug)]
+struct Jinja {
+    environment: Environment<'static>,
+    special: SpecialTexts,
+}
+
+impl Jinja {
+    fn new(source: &str, special: SpecialTexts, date: Date) -> Result<Self, ChatError> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| ChatError::Template(error.to_string()))?);
@@ -81,27 +143,12 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// Has conversations with tools rendered through another template, where a model has one for them.
-    ///
-    /// # Errors
-    /// [`ChatError::Template`].
-    pub fn set_tool_use(&mut self, source: &str) -> Result<(), ChatError> {
-        self.add(TOOL_USE, source)
-    }
-
     fn add(&mut self, name: &'static str, source: &str) -> Result<(), ChatError> {
         let source = without_generation_tags(source);
         self.environment.add_template_owned(name, source).map_err(|error| ChatError::Template(describe(&error)))
     }
 
-    /// A conversation's text, special tokens written out, without the beginning of a further answer
-    /// (`add_generation_prompt` is false).
-    ///
-    /// Templates see the line's `messages`, `tools` and `documents`, and what is in its `chat_template_kwargs`.
-    ///
-    /// # Errors
-    /// [`ChatError::Render`].
-    pub fn render(&self, conversation: &Conversation) -> Result<String, ChatError> {
+    fn render(&self, conversation: &Conversation) -> Result<String, ChatError> {
         std::thread::scope(|scope| {
             let renderer = std::thread::Builder::new().stack_size(STACK);
             let thread = renderer.spawn_scoped(scope, || self.render_here(conversation));
@@ -155,7 +202,44 @@ fn messages(line: &Value, shape: Shape) -> Result<Value, Error> {
             };
             line.get_attr("conversations")?.try_iter()?.map(convert).collect::<Result<Vec<_>, Error>>().map(Value::from)
         }
+        Shape::Pair(pair) => {
+            let field = |name: &str| line.get_attr(name).map(|value| value.as_str().unwrap_or_default().to_owned());
+            let message = |role: &str, content: String| {
+                Value::from_pairs([("role", Value::from(role)), ("content", Value::from(content))])
+            };
+            let mut question = field(pair.question)?;
+            let context = pair.context.map(field).transpose()?.unwrap_or_default();
+            if !context.is_empty() {
+                question = format!("{question}\n\n{context}");
+            }
+            let system = field("system")?;
+            let system = (!system.is_empty()).then(|| message("system", system));
+            let pair = [message("user", question), message("assistant", field(pair.answer)?)];
+            Ok(system.into_iter().chain(pair).collect::<Vec<_>>().into())
+        }
     }
+}
+
+/// Roles and contents. Of a content in parts, its texts.
+fn pairs(conversation: &Conversation) -> Result<Vec<(String, String)>, ChatError> {
+    let failed = |error: Error| ChatError::Render(describe(&error));
+    let line: Value =
+        serde_json::from_str(conversation.json()).map_err(|error| ChatError::Render(error.to_string()))?;
+    let text = |value: Value| value.as_str().unwrap_or_default().to_owned();
+    let pair = |message: Value| {
+        let content = message.get_attr("content")?;
+        let content = match content.kind() {
+            ValueKind::Seq => content
+                .try_iter()?
+                .map(|part| part.get_attr("text").map(text))
+                .collect::<Result<Vec<_>, Error>>()?
+                .concat(),
+            _ => text(content),
+        };
+        Ok((text(message.get_attr("role")?), content))
+    };
+    let messages = messages(&line, conversation.shape()).map_err(failed)?;
+    messages.try_iter().map_err(failed)?.map(pair).collect::<Result<_, Error>>().map_err(failed)
 }
 
 /// In one line; the template's own lines are not the user's.
@@ -224,6 +308,39 @@ mod tests {
         let share_gpt = r#"{"conversations":[{"from":"human","value":" Hi <b>"},{"from":"gpt","value":"Ho"}]}"#;
         assert_eq!(render(CHATML, share_gpt).unwrap(), text);
         assert_eq!(render(CHATML, &HELLO.replace("messages", "conversations")).unwrap(), text);
+    }
+
+    #[test]
+    fn questions_with_answers_are_conversations() {
+        let begin = "<|im_start|>user\nAdd.";
+        let end = "<|im_end|>\n<|im_start|>assistant\n3<|im_end|>\n";
+        for (line, context) in [
+            (r#"{"instruction":"Add.","input":"","output":"3"}"#, ""),
+            (r#"{"instruction":"Add.","input":"1 and 2","output":"3"}"#, "\n\n1 and 2"),
+            (r#"{"prompt":"Add.","completion":"3"}"#, ""),
+        ] {
+            assert_eq!(render(CHATML, line).unwrap(), format!("{begin}{context}{end}"), "{line}");
+        }
+        let with_system = r#"{"system":"Be short.","prompt":"Add.","completion":"3"}"#;
+        assert!(
+            render(CHATML, with_system)
+                .unwrap()
+                .starts_with("<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user")
+        );
+    }
+
+    #[test]
+    fn a_function_gets_roles_and_contents() {
+        let join = |messages: &[(String, String)]| {
+            let lines = messages.iter().map(|(role, content)| format!("{role}={content};"));
+            Ok(lines.collect::<Vec<_>>().concat())
+        };
+        let template = ChatTemplate::of_function(Box::new(join));
+        assert_eq!(template.render(&conversation(HELLO)).unwrap(), "user= Hi <b>;assistant=Ho;");
+        let parts = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},{"role":"assistant","content":null}]}"#;
+        assert_eq!(template.render(&conversation(parts)).unwrap(), "user=ab;assistant=;");
+        let refuses = ChatTemplate::of_function(Box::new(|_| Err("no".to_owned())));
+        assert_eq!(refuses.render(&conversation(HELLO)), Err(ChatError::Render("no".to_owned())));
     }
 
     /// In the manner of Llama 2: methods of strings, exceptions, special tokens, white space control.

@@ -24,7 +24,31 @@ pub(super) enum Shape {
     Roles(&'static str),
     /// `{"from": "human", "value": "..."}`, in `conversations`, as `ShareGPT` has it.
     ShareGpt,
+    /// A question and its answer in fields of the line, as Alpaca and many others have it.
+    Pair(&'static Pair),
 }
+
+/// Fields of a question and its answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub(super) question: &'static str,
+    /// What the question is about, which follows it.
+    pub(super) context: Option<&'static str>,
+    pub(super) answer: &'static str,
+}
+
+/// The first whose question and answer a line has counts.
+static PAIRS: [Pair; 5] = [
+    Pair { question: "instruction", context: Some("input"), answer: "output" },
+    Pair { question: "instruction", context: Some("context"), answer: "response" },
+    Pair { question: "prompt", context: None, answer: "completion" },
+    Pair { question: "prompt", context: None, answer: "response" },
+    Pair { question: "question", context: None, answer: "answer" },
+];
+
+/// The shapes of a line, for errors.
+const EXPECTED: &str = "expected 'messages' (objects with role and content, as OpenAI has it), 'conversations' (from and \
+                        value, as ShareGPT has it), 'instruction' and 'output' (Alpaca), 'prompt' and 'completion', or 'text'";
 
 #[cfg_attr(not(feature = "chat"), allow(dead_code, reason = "what renders them alone uses"))]
 impl Conversation {
@@ -49,7 +73,7 @@ pub(super) fn parse(line: &str) -> Result<Record, String> {
         format!("no JSON ({what}, at byte {}); one object a line is expected", column(&error))
     })?;
     let Value::Object(fields) = value else {
-        return Err(format!("found {}, expected an object with 'messages', 'conversations' or 'text'", kind(&value)));
+        return Err(format!("found {}, not an object; {EXPECTED}", kind(&value)));
     };
     let conversation = |shape| Ok(Record::Conversation(Conversation { json: line.to_owned(), shape }));
     if let Some(messages) = fields.get("messages") {
@@ -71,16 +95,27 @@ pub(super) fn parse(line: &str) -> Result<Record, String> {
         }
         return conversation(Shape::ShareGpt);
     }
+    if let Some(pair) =
+        PAIRS.iter().find(|pair| [pair.question, pair.answer].iter().all(|name| fields.contains_key(*name)))
+    {
+        for name in [Some(pair.question), Some(pair.answer), pair.context].into_iter().flatten() {
+            match fields.get(name) {
+                Some(Value::String(_)) => {}
+                None | Some(Value::Null) if Some(name) == pair.context => {}
+                other => {
+                    return Err(format!("'{name}' is {}, expected a string", kind(other.unwrap_or(&Value::Null))));
+                }
+            }
+        }
+        return conversation(Shape::Pair(pair));
+    }
     match fields.get("text") {
         Some(Value::String(text)) => Ok(Record::Text(text.clone())),
         Some(other) => Err(format!("'text' is {}, expected a string", kind(other))),
         None => {
             let names: Vec<_> = fields.keys().take(8).map(|name| format!("'{name}'")).collect();
             let found = if names.is_empty() { "no fields".to_owned() } else { names.join(", ") };
-            Err(format!(
-                "found {found}, expected 'messages', 'conversations' or 'text' (-bf takes a file as plain text, whatever \
-                 its name)"
-            ))
+            Err(format!("found {found}; {EXPECTED} (-bf takes a file as plain text, whatever its name)"))
         }
     }
 }
@@ -166,6 +201,15 @@ mod tests {
             Ok(Shape::Roles("conversations"))
         );
         assert_eq!(shape(r#"{"conversations":[{"from":"human","value":"hi"}],"id":1}"#), Ok(Shape::ShareGpt));
+        for (line, question, answer) in [
+            (r#"{"instruction":"a","input":"","output":"b"}"#, "instruction", "output"),
+            (r#"{"instruction":"a","context":null,"response":"b","category":"c"}"#, "instruction", "response"),
+            (r#"{"prompt":"a","completion":"b"}"#, "prompt", "completion"),
+            (r#"{"question":"a","answer":"b","text":"whole"}"#, "question", "answer"),
+        ] {
+            let Ok(Shape::Pair(pair)) = shape(line) else { panic!("{line}") };
+            assert_eq!((pair.question, pair.answer), (question, answer));
+        }
         assert_eq!(shape(r#"{"text":"a\nb","meta":{}}"#), Err("a\nb".to_owned()));
         assert!(shape(r#"{"messages":[{"role":"assistant","content":null,"tool_calls":[]}],"tools":[]}"#).is_ok());
         assert!(shape(r#"{"messages":[{"role":"assistant","tool_calls":[]}]}"#).is_ok());
@@ -174,11 +218,16 @@ mod tests {
     #[test]
     fn errors_name_the_field_what_was_found_and_what_was_expected() {
         for (line, says) in [
-            ("[1]", "found an array, expected an object with 'messages', 'conversations' or 'text'"),
+            ("[1]", "found an array, not an object; expected 'messages'"),
             ("{", "no JSON (EOF while parsing an object, at byte 1)"),
             ("{} {}", "no JSON (trailing characters, at byte 4)"),
-            ("{}", "found no fields, expected 'messages'"),
-            (r#"{"prompt":1,"answer":2}"#, "found 'answer', 'prompt', expected 'messages'"),
+            (
+                "{}",
+                "found no fields; expected 'messages' (objects with role and content, as OpenAI has it), 'conversations'",
+            ),
+            (r#"{"instruction":"a","input":3,"output":"b"}"#, "'input' is a number, expected a string"),
+            (r#"{"instruction":"a","output":null}"#, "'output' is null, expected a string"),
+            (r#"{"prompt":1,"answer":2}"#, "found 'answer', 'prompt'; expected 'messages'"),
             (r#"{"text":3}"#, "'text' is a number, expected a string"),
             (r#"{"messages":"hi"}"#, "'messages' is a string, expected an array of objects with 'role' and 'content'"),
             (r#"{"messages":[]}"#, "'messages' is empty, expected one message at least"),

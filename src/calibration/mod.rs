@@ -27,7 +27,7 @@ mod tokens;
 mod zstd;
 
 #[cfg(feature = "chat")]
-pub use chat::{ChatError, ChatTemplate, Date, SpecialTexts};
+pub use chat::{ChatError, ChatTemplate, Date, Renderer, SpecialTexts};
 pub use chunks::{ChunkOptions, Chunks};
 pub use corpus::{Body, Corpus, Input, Item, Layout};
 pub use documents::Documents;

@@ -35,6 +35,9 @@ impl<R: BufRead> Frames<R> {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                 }
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::BadMagicNumber(_))) => {
+                    return Err(io::Error::other("it is not a zstd file, or ends with bytes that are no zstd frame"));
+                }
                 Err(error) => return Err(io::Error::other(error.to_string())),
             }
         }
@@ -101,7 +104,7 @@ mod tests {
         for cut in 1..frame.len() {
             assert!(decode(&frame[..cut]).is_err(), "{cut}");
         }
-        assert!(decode(b"no zstd at all").is_err());
+        assert!(decode(b"no zstd at all").unwrap_err().to_string().starts_with("it is not a zstd file"));
         assert!(decode(&[&frame[..], b"x"].concat()).is_err());
         let mut flipped = frame.clone();
         *flipped.last_mut().unwrap() ^= 1;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::calibration::Chunks;
 use crate::collect;
@@ -27,6 +29,8 @@ pub(super) struct Evaluator<'a> {
     bos: Option<i32>,
     perplexity: bool,
     probe: Option<LensProbe<'a>>,
+    /// See [`RunOptions::tokens_done`].
+    tokens_done: Arc<AtomicU64>,
 }
 
 /// What comes of a batch.
@@ -89,6 +93,7 @@ impl<'a> Evaluator<'a> {
             bos: model.vocab().leading_bos(),
             perplexity: options.perplexity && has_logits,
             probe: options.lens.clone().map(|lens| LensProbe::new(model, lens)),
+            tokens_done: Arc::clone(&options.tokens_done),
         })
     }
 
@@ -181,6 +186,7 @@ impl<'a> Evaluator<'a> {
             if let Some(nextn) = &mut self.nextn {
                 nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
             }
+            self.tokens_done.fetch_add(part.len() as u64, Ordering::Relaxed);
             if self.perplexity {
                 rows.sort(part, &scores.ok_or_else(no_logits)?, &mut nlls);
             }
@@ -221,6 +227,7 @@ impl<'a> Evaluator<'a> {
             if let Some(nextn) = &mut self.nextn {
                 nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
             }
+            self.tokens_done.fetch_add((each * chunks.len()) as u64, Ordering::Relaxed);
             if perplexity {
                 let scores = scores.ok_or_else(no_logits)?;
                 let each = scores.len() / nlls.len();

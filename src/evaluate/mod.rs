@@ -12,7 +12,7 @@ mod watcher;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use lanes::{Batches, Delivery};
@@ -61,6 +61,9 @@ pub struct RunOptions {
     pub stop_when_covered: Option<u64>,
     /// Once set, the run ends as soon as the batches that have begun are through.
     pub stop: Arc<AtomicBool>,
+    /// Number of tokens evaluated so far, counted per micro-batch, for a display of progress. It begins with the tokens
+    /// that were done before the start, and falls when the run goes back to a checkpoint.
+    pub tokens_done: Arc<AtomicU64>,
 }
 
 /// llama.cpp's defaults, on all CPUs, without perplexity; the first chunk that is not finite is an error.
@@ -82,6 +85,7 @@ impl Default for RunOptions {
             lens: None,
             stop_when_covered: None,
             stop: Arc::default(),
+            tokens_done: Arc::default(),
         }
     }
 }
@@ -360,6 +364,7 @@ pub fn run(
     let stopped = loop {
         let batches = Batches::new(&layout, options, &attempt.position, &delivery.discarded, end);
         collector.start_from(attempt.earlier);
+        options.tokens_done.store(attempt.position.tokens, Ordering::Relaxed);
         delivery.position = attempt.position;
         let error = match lanes::evaluate(&mut evaluators, &batches, options, &mut delivery) {
             Ok(stopped) => break stopped,

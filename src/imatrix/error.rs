@@ -12,9 +12,9 @@ pub enum Error {
     /// The GGUF container is invalid, or the file is truncated.
     #[error(transparent)]
     Gguf(gguf::Error),
-    /// A GGUF file of another type.
-    #[error("not an importance matrix: 'general.type' is \"{0}\", expected \"imatrix\"")]
-    NotImatrix(String),
+    /// A GGUF file that holds something else.
+    #[error("not an importance matrix, but {0}")]
+    NotImatrix(gguf::Kind),
     /// A file without entries.
     #[error("no entries: not an importance matrix, or an empty one")]
     NoEntries,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::{Entry, Error, Imatrix, Loaded, Numbers, Slice, Values, WeightStatistics, fill};
-use crate::gguf::{Array, DType, File, MAX_NAME_BYTES, Tensor, Value, Writer};
+use crate::gguf::{Array, DType, File, Kind, MAX_NAME_BYTES, Tensor, Value, Writer};
 
 const GENERAL_TYPE: &str = "general.type";
 const DATASETS: &str = "imatrix.datasets";
@@ -28,12 +28,14 @@ const MAX_COUNT: f32 = 9_007_199_254_740_992.0; // 2^53
 
 pub(super) fn read<'f>(file: &'f File<'_>) -> Result<Loaded<Slice<'f>>, Error> {
     // Some third-party files lack the key, so it is an error only if it names another type.
-    if let Some(kind) = file.get(GENERAL_TYPE).and_then(Value::as_str).filter(|&kind| kind != "imatrix") {
-        return Err(Error::NotImatrix(kind.to_owned()));
+    let kind = Kind::of(file);
+    let says = file.get(GENERAL_TYPE).and_then(Value::as_str);
+    if says.is_some() && kind != Kind::Imatrix {
+        return Err(Error::NotImatrix(kind));
     }
     let parts = group(file);
     if parts.is_empty() {
-        return Err(Error::NoEntries);
+        return Err(if let Kind::Model { .. } = kind { Error::NotImatrix(kind) } else { Error::NoEntries });
     }
     let mut entries = BTreeMap::new();
     for (name, parts) in parts {

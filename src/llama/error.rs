@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use super::callback::ObserverError;
+use crate::gguf;
 
 /// What can go wrong between us and llama.cpp.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,28 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A chat template that is not compiled into llama.cpp.
+    #[error("llama.cpp has no chat template '{name}' that renders this conversation")]
+    ChatTemplate {
+        /// Its name.
+        name: String,
+    },
+    /// The file holds something else than a model.
+    #[error("'{}' is not a model, but {kind}", path.display())]
+    NotModel {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        kind: gguf::Kind,
+    },
+    /// The file is no GGUF file.
+    #[error("'{}' is not a GGUF file: it begins with {found:?}, expected \"GGUF\"", path.display())]
+    NotGguf {
+        /// The file.
+        path: PathBuf,
+        /// Its first bytes, at most four.
+        found: String,
     },
     /// llama.cpp refused the model; `reason` holds what it said.
     #[error("cannot load model '{}': {reason}", path.display())]

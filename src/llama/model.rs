@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use super::loading::{Loading, load_reason, refuse_other_kinds};
 use super::log::{with_advice, with_reason};
 use super::model_options::{Arrays, ModelOptions};
 use super::{Backend, Error, Vocab, vocab_check};
@@ -29,9 +30,25 @@ impl Model {
     /// Loads a model.
     ///
     /// # Errors
-    /// [`Error::ModelFile`] where the file cannot be opened, [`Error::ModelLoad`] where it is no model, is truncated,
-    /// is of an architecture this llama.cpp does not have, has a token twice in its vocabulary, or does not fit into memory.
+    /// [`Error::ModelFile`] if the file cannot be opened. [`Error::NotModel`] if it holds something else than a model.
+    /// [`Error::ModelLoad`] if it is truncated, is of an architecture this llama.cpp does not have, has a token twice in its
+    /// vocabulary, or does not fit into memory.
     pub fn load(path: &Path, options: &ModelOptions) -> Result<Self, Error> {
+        Self::load_with_progress(path, options, &mut |_| ())
+    }
+
+    /// As [`load`](Self::load). `progress` receives the fraction of the weights loaded so far, from 0 to 1, on this thread.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    ///
+    /// # Panics
+    /// Resumes a panic of `progress`, which also ends the loading.
+    pub fn load_with_progress(
+        path: &Path,
+        options: &ModelOptions,
+        progress: &mut dyn FnMut(f32),
+    ) -> Result<Self, Error> {
         let _ = Backend::init();
         // llama.cpp says only "failed to open": the operating system knows more.
         let readable = std::fs::File::open(path).and_then(|file| {
@@ -39,14 +56,25 @@ impl Model {
         });
         readable.map_err(|source| Error::ModelFile { path: path.to_owned(), source })?;
         let c_path = path_to_c(path)?;
+        refuse_other_kinds(path)?;
         vocab_check::check_file(path).map_err(|reason| Error::ModelLoad { path: path.to_owned(), reason })?;
         let mut arrays = Arrays::new(options)?;
-        let params = arrays.params(options);
-        // SAFETY: the path is NUL-terminated, and it and what `params` points to in `arrays` outlive the call.
+        let mut params = arrays.params(options);
+        let mut loading = Loading::new(progress);
+        loading.watch(&mut params);
+        // SAFETY: the path is NUL-terminated, and it, what `params` points to in `arrays`, and `loading`, which the callback
+        // alone uses meanwhile, outlive the call.
         let (ptr, reason) = with_reason(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
-        NonNull::new(ptr)
-            .map(|ptr| Self { ptr, path: path.to_owned(), adapters: Vec::new(), dry: options.dry })
-            .ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason: with_advice(reason) })
+        let tokenizer_overridden = options.kv_overrides.iter().any(|(key, _)| key.starts_with("tokenizer."));
+        let model = NonNull::new(ptr).map(|ptr| Self {
+            ptr,
+            path: path.to_owned(),
+            adapters: Vec::new(),
+            tokenizer_overridden,
+            dry: options.dry,
+        });
+        loading.resume_panic();
+        model.ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason: with_advice(load_reason(&reason)) })
     }
 
     /// The model's vocabulary.

@@ -16,7 +16,7 @@ fn each_broken_rule_of_a_gguf_matrix_has_its_error() {
         w.f32_tensor("w.counts", &[1, counts.len() as u64], counts).unwrap();
         w
     };
-    assert_error!(load(Writer::new().set("general.type", "model")).unwrap_err(), Error::NotImatrix(ref t) if t == "model");
+    assert_error!(load(Writer::new().set("general.type", "model")).unwrap_err(), Error::NotImatrix(ref kind) if kind.to_string() == "a model");
     assert_error!(load(Writer::new().set("general.type", "imatrix")).unwrap_err(), Error::NoEntries);
     let typed = load(entry(&[4], vec![1.0]).set("imatrix.chunk_count", 1_u64)).unwrap_err();
     assert_error!(typed, Error::KeyType { key: "imatrix.chunk_count", found: "u64" });

@@ -62,6 +62,7 @@ fn collect(model: &str) -> (Imatrix, f64) {
         lens: None,
         stop_when_covered: None,
         stop: Arc::default(),
+        tokens_done: Arc::default(),
     };
     let start = Start::new(Earlier::nothing());
     let outcome = run(&model, None, &chunks, &collector, start, &options, &mut Silent).unwrap();

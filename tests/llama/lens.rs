@@ -49,6 +49,7 @@ fn look(model: &Model, lens: Option<LensOptions>) -> Result<(Sums, Option<LensFi
         lens: lens.clone(),
         stop_when_covered: None,
         stop: Arc::default(),
+        tokens_done: Arc::default(),
     };
     let start = Start::new(Earlier::nothing());
     let outcome = run(model, None, &chunks, &collector, start, &options, &mut Silent).map_err(|e| e.to_string())?;

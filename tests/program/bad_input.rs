@@ -16,7 +16,7 @@ fn no_model() {
 fn a_model_that_is_none_or_is_cut_short() {
     let bench = Bench::new(&[]);
     bench.write("text.gguf", b"this is no model, but it is long enough for a header");
-    bench.fails("-m text.gguf -f calibration.txt", &["cannot load model 'text.gguf'", "magic"]);
+    bench.fails("-m text.gguf -f calibration.txt", &["'text.gguf' is not a GGUF file", "hint: --model"]);
     let whole = support::build("llama");
     bench.write("cut.gguf", &whole[..whole.len() - 4000]);
     bench.fails("-m cut.gguf -f calibration.txt", &["cannot load model 'cut.gguf'", "corrupted or incomplete"]);
@@ -46,7 +46,7 @@ fn a_text_that_is_missing_or_too_short() {
         bench.fails("-m llama.gguf -f short.txt", &["at least 1024 tokens for a context of 512", "tokenizes to only"]);
     assert_eq!(ran.stdout, "");
     bench.write("empty.txt", b"\n");
-    bench.fails("-m llama.gguf -f empty.txt", &["no prompt provided", "--in-file"]);
+    bench.fails("-m llama.gguf -f empty.txt", &["'empty.txt' is empty", "hint: "]);
     bench.fails(
         "-m llama.gguf -f calibration.txt -c 64 --chunk 100000",
         &["not enough tokens left after removing 100000 chunks"],

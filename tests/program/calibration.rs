@@ -216,7 +216,16 @@ fn bad_conversations_are_named_by_file_and_line() {
         ),
         ("-f chat.jsonl --chat-template-file broken.jinja", "error: 'broken.jinja': the chat template is not valid: "),
         ("-f chat.jsonl --chat-template-file no.jinja", "error: cannot read the chat template 'no.jinja'"),
-        ("-f bad.jsonl", "error: bad.jsonl:2: found 'prompt', expected 'messages', 'conversations' or 'text'"),
+        ("-f bad.jsonl", "error: bad.jsonl:2: found 'prompt'; expected 'messages' (objects with role and content"),
+        (
+            "-f chat.jsonl --chat-template dance",
+            "error: --chat-template: llama.cpp has no template 'dance'\nhint: it has bailing, ",
+        ),
+        ("-f chat.jsonl --chat-template {%", "error: --chat-template: the chat template is not valid: "),
+        (
+            "-f chat.jsonl --chat-template chatml --chat-template-file raise.jinja",
+            "cannot be combined with --chat-template-file",
+        ),
         ("-f none.jsonl", "error: none.jsonl:2: no JSON (EOF while parsing a value"),
         ("-f empty", "error: the folder 'empty' holds no files"),
         ("-f calibration.txt -f missing.txt", "error: failed to open file 'missing.txt'"),
@@ -230,6 +239,44 @@ fn bad_conversations_are_named_by_file_and_line() {
     ] {
         bench.fails(&format!("-m llama.gguf {args}"), &[says]);
     }
+}
+
+#[test]
+fn templates_of_llama_cpp_are_found_by_name() {
+    let bench = Bench::new(&["llama"]);
+    bench.write(
+        "chat.jsonl",
+        b"{\"messages\":[{\"role\":\"user\",\"content\":\"hi there\"},{\"role\":\"assistant\",\"content\":\"ho\"}]}\n",
+    );
+    bench.write("alpaca.jsonl", b"{\"instruction\":\"hi there\",\"input\":\"\",\"output\":\"ho\"}\n");
+    let chatml =
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}";
+    bench.write("chatml.jinja", chatml.as_bytes());
+    let run = |args: &[&str]| {
+        let ran = run(bench.command("-m llama.gguf -c 64 -b 64 --documents -o out.gguf").args(args));
+        assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.stderr);
+        load(&bench, "out.gguf").entries
+    };
+    let named = run(&["-f", "chat.jsonl", "--chat-template", "chatml"]);
+    assert!(named == run(&["-f", "chat.jsonl", "--chat-template-file", "chatml.jinja"]));
+    assert!(named == run(&["-f", "chat.jsonl", "--chat-template", chatml]), "a template in the flag itself");
+    assert!(named == run(&["-f", "alpaca.jsonl", "--chat-template", "chatml"]), "the same conversation");
+    assert!(named != run(&["-f", "chat.jsonl", "--chat-template", "llama3"]));
+}
+
+#[test]
+fn the_bundled_conversations_work_with_the_bundled_model() {
+    let bench = Bench::new(&[]);
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/quickstart");
+    let path = |name: &str| folder.join(name).into_os_string();
+    let run_with = |args: &[&str]| {
+        let mut command = bench.command("--documents -o out.gguf -m");
+        run(command.arg(path("quickstart.gguf")).arg("-f").arg(path("chats.jsonl")).args(args))
+    };
+    let ran = run_with(&["--dry-run"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.contains("14 documents"), "{}", ran.stdout);
+    assert_eq!(run_with(&["--dry-run", "--chat-template", "chatml"]).code, Some(0));
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod lens;
 #[cfg(target_os = "linux")]
 mod memory;
 mod merge;
+mod messages;
 mod nan;
 mod nextn;
 mod products;
@@ -28,6 +29,8 @@ mod saving;
 mod signals;
 #[cfg(target_os = "linux")]
 mod silence;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod workers;
 
 use std::ffi::OsStr;

@@ -56,9 +56,9 @@ fn the_first_signal_saves_and_says_how_to_go_on() {
         assert!(says.iter().any(|says| ran.stderr.contains(says)), "{}", ran.stderr);
         let at_once = "finishing the current batch, then saving; Ctrl-C again to quit without saving";
         assert!(ran.stderr.contains(at_once), "{}", ran.stderr);
-        assert!(
-            ran.stderr.contains("the state is in 'imatrix.gguf.state': the same command with --resume continues it")
-        );
+        let says = "; the matrix so far is in 'imatrix.gguf', the state is in 'imatrix.gguf.state': the same command with \
+                    --resume continues it";
+        assert!(ran.stderr.contains(says), "{}", ran.stderr);
         let state = State::load(bench.path("imatrix.gguf.state")).unwrap();
         let output = Imatrix::load(bench.path("imatrix.gguf")).unwrap();
         assert_eq!(output.chunk_count as u64, state.progress.done.len(), "state and output are of the same chunks");

@@ -16,6 +16,7 @@ mod ui;
 use std::process::ExitCode;
 
 use args::{Flags, Special};
+use config::hints::explained;
 use config::overlap::Files;
 use config::{Config, Task};
 use offline::{combine, show_statistics};
@@ -29,8 +30,8 @@ fn main() -> ExitCode {
     }
     let parsed = match args::parse(std::env::args_os()) {
         Ok(parsed) => parsed,
-        Err(message) => {
-            log::raw(format_args!("{message}\n"));
+        Err(refused) => {
+            log::raw(format_args!("{}\n", refused.message(&commands::all())));
             return ExitCode::FAILURE;
         }
     };
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
     });
     let code = result.unwrap_or_else(|error| {
         progress::finish();
-        log::error(format_args!("{error:#}"));
+        log::error(format_args!("{}", explained(&error)));
         ExitCode::FAILURE
     });
     log::exit_code(code)
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
 fn instead_of_a_run(special: Special, flags: &Flags) -> anyhow::Result<()> {
     match special {
         Special::Help => print_document(&args::help(&commands::all())),
+        Special::ShortHelp => print_document(&args::short_help(&commands::all())),
         Special::Completion(shell) => print_document(&args::completions(shell, &commands::all())),
         Special::Man => print_document(&args::man(&commands::all())),
         Special::Version => print_document(&run::version()),

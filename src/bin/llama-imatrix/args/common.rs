@@ -3,7 +3,13 @@
 use super::table::{Flag, Set, Shell, Special};
 
 pub(super) static FLAGS: &[Flag] = &[
-    Flag::new(&["-h", "--help", "--usage"], "", "Show this", Set::Special(Special::Help)).same_bits(),
+    Flag::new(
+        &["-h", "--help", "--usage"],
+        "",
+        "Show the commands and the flags used most (-h), or all flags",
+        Set::Special(Special::Help),
+    )
+    .same_bits(),
     Flag::new(
         &["--version"],
         "",
@@ -47,7 +53,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--list-devices"],
         "",
-        "List devices that layers can go to, those of RPC servers named before included",
+        "List devices that layers can go to, those of --rpc included",
         Set::Special(Special::ListDevices),
     )
     .same_bits(),

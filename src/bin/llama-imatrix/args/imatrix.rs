@@ -153,6 +153,17 @@ pub(super) static FLAGS: &[Flag] = &[
     .ours()
     .named("documents"),
     Flag::new(
+        &["--chat-template"],
+        "NAME",
+        "Template for conversations: one of llama.cpp's by name, such as chatml or llama3, or Jinja (the model's own)",
+        Set::Text(|flags, value| {
+            flags.chat_template = Some(value.to_owned());
+            Ok(())
+        }),
+    )
+    .ours()
+    .key(Key::Text),
+    Flag::new(
         &["--chat-template-file"],
         "FNAME",
         "Jinja template for conversations (the model's own)",

@@ -22,6 +22,7 @@ pub(crate) struct Flags {
     pub(crate) dataset: Option<PathBuf>,
     /// Each document is evaluated for itself.
     pub(crate) documents: bool,
+    pub(crate) chat_template: Option<String>,
     pub(crate) chat_template_file: Option<PathBuf>,
     pub(crate) chat_date: Date,
     pub(crate) shuffle: bool,
@@ -240,6 +241,7 @@ impl Default for Flags {
             text: None,
             dataset: None,
             documents: false,
+            chat_template: None,
             chat_template_file: None,
             chat_date: Date::default(),
             shuffle: false,

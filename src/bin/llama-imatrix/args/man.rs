@@ -28,8 +28,8 @@ const DESCRIPTION: &str = r#"
 .BI \-\-in\-file " MATRIX"
 .br
 .B llama\-imatrix
-.I COMMAND FILE
-\&..
+.I COMMAND
+.RI [ ARGUMENTS ]
 .SH DESCRIPTION
 Collects an importance matrix: what the inputs of a model's weights look like over a calibration text, per channel the sum
 and the sum of squares, and how many rows there were.
@@ -41,7 +41,10 @@ Results go to standard output, the log and a progress bar to standard error.
 .SH COMMANDS
 A word in first place; each has a
 .B \-\-help
-of its own. They load no model.
+of its own, which
+.B llama\-imatrix help
+.I COMMAND
+shows too. They load no model.
 "#;
 
 const END: &str = r#"
@@ -78,7 +81,8 @@ pub(super) fn page(commands: &[Command]) -> String {
          .SH NAME\nllama\\-imatrix \\- importance matrices for llama.cpp models{DESCRIPTION}"
     );
     for command in commands {
-        let _ = writeln!(text, ".SS {}\n{}.", roff(command.name), roff(command.what));
+        let (name, usage) = (roff(command.name), roff(&command.usage));
+        let _ = writeln!(text, ".SS {name}\n.B {name}\n.I {usage}\n.br\n{}.", roff(command.what));
         for option in &command.options {
             entry(&mut text, option.names.iter().map(String::as_str), &option.value, &option.help, &option.choices);
         }

@@ -31,12 +31,13 @@ mod parsed;
 mod safety;
 mod sampling;
 mod speculative;
+mod suggest;
 mod table;
 mod value;
 
 use std::ffi::OsString;
 
-pub(crate) use command::{Command, CommandOption};
+pub(crate) use command::{Command, CommandOption, Operands};
 #[cfg(feature = "llama")]
 pub(crate) use fingerprint::deciding;
 #[cfg(feature = "download")]
@@ -45,20 +46,33 @@ pub(crate) use lowargs::Remote;
 pub(crate) use lowargs::Tristate;
 pub(crate) use lowargs::{Cpu, Flags, Text};
 pub(crate) use parsed::Parsed;
+pub(crate) use suggest::{Refused, near_commands};
 pub(crate) use table::{Shell, Special};
 
 /// Parses configuration files, the environment and the command line (the program's name first), each over the one before.
 ///
 /// # Errors
-/// What is wrong, ready to be printed.
-pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, String> {
+/// What is wrong.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Parsed, Refused> {
     let env = |name: &str| std::env::var_os(name);
     parse::parse(args.into_iter().skip(1), &env, &config_file::places(&env))
 }
 
-/// The help text.
+/// The help text: all flags.
 pub(crate) fn help(commands: &[Command]) -> String {
     help::full(commands)
+}
+
+/// The help text of one screen: the commands, and the flags used most.
+pub(crate) fn short_help(commands: &[Command]) -> String {
+    help::short(commands)
+}
+
+/// The help of one flag, by any of its names, with or without its dashes.
+pub(crate) fn flag_help(name: &str) -> Option<String> {
+    let spellings = [name.to_owned(), format!("--{name}"), format!("-{name}")];
+    let (flag, _) = spellings.iter().find_map(|name| parse::find(name))?;
+    Some(help::one(flag) + "\n")
 }
 
 /// The script for a shell.

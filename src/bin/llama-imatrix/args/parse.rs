@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use super::groups::flags;
 use super::parsed::Parsed;
-use super::table::{Checked, Flag, Set};
+use super::suggest::Refused;
+use super::table::{Checked, Flag, Set, Special};
 use super::value::{is_falsey, is_truthy, on_or_off, set_value, text};
 use super::{config_file, help};
 
@@ -18,7 +19,7 @@ pub(super) fn parse(
     args: impl Iterator<Item = OsString>,
     env: Env<'_>,
     config_files: &[PathBuf],
-) -> Result<Parsed, String> {
+) -> Result<Parsed, Refused> {
     let mut parsed = Parsed::default();
     let from_files = config_file::apply(config_files, &mut parsed);
     let from_env = flags().try_for_each(|flag| apply_env(flag, env, &mut parsed));
@@ -27,7 +28,7 @@ pub(super) fn parse(
     parse_args(args, env, &mut parsed)?;
     parsed.flags.text = parsed.flags.text.take().or(text_before);
     if parsed.special.is_none() {
-        from_files.and(from_env)?;
+        from_files.and(from_env).map_err(Refused::Invalid)?;
     }
     Ok(parsed)
 }
@@ -64,11 +65,15 @@ fn apply_env(flag: &Flag, env: Env<'_>, parsed: &mut Parsed) -> Checked {
     result.map_err(|error| format!("error while handling environment variable \"{}\": {error}{hint}\n", flag.env))
 }
 
-fn parse_args(mut args: impl Iterator<Item = OsString>, env: Env<'_>, parsed: &mut Parsed) -> Result<(), String> {
+fn parse_args(mut args: impl Iterator<Item = OsString>, env: Env<'_>, parsed: &mut Parsed) -> Result<(), Refused> {
     let mut seen = HashSet::new();
+    let mut is_first = true;
     while let Some(word) = args.next() {
         let (name, attached) = split(&word);
-        let Some((flag, positive)) = find(&name) else { return Err(unknown(&name)) };
+        let is_first = std::mem::take(&mut is_first);
+        let Some((flag, positive)) = find(&name) else {
+            return Err(Refused::Unknown(if name.starts_with("--") { name.into() } else { word }, is_first));
+        };
         if !seen.insert(name.clone()) && !flag.adds_up() {
             parsed.warnings.push(format!(
                 "DEPRECATED: argument '{name}' specified multiple times, use comma-separated values instead (only last \
@@ -85,8 +90,15 @@ fn parse_args(mut args: impl Iterator<Item = OsString>, env: Env<'_>, parsed: &m
         }
         let mut value = || attached.clone().or_else(|| args.next()).ok_or("expected value for argument".to_owned());
         let result = match flag.set {
+            // What the flags after it say matters.
+            Set::Special(Special::ListDevices) => {
+                parsed.special.get_or_insert(Special::ListDevices);
+                Ok(())
+            }
+            Set::Special(_) if parsed.special.is_some() => Ok(()),
             Set::Special(special) => {
-                parsed.special = Some(special);
+                let is_short = special == Special::Help && name == "-h";
+                parsed.special = Some(if is_short { Special::ShortHelp } else { special });
                 return Ok(());
             }
             Set::Switch(_) | Set::Toggle(_) if attached.is_some() => Err("it takes no value".to_owned()),
@@ -105,10 +117,10 @@ fn parse_args(mut args: impl Iterator<Item = OsString>, env: Env<'_>, parsed: &m
             _ => value().and_then(|value| set_value(flag, &mut parsed.flags, &value)),
         };
         result.map_err(|error| {
-            format!(
-                "error while handling argument \"{name}\": {error}\n\nusage:\n{}\n\nto show complete usage, run with -h",
+            Refused::Invalid(format!(
+                "error while handling argument \"{name}\": {error}\n\nusage:\n{}\n\nto show complete usage, run with --help",
                 help::one(flag)
-            )
+            ))
         })?;
     }
     Ok(())
@@ -127,7 +139,8 @@ fn split(word: &OsStr) -> (String, Option<OsString>) {
     (name, value)
 }
 
-fn find(name: &str) -> Option<(&'static Flag, bool)> {
+/// The flag of a spelling, and whether the spelling says yes.
+pub(super) fn find(name: &str) -> Option<(&'static Flag, bool)> {
     flags().find_map(|flag| {
         if flag.names.contains(&name) {
             Some((flag, true))
@@ -137,43 +150,17 @@ fn find(name: &str) -> Option<(&'static Flag, bool)> {
     })
 }
 
-fn unknown(name: &str) -> String {
-    let near = flags()
-        .flat_map(Flag::spellings)
-        .map(|spelling| (distance(name, spelling), spelling))
-        .filter(|(distance, spelling)| name.starts_with("--") && distance * 4 <= spelling.len())
-        .min();
-    let hint = near.map(|(_, spelling)| format!(" (did you mean {spelling}?)")).unwrap_or_default();
-    format!("error: invalid argument: {name}{hint}\n\nto show complete usage, run with -h")
-}
-
-/// Letters to insert, delete or replace to get from one word to the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::choices::OutputFormat;
     use super::super::lowargs::{Flags, Text, Tristate};
-    use super::super::table::Special;
     use super::*;
     use llama_imatrix::options::GpuLayers;
 
     fn parse_with(words: &str, env: &[(&str, &str)]) -> Result<Parsed, String> {
         let env: Vec<(String, String)> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let env = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| OsString::from(value));
-        parse(words.split_whitespace().map(OsString::from), &env, &[])
+        parse(words.split_whitespace().map(OsString::from), &env, &[]).map_err(|refused| refused.message(&[]))
     }
 
     fn parsed(words: &str) -> Flags {
@@ -290,10 +277,27 @@ mod tests {
     }
 
     #[test]
+    fn devices_are_listed_with_the_flags_after_it() {
+        for words in ["--list-devices --rpc a:1", "--rpc a:1 --list-devices", "--list-devices --rpc a:1 --version"] {
+            let parsed = parse_with(words, &[]).unwrap();
+            assert_eq!((parsed.special, parsed.flags.rpc.len()), (Some(Special::ListDevices), 1), "{words}");
+        }
+        assert!(parse_with("--list-devices --rcp a:1", &[]).unwrap_err().contains("did you mean --rpc?"));
+    }
+
+    #[test]
+    fn the_short_flag_has_the_short_help() {
+        for (word, special) in [("-h", Special::ShortHelp), ("--help", Special::Help), ("--usage", Special::Help)] {
+            assert_eq!(parse_with(word, &[]).unwrap().special, Some(special));
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (words, says) in [
             ("--no-such", "error: invalid argument: --no-such"),
             ("--ctx-siz 3", "did you mean --ctx-size?"),
+            ("--ctx_siz=3", "error: invalid argument: --ctx-siz\n"),
             ("-c", "expected value for argument"),
             ("-c 12x", "'12x' is not a whole number"),
             ("-c 99999999999", "not a whole number"),

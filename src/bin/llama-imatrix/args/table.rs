@@ -66,7 +66,10 @@ pub(super) enum Set {
 /// Requests other than a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Special {
+    /// All flags.
     Help,
+    /// The commands, and the flags used most.
+    ShortHelp,
     Version,
     Completion(Shell),
     Man,

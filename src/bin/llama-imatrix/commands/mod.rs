@@ -2,12 +2,14 @@
 //! start no backend.
 
 mod describe;
+mod help;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::hints::explained;
 use crate::offline::{check, compare, merge, recipe, report, stats};
 use crate::run::{kld, sensitivity, worker};
 use crate::ui::log::{self, LogOptions};
@@ -45,7 +47,7 @@ enum Command {
 }
 
 /// Names of the commands and what they do, for the help.
-const NAMES: [(&str, &str); 9] = [
+const NAMES: [(&str, &str); 10] = [
     ("stats", "print statistics of matrices: a table, JSON, CSV or Markdown"),
     ("compare", "compare the channel weights of matrices"),
     ("check", "tell whether a matrix will do for a model and a type"),
@@ -55,19 +57,28 @@ const NAMES: [(&str, &str); 9] = [
     ("sensitivity", "measure how much the error of each weight changes the model's predictions"),
     ("kld", "compare the predictions of quantized models with the original's"),
     ("worker", "lend this machine's devices to a run elsewhere (--rpc)"),
+    (help::NAME, "show the help of a command or of a flag"),
 ];
 
 /// Runs the command that the arguments (without the program's name) begin with; `None` if they begin with none.
 pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
     let word = args.first()?.to_str()?;
     NAMES.iter().find(|(name, _)| *name == word)?;
+    if word == help::NAME {
+        return Some(help::run(&args[1..]));
+    }
+    Some(run_command(args))
+}
+
+/// Parses the options of a command, and runs it.
+fn run_command(args: &[OsString]) -> ExitCode {
     let program = OsString::from("llama-imatrix");
     let parsed = match Commands::try_parse_from([program].iter().chain(args)) {
         Ok(parsed) => parsed,
         Err(error) => {
             // Help goes to standard output and is no failure; the exit code is 0 or 1, as everywhere here.
             let printed = unless_nobody_reads(error.print()).is_ok();
-            return Some(if error.use_stderr() || !printed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+            return if error.use_stderr() || !printed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
     let result = log::init(&LogOptions::default(), log::level::INFO).and_then(|()| match parsed.command {
@@ -82,8 +93,8 @@ pub(crate) fn run(args: &[OsString]) -> Option<ExitCode> {
         Command::Worker(args) => worker::run(&args).map(|()| ExitCode::SUCCESS),
     });
     let code = result.unwrap_or_else(|error| {
-        log::error(format_args!("{error:#}"));
+        log::error(format_args!("{}", explained(&error)));
         ExitCode::FAILURE
     });
-    Some(log::exit_code(code))
+    log::exit_code(code)
 }

@@ -77,7 +77,10 @@ impl Collect {
             shard.is_whole() || merge.in_files.is_empty(),
             "--shard cannot be combined with --in-file\nhint: merge the shards first, and their matrix with the --in-file"
         );
-        ensure!(flags.model.is_some() || flags.remote.named().is_some(), "--model is required");
+        ensure!(
+            flags.model.is_some() || flags.remote.named().is_some(),
+            "--model is required: a text is evaluated by a model\nhint: llama-imatrix -m MODEL -f TEXT"
+        );
         let positive = |name: &str, value: i32| {
             usize::try_from(value)
                 .ok()

@@ -3,9 +3,11 @@
 mod collect;
 mod corpus;
 pub(crate) mod dtype;
+pub(crate) mod hints;
 pub(crate) mod in_files;
 mod lens;
 mod matrices;
+mod model;
 pub(crate) mod output;
 pub(crate) mod overlap;
 pub(crate) mod replaceable;
@@ -16,9 +18,10 @@ use llama_imatrix::calibration::Corpus;
 use llama_imatrix::imatrix::{ChunkSizes, Format};
 use llama_imatrix::state::Shard;
 
-use crate::args::Flags;
 use crate::args::choices::{FillExperts, OutputFormat};
+use crate::args::{Flags, Text};
 use corpus::read_corpus;
+use model::refuse_other_kinds;
 use output::{DEFAULT_OUTPUT, Output, output_path};
 use overlap::Files;
 
@@ -47,7 +50,10 @@ impl Config {
         let in_files = openable(&flags.in_file)?;
         if flags.show_statistics {
             let Some(file) = in_files.into_iter().next() else {
-                bail!("--show-statistics requires a matrix, named by --in-file");
+                bail!(
+                    "--show-statistics requires a matrix, named by --in-file\n\
+                     hint: llama-imatrix --show-statistics --in-file imatrix.gguf"
+                );
             };
             let size = flags.legacy_chunk_size.unwrap_or(flags.ctx_size).max(1);
             Files::of_flags(&flags, Shard::WHOLE).refuse_overlap()?;
@@ -69,7 +75,9 @@ impl Config {
             flags.batch_size
         );
 
+        refuse_other_kinds(&flags)?;
         let (corpus, datasets) = read_corpus(&flags)?;
+        refuse_empty_text(&flags, &corpus)?;
         ensure!(!flags.dry_run || !corpus.is_empty(), "--dry-run needs a text (-f or -p)");
         ensure!(flags.dry_run || flags.tokens_per_second.is_none(), "--tokens-per-second requires --dry-run");
         let format = flags.output_format.map(|format| match format {
@@ -94,8 +102,10 @@ impl Config {
         if corpus.is_empty() {
             ensure!(
                 !merge.in_files.is_empty(),
-                "no prompt provided (-f or -p) and no precomputed matrices (--in-file) to combine"
+                "no prompt provided (-f or -p) and no precomputed matrices (--in-file) to combine\n\
+                 hint: llama-imatrix -m MODEL -f TEXT collects a matrix; -h lists the commands and the flags used most"
             );
+            refuse_flags_of_runs(&flags)?;
             return Ok(Self { task: Task::Merge(merge) });
         }
         Collect::new(flags, merge, corpus, datasets, shard, files)
@@ -124,6 +134,37 @@ fn fill_below(flags: &Flags, shard: Shard) -> anyhow::Result<Option<i64>> {
          hint: llama-imatrix merge --fill-experts layer fills experts of the whole run"
     );
     Ok(Some(flags.fill_below.unwrap_or(1)))
+}
+
+/// Refuses a text without a byte: llama.cpp's tool would take the command for a merge.
+fn refuse_empty_text(flags: &Flags, corpus: &Corpus) -> anyhow::Result<()> {
+    let what = match &flags.text {
+        Some(Text::Files(files)) if corpus.is_empty() && flags.in_file.is_empty() => match &files[..] {
+            [one] => format!("'{}' is empty", one.path.display()),
+            files => format!("all {} texts are empty", files.len()),
+        },
+        Some(Text::Prompt(_)) if corpus.is_empty() && flags.in_file.is_empty() => "--prompt is empty".to_owned(),
+        _ => return Ok(()),
+    };
+    bail!("{what}, so there is nothing to evaluate\nhint: name a file with text, by --file")
+}
+
+/// Refuses flags that need a model and a text, when there is no text: they would have no effect.
+fn refuse_flags_of_runs(flags: &Flags) -> anyhow::Result<()> {
+    let given = [
+        (flags.logit_lens, "--logit-lens"),
+        (flags.logit_prism, "--logit-prism"),
+        (flags.layer_similarity, "--layer-similarity"),
+        (flags.resume, "--resume"),
+        (flags.stop_when_covered.is_some(), "--stop-when-covered"),
+    ];
+    match given.into_iter().find(|(given, _)| *given) {
+        Some((_, flag)) => bail!(
+            "{flag} needs a model and a text, and there is no text (-f or -p)\n\
+             hint: llama-imatrix -m MODEL -f TEXT {flag}"
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a merge without `-o` that would replace one of its inputs.

@@ -44,8 +44,11 @@ impl Output {
             (None, Some("dat")) => Format::Dat,
             (None, Some("gguf")) => Format::Gguf,
             (None, _) => {
-                log::warn(format_args!("saving imatrix using GGUF format with a different suffix than .gguf"));
-                log::warn(format_args!("if you want the previous imatrix format, use --output-format dat"));
+                log::warn(format_args!(
+                    "'{}' is written in GGUF format, although its suffix is not .gguf; --output-format dat selects the older \
+                     format",
+                    path.display()
+                ));
                 Format::Gguf
             }
         };

@@ -4,7 +4,7 @@ use crate::config::Merge;
 use crate::config::in_files::{add_up, load, open, warn_of_invalid, warn_of_names};
 use crate::config::output::warn_of_dat;
 use crate::ui::log;
-use crate::ui::results::{print_saved, warn_of_gaps};
+use crate::ui::results::{log_saved, print_saved, warn_of_gaps};
 
 /// Combines matrices, or converts one.
 pub(crate) fn combine(task: &Merge) -> anyhow::Result<()> {
@@ -21,5 +21,6 @@ pub(crate) fn combine(task: &Merge) -> anyhow::Result<()> {
     warn_of_dat(&task.output, &imatrix);
     task.output.save(&imatrix, None)?;
     print_saved();
+    log_saved(task.output.path(), &imatrix, &[]);
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::config::in_files;
 use crate::config::output::{Output, warn_of_dat};
 use crate::config::overlap::Files;
 use crate::ui::log;
-use crate::ui::results::{print_estimate, warn_of_discarded, warn_of_gaps};
+use crate::ui::results::{log_saved, print_estimate, warn_of_discarded, warn_of_gaps};
 
 /// Merges the states of all shards of a run, to the bytes of an unsharded run, or adds up matrices
 #[derive(Debug, clap::Args)]
@@ -93,8 +93,9 @@ pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
     }
     warn_of_gaps(&merged);
     warn_of_dat(&output, &merged);
-    log::info(format_args!("saving '{}': {} chunks", output.path().display(), merged.chunk_count));
-    output.save(&merged, None)
+    output.save(&merged, None)?;
+    log_saved(output.path(), &merged, &[]);
+    Ok(())
 }
 
 fn fill(imatrix: &mut Imatrix, below: i64) {

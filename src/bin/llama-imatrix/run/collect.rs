@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use llama_imatrix::Collector;
 use llama_imatrix::SessionOptions;
@@ -24,6 +25,7 @@ use crate::ui::{log, progress};
 
 /// Evaluates a model over a text, and saves its importance matrix.
 pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
     let base = Base::load(task)?;
     preflight::check(task)?;
     let signals = Signals::register()?;
@@ -60,9 +62,9 @@ pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
     let (collector, outcome) = evaluate(task, &model, nextn, &text.chunks, start, &options, &mut events)?;
     let lens = LensResult::new(task, &model, &text.chunks, &options, &outcome);
     if outcome.stopped {
-        return last_saves::interrupted(task, &mut events, &collector, &outcome, lens.as_ref());
+        return last_saves::interrupted(task, &mut events, &collector, &outcome, text.chunks.len(), lens.as_ref());
     }
-    finish::complete(task, &collector, &outcome, &mut events, lens.as_ref())?;
+    finish::complete(task, &collector, &outcome, &mut events, lens.as_ref(), started)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -175,9 +177,11 @@ fn evaluate(
         ..SessionOptions::default()
     };
     let session = llama_imatrix::Session::new(model, session_options).with_nextn(nextn);
-    progress::start_chunks(chunks.len());
+    let part = options.part.clone().unwrap_or(0..chunks.len());
+    let total = part.map(|chunk| chunks.get(chunk).len() as u64).sum();
+    let (tokens, before) = (Arc::clone(&options.tokens_done), start.position.tokens);
+    events.show(progress::Evaluation::start(tokens, total, before, chunks.len()));
     let result = session.run(chunks, start, events);
     progress::finish();
-    events.print_held();
     result.map_err(|error| events.explain(error))
 }

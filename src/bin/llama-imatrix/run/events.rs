@@ -1,7 +1,6 @@
 //! Handles the events of a run: prints lines, saves, updates the progress bar.
 
 use std::borrow::Cow;
-use std::io::IsTerminal;
 
 use llama_imatrix::collect::{Due, Experts, Snapshot};
 use llama_imatrix::evaluate::{Checkpoint, Error, Listener, Plan, Position, Start};
@@ -10,7 +9,8 @@ use llama_imatrix::imatrix::{Entry, Imatrix, Numbers};
 use super::saved;
 use super::state_file::StateFile;
 use crate::config::Collect;
-use crate::ui::print::print;
+use crate::ui::chain::describe;
+use crate::ui::print::print_series;
 use crate::ui::signals::Signals;
 use crate::ui::{log, progress};
 
@@ -21,8 +21,8 @@ pub(crate) struct EventHandler<'a> {
     base: Imatrix,
     state: Option<StateFile>,
     signals: Signals,
-    /// Perplexities held back until the bar is removed, which would be drawn over them on the same terminal.
-    held: Option<String>,
+    /// The progress that is shown, once the evaluation has started.
+    shown: Option<progress::Evaluation>,
     perplexity: Option<f64>,
     experts: Option<Experts>,
     /// Set when a signal has asked for a report.
@@ -36,14 +36,12 @@ pub(crate) struct EventHandler<'a> {
 
 impl<'a> EventHandler<'a> {
     pub(crate) fn new(task: &'a Collect, base: Imatrix, state: Option<StateFile>, signals: Signals) -> Self {
-        let one_terminal = progress::visible() && std::io::stdout().is_terminal();
-        let held = one_terminal.then(String::new);
         Self {
             task,
             base,
             state,
             signals,
-            held,
+            shown: None,
             perplexity: None,
             experts: None,
             report_asked: false,
@@ -64,17 +62,9 @@ impl<'a> EventHandler<'a> {
         imatrix
     }
 
-    pub(crate) fn print_held(&mut self) {
-        if let Some(held) = self.held.as_mut().filter(|held| !held.is_empty()) {
-            print(format_args!("{}", std::mem::take(held)));
-        }
-    }
-
-    fn print_or_hold(&mut self, text: &str) {
-        match &mut self.held {
-            Some(held) => held.push_str(text),
-            None => print(format_args!("{text}")),
-        }
+    /// Sets the progress that is shown.
+    pub(crate) fn show(&mut self, evaluation: progress::Evaluation) {
+        self.shown = Some(evaluation);
     }
 
     /// Describes perplexity and unseen experts.
@@ -90,13 +80,15 @@ impl<'a> EventHandler<'a> {
         if let Some(state) = self.state.as_ref().filter(|state| state.is_saved()) {
             let shown = state.path().display();
             return anyhow::anyhow!(
-                "{error:#}; the run up to the last save is in '{shown}'; hint: --resume continues it"
+                "{}; the run up to the last save is in '{shown}'; hint: --resume continues it",
+                describe(&error)
             );
         }
         match self.saved_chunks {
             None => error,
             Some(chunks) => anyhow::anyhow!(
-                "{error:#}; the sums of the first {chunks} chunks are in '{}'",
+                "{}; the sums of the first {chunks} chunks are in '{}'",
+                describe(&error),
                 self.task.merge.output.path().display()
             ),
         }
@@ -149,7 +141,7 @@ impl Listener for EventHandler<'_> {
             })
             .collect();
         if log::verbosity() >= 1 {
-            self.print_or_hold(&"\n".repeat(due.len()));
+            print_series(format_args!("{}", "\n".repeat(due.len())));
         }
         copies.dedup();
         // A stream gets the matrix once, at the end: whoever reads it could not tell one from the next.
@@ -177,18 +169,20 @@ impl Listener for EventHandler<'_> {
 
     fn first_batch(&mut self, seconds: f32, n_chunks: usize, n_seq: usize) {
         let total = (seconds * n_chunks as f32 / n_seq as f32) as i32;
-        log::info(format_args!("{seconds:.2} seconds per pass"));
+        if !progress::visible() {
+            log::info(format_args!("{seconds:.2} seconds per pass"));
+        }
         let (hours, rest) = (total / 3600, total % 3600);
         if hours > 0 {
-            self.print_or_hold(&format!("{hours} hours "));
+            print_series(format_args!("{hours} hours "));
         }
         let rest = if hours > 0 { rest } else { total };
-        self.print_or_hold(&format!("{:.2} minutes\n", f64::from(rest) / 60.0));
+        print_series(format_args!("{:.2} minutes\n", f64::from(rest) / 60.0));
     }
 
     fn perplexity(&mut self, chunk: usize, value: f64) {
         self.perplexity = Some(value);
-        self.print_or_hold(&format!("[{chunk}]{value:.4},"));
+        print_series(format_args!("[{chunk}]{value:.4},"));
     }
 
     fn wants_experts(&mut self) -> bool {
@@ -201,7 +195,10 @@ impl Listener for EventHandler<'_> {
     }
 
     fn progress(&mut self, done: usize, _: usize) {
-        progress::set_chunks(done, self.so_far().join(", "));
+        if let Some(shown) = &self.shown {
+            let experts = self.experts.as_ref().map(|experts| (experts.unseen, experts.total));
+            shown.end_batch(done, self.perplexity, experts);
+        }
     }
 
     fn wants_checkpoint(&mut self, position: &Position) -> bool {

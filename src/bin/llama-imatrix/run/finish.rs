@@ -1,25 +1,29 @@
 //! The end of a run that is complete: results are saved and shown.
 
+use std::time::Instant;
+
 use llama_imatrix::Collector;
 use llama_imatrix::evaluate::Outcome;
 
 use super::events::EventHandler;
-use super::last_saves;
 use super::lens::LensResult;
+use super::{last_saves, next_step};
 use crate::config::Collect;
-use crate::ui::log;
-use crate::ui::print::print;
-use crate::ui::results::{print_estimate, print_saved, warn_of_discarded};
+use crate::ui::print::{print, print_series};
+use crate::ui::results::{counted, log_saved, print_estimate, print_saved, shell_word, warn_of_discarded};
+use crate::ui::{log, units};
 
-/// Saves all results, prints those that are shown, and removes the run's state.
+/// Saves all results, prints those that are shown, removes the run's state, and logs what comes next. The run has `started`
+/// with the loading of the model.
 pub(crate) fn complete(
     task: &Collect,
     collector: &Collector,
     outcome: &Outcome,
     events: &mut EventHandler<'_>,
     lens: Option<&LensResult>,
+    started: Instant,
 ) -> anyhow::Result<()> {
-    print(format_args!("\n"));
+    print_series(format_args!("\n"));
     let errors = last_saves::complete(task, events, collector, outcome, lens);
     if let Some(estimate) = outcome.perplexity {
         print_estimate(&estimate);
@@ -41,19 +45,40 @@ pub(crate) fn complete(
     }
     last_saves::end(task, events, &errors)?;
     print_saved();
-    print(format_args!("\n"));
-    if task.flags.no_perf {
-        return Ok(());
+    print_series(format_args!("\n"));
+    if !task.flags.no_perf {
+        let timings = outcome.timings;
+        log::info(format_args!(
+            "load time {:.2} ms, evaluation {:.2} ms for {} tokens ({:.2} tokens per second)",
+            timings.load_ms,
+            timings.prompt_eval_ms,
+            timings.prompt_tokens,
+            1e3 * f64::from(timings.prompt_tokens) / timings.prompt_eval_ms
+        ));
     }
-    let timings = outcome.timings;
-    log::info(format_args!(
-        "load time {:.2} ms, evaluation {:.2} ms for {} tokens ({:.2} tokens per second)",
-        timings.load_ms,
-        timings.prompt_eval_ms,
-        timings.prompt_tokens,
-        1e3 * f64::from(timings.prompt_tokens) / timings.prompt_eval_ms
-    ));
+    log_end(task, collector, outcome, events, started);
+    next_step::log_next(task);
     Ok(())
+}
+
+/// Logs what was saved, after how long, and the perplexity.
+fn log_end(task: &Collect, collector: &Collector, outcome: &Outcome, events: &EventHandler<'_>, started: Instant) {
+    let mut more = vec![units::duration(started.elapsed())];
+    more.extend(outcome.perplexity.map(|estimate| format!("PPL {:.2}", estimate.value)));
+    if !task.shard.is_whole() {
+        let done = &outcome.position.done;
+        log::info(format_args!(
+            "saved {}: shard {}, {}, {}",
+            shell_word(&task.state_path),
+            task.shard,
+            if done.is_empty() { "no chunk".to_owned() } else { format!("{} ({done})", counted(done.len(), "chunk")) },
+            more.join(", ")
+        ));
+        return;
+    }
+    let snapshot = collector.snapshot();
+    let entries: Vec<_> = snapshot.entries().collect();
+    log_saved(task.merge.output.path(), &events.imatrix(snapshot.chunks, &entries), &more);
 }
 
 /// Logs whether `--stop-when-covered` has reached its goal.

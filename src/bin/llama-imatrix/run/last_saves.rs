@@ -11,7 +11,8 @@ use llama_imatrix::evaluate::{Checkpoint, Outcome, Position};
 use super::events::EventHandler;
 use super::lens::{self, LensResult};
 use crate::config::Collect;
-use crate::ui::print::print;
+use crate::ui::chain::describe;
+use crate::ui::print::print_series;
 use crate::ui::results::warn_of_gaps;
 use crate::ui::{log, signals};
 
@@ -60,15 +61,16 @@ pub(crate) fn interrupted(
     events: &mut EventHandler<'_>,
     collector: &Collector,
     outcome: &Outcome,
+    n_chunks: usize,
     lens_result: Option<&LensResult>,
 ) -> anyhow::Result<ExitCode> {
     let signal = events.ended_by();
     let interrupted = signals::interrupted(signal);
     let code = ExitCode::from((128 + signal) as u8);
     let position: &Position = &outcome.position;
-    print(format_args!("\n"));
+    print_series(format_args!("\n"));
     if position.done.is_empty() {
-        log::warn(format_args!("{interrupted} before the first chunk was complete"));
+        log::warn(format_args!("{interrupted} before the first chunk was complete; there is nothing to save"));
         return Ok(code);
     }
     let mut errors = events.take_failures();
@@ -96,7 +98,15 @@ pub(crate) fn interrupted(
     }
     let done = &position.done;
     let chunks = if done.len() == 1 { "chunk" } else { "chunks" };
-    log::warn(format_args!("{interrupted} after {chunks} {done}; {}", resume.unwrap_or_default()));
+    let matrix = if task.shard.is_whole() && task.merge.output.is_file() {
+        format!("the matrix so far is in '{}', ", task.merge.output.path().display())
+    } else {
+        String::new()
+    };
+    log::warn(format_args!(
+        "{interrupted} after {chunks} {done} of {n_chunks}; {matrix}{}",
+        resume.unwrap_or_default()
+    ));
     Ok(code)
 }
 
@@ -109,7 +119,7 @@ fn save_matrix(task: &Collect, events: &EventHandler<'_>, snapshot: &Snapshot) -
 
 /// Joins all errors to one.
 fn all_errors(errors: &[anyhow::Error]) -> anyhow::Result<()> {
-    match errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>() {
+    match errors.iter().map(describe).collect::<Vec<_>>() {
         all if all.is_empty() => Ok(()),
         all => bail!("{}", all.join("; ")),
     }

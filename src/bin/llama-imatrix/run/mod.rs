@@ -4,6 +4,8 @@ mod about;
 #[cfg(feature = "llama")]
 mod base;
 #[cfg(feature = "llama")]
+mod chat;
+#[cfg(feature = "llama")]
 mod collect;
 #[cfg(feature = "llama")]
 mod disk;
@@ -22,6 +24,8 @@ mod lens;
 mod lock;
 #[cfg(feature = "llama")]
 mod models;
+#[cfg(feature = "llama")]
+mod next_step;
 #[cfg(feature = "llama")]
 mod nextn;
 #[cfg(feature = "llama")]

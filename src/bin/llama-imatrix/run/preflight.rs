@@ -5,14 +5,15 @@ use llama_imatrix::calibration::Chunks;
 use llama_imatrix::evaluate::Layout;
 use llama_imatrix::nextn::check_files;
 
-use super::disk;
 use super::lock::Lock;
+use super::{chat, disk};
 use crate::config::Collect;
 use crate::ui::log;
 
 /// Fails if a run cannot succeed, before a model is loaded.
 pub(crate) fn check(task: &Collect) -> anyhow::Result<()> {
     check_files(&task.model, task.draft_model.as_deref())?;
+    chat::check(task)?;
     if !task.flags.dry_run {
         disk::check_room(task, None)?;
         if task.merge.output.is_file() {

@@ -20,7 +20,13 @@ pub(crate) fn what_is_left() -> String {
     let state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     let matrix = MATRIX.lock().unwrap_or_else(PoisonError::into_inner);
     match (&*state, &*matrix) {
-        (Some(state), _) => {
+        (Some(state), Some((matrix, chunks))) => format!(
+            "; the run up to the last save is in '{}'; hint: --resume continues it; the matrix of the first {chunks} chunks \
+             is in '{}'",
+            state.display(),
+            matrix.display()
+        ),
+        (Some(state), None) => {
             format!("; the run up to the last save is in '{}'; hint: --resume continues it", state.display())
         }
         (None, Some((matrix, chunks))) => {

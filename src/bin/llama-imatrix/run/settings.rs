@@ -10,13 +10,14 @@ use llama_imatrix::llama::{
 };
 use llama_imatrix::options::{GpuLayers, Rope, SplitMode};
 use llama_imatrix::products;
+use llama_imatrix::state::model_files;
 
 use super::worker_lost;
 use crate::args::choices::{Choice as _, CpuProducts};
 use crate::args::{Flags, Tristate};
 use crate::config::{Collect, Threads};
-use crate::ui::log;
 use crate::ui::signals::Signals;
+use crate::ui::{log, progress, units};
 
 /// Starts llama.cpp, with all devices that were named. A signal in `signals` ends the wait for a server.
 pub(crate) fn start_backend(flags: &Flags, signals: &Signals) -> anyhow::Result<&'static Backend> {
@@ -79,7 +80,8 @@ fn warn_of_backend(flags: &Flags, backend: &Backend) {
     if flags.moe_cache_mib > 0 {
         log::warn(format_args!("--moe-cache-mib has no effect: the llama.cpp that is linked caches no experts"));
     }
-    if backend.supports_gpu_offload() {
+    // llama.cpp says that it could also where RPC alone is compiled in.
+    if backend.devices().iter().any(|device| !device.is_cpu()) {
         if flags.fit == Some(true) {
             log::warn(format_args!("--fit has no effect: --n-gpu-layers says how many layers go to devices"));
         }
@@ -96,7 +98,10 @@ fn warn_of_backend(flags: &Flags, backend: &Backend) {
         (flags.main_gpu != 0, "--main-gpu"),
     ] {
         if wanted {
-            log::warn(format_args!("no usable GPU found, {flag} option will be ignored"));
+            log::warn(format_args!(
+                "no GPU found: {flag} has no effect\nhint: a build with a feature such as cuda, vulkan or metal finds this \
+                 machine's GPUs, --rpc those of another"
+            ));
         }
     }
 }
@@ -157,12 +162,22 @@ fn buffer_overrides(flags: &Flags, backend: &Backend) -> anyhow::Result<Vec<(Str
 
 /// Loads the model, with its adapters.
 pub(crate) fn load_model(task: &Collect, options: &ModelOptions) -> anyhow::Result<Model> {
-    let mut model = Model::load(&task.model, options)?;
+    let size = model_files(&task.model)
+        .ok()
+        .map(|files| files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum());
+    let size = size.map_or_else(String::new, |size| format!(" ({})", units::bytes(size)));
+    log::info(format_args!("loading '{}'{size}", task.model.display()));
+    let bar = progress::Loading::start("loading the model".to_owned());
+    let loaded = log::without_repeated_errors(|| {
+        Model::load_with_progress(&task.model, options, &mut |fraction| bar.set(fraction))
+    });
+    progress::finish();
+    let mut model = loaded?;
     if options.dry {
         return Ok(model); // without weights there is nothing to adapt
     }
     for (path, scale) in &task.flags.lora {
-        model.add_adapter(path, *scale)?;
+        log::without_repeated_errors(|| model.add_adapter(path, *scale))?;
         log::debug(format_args!("LoRA adapter '{}' at scale {scale}", path.display()));
     }
     Ok(model)

@@ -1,15 +1,15 @@
 //! The calibration text as chunks of tokens.
 
-use std::ffi::CStr;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use llama_imatrix::calibration::{Body, ChatTemplate, ChunkOptions, Chunks, SpecialTexts};
-use llama_imatrix::llama::{Model, Token};
+use llama_imatrix::calibration::{Body, ChunkOptions, Chunks};
+use llama_imatrix::llama::Model;
 use llama_imatrix::state::Digest;
 
+use super::chat::{NO_TEMPLATE, template};
 use crate::config::Collect;
-use crate::ui::{log, progress};
+use crate::ui::{log, progress, units};
 
 /// Chunks, and the digest of their tokens.
 pub(crate) struct Text {
@@ -23,7 +23,7 @@ pub(crate) struct Text {
 pub(crate) fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<Text> {
     let started = Instant::now();
     model.vocab().check().with_context(|| format!("'{}'", task.model.display()))?;
-    let template = chat_template(task, model)?;
+    let template = template(task, model)?;
     if !task.documents && task.corpus.items.iter().any(|item| item.line.is_some()) {
         log::info(format_args!(
             "all documents are joined and split into chunks; --documents evaluates each separately"
@@ -31,7 +31,7 @@ pub(crate) fn tokenize(task: &Collect, model: &Model) -> anyhow::Result<Text> {
     }
     log::info(format_args!("tokenizing the input .."));
     start_progress(task);
-    let template = template.as_ref().ok_or("there is none in the model's file; --chat-template-file names one");
+    let template = template.as_ref().ok_or(NO_TEMPLATE);
     let documents = task.corpus.tokenize(&model.vocab(), template, &task.tokens, &progress::set_bytes);
     progress::finish();
     let documents = documents?;
@@ -57,35 +57,8 @@ fn start_progress(task: &Collect) {
     let n_bytes = task.corpus.n_bytes();
     match &task.corpus.items[..] {
         [item] if matches!(&item.body, Body::Text(_)) => {
-            progress::spin(format!("tokenizing {:.1} MB", n_bytes as f64 / 1e6));
+            progress::spin(format!("tokenizing {}", units::bytes(n_bytes)));
         }
         _ => progress::start_bytes("tokenizing".to_owned(), Some(n_bytes)),
     }
-}
-
-/// Returns the template for conversations, if there is a conversation and a template.
-fn chat_template(task: &Collect, model: &Model) -> anyhow::Result<Option<ChatTemplate>> {
-    let needed = task.corpus.items.iter().any(|item| matches!(item.body, Body::Conversation(_)));
-    if !needed {
-        return Ok(None);
-    }
-    let vocab = model.vocab();
-    let text = |token: Option<Token>| {
-        token.and_then(|token| vocab.text(token)).map(CStr::to_string_lossy).unwrap_or_default().into_owned()
-    };
-    let special = SpecialTexts { bos: text(vocab.bos()), eos: text(vocab.eos()) };
-    if let Some(path) = &task.flags.chat_template_file {
-        let source = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the chat template '{}'", path.display()))?;
-        let template = ChatTemplate::new(&source, special, task.flags.chat_date);
-        return template.map(Some).with_context(|| format!("'{}'", path.display()));
-    }
-    let Some(source) = model.chat_template() else { return Ok(None) };
-    let shown = task.model.display();
-    let mut template =
-        ChatTemplate::new(&source, special, task.flags.chat_date).with_context(|| format!("'{shown}'"))?;
-    if let Some(source) = model.tool_use_template() {
-        template.set_tool_use(&source).with_context(|| format!("'{shown}' (tool_use)"))?;
-    }
-    Ok(Some(template))
 }

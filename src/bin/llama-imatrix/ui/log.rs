@@ -107,6 +107,11 @@ pub(crate) fn verbosity() -> i32 {
     VERBOSITY.load(Ordering::Relaxed)
 }
 
+/// Returns true if the log, and the progress bar, have colors.
+pub(crate) fn colors() -> bool {
+    SINK.get().is_some_and(|sink| sink.colors)
+}
+
 pub(crate) fn error(message: fmt::Arguments<'_>) {
     line(level::ERROR, "error: ", message);
 }
@@ -128,6 +133,18 @@ pub(crate) fn debug(message: fmt::Arguments<'_>) {
 pub(crate) fn output(text: fmt::Arguments<'_>) {
     if level::OUTPUT <= verbosity() {
         emit(Kind::Output, "", &text.to_string());
+    }
+}
+
+/// Writes data to the log's file alone: what the progress bar shows on the same terminal.
+pub(crate) fn output_to_file(text: fmt::Arguments<'_>) {
+    match SINK.get() {
+        Some(sink) if !sink.options.jsonl => {
+            if level::OUTPUT <= verbosity() && !sink.options.disable {
+                sink.to_file(&text.to_string());
+            }
+        }
+        _ => output(text),
     }
 }
 
@@ -263,6 +280,8 @@ fn json(kind: Kind, time: Duration, text: &str) -> String {
 pub(crate) fn forward_llama_log() {
     use llama_imatrix::llama::{Level, set_log};
     set_log(|level, text| {
+        // llama.cpp pads the chunks of a context to 256 positions each, and then warns of its own padding.
+        let level = if text.contains("n_ctx is not divisible by n_seq_max") { Level::Info } else { level };
         let (level, kind) = match level {
             Level::Error => (level::ERROR, Kind::Error),
             Level::Warn => (level::WARN, Kind::Warn),
@@ -270,10 +289,42 @@ pub(crate) fn forward_llama_log() {
             Level::Continue => (level::TRACE, Kind::More),
             Level::Info => (level::TRACE, Kind::Info),
         };
-        if level <= verbosity() {
+        if level <= verbosity() && !hold(kind, text) {
             emit(kind, "", text);
         }
     });
+}
+
+/// llama.cpp's error lines during a call whose own error repeats them.
+#[cfg(feature = "llama")]
+static HELD: Mutex<Option<Vec<String>>> = Mutex::new(None);
+
+/// Keeps an error line back if such a call is running. Who asked for llama.cpp's log sees every line where it belongs.
+#[cfg(feature = "llama")]
+fn hold(kind: Kind, text: &str) -> bool {
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    match held.as_mut() {
+        Some(lines) if kind == Kind::Error && verbosity() < level::TRACE => {
+            lines.push(text.to_owned());
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Runs a call whose error carries llama.cpp's error lines, so that they are not shown twice. If it succeeds, they are shown.
+#[cfg(feature = "llama")]
+pub(crate) fn without_repeated_errors<T, E>(call: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    let replace = |lines| std::mem::replace(&mut *HELD.lock().unwrap_or_else(PoisonError::into_inner), lines);
+    replace(Some(Vec::new()));
+    let result = call();
+    let held = replace(None).unwrap_or_default();
+    if result.is_ok() {
+        for line in &held {
+            emit(Kind::Error, "", line);
+        }
+    }
+    result
 }
 
 #[cfg(test)]

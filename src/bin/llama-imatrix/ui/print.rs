@@ -1,14 +1,23 @@
 //! Standard output: data, which other programs read.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 
 use anyhow::Context as _;
 
-use super::log;
+use super::{log, progress};
 
 /// Prints to standard output, as a part of the log: `--log-disable` and `--log-file` apply.
 pub(crate) fn print(text: std::fmt::Arguments<'_>) {
     log::output(text);
+}
+
+/// Prints a part of a list that the progress bar sums up: on one terminal with the bar it goes to the log's file alone.
+pub(crate) fn print_series(text: std::fmt::Arguments<'_>) {
+    if progress::visible() && std::io::stdout().is_terminal() {
+        log::output_to_file(text);
+    } else {
+        log::output(text);
+    }
 }
 
 /// Writes a document to standard output. A closed pipe (`| head`) is no failure.

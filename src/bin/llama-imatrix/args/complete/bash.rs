@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::super::command::Command;
+use super::super::command::{Command, Operands};
 use super::super::groups::flags;
 use super::super::table::Flag;
 
@@ -56,12 +56,16 @@ fn of_command(command: &Command) -> String {
 {choices}            esac
             case "$cur" in
                 -*) COMPREPLY=($(compgen -W "{names}" -- "$cur"));;
-                *) COMPREPLY=($(compgen -f -- "$cur"));;
+                *) COMPREPLY=($(compgen {operands} -- "$cur"));;
             esac
             return
         fi;;
 "#,
         name = command.name,
+        operands = match &command.operands {
+            Operands::Words(words) => format!("-W \"{}\"", words.join(" ")),
+            Operands::Files | Operands::Nothing => "-f".to_owned(),
+        },
         names = names.join(" ")
     )
 }

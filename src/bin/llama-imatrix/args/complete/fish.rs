@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::super::command::Command;
+use super::super::command::{Command, Operands};
 use super::super::groups::flags;
 
 /// No command has been given: a flag of the program's own is next.
@@ -21,10 +21,16 @@ pub(in super::super) fn script(commands: &[Command]) -> String {
         let seen = format!("__fish_seen_subcommand_from {}", command.name);
         for option in &command.options {
             let names = option.names.iter().map(String::as_str);
-            let files = option.value == "FILE";
+            let files = option.takes_file();
             text += &line(&seen, names, !option.value.is_empty(), &option.choices.join(" "), files, &option.help);
         }
-        let _ = writeln!(text, "complete -c llama-imatrix -n {} -F", quoted(&seen));
+        let _ = match &command.operands {
+            Operands::Files => writeln!(text, "complete -c llama-imatrix -n {} -F", quoted(&seen)),
+            Operands::Words(words) => {
+                writeln!(text, "complete -c llama-imatrix -n {} -a {}", quoted(&seen), quoted(&words.join(" ")))
+            }
+            Operands::Nothing => Ok(()),
+        };
     }
     let no_command = format!("{NO_COMMAND} {words}");
     for flag in flags() {

@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::super::command::Command;
+use super::super::command::{Command, Operands};
 use super::super::groups::flags;
 use super::super::table::Set;
 
@@ -18,9 +18,15 @@ pub(in super::super) fn script(commands: &[Command]) -> String {
         let _ = write!(text, "        {})\n            _arguments -s", command.name);
         for option in &command.options {
             let words = option.choices.join(" ");
-            text += &spec(option.names.iter().map(String::as_str), &option.help, &[&option.value], &words, true);
+            let files = option.takes_file();
+            text += &spec(option.names.iter().map(String::as_str), &option.help, &[&option.value], &words, files);
         }
-        text += " \\\n                '1: :' '*:file:_files'\n            return\n            ;;\n";
+        let operands = match &command.operands {
+            Operands::Files => " '*:file:_files'".to_owned(),
+            Operands::Words(words) => format!(" '2:command:({})'", words.join(" ")),
+            Operands::Nothing => String::new(),
+        };
+        let _ = write!(text, " \\\n                '1: :'{operands}\n            return\n            ;;\n");
     }
     text += "    esac\n    _arguments";
     for flag in flags() {

@@ -50,10 +50,7 @@ impl Chunks {
         if skip > 0 {
             let needed = skip.saturating_add(least).saturating_mul(size);
             if needed >= found {
-                return Err(Error::Rule(format!(
-                    "there will be not enough tokens left after removing {skip} chunks: the text has {found} tokens, more \
-                     than {needed} are needed"
-                )));
+                return Err(Error::TooShortAfterSkip { skipped: skip, found, needed });
             }
         }
         let needed = size.saturating_mul(least).max(1);
@@ -90,7 +87,7 @@ impl Chunks {
         };
         let mut spans: Vec<Range<usize>> = documents.spans().flat_map(cut).collect();
         if spans.is_empty() {
-            return Err(Error::Rule("the documents have no tokens".to_owned()));
+            return Err(Error::NoTokens);
         }
         if skip >= spans.len() {
             let found = spans.len();
@@ -124,7 +121,7 @@ impl Chunks {
 
     /// Number of whole chunks: all but the tail. Chunks of documents are all whole.
     #[must_use]
-    pub(crate) fn n_whole(&self) -> usize {
+    pub fn n_whole(&self) -> usize {
         self.whole
     }
 

@@ -38,6 +38,22 @@ pub enum Error {
         /// Tokens a chunk.
         chunk_size: usize,
     },
+    /// Too few tokens after the chunks that are skipped.
+    #[error(
+        "there will be not enough tokens left after removing {skipped} chunks: the text has {found} tokens, more than \
+         {needed} are needed"
+    )]
+    TooShortAfterSkip {
+        /// Chunks to skip.
+        skipped: usize,
+        /// Tokens there are.
+        found: usize,
+        /// Tokens that are not enough.
+        needed: usize,
+    },
+    /// No document has a token.
+    #[error("the documents have no tokens")]
+    NoTokens,
 }
 
 impl Error {

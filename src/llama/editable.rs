@@ -7,9 +7,8 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::graph::LeafKind;
-use super::{
-    Batch, Context, ContextOptions, Error, FlashAttention, LazyMode, LoadMode, Model, ModelOptions, Outputs, Tuning,
-};
+use super::{Batch, Context, ContextOptions, Error, FlashAttention, Model, ModelOptions, Outputs, Tuning};
+use crate::options::{LazyMode, LoadMode};
 
 /// A model in memory of its own, with its weights by name.
 ///

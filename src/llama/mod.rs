@@ -112,7 +112,7 @@ pub use outputs::Outputs;
 pub use process::is_ignored;
 pub use quantized_rows::{LARGEST_WEIGHT, QuantizedRows, RowError};
 pub(crate) use readout::{Entry, Exit, ROWS_AT_ONCE, Readout};
-pub use rows::{OutputRows, RowsError};
+pub(crate) use rows::OutputRows;
 pub use rpc::{LostServer, on_lost_server, serve_rpc};
 pub use tensor::{Op, TensorInfo};
 pub use threads::{PoolOptions, Priority, ThreadOptions};

@@ -65,14 +65,8 @@ impl Model {
         // SAFETY: the path is NUL-terminated, and it, what `params` points to in `arrays`, and `loading`, which the callback
         // alone uses meanwhile, outlive the call.
         let (ptr, reason) = with_reason(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
-        let tokenizer_overridden = options.kv_overrides.iter().any(|(key, _)| key.starts_with("tokenizer."));
-        let model = NonNull::new(ptr).map(|ptr| Self {
-            ptr,
-            path: path.to_owned(),
-            adapters: Vec::new(),
-            tokenizer_overridden,
-            dry: options.dry,
-        });
+        let model = NonNull::new(ptr);
+        let model = model.map(|ptr| Self { ptr, path: path.to_owned(), adapters: Vec::new(), dry: options.dry });
         loading.resume_panic();
         model.ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason: with_advice(load_reason(&reason)) })
     }

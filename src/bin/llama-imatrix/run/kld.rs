@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Kld) -> anyhow::Result<()> {
     if lines {
         print(format_args!("{CHUNK_HEADING}"));
     } else {
-        progress::start_chunks(chunks.n_whole());
+        progress::start_items(chunks.n_whole(), "chunks");
     }
     let threads = args.threads.map_or_else(crate::config::default_threads, i32::from);
     let threads = usize::try_from(threads)?;
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &Kld) -> anyhow::Result<()> {
         if lines {
             print(format_args!("{}", chunk_line(number + 1, &all[0])));
         } else {
-            progress::set_chunks(number + 1, String::new());
+            progress::set_items(number + 1);
         }
         ControlFlow::Continue(())
     });

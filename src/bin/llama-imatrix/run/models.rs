@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use llama_imatrix::calibration::{Body, ChunkOptions, Chunks, Corpus, Input, Layout};
-use llama_imatrix::llama::{Backend, BackendOptions, GpuLayers, Model, ModelOptions};
+use llama_imatrix::llama::{Backend, BackendOptions, Model, ModelOptions};
+use llama_imatrix::options::GpuLayers;
 
 use crate::ui::log;
 
@@ -48,8 +49,7 @@ pub(super) fn chunks(files: &[PathBuf], model: &Model, size: u32, limit: Option<
             ),
         }
     }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let tokens = model.vocab().pieces(&text).tokenize(false, threads, &|_| {})?;
+    let tokens = model.vocab().tokenize(&text, false)?;
     let limit = limit.and_then(|n| usize::try_from(n).ok());
     Ok(Chunks::new(tokens, ChunkOptions { size: size as usize, skip: 0, limit, keep_tail: false, shuffle: None })?)
 }

@@ -94,7 +94,7 @@ mod measuring {
         let reference = Reference::new(model.model(), &chunks, threads)?;
         let is_tied = source.weight("output.weight").is_none();
         let norm = source.weight("output_norm.weight").and_then(|weight| source.tensor(weight)?.to_f32());
-        progress::start_weights(left.len());
+        progress::start_items(left.len(), "weights");
         for (done, (weight, dtype)) in left.into_iter().enumerate() {
             let inputs = statistics.inputs(weight, norm.as_deref(), is_tied);
             let changed = image(&source, weight, &inputs, dtype)?;
@@ -109,7 +109,7 @@ mod measuring {
                     save(args, &file)?;
                 }
             }
-            progress::set_weights(done + 1);
+            progress::set_items(done + 1);
         }
         progress::finish();
         save(args, &file)?;

@@ -120,33 +120,33 @@ pub(crate) fn set_bytes(done: u64) {
     BYTES.store(done, Ordering::Relaxed);
 }
 
-/// Number of weights done, of the bar for weights.
+/// Number of items done, of the bar for items.
 #[cfg(feature = "llama")]
-static WEIGHTS: AtomicU64 = AtomicU64::new(0);
+static ITEMS: AtomicU64 = AtomicU64::new(0);
 
-/// Shows a bar for `total` weights.
+/// Shows a bar for `total` items, which `what` names: weights, chunks.
 #[cfg(feature = "llama")]
-pub(crate) fn start_weights(total: usize) {
-    WEIGHTS.store(0, Ordering::Relaxed);
+pub(crate) fn start_items(total: usize, what: &'static str) {
+    ITEMS.store(0, Ordering::Relaxed);
     let pace = Arc::new(Mutex::new(Pace::new(total as u64, 0)));
     let started = Instant::now();
     show(move |width| {
-        let (now, done) = (started.elapsed(), WEIGHTS.load(Ordering::Relaxed));
+        let (now, done) = (started.elapsed(), ITEMS.load(Ordering::Relaxed));
         let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
         pace.observe(now, done);
         let left = pace.left(now).map(|left| format!("{} left", units::duration(left)));
         let fields = [
-            Field::fixed(2, format!("{done} of {total} weights")),
+            Field::fixed(2, format!("{done} of {total} {what}")),
             Field::fixed(1, left.unwrap_or_else(|| units::duration(now))),
         ];
         line(Some(pace.part()), &fields, width, log::colors())
     });
 }
 
-/// Sets the number of weights done.
+/// Sets the number of items done.
 #[cfg(feature = "llama")]
-pub(crate) fn set_weights(done: usize) {
-    WEIGHTS.store(done as u64, Ordering::Relaxed);
+pub(crate) fn set_items(done: usize) {
+    ITEMS.store(done as u64, Ordering::Relaxed);
 }
 
 /// Progress of the evaluation, for the bar and for lines of the log.

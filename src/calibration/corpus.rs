@@ -79,7 +79,8 @@ impl Corpus {
     /// [noted](Self::notes), as are bytes that are not UTF-8.
     ///
     /// `.gz` and `.zst` are decompressed. `.jsonl` holds a conversation or document a line: an object with `messages`
-    /// (`role`, `content`), `conversations` (also `from`, `value`) or `text`. All else is plain text.
+    /// (`role`, `content`), `conversations` (also `from`, `value`), a question and its answer (`instruction` and `output`,
+    /// `prompt` and `completion`), or `text`. All else is plain text.
     ///
     /// # Errors
     /// See [`Error`]: each names the file, and the line where there is one.
@@ -309,7 +310,7 @@ mod tests {
         assert_eq!(corpus.items.iter().map(|item| item.line).collect::<Vec<_>>(), [None, Some(1), Some(3), Some(5)]);
         assert!(corpus.origin(&corpus.items[2]).ends_with("d.jsonl:3"));
         let error = folder.read(&["bad.jsonl"], Layout::Joined).unwrap_err().to_string();
-        assert!(error.contains("bad.jsonl:2: found 'txt', expected"), "{error}");
+        assert!(error.contains("bad.jsonl:2: found 'txt'; expected"), "{error}");
         assert_eq!(folder.texts(&["!bad.jsonl"], Layout::Joined).len(), 1);
     }
 

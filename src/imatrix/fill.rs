@@ -67,7 +67,9 @@ fn mean(sums: &[f32], row: usize, total: i64) -> Vec<f64> {
     for expert in sums.chunks_exact(row) {
         mean.iter_mut().zip(expert).for_each(|(mean, &sum)| *mean += f64::from(sum));
     }
-    mean.iter_mut().for_each(|mean| *mean /= total as f64);
+    for sum in &mut mean {
+        *sum /= total as f64;
+    }
     mean
 }
 

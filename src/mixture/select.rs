@@ -133,6 +133,7 @@ impl<'a> Selector<'a> {
         }
     }
 
+    #[expect(clippy::match_same_arms, reason = "llama.cpp's order, to be compared line by line")]
     fn attn_v(&mut self, default: DType) -> DType {
         use FileType as F;
         let gqa = self.hparams.n_gqa >= 4;
@@ -176,6 +177,7 @@ impl<'a> Selector<'a> {
         if self.hparams.n_expert == 8 { DType::Q8_0 } else { selected }
     }
 
+    #[expect(clippy::match_same_arms, reason = "llama.cpp's order, to be compared line by line")]
     fn ffn_down(&mut self, tensor: &TensorInfo, default: DType) -> Result<DType, RuleError> {
         use FileType as F;
         let layer = self.layer(tensor, self.i_ffn_down)?;

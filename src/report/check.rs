@@ -85,10 +85,10 @@ fn types_line(quantization: &Quantization) -> String {
     let mut types: BTreeMap<&str, usize> = BTreeMap::new();
     quantization.tensors.iter().filter(|t| t.from != t.to).for_each(|t| *types.entry(t.to).or_default() += 1);
     let listed: Vec<_> = types.iter().map(|(name, n)| format!("{n} {name}")).collect();
-    match listed.is_empty() {
-        true => format!("{} converts no tensor", quantization.file_type),
-        false => format!("{} converts to {}", quantization.file_type, listed.join(", ")),
+    if listed.is_empty() {
+        return format!("{} converts no tensor", quantization.file_type);
     }
+    format!("{} converts to {}", quantization.file_type, listed.join(", "))
 }
 
 fn finding_lines(finding: &Finding) -> String {

@@ -14,6 +14,11 @@ const ROWS: u64 = 2;
 /// Tokens of a matrix.
 const TOKENS: i64 = 1000;
 
+/// Name, type and shape.
+type Tensor = (String, DType, Vec<u64>);
+/// Makes the bytes of a file from a whole matrix.
+type Edit = fn(Imatrix) -> Vec<u8>;
+
 /// A model for `check`.
 pub struct CheckModel {
     pub name: &'static str,
@@ -22,7 +27,7 @@ pub struct CheckModel {
     n_head: [u32; 2],
     n_expert: u32,
     n_nextn: u32,
-    tensors: fn() -> Vec<(String, DType, Vec<u64>)>,
+    tensors: fn() -> Vec<Tensor>,
 }
 
 /// The models.
@@ -118,12 +123,7 @@ const FALCON: [(&str, u64); 4] =
 
 /// Tensors of some layers with rows of `row` elements, and those outside the layers with the first of them. The second
 /// column is the number of matrices; 0 for a vector.
-fn layers(
-    range: std::ops::Range<u32>,
-    row: u64,
-    kinds: &[(&str, u64)],
-    has_output: bool,
-) -> Vec<(String, DType, Vec<u64>)> {
+fn layers(range: std::ops::Range<u32>, row: u64, kinds: &[(&str, u64)], has_output: bool) -> Vec<Tensor> {
     let mut tensors = Vec::new();
     if range.start == 0 {
         tensors.push(("token_embd.weight".to_owned(), DType::F32, vec![row, ROWS]));
@@ -229,7 +229,7 @@ fn with_entry(mut matrix: Imatrix, change: impl Fn(&mut Entry)) -> Vec<u8> {
 }
 
 /// The matrices: holes, damage and other models' names.
-const MATRICES: &[(&str, fn(Imatrix) -> Vec<u8>)] = &[
+const MATRICES: &[(&str, Edit)] = &[
     ("full", |m| gguf(&m)),
     ("no-layer-1", |m| gguf(&without(m, |name| name.starts_with("blk.1.")))),
     ("no-attn-v", |m| gguf(&without(m, |name| name.contains("attn_v") || name.contains("attn_qkv")))),

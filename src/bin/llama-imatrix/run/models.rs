@@ -9,10 +9,9 @@ use llama_imatrix::llama::{Backend, BackendOptions, GpuLayers, Model, ModelOptio
 use crate::ui::log;
 
 /// Starts llama.cpp.
-pub(super) fn start() -> anyhow::Result<()> {
+pub(super) fn start() {
     log::forward_llama_log();
     let _ = Backend::init_with(BackendOptions { fresh_pages: true });
-    Ok(())
 }
 
 /// Options of a model with some layers on devices.

@@ -261,7 +261,7 @@ mod tests {
         let types = [DType::IQ2_XXS, DType::Q3_K, DType::Q4_K, DType::Q5_K, DType::Q6_K, DType::Q8_0, DType::F16];
         let errors: Vec<f64> = types.iter().map(|&t| error(t, &rows, &importance)).collect();
         assert!(errors.is_sorted_by(|a, b| a > b), "{errors:?}");
-        assert_eq!(error(DType::F32, &rows, &importance), 0.0);
+        assert!(error(DType::F32, &rows, &importance) < 1e-30);
     }
 
     /// ggml's quantizers have assertions that end the process: no data that is let through may reach one.

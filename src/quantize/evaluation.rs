@@ -165,7 +165,9 @@ pub fn divergences(
             for (other, total) in others.iter_mut().zip(&mut all) {
                 let scores = compare_rows(&rows, &other.logits(chunk, part.clone())?, chunk, &part)
                     .map_err(|position| EvaluationError::NotFinite { chunk: number + 1, position: position + 1 })?;
-                scores.iter().for_each(|score| total.add(score));
+                for score in &scores {
+                    total.add(score);
+                }
             }
         }
         if each(number, &all).is_break() {

@@ -43,10 +43,10 @@ fn key_bytes<V>(source: &Source, matrix: &Path, loaded: &Loaded<V>) -> u64 {
     }
     let replaced = |key: &str| PARTS.contains(&key) || set.iter().any(|(name, _)| *name == key);
     // Not the sum of the values: bytes of a text that are not UTF-8 are others in a `Value`.
-    let dropped = source.first().keys().map(|(key, value)| match replaced(key) {
-        true => pair(key, value_bytes(value)),
-        false => lost_bytes(value),
-    });
+    let dropped = source
+        .first()
+        .keys()
+        .map(|(key, value)| if replaced(key) { pair(key, value_bytes(value)) } else { lost_bytes(value) });
     source.first().key_bytes() - dropped.sum::<u64>() + set.iter().map(|&(key, bytes)| pair(key, bytes)).sum::<u64>()
 }
 

@@ -299,11 +299,11 @@ mod tests {
     }
 
     fn case(random: &mut SplitMix64) -> Vec<Vec<Choice>> {
-        (0..1 + random.below(7))
+        (0..=random.below(7))
             .map(|_| {
                 let scale = 1 + random.below(1000);
                 let size = 1 + random.below(9);
-                (0..1 + random.below(6))
+                (0..=random.below(6))
                     .map(|i| {
                         let bytes = size * (i + 1) + random.below(4);
                         // Mostly falling with the size, sometimes not.

@@ -107,7 +107,9 @@ impl Reference {
                 let base = rows.next().map_or(&[][..], Vec::as_slice);
                 let scores = compare_rows(base, &evaluation.logits(chunk, part.clone())?, chunk, &part)
                     .map_err(|position| EvaluationError::NotFinite { chunk: number + 1, position: position + 1 })?;
-                scores.iter().for_each(|score| all.add(score));
+                for score in &scores {
+                    all.add(score);
+                }
             }
         }
         Ok(all.divergence().value - self.floor)

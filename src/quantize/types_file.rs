@@ -8,7 +8,7 @@ pub fn llama_quantize(picks: &[Pick]) -> String {
     picks.iter().map(|pick| line(pick) + "\n").collect()
 }
 
-/// Returns the argument of ik_llama.cpp's `--custom-q`.
+/// Returns the argument of `--custom-q` of `ik_llama.cpp`.
 #[must_use]
 pub fn ik_llama(picks: &[Pick]) -> String {
     picks.iter().map(line).collect::<Vec<_>>().join(",")

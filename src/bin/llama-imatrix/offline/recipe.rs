@@ -16,6 +16,7 @@ use super::tables::{By, Format};
 use crate::config::dtype::parse as dtype;
 
 /// Chooses a type per weight for llama-quantize, at the least expected error for a size; docs/recipes.md has the method
+#[expect(clippy::doc_markdown, reason = "the comments are the help, which is plain text")]
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("budget").required(true))]
 pub(crate) struct RecipeArgs {
@@ -134,7 +135,9 @@ fn refuse_overlap(args: &RecipeArgs) -> anyhow::Result<()> {
     files.read("recipe", args.matrix.clone());
     args.sensitivity.iter().for_each(|path| files.read("--sensitivity", path.clone()));
     let parts = llama_imatrix::state::model_files(&args.model).unwrap_or_else(|_| vec![args.model.clone()]);
-    parts.into_iter().for_each(|path| files.read("recipe", path));
+    for path in parts {
+        files.read("recipe", path);
+    }
     let written =
         [("--output", &args.output, "^"), ("--custom-q", &args.custom_q, "^"), ("--curve", &args.curve, "bytes,")];
     for (flag, path, begins) in written {

@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Kld) -> anyhow::Result<()> {
     use crate::ui::print::print;
     use crate::ui::{log, progress};
 
-    start()?;
+    start();
     let reference = load(&args.reference, args.gpu_layers)?;
     let candidates = args.candidates.iter().map(|path| load(path, args.gpu_layers)).collect::<Result<Vec<_>, _>>()?;
     let chunks = chunks(&args.files, &reference, args.ctx_size, args.chunks)?;

@@ -10,10 +10,9 @@ use llama_imatrix::options::GpuLayers;
 use crate::ui::log;
 
 /// Starts llama.cpp.
-pub(super) fn start() -> anyhow::Result<()> {
+pub(super) fn start() {
     log::forward_llama_log();
     let _ = Backend::init_with(BackendOptions { fresh_pages: true });
-    Ok(())
 }
 
 /// Options of a model with some layers on devices.

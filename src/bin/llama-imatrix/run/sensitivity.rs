@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 /// Measures how much the error of each weight changes the model's predictions, for recipe --sensitivity
+#[expect(clippy::doc_markdown, reason = "the comments are the help, which is plain text")]
 #[derive(Debug, clap::Args)]
 pub(crate) struct Sensitivity {
     /// The model: f32, f16, bf16 or q8_0; of a split model the first file
@@ -77,7 +78,7 @@ mod measuring {
         let statistics = Statistics::new(&imatrix, &source, true).with_context(|| format!("'{shown}'"))?;
         let weights = chosen(args, &source, &statistics)?;
 
-        models::start()?;
+        models::start();
         let mut model = EditableModel::load(&args.model, &models::options(args.gpu_layers))?;
         let limit = (args.tokens / args.ctx_size).max(1);
         let chunks = models::chunks(&args.files, model.model(), args.ctx_size, Some(limit))?;
@@ -121,7 +122,9 @@ mod measuring {
         let mut files = Files::default();
         files.read("sensitivity", args.matrix.clone());
         let parts = llama_imatrix::state::model_files(&args.model).unwrap_or_else(|_| vec![args.model.clone()]);
-        parts.into_iter().for_each(|path| files.read("sensitivity", path));
+        for path in parts {
+            files.read("sensitivity", path);
+        }
         args.files.iter().for_each(|path| files.read("--file", path.clone()));
         files.write("--output", args.output.clone());
         files.refuse_overlap()

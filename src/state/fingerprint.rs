@@ -15,9 +15,9 @@ use super::{Accumulate, ModelFingerprint};
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// Of these bytes.
-    #[cfg(test)]
-    pub(crate) fn of(bytes: &[u8]) -> Self {
+    /// Returns the hash of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 

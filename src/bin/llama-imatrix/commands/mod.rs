@@ -54,8 +54,8 @@ const NAMES: [(&str, &str); 10] = [
     ("report", "draw matrices on an HTML page, or as pictures"),
     ("merge", "merge the states of shards, or add up matrices, with weights"),
     ("recipe", "choose a type per weight for llama-quantize, at a size"),
-    ("sensitivity", "measure how much the error of each weight changes the model's predictions"),
-    ("kld", "compare the predictions of quantized models with the original's"),
+    ("sensitivity", "measure how much each weight's error changes predictions"),
+    ("kld", "compare quantized models' predictions with the original's"),
     ("worker", "lend this machine's devices to a run elsewhere (--rpc)"),
     (help::NAME, "show the help of a command or of a flag"),
 ];

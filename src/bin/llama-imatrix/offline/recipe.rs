@@ -191,8 +191,8 @@ fn plan(args: &RecipeArgs, budget: Budget) -> anyhow::Result<Plan> {
     let sampling = Sampling { rows: (!args.exact).then_some(args.rows), seed: args.seed };
     let pricing = Pricing { sampling, measured: sensitivities(args, &source)? };
     let total = candidates.iter().filter(|types| !types.is_empty()).count();
-    progress::start_weights(total);
-    let measured = price(&source, &statistics, &candidates, &pricing, progress::set_weights);
+    progress::start_items(total, "weights");
+    let measured = price(&source, &statistics, &candidates, &pricing, progress::set_items);
     progress::finish();
     let measured = measured.with_context(|| format!("'{}'", args.model.display()))?;
     let priced: Vec<_> = measured.iter().map(llama_imatrix::quantize::Measured::priced).collect();

@@ -4,7 +4,7 @@ use std::str::FromStr;
 /// How sums are added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accumulate {
-    /// In f32, in the order of the chunks: the bytes of llama.cpp's tool.
+    /// In f32, in the order of the chunks, with the bits of llama.cpp's tool.
     #[default]
     F32,
     /// Exactly, in any order, rounded once at the end: [`crate::exact`].

@@ -26,7 +26,7 @@ fn rewritten(
     let mut out = Vec::new();
     writer.write_to(&mut out).unwrap();
     reseal(&mut out);
-    State::load_from(&out).expect_err("a rule is broken")
+    State::load_from(&out).expect_err("the broken rule is an error")
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn the_writer_checks_the_rules_too() {
     let broken = |change: fn(&mut State<'static>)| {
         let mut state = state(0..2, Shard::WHOLE);
         change(&mut state);
-        state.write(std::io::sink()).expect_err("a rule is broken")
+        state.write(std::io::sink()).expect_err("the broken rule is an error")
     };
     assert!(matches!(broken(|s| s.fingerprint.accumulate = Accumulate::F32), Error::Accumulate { .. }));
     assert!(matches!(
@@ -140,7 +140,7 @@ fn the_writer_checks_the_rules_too() {
         let mut state = state(0..2, Shard::WHOLE);
         let SharedSums::Exact(groups) = &mut state.sums else { panic!() };
         change(groups[0].entry.to_mut());
-        state.write(std::io::sink()).expect_err("a rule is broken")
+        state.write(std::io::sink()).expect_err("the broken rule is an error")
     };
     assert!(matches!(broken_sums(|entry| entry.counts[0] = -1), Error::Count { found: -1, .. }));
     assert!(matches!(broken_sums(|entry| entry.sum2[5] = -1), Error::Exact { .. }));

@@ -68,13 +68,11 @@ impl<'a> Evaluator<'a> {
             context_options.n_batch = n_batch as u32;
             context = Context::new(model, &context_options, context.into_observer())?;
         }
-        let nextn = nextn
-            .map(|layer| Follower::new(layer, &context_options, &mut context))
-            .transpose()
-            .map_err(|error| {
+        let nextn =
+            nextn.map(|layer| Follower::new(layer, &context_options, &mut context)).transpose().map_err(|error| {
                 Error::Refused(format!(
-                    "failed to create the NextN context; llama.cpp evaluates the NextN layers of some architectures only: \
-                     {error}"
+                    "failed to create the NextN context: {error}; hint: llama.cpp evaluates the NextN layers of some \
+                     architectures only"
                 ))
             })?;
         // Models without memory are encoders, which compute no logits, and diffusion models.

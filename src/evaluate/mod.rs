@@ -341,7 +341,9 @@ pub fn run(
     let layout = Layout::new(model, nextn.is_some(), chunks, options.n_batch, options.n_ubatch);
     if nextn.is_some() && layout.n_seq > 1 {
         let n_seq = layout.n_seq;
-        return Err(Error::Refused(format!("NextN layers need a single sequence per batch, found {n_seq}")));
+        return Err(Error::Refused(format!(
+            "NextN layers need a single sequence per batch, found {n_seq}; hint: a smaller --batch-size"
+        )));
     }
     if options.lens.is_some() {
         check_lens(nextn.is_some(), chunks, &layout, options)?;

@@ -33,7 +33,7 @@ pub enum Error {
         expected: u128,
     },
     /// The version of the format is unknown.
-    #[error("the state file has version {0} of the format, this program reads version {VERSION}")]
+    #[error("the state file has version {0} of the format, expected {VERSION}")]
     Version(u32),
     /// A key is missing or has another type or value.
     #[error("state key '{key}' is {found}, expected {expected}")]

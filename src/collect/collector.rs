@@ -68,7 +68,7 @@ impl Default for CollectorOptions {
 /// let data: Vec<f32> = [1.0, -2.0].repeat(16);
 /// lane.add(&product, &Rows { data: &data, ne: [2, 16, 1, 1], stride: [1, 2, 32, 32] }, None)?;
 /// let imatrix = collector.finish()?;
-/// let entry = imatrix.get("blk.0.ffn_up.weight").expect("collected");
+/// let entry = imatrix.get("blk.0.ffn_up.weight").expect("the weight was collected");
 /// assert_eq!((&entry.sum2[..], entry.activations()), (&[16.0, 64.0][..], &[16.0, -32.0][..]));
 /// assert_eq!((&entry.counts[..], imatrix.chunk_count), (&[16][..], 1));
 /// # Ok::<(), llama_imatrix::collect::Error>(())
@@ -182,7 +182,8 @@ impl Collector {
         Ok(Imatrix { chunk_size: self.shared.options.chunk_size, ..self.snapshot().to_imatrix() })
     }
 
-    /// Makes lanes that wait for their turn fail. Must be called if a lane cannot reach the end of its batch.
+    /// Stops all lanes: those that wait for their turn return [`Error::Stopped`], and so does [`finish`](Self::finish).
+    /// Must be called if a lane cannot reach the end of its batch.
     pub(crate) fn stop(&self) {
         self.shared.stop();
     }

@@ -41,7 +41,7 @@ pub enum Error {
         /// Experts in the model.
         experts: usize,
     },
-    /// The input has an unsupported shape, type or place.
+    /// The input has an unsupported shape or type, or cannot be read.
     #[error("cannot collect '{weight}': {rule}, found {found}")]
     Input {
         /// The weight.

@@ -20,7 +20,7 @@ pub struct Product<'a> {
     pub weight_ne: [i64; 4],
     /// Identity of the input tensor within an evaluation of the graph.
     pub input: usize,
-    /// Shape of the input: `[channels, rows, ..]`.
+    /// Shape of the input: `[channels, rows, ..]`; for routed products `[channels, 1 or slots, tokens, 1]`.
     pub input_ne: [i64; 4],
     /// True if the elements of the input are f32.
     pub input_is_f32: bool,

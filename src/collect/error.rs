@@ -10,13 +10,13 @@ pub enum Error {
     Size {
         /// The weight.
         weight: String,
-        /// Values in the sums so far.
+        /// Number of values in the sums so far.
         found: usize,
-        /// Values that the model needs.
+        /// Number of values that the model needs.
         expected: usize,
-        /// Channels of the input.
+        /// Number of channels of the input.
         channels: usize,
-        /// Matrices of the weight.
+        /// Number of matrices of the weight.
         matrices: usize,
     },
     /// The sums so far have counts for another number of experts.
@@ -26,9 +26,9 @@ pub enum Error {
     ExpertCount {
         /// The weight.
         weight: String,
-        /// Counts so far.
+        /// Number of counts so far.
         found: usize,
-        /// Experts in the model.
+        /// Number of experts in the model.
         expected: usize,
     },
     /// A token was routed to an expert that does not exist.
@@ -38,7 +38,7 @@ pub enum Error {
         weight: String,
         /// Expert id.
         found: i32,
-        /// Experts in the model.
+        /// Number of experts in the model.
         experts: usize,
     },
     /// The input has an unsupported shape or type, or cannot be read.

@@ -12,7 +12,7 @@ pub enum Kind {
 /// A product of a weight with an input, before it is computed.
 #[derive(Debug, Clone)]
 pub struct Product<'a> {
-    /// Dense or routed.
+    /// How the weight is multiplied with the input.
     pub kind: Kind,
     /// Name of the weight, without the scheduler's additions: `blk.0.attn_k.weight`, not `CUDA0#blk.0.attn_k.weight#0`.
     pub weight: &'a str,

@@ -40,9 +40,9 @@ pub enum Error {
     Key {
         /// The key.
         key: String,
-        /// Value or state that was found.
+        /// Description of what was found.
         found: String,
-        /// Expected value.
+        /// Description of what is expected.
         expected: &'static str,
     },
     /// A tensor is missing or has another type or shape.
@@ -50,9 +50,9 @@ pub enum Error {
     Tensor {
         /// The tensor.
         name: String,
-        /// Value or state that was found.
+        /// Description of what was found.
         found: String,
-        /// Expected value.
+        /// Description of what is expected.
         expected: String,
     },
     /// A set of chunks breaks a rule.

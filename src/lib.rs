@@ -35,6 +35,7 @@
 #![cfg_attr(feature = "llama", doc = "| [`llama`] | the safe layer over llama.cpp | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`products`] | faster matrix products on a CPU, with ggml's bits | yes |")]
 #![cfg_attr(feature = "llama", doc = "| [`Session`], [`evaluate`] | a model over a text, collected | yes |")]
+#![cfg_attr(not(feature = "llama"), allow(dead_code, unused_imports, reason = "what a run alone uses"))]
 
 pub mod atomic_file;
 pub mod calibration;

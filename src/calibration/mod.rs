@@ -6,7 +6,7 @@
     doc = "[`ChatTemplate`] makes text of a conversation, as the model was trained to read it."
 )]
 //! [`Corpus::tokenize`] makes tokens of all of it, [`Documents`], with a [`Tokenizer`].
-//! [`Chunks`] cuts them, as one text or document by document, and [`Chunks::batches`] says which are evaluated together.
+//! [`Chunks`] cuts them, as one text or document by document.
 
 #[cfg(feature = "chat")]
 mod chat;

@@ -132,7 +132,7 @@ impl Collector {
     }
 
     /// Replaces all sums by earlier ones. Existing lanes must not be used afterwards.
-    pub(crate) fn start_from(&self, earlier: Earlier) {
+    pub fn start_from(&self, earlier: Earlier) {
         let mut state = self.shared.fresh_state();
         for (name, entry) in earlier.entries {
             state.sharing.load(name, entry);
@@ -150,7 +150,7 @@ impl Collector {
     /// Removes and returns the snapshots of batches up to `batch`, in order. Each has the sums at the end of its batch,
     /// so it contains no chunk in part.
     #[must_use]
-    pub(crate) fn take_due(&self, batch: usize) -> Vec<Snapshot> {
+    pub fn take_due(&self, batch: usize) -> Vec<Snapshot> {
         let mut state = self.shared.lock();
         let (taken, left) = std::mem::take(&mut state.snapshots).into_iter().partition(|s| s.batch <= batch);
         state.snapshots = left;
@@ -159,7 +159,7 @@ impl Collector {
 
     /// Requests a snapshot at the end of the batches that have begun; its `due` is empty. Does nothing if another
     /// snapshot is pending. [`take_due`](Self::take_due) returns it.
-    pub(crate) fn request_snapshot(&self) {
+    pub fn request_snapshot(&self) {
         self.shared.lock().request_snapshot();
     }
 
@@ -184,7 +184,7 @@ impl Collector {
 
     /// Stops all lanes: those that wait for their turn return [`Error::Stopped`], and so does [`finish`](Self::finish).
     /// Must be called if a lane cannot reach the end of its batch.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         self.shared.stop();
     }
 
@@ -199,7 +199,7 @@ impl Collector {
     ///
     /// Has no effect if another weight has seen more rows than the first weight of the graph, as with earlier sums of
     /// different row counts: each batch then waits for the end of the previous one.
-    pub(crate) fn overlap(&self) {
+    pub fn overlap(&self) {
         self.shared.lock().overlap();
     }
 

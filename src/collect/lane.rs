@@ -17,6 +17,9 @@ use crate::sums::OnDevice;
 /// Call [`begin_decode`](Self::begin_decode) before each decode, and [`begin_node`](Self::begin_node) for each node of
 /// a graph in the order of computation. If [`asks`](Self::asks) returns true for a product, pass its input to
 /// [`add`](Self::add) once the product is computed.
+///
+/// To evaluate batches in parallel lanes or to take snapshots, call [`begin_batch`](Self::begin_batch) and
+/// [`end_batch`](Self::end_batch) around the decodes of each batch.
 #[derive(Debug)]
 pub struct Lane {
     pub(super) evaluation: Evaluation,
@@ -51,9 +54,8 @@ impl Lane {
         if options.accumulate == Accumulate::F64 { SumOn::Host } else { options.sum_on }
     }
 
-    /// Begins batch `batch`, counted from 0. Every batch must be evaluated by exactly one lane. A single lane that
-    /// takes no snapshots needs no batches.
-    pub(crate) fn begin_batch(&mut self, batch: usize) {
+    /// Begins batch `batch`, counted from 0. Every batch must be evaluated by exactly one lane.
+    pub fn begin_batch(&mut self, batch: usize) {
         self.end_evaluation();
         self.evaluation.begin_batch(batch);
         #[cfg(feature = "llama")]
@@ -64,7 +66,7 @@ impl Lane {
     ///
     /// # Errors
     /// An error from a call that could not return it, or a sum on a device that is not finite; see [`Error`].
-    pub(crate) fn end_batch(&mut self) -> Result<(), Error> {
+    pub fn end_batch(&mut self) -> Result<(), Error> {
         self.end_evaluation();
         self.evaluation.take_fault()?;
         #[cfg(feature = "llama")]

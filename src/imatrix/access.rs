@@ -92,7 +92,7 @@ impl Loaded {
     ///
     /// # Errors
     /// A chunk size that is not positive; counts out of range.
-    pub(crate) fn into_imatrix(self, sizes: ChunkSizes) -> Result<Imatrix, Error> {
+    pub fn into_imatrix(self, sizes: ChunkSizes) -> Result<Imatrix, Error> {
         let mut imatrix = Imatrix::default();
         imatrix.merge(&self, sizes)?;
         imatrix.settle_chunk_size(sizes.run);

@@ -179,7 +179,7 @@ impl<'m> Vocab<'m> {
     }
 
     /// As [`tokenize`](Self::tokenize), without the tokens around a text unless `around`.
-    pub(crate) fn tokenize_part(&self, text: &[u8], around: bool, parse_special: bool) -> Result<Vec<Token>, Error> {
+    pub(crate) fn tokenize_part(self, text: &[u8], around: bool, parse_special: bool) -> Result<Vec<Token>, Error> {
         self.check_for(around)?;
         let too_long = || Error::TextTooLong { found: text.len(), limit: i32::MAX as usize - 2 };
         let len = i32::try_from(text.len()).ok().filter(|&len| len <= i32::MAX - 2).ok_or_else(too_long)?;

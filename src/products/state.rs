@@ -245,7 +245,8 @@ mod tests {
     use crate::llama::Backend;
     use crate::products::kernel::Kernel;
     use crate::products::kind::Kind;
-    use crate::products::trial::{Shape, Trial, Values};
+    use crate::products::trial::Trial;
+    use crate::products::types::{Shape, Values};
 
     /// The fastest kernel of a kind, made to say that it has ggml's bits for no column.
     fn unsure(kind: Kind) -> Option<&'static Kernel> {

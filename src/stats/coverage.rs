@@ -12,7 +12,7 @@ pub struct ExpertCoverage {
     pub experts: usize,
     /// Number of experts without rows.
     pub unseen: usize,
-    /// Number of experts that have rows, but fewer than a tenth ([`RARE`]) of an equal share.
+    /// Number of experts that have rows, but fewer than a tenth of an equal share.
     pub rare: usize,
     /// Smallest number of rows of an expert.
     pub min: i64,

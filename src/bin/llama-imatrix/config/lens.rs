@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::ensure;
+use llama_imatrix::lens::LensOptions;
 use llama_imatrix::lens::base::LogitsFile;
 use llama_imatrix::lens::file::LensFile;
 
@@ -19,12 +20,8 @@ pub(crate) struct Lens {
     pub(crate) path: Option<PathBuf>,
     /// Predictions to compare the layers with, if not the model's own.
     pub(crate) base: Option<Arc<LogitsFile>>,
-    pub(crate) logit_lens: bool,
-    pub(crate) logit_prism: bool,
-    pub(crate) layer_similarity: bool,
-    /// Positions per chunk.
-    pub(crate) per_chunk: usize,
-    pub(crate) seed: u64,
+    /// The measurements, without `base`: that takes the text's chunks.
+    pub(crate) options: LensOptions,
 }
 
 impl Lens {
@@ -50,14 +47,14 @@ impl Lens {
             )),
         }
         let base = flags.kl_divergence_base.as_deref().map(LogitsFile::open).transpose()?.map(Arc::new);
-        Ok(Some(Self {
-            path,
-            base,
-            logit_lens: flags.logit_lens,
-            logit_prism: flags.logit_prism,
-            layer_similarity: flags.layer_similarity,
+        let options = LensOptions {
+            lens: flags.logit_lens,
+            prism: flags.logit_prism,
+            similarity: flags.layer_similarity,
             per_chunk: flags.lens_tokens,
             seed: flags.lens_seed,
-        }))
+            base: None,
+        };
+        Ok(Some(Self { path, base, options }))
     }
 }

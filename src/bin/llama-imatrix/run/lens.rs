@@ -33,14 +33,7 @@ pub(crate) fn options(task: &Collect, model: &Model, chunks: &Chunks) -> anyhow:
         }
         base = Some(Base { file: Arc::clone(file), first_chunk, n_chunks });
     }
-    Ok(Some(LensOptions {
-        lens: lens.logit_lens,
-        prism: lens.logit_prism,
-        similarity: lens.layer_similarity,
-        per_chunk: lens.per_chunk,
-        seed: lens.seed,
-        base,
-    }))
+    Ok(Some(LensOptions { base, ..lens.options.clone() }))
 }
 
 /// Results of the measurements.

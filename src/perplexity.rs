@@ -35,7 +35,7 @@ impl Perplexity {
         (self.sum, self.sum_of_squares, self.count as u64)
     }
 
-    /// Restores the state that [`to_parts`](Self::to_parts) returned.
+    /// Creates the state from what [`to_parts`](Self::to_parts) returned.
     #[must_use]
     pub(crate) const fn from_parts(sum: f64, sum_of_squares: f64, count: u64) -> Self {
         Self { sum, sum_of_squares, count: count as usize }

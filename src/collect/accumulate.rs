@@ -1,19 +1,20 @@
-//! Additions to one entry: a dense input, one for a matrix a head, and routed experts.
+//! Adds the rows of one input to the sums of one weight: dense, one matrix per head, or routed experts.
 
 use super::error::Error;
 use super::product::{Ids, Kind, Product, Rows};
 use super::stored::Stored;
 
-/// Row starts, kept between additions so that the hot path allocates nothing.
+/// Row starts. All additions reuse them, so they allocate nothing.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     starts: Vec<usize>,
-    /// Where each expert's rows begin in `starts`; one more than there are experts.
+    /// The rows of expert `e` start at `starts[bounds[e]..bounds[e + 1]]`.
     bounds: Vec<usize>,
 }
 
-/// Adds every row of `input`. A weight of several matrices (MLA: one a head) keeps sums for each and one count:
-/// block `(i2, i3)` of the input meets matrix `(i2 mod ne[2], i3 mod ne[3])`.
+/// Adds every row of `input`. A weight of several matrices (MLA: one per head) has sums per matrix and one count. As in
+/// llama.cpp's tool, block `(i2, i3)` of the input is added to the sums of matrix `(i2 mod ne[2], i3 mod ne[3])`, with
+/// the weight's `ne`.
 pub(super) fn add_dense(
     entry: &mut Stored,
     product: &Product<'_>,
@@ -39,10 +40,10 @@ pub(super) fn add_dense(
     Ok(())
 }
 
-/// Adds each token's row to the experts it is routed to, and counts it there.
+/// Adds each token's row to the sums and the count of each expert that the token is routed to.
 ///
-/// The input has one row a token that all its experts read (gate, up), or one for each of them (down).
-/// An expert's rows are added slot by slot and within a slot token by token, as llama.cpp's tool does.
+/// The input has one row per token, which all its experts read (gate, up), or one row per token and slot (down). As in
+/// llama.cpp's tool, the rows of an expert are added in the order of slots, and within a slot in the order of tokens.
 pub(super) fn add_routed(
     entry: &mut Stored,
     product: &Product<'_>,
@@ -53,10 +54,10 @@ pub(super) fn add_routed(
     let [channels, rows_a_token, n_tokens, n3] = input.ne;
     let experts = product.weight_ne[2].max(1) as usize;
     if n3 != 1 || rows_a_token == 0 {
-        return Err(bad_input(product, "a routed input has at least one row a token and no fourth dimension", input));
+        return Err(bad_input(product, "expected at least one row per token and no fourth dimension", input));
     }
     if ids.n_tokens != n_tokens {
-        return Err(bad_input(product, "a routed input has as many tokens as there are rows of expert ids", input));
+        return Err(bad_input(product, "expected as many tokens as the expert ids have", input));
     }
     settle_counts(entry, experts);
     prepare(entry, product, channels, experts, experts)?;
@@ -72,8 +73,8 @@ pub(super) fn add_routed(
     Ok(())
 }
 
-/// Readies sums for an addition on a device, and counts its rows where they are all dense: how many go to each expert
-/// comes home with the sums.
+/// Prepares an entry for an addition on a device. Counts the rows of a dense input; the device counts those of routed
+/// experts.
 pub(super) fn prepare_on_device(entry: &mut Stored, product: &Product<'_>) -> Result<(), Error> {
     let [channels, n1, n2, n3] = product.input_ne.map(|n| n.max(0) as usize);
     let matrices = product.weight_ne[2..].iter().map(|&n| n.max(1) as usize).product();
@@ -82,7 +83,7 @@ pub(super) fn prepare_on_device(entry: &mut Stored, product: &Product<'_>) -> Re
     if entry.widen().is_none() {
         return Err(Error::Input {
             weight: product.weight.to_owned(),
-            rule: "exact sums are the host's",
+            rule: "exact sums are computed on the host",
             found: "an addition on a device".to_owned(),
         });
     }
@@ -95,7 +96,8 @@ pub(super) fn prepare_on_device(entry: &mut Stored, product: &Product<'_>) -> Re
     Ok(())
 }
 
-/// Files of older versions have a count a matrix where one says it all, or one for all experts.
+/// Adapts counts of older files: equal counts per matrix become one count if `counts` is 1, and a single count is
+/// repeated for every expert otherwise.
 fn settle_counts(entry: &mut Stored, counts: usize) {
     let Some(&first) = entry.counts().first() else { return };
     if counts == 1 && entry.counts().iter().all(|&count| count == first) {
@@ -112,7 +114,7 @@ fn check_counts(entry: &Stored, product: &Product<'_>, counts: usize) -> Result<
     Err(Error::ExpertCount { weight: product.weight.to_owned(), found: entry.counts().len(), expected: counts })
 }
 
-/// Sorts the rows by expert, stable in the order of slots and then tokens.
+/// Groups the row starts by expert. Within an expert, they are in the order of slots and then of tokens.
 fn group_by_expert(
     product: &Product<'_>,
     input: &Rows<'_>,
@@ -129,7 +131,8 @@ fn group_by_expert(
             experts,
         })
     };
-    // Count, sum up, place: `bounds[e + 1]` is first the number of rows of `e`, then its next free place, then its end.
+    // A counting sort. After the prefix sums, `bounds[e + 1]` is the start of expert `e`; placing its rows moves it to
+    // the end.
     bounds.clear();
     bounds.resize(experts + 2, 0);
     for slot in 0..ids.n_used {
@@ -152,7 +155,7 @@ fn group_by_expert(
     Ok(())
 }
 
-/// Gives a new entry its size; refuses one of another.
+/// Sets the size of a new entry. Returns an error if an existing entry has another size.
 fn prepare(
     entry: &mut Stored,
     product: &Product<'_>,
@@ -188,7 +191,8 @@ fn add_to_matrix(
     })
 }
 
-/// The first token of the micro-batch whose activations are not finite, if there is one: sums of finite ones may overflow.
+/// Returns the first token of the micro-batch with an activation that is not finite. `None` if all are finite: their
+/// sum may overflow.
 fn first_bad_token(product: &Product<'_>, input: &Rows<'_>) -> Option<usize> {
     let [channels, n1, n2, n3] = input.ne;
     let several = product.weight_ne[2] > 1;
@@ -199,7 +203,7 @@ fn first_bad_token(product: &Product<'_>, input: &Rows<'_>) -> Option<usize> {
     })
     .map(|(i1, i2, i3)| match product.kind {
         Kind::Routed => i2,
-        // A block a head, or tokens by sequence.
+        // With several matrices, a block is a head; otherwise it may be a sequence.
         Kind::Dense if several => i1,
         Kind::Dense => (i3 * n2 + i2) * n1 + i1,
     })

@@ -13,20 +13,20 @@ use super::rule::Rule;
 use super::state::{Shared, StopOnPanic};
 use super::stored::Stored;
 
-/// What a [`Collector`] collects and when it wants to be saved.
+/// Options of a [`Collector`].
 #[derive(Debug, Clone)]
 pub struct CollectorOptions {
-    /// Which products are collected.
+    /// Selects the products whose inputs are collected.
     pub rule: Rule,
-    /// Tokens a chunk.
+    /// Tokens per chunk.
     pub chunk_size: i32,
-    /// The output is due every so many chunks; 0: never before the end.
+    /// Number of chunks between two saves of the output; 0: only at the end.
     pub output_every: i32,
-    /// A numbered copy is due every so many chunks; 0: never.
+    /// Number of chunks between two numbered copies; 0: none.
     pub copy_every: i32,
-    /// How sums are kept.
+    /// How sums are added up.
     pub accumulate: Accumulate,
-    /// Where activations are summed. Exact sums are always the host's.
+    /// Where activations are summed. Exact sums are always computed on the host.
     pub sum_on: SumOn,
 }
 
@@ -43,18 +43,17 @@ impl Default for CollectorOptions {
     }
 }
 
-/// The sums of all weights' inputs.
+/// Collects the sums of all weights' inputs.
 ///
-/// Products are brought in by [`Lane`]s, of which there is one for each context that evaluates the model. Lanes take
-/// turns, so that every sum is that of the batches in order, whichever lane evaluated them and however far ahead of the
-/// others it was. [`finish`](Self::finish) gives the matrix.
+/// Each context that evaluates the model adds through a [`Lane`]. Lanes wait for their turn, so every sum takes the
+/// batches in order, whichever lane evaluates them. [`finish`](Self::finish) returns the matrix.
 ///
 /// ```
 /// use llama_imatrix::collect::{Kind, Product, Rows};
 /// use llama_imatrix::{Collector, CollectorOptions};
 ///
 /// let collector = Collector::new(&CollectorOptions { chunk_size: 16, ..CollectorOptions::default() });
-/// let mut lane = collector.lane(); // with llama.cpp, a context's observer, which does what follows
+/// let mut lane = collector.lane(); // with llama.cpp, a context's observer, which makes the following calls
 /// let product = Product {
 ///     kind: Kind::Dense,
 ///     weight: "blk.0.ffn_up.weight",
@@ -69,7 +68,7 @@ impl Default for CollectorOptions {
 /// let data: Vec<f32> = [1.0, -2.0].repeat(16);
 /// lane.add(&product, &Rows { data: &data, ne: [2, 16, 1, 1], stride: [1, 2, 32, 32] }, None)?;
 /// let imatrix = collector.finish()?;
-/// let entry = imatrix.get("blk.0.ffn_up.weight").expect("collected");
+/// let entry = imatrix.get("blk.0.ffn_up.weight").expect("the weight was collected");
 /// assert_eq!((&entry.sum2[..], entry.activations()), (&[16.0, 64.0][..], &[16.0, -32.0][..]));
 /// assert_eq!((&entry.counts[..], imatrix.chunk_count), (&[16][..], 1));
 /// # Ok::<(), llama_imatrix::collect::Error>(())
@@ -79,25 +78,26 @@ pub struct Collector {
     pub(super) shared: Arc<Shared>,
 }
 
-/// Sums to start from.
+/// Earlier sums that a run starts from.
 #[derive(Debug, Clone)]
 pub struct Earlier {
-    /// Chunks in them.
+    /// Number of chunks in the sums.
     pub chunks: i32,
     entries: Vec<(String, Arc<Stored>)>,
 }
 
 impl Earlier {
-    /// None.
+    /// Creates empty sums.
     #[must_use]
     pub fn nothing() -> Self {
         Self { chunks: 0, entries: Vec::new() }
     }
 
-    /// Those of a matrix.
+    /// Creates the sums of a matrix.
     ///
     /// # Errors
-    /// [`Error::Earlier`] where exact sums are to be added to what they cannot hold.
+    /// [`Error::Earlier`] if a sum cannot be converted to an exact one: it is not finite, too large, or a negative sum
+    /// of squares.
     pub fn from_imatrix(imatrix: &Imatrix, accumulate: Accumulate) -> Result<Self, Error> {
         let stored = |(name, entry): (&String, &Entry)| match Stored::from_entry(entry.clone(), accumulate) {
             Ok(stored) => Ok((name.clone(), Arc::new(stored))),
@@ -107,13 +107,13 @@ impl Earlier {
         Ok(Self { chunks: imatrix.chunk_count, entries })
     }
 
-    /// Those of a moment of a run. Nothing is copied.
+    /// Creates the sums of a snapshot without copying them.
     #[must_use]
     pub(crate) fn from_snapshot(snapshot: &Snapshot) -> Self {
         Self { chunks: snapshot.chunks, entries: snapshot.entries.clone() }
     }
 
-    /// Creates them from sets of sums, each with the weights that share it.
+    /// Creates earlier sums from sets of sums, each with the weights that share it.
     pub(crate) fn from_groups(groups: impl IntoIterator<Item = (Vec<String>, Stored)>, chunks: i32) -> Self {
         let mut entries = Vec::new();
         for (weights, stored) in groups {
@@ -125,13 +125,13 @@ impl Earlier {
 }
 
 impl Collector {
-    /// An empty collector.
+    /// Creates an empty collector.
     #[must_use]
     pub fn new(options: &CollectorOptions) -> Self {
         Self { shared: Arc::new(Shared::new(options)) }
     }
 
-    /// Starts anew from sums collected earlier: they are added to. Lanes so far are not to be used any more.
+    /// Replaces all sums by earlier ones. Existing lanes must not be used afterwards.
     pub fn start_from(&self, earlier: Earlier) {
         let mut state = self.shared.fresh_state();
         for (name, entry) in earlier.entries {
@@ -141,14 +141,14 @@ impl Collector {
         *self.shared.lock() = state;
     }
 
-    /// A way in, for one context.
+    /// Creates a lane for one context.
     #[must_use]
     pub fn lane(&self) -> Lane {
         Lane::new(Arc::clone(&self.shared))
     }
 
-    /// What became due in batches up to `batch` since the last call, in order, each with the sums as they were after
-    /// the batch it became due in: no chunk is in there in part.
+    /// Removes and returns the snapshots of batches up to `batch`, in order. Each has the sums at the end of its batch,
+    /// so it contains no chunk in part.
     #[must_use]
     pub fn take_due(&self, batch: usize) -> Vec<Snapshot> {
         let mut state = self.shared.lock();
@@ -157,24 +157,24 @@ impl Collector {
         taken
     }
 
-    /// Has a snapshot taken once the batches that have begun have ended: [`take_due`](Self::take_due) brings it, with
-    /// nothing due.
+    /// Requests a snapshot at the end of the batches that have begun; its `due` is empty. Does nothing if another
+    /// snapshot is pending. [`take_due`](Self::take_due) returns it.
     pub fn request_snapshot(&self) {
         self.shared.lock().request_snapshot();
     }
 
-    /// The sums as they are. What a lane is in the midst of is in there in part, so let all batches end before.
+    /// Returns the current sums. All batches should have ended: one that has not is included in part.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.shared.lock().snapshot_now()
     }
 
-    /// The matrix of all that was collected, for when every decode has ended. Collecting may go on after it.
+    /// Returns the matrix of everything collected. Every decode must have ended; collecting may continue afterwards.
     ///
-    /// Its [`datasets`](Imatrix::datasets) are empty: what the rows were is known to the caller alone.
+    /// The [`datasets`](Imatrix::datasets) are empty: the caller sets them.
     ///
     /// # Errors
-    /// [`Error::Stopped`] where a lane has failed: its sums are not to be used.
+    /// [`Error::Stopped`] if a lane has failed: the sums must not be used.
     pub fn finish(&self) -> Result<Imatrix, Error> {
         if self.shared.lock().is_stopped() {
             return Err(Error::Stopped);
@@ -182,71 +182,73 @@ impl Collector {
         Ok(Imatrix { chunk_size: self.shared.options.chunk_size, ..self.snapshot().to_imatrix() })
     }
 
-    /// Releases lanes that wait for their turn: they fail. For when a lane will not come to its batch's end.
+    /// Stops all lanes: those that wait for their turn return [`Error::Stopped`], and so does [`finish`](Self::finish).
+    /// Must be called if a lane cannot reach the end of its batch.
     pub fn stop(&self) {
         self.shared.stop();
     }
 
-    /// Returns a guard that [stops](Self::stop) all lanes if it is dropped by a panic.
+    /// Returns a guard that [stops](Self::stop) all lanes if it is dropped during a panic.
     pub(crate) fn stop_on_panic(&self) -> StopOnPanic {
         self.shared.stop_on_panic()
     }
 
-    /// Lets lanes evaluate batches side by side from here on: an input is the next batch's as soon as it has come up as
-    /// often as in the first batch, which must have ended. From then on every graph is to be of that shape.
+    /// Allows batches to overlap: the next batch may add to an input after the current batch has used it as often as
+    /// the first batch did. The first batch must have ended. A later batch that uses a weight more often may fail with
+    /// [`Error::Order`].
     ///
-    /// Batches go on waiting for each other's end where earlier sums that were loaded are of unequal length.
+    /// Has no effect if another weight has seen more rows than the first weight of the graph, as with earlier sums of
+    /// different row counts: each batch then waits for the end of the previous one.
     pub fn overlap(&self) {
         self.shared.lock().overlap();
     }
 
-    /// Chunks so far, those loaded included.
+    /// Returns the number of chunks so far, including those of earlier sums.
     #[must_use]
     pub fn chunks(&self) -> i32 {
         self.shared.lock().clock.chunks
     }
 
-    /// How the tokens so far have spread over the experts. `None` where there are none. A lane that is in the midst of
-    /// adding to a layer's experts leaves them out.
+    /// Returns how the tokens so far are distributed over the experts; `None` if there are no experts. Omits the sums
+    /// that a lane is adding to at this moment.
     #[must_use]
     pub fn experts(&self) -> Option<Experts> {
         Experts::new(self.shared.lock().sharing.counts())
     }
 
-    /// Inputs that were not collected for want of rows: see [`Rule::min_rows`].
+    /// Returns the number of inputs that were not collected because they have fewer rows than [`Rule::min_rows`].
     #[must_use]
     pub fn inputs_of_too_few_rows(&self) -> u64 {
         self.shared.lock().too_few_rows
     }
 }
 
-/// Sums at one moment. What is collected later does not change them.
+/// The sums at one point of a run. Later additions do not change them.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// What they are to be saved as.
+    /// Files that are due with these sums.
     pub due: Vec<Due>,
-    /// Chunks so far, those loaded included.
+    /// Number of chunks so far, including those of earlier sums.
     pub chunks: i32,
-    /// The last batch in there.
+    /// Index of the last batch in the sums.
     pub(crate) batch: usize,
     pub(super) entries: Vec<(String, Arc<Stored>)>,
 }
 
 impl Snapshot {
-    /// Every weight with its sums, exact ones rounded, by name. Weights of which nothing came in are left out.
+    /// Returns every weight with its sums, sorted by name; exact sums are rounded. Weights without rows are omitted.
     pub fn entries(&self) -> impl Iterator<Item = (&str, Cow<'_, Entry>)> {
         self.entries.iter().map(|(name, entry)| (name.as_str(), entry.entry()))
     }
 
-    /// The sums of `weight`, exact ones rounded.
+    /// Returns the sums of `weight`; exact sums are rounded.
     #[cfg(test)]
     pub(crate) fn get(&self, weight: &str) -> Option<Cow<'_, Entry>> {
         let place = self.entries.binary_search_by(|(name, _)| name.as_str().cmp(weight)).ok()?;
         Some(self.entries[place].1.entry())
     }
 
-    /// The matrix of these sums, exact ones rounded. It says how many chunks they are; how large those are, and of what,
-    /// is the caller's to add.
+    /// Returns the matrix of these sums; exact sums are rounded. The caller sets the chunk size and the datasets.
     #[must_use]
     pub fn to_imatrix(&self) -> Imatrix {
         let entries = self.entries().map(|(name, entry)| (name.to_owned(), entry.into_owned())).collect();

@@ -1,34 +1,34 @@
-/// Why an input could not be added.
+/// An error of collecting an input.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The entry collected or loaded before has another size than the model's weight.
+    /// The sums so far have another size than the model's weight.
     #[error(
         "inconsistent size of '{weight}': the sums so far have {found} values, the model's inputs {expected} \
-         ({channels} channels, {matrices} matrices); is an --in-file of another model?"
+         ({channels} channels, {matrices} matrices); hint: each --in-file must be of the same model"
     )]
     Size {
         /// The weight.
         weight: String,
-        /// Values in the sums so far.
+        /// Number of values in the sums so far.
         found: usize,
-        /// Values the model needs.
+        /// Number of values that the model needs.
         expected: usize,
-        /// Channels of the input.
+        /// Number of channels of the input.
         channels: usize,
-        /// Matrices of the weight.
+        /// Number of matrices of the weight.
         matrices: usize,
     },
-    /// The entry has counts for another number of experts.
+    /// The sums so far have counts for another number of experts.
     #[error(
         "inconsistent expert count of '{weight}': the sums so far have {found} counts, the model {expected} experts"
     )]
     ExpertCount {
         /// The weight.
         weight: String,
-        /// Counts so far.
+        /// Number of counts so far.
         found: usize,
-        /// Experts in the model.
+        /// Number of experts in the model.
         expected: usize,
     },
     /// A token was routed to an expert that does not exist.
@@ -36,70 +36,71 @@ pub enum Error {
     ExpertId {
         /// The weight.
         weight: String,
-        /// The id found.
+        /// Expert id.
         found: i32,
-        /// Experts in the model.
+        /// Number of experts in the model.
         experts: usize,
     },
-    /// An input of a shape or type that no known graph has.
+    /// The input has an unsupported shape or type, or cannot be read.
     #[error("cannot collect '{weight}': {rule}, found {found}")]
     Input {
         /// The weight.
         weight: String,
-        /// What is expected.
+        /// The rule that the input breaks.
         rule: &'static str,
-        /// What was there.
+        /// The input that was found.
         found: String,
     },
-    /// A weight came up more often than in the first batch, and a later batch has been added to its sums.
+    /// A batch uses a weight more often than the first batch did, and a later batch has already added to its sums.
     #[error(
-        "'{weight}' is used more often than in the first batch, and batches after this one have been added already: \
-         run with one lane"
+        "'{weight}' is used more often than in the first batch, and later batches have already been added; \
+         hint: run with --lanes 1"
     )]
     Order {
         /// The weight.
         weight: String,
     },
-    /// Earlier sums that exact ones cannot start from.
-    #[error("'{weight}' of the --in-file cannot be added to exactly: {source}")]
+    /// Earlier sums cannot be converted to exact ones.
+    #[error("cannot convert the sums of '{weight}' in the --in-file to exact sums: {source}")]
     Earlier {
         /// The weight.
         weight: String,
-        /// Why.
+        /// The cause.
         source: crate::exact::Error,
     },
-    /// A device could not sum.
+    /// A device failed to sum an input.
     #[error("cannot sum the input of '{weight}' on {device}: {reason}")]
     Device {
         /// The weight.
         weight: String,
         /// The device's name.
         device: String,
-        /// Why.
+        /// The cause.
         reason: String,
     },
-    /// A weight has shared its sums on a device with others, and no longer reads what they read.
+    /// A weight that shared sums on a device with other weights no longer reads the same input.
     #[error(
-        "'{weight}' does not read the same input as in the first chunk, and its sums on the device cannot be told apart \
-         from the others': run with --sum-on host"
+        "'{weight}' does not read the same input as in the first batch, and its sums on the device cannot be separated \
+         from those of other weights; hint: run with --sum-on host"
     )]
     Parted {
         /// The weight.
         weight: String,
     },
-    /// Sums on a device are no longer numbers.
+    /// A sum on a device is not finite.
     #[error(
         "non-finite values detected in {weight}, summed on its device; the model or its numerics are broken at this \
-         input (--sum-on host tells the channel and the token)"
+         input; hint: --sum-on host reports the channel and the token"
     )]
     NonFiniteOnDevice {
         /// The weight.
         weight: String,
     },
-    /// A lane has failed, and with it all others: the sums are not to be used.
+    /// Another lane has failed. The sums must not be used.
     #[error("another lane has failed")]
     Stopped,
-    /// A sum is no longer a number: the activations hold NaN or infinity, or their squares overflow.
+    /// A sum is not finite: an activation is NaN or infinite, or the sum overflows. An exact sum may also be out of
+    /// range.
     #[error(
         "non-finite values detected in {weight}: channel {channel} of matrix {matrix} sums to {value}; \
          the model or its numerics are broken at this input"
@@ -107,13 +108,13 @@ pub enum Error {
     NonFinite {
         /// The weight.
         weight: String,
-        /// The matrix, 0 where there is one; the expert where they are routed.
+        /// Index of the matrix, or of the expert.
         matrix: usize,
-        /// The channel.
+        /// Index of the channel.
         channel: usize,
-        /// The sum of squares; of exact sums, the input that they cannot hold.
+        /// The sum of squares; for exact sums, the input that is out of range.
         value: f32,
-        /// The first token of the micro-batch with an activation that is not finite, if there is one.
+        /// First token of the micro-batch with an activation that is not finite; `None` if all are finite.
         token: Option<usize>,
     },
 }

@@ -1,4 +1,4 @@
-//! The batch and the evaluation that a lane is in.
+//! The current batch and graph evaluation of a lane.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::state::{Shared, State};
 use super::sync::MutexGuard;
 use crate::sums::OnDevice;
 
-/// What an input is known by within one evaluation.
+/// Identifies an input within one evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     kind: Kind,
@@ -29,37 +29,39 @@ impl Key {
     }
 }
 
-/// How a weight has come up.
+/// Uses of a weight by products.
 #[derive(Debug, Clone, Copy, Default)]
 struct Uses {
-    /// Times in this evaluation, and the input of the first.
+    /// Number of uses in this evaluation.
     evaluation: u32,
+    /// Input of the first of them.
     first: Option<Key>,
-    /// Times in this batch.
+    /// Number of uses in this batch whose input has been added.
     batch: usize,
 }
 
-/// The evaluation that a lane is in: which products were asked for, and the way of their inputs into the sums.
+/// The current evaluation of a lane. Decides which inputs are needed and adds them to the sums.
 #[derive(Debug)]
 pub(super) struct Evaluation {
     pub(super) shared: Arc<Shared>,
     batch: usize,
-    /// By weight.
+    /// Uses of each weight, by index.
     uses: Vec<Uses>,
-    /// By capture: the input added in this evaluation, if the capture was shared then. That takes one an evaluation.
+    /// Input that this evaluation adds to each capture, if several weights share the capture: it takes one input per
+    /// evaluation.
     added: Vec<Option<Key>>,
-    /// Weights first shown in this evaluation.
+    /// Weights that no earlier evaluation has used.
     fresh: Vec<usize>,
-    /// The weight asked for last, and the capture it had then.
+    /// The weight that was last asked for, and its capture at that time.
     asked: Option<(usize, usize)>,
-    /// The first node of this decode's first evaluation: once it comes again, the next evaluation has begun.
+    /// First node of this evaluation. When it is announced again, the next evaluation of the same decode begins.
     first_node: Option<usize>,
-    /// What went wrong where no error can be returned.
+    /// An error from a call that cannot return it; a later call does.
     fault: Option<Error>,
     scratch: Scratch,
 }
 
-/// An addition to the sums of a capture, in this lane's turn.
+/// An addition to the sums of a capture; it is this lane's turn.
 struct Addition<'a> {
     sums: &'a mut CaptureSums,
     scratch: &'a mut Scratch,
@@ -83,14 +85,14 @@ impl Evaluation {
         }
     }
 
-    /// Begins a batch. The evaluation before it has ended.
+    /// Begins a batch. The last evaluation must have ended.
     pub(super) fn begin_batch(&mut self, batch: usize) {
         self.batch = batch;
         self.shared.lock().begin_batch(batch);
         self.uses.iter_mut().for_each(|uses| uses.batch = 0);
     }
 
-    /// Ends the batch. The evaluation before it has ended.
+    /// Ends the batch. The last evaluation must have ended.
     pub(super) fn end_batch(&mut self) {
         let mut state = self.shared.lock();
         if self.batch == 0 {
@@ -101,12 +103,13 @@ impl Evaluation {
         self.shared.notify();
     }
 
-    /// Returns what went wrong where no error could be returned.
+    /// Returns the error of an earlier call that could not return it.
     pub(super) fn take_fault(&mut self) -> Result<(), Error> {
         self.fault.take().map_or(Ok(()), Err)
     }
 
-    /// Goes on to node `id`, which begins the next evaluation if it is the first of this one. `same` compares sums on devices.
+    /// Announces node `id`. If it is the first node of this evaluation, the next evaluation begins. `same` compares
+    /// sums on devices.
     pub(super) fn begin_node(&mut self, id: usize, same: Same<'_>) {
         if self.first_node == Some(id) {
             self.end_evaluation(same);
@@ -153,7 +156,7 @@ impl Evaluation {
         let capture = state.sharing.capture_of(weight);
         grow(&mut self.added, capture);
         match (uses.evaluation, self.added[capture]) {
-            // This also holds for the last of those that shared, once the one that brought the input in has parted.
+            // Also holds if the weight that added the input has parted since and the capture is no longer shared.
             (1, Some(added)) if added == key => {
                 uses.batch += 1;
                 if state.sharing.pass(capture) {
@@ -191,7 +194,7 @@ impl Evaluation {
     /// Adds the input of the product that was last asked for; see [`Lane::add`](super::Lane::add).
     pub(super) fn add(&mut self, product: &Product<'_>, input: &Rows<'_>, ids: Option<&Ids<'_>>) -> Result<(), Error> {
         self.change(|Addition { sums, scratch, is_shared, .. }| {
-            // A second reference has the addition change a copy.
+            // While `before` refers to the sums, `Arc::make_mut` changes a copy.
             sums.before = is_shared.then(|| Arc::clone(&sums.entry));
             let entry = Arc::make_mut(&mut sums.entry);
             match ids {
@@ -201,7 +204,7 @@ impl Evaluation {
         })
     }
 
-    /// Adds the input on the device that has it: `sum` adds it to the sums there, or makes some.
+    /// Adds the input on its device. `sum` takes the sums there, if any, and returns them with the input added.
     #[cfg_attr(not(any(test, feature = "llama")), expect(dead_code, reason = "devices come with llama.cpp"))]
     pub(super) fn add_on_device(
         &mut self,
@@ -217,7 +220,7 @@ impl Evaluation {
         })
     }
 
-    /// Has `add` change the sums of the weight that was last asked for, once it is this batch's turn.
+    /// Waits for this batch's turn, then calls `add` with the sums of the weight that was last asked for.
     fn change(&mut self, add: impl FnOnce(Addition<'_>) -> Result<(), Error>) -> Result<(), Error> {
         self.take_fault()?;
         let Some((weight, asked)) = self.asked.take() else { return Ok(()) };
@@ -227,7 +230,7 @@ impl Evaluation {
         let keep = state.keep_after.is_some_and(|after| self.batch > after);
         let (capture, mut sums) = state.sharing.take(weight, keep);
         if capture != asked {
-            // It has parted in another lane's batch: those it left have not had this input.
+            // The weight parted in another lane's batch: the capture that it left has not received this input.
             self.added[asked] = None;
         }
         let is_shared = state.sharing.is_shared(capture);
@@ -267,7 +270,8 @@ impl Evaluation {
         self.fresh.clear();
     }
 
-    /// Closes an evaluation: who missed an addition parts, who was first shown and reads the same as another joins it.
+    /// Separates weights that did not read an input added to their capture. Then lets weights that are used for the
+    /// first time share a capture if they read the same input.
     fn close(&mut self, shared: &Shared, same: Same<'_>) -> Result<(), Error> {
         let mut state = shared.lock();
         for weight in 0..state.sharing.n_weights() {

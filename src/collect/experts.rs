@@ -1,22 +1,23 @@
-//! How the tokens so far have spread over a model's experts.
+//! Distribution of the tokens so far over the experts of a model.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// All experts of a model, those of each layer told apart.
+/// Counts over all experts of a model. Each layer has its own experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Experts {
-    /// How many there are.
+    /// Number of experts.
     pub total: u64,
-    /// How many no token was routed to.
+    /// Number of experts that no token was routed to.
     pub unseen: u64,
-    /// Tokens of the one that has the fewest.
+    /// Lowest number of tokens routed to an expert.
     pub least: u64,
 }
 
 impl Experts {
-    /// From weights' names and counts. Weights of one layer with as many matrices have the same experts; where they
-    /// differ, the one that has seen least counts. `None` where no weight has several matrices counted apart.
+    /// Counts the experts, given weights' names and row counts. Weights of one layer with the same number of matrices
+    /// have the same experts; if their counts differ, the most `unseen` and the `least` tokens apply. `None` if no
+    /// weight has a count per matrix.
     pub(super) fn new<'c>(weights: impl Iterator<Item = (&'c str, Cow<'c, [i64]>)>) -> Option<Self> {
         let mut layers: BTreeMap<(&str, usize), (u64, u64)> = BTreeMap::new();
         for (name, counts) in weights.filter(|(_, counts)| counts.len() > 1) {
@@ -44,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn experts_are_counted_once_a_layer() {
+    fn experts_are_counted_once_per_layer() {
         let weights: [(&str, &[i64]); 4] = [
             ("blk.0.ffn_down_exps.weight", &[4, 0, 2]),
             ("blk.0.ffn_up_exps.weight", &[4, 0, 0]),

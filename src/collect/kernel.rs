@@ -1,13 +1,13 @@
-//! The inner loop: rows into sums.
+//! The inner loop: adds rows to f32 sums.
 
-/// Rows that are read before the sums are written back. Eight keep all operands in registers with AVX2 and Neon.
+/// Rows added between two stores of the sums. With 8, all operands stay in registers with AVX2 and NEON.
 const LANES: usize = 8;
 
-/// Adds rows of `data`, each `sum2.len()` long and starting at one of `starts`, to a channel's sum of squares and,
-/// where wanted, its sum.
+/// Adds rows of `data` to the sums of squares and, if given, to the sums of each channel. Each row is `sum2.len()` long
+/// and starts at one of `starts`.
 ///
-/// A channel's rows are added one after the other in the order of `starts`: only that order decides the bits, so
-/// channels are free to go side by side through vector registers.
+/// The rows of a channel are added one by one in the order of `starts`. Only this order affects the bits, so a vector
+/// register may hold several channels.
 pub(super) fn add_rows(sum2: &mut [f32], sum: Option<&mut [f32]>, data: &[f32], starts: &[usize]) {
     match sum {
         Some(sum) => add_both(sum2, sum, data, starts),
@@ -25,7 +25,7 @@ fn add_both(sum2: &mut [f32], sum: &mut [f32], data: &[f32], starts: &[usize]) {
             let (mut squares, mut plain) = (sum2[j], sum[j]);
             for row in rows {
                 let x = row[j];
-                squares += x * x; // never mul_add: the tool we must equal is compiled without it
+                squares += x * x; // never mul_add: llama.cpp's tool rounds the square
                 plain += x;
             }
             (sum2[j], sum[j]) = (squares, plain);
@@ -54,7 +54,7 @@ fn add_squares(sum2: &mut [f32], data: &[f32], starts: &[usize]) {
 mod tests {
     use super::*;
 
-    /// What llama.cpp's loop computes, a row at a time.
+    /// Computes the sums row by row, as llama.cpp's tool does.
     fn oracle(n: usize, data: &[f32], starts: &[usize]) -> (Vec<f32>, Vec<f32>) {
         let (mut sum2, mut sum) = (vec![0.25; n], vec![-1.5; n]);
         for &start in starts {
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_rows_gives_the_bits_of_one_at_a_time() {
+    fn any_number_of_rows_gives_the_bits_of_adding_row_by_row() {
         let mut state = 1_u32;
         let data: Vec<f32> = (0..37 * 41)
             .map(|_| {

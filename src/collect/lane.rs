@@ -12,20 +12,20 @@ use crate::options::SumOn;
 use crate::sums::Accumulate;
 use crate::sums::OnDevice;
 
-/// The products of one context on their way into a [`Collector`].
+/// Adds the inputs of one context's products to a [`Collector`].
 ///
-/// The graphs that a lane evaluates between [`begin_batch`](Self::begin_batch) and [`end_batch`](Self::end_batch) are
-/// one batch. Each node of a graph is announced with [`begin_node`](Self::begin_node); for those that are products,
-/// [`asks`](Self::asks) says whether the input is needed, and [`add`](Self::add) takes it, waiting until the batches
-/// before have added theirs.
+/// Call [`begin_decode`](Self::begin_decode) before each decode, and [`begin_node`](Self::begin_node) for each node of
+/// a graph in the order of computation. If [`asks`](Self::asks) returns true for a product, pass its input to
+/// [`add`](Self::add) once the product is computed.
 ///
-/// A single context that saves nothing in between needs no batches.
+/// To evaluate batches in parallel lanes or to take snapshots, call [`begin_batch`](Self::begin_batch) and
+/// [`end_batch`](Self::end_batch) around the decodes of each batch.
 #[derive(Debug)]
 pub struct Lane {
     pub(super) evaluation: Evaluation,
     #[cfg(feature = "llama")]
     pub(super) fetched: super::observe::Fetched,
-    /// What sums on devices.
+    /// Computes sums on devices.
     #[cfg(feature = "llama")]
     pub(super) devices: crate::llama::DeviceSums,
 }
@@ -47,14 +47,14 @@ impl Lane {
         Collector { shared: Arc::clone(&self.evaluation.shared) }
     }
 
-    /// Where activations are summed. Exact sums are always the host's.
+    /// Returns where activations are summed: exact sums always on the host.
     #[cfg(feature = "llama")]
     pub(super) fn sum_on(&self) -> SumOn {
         let options = &self.evaluation.shared.options;
         if options.accumulate == Accumulate::F64 { SumOn::Host } else { options.sum_on }
     }
 
-    /// Begins batch `batch`, counted from 0. Every batch belongs to one lane, and none is left out.
+    /// Begins batch `batch`, counted from 0. Every batch must be evaluated by exactly one lane.
     pub fn begin_batch(&mut self, batch: usize) {
         self.end_evaluation();
         self.evaluation.begin_batch(batch);
@@ -65,7 +65,7 @@ impl Lane {
     /// Ends the batch.
     ///
     /// # Errors
-    /// What came up at its end; see [`Error`].
+    /// An error from a call that could not return it, or a sum on a device that is not finite; see [`Error`].
     pub fn end_batch(&mut self) -> Result<(), Error> {
         self.end_evaluation();
         self.evaluation.take_fault()?;
@@ -78,26 +78,27 @@ impl Lane {
         Ok(())
     }
 
-    /// Begins a decode, which evaluates one graph or several in turn.
+    /// Begins a decode, which evaluates one or more graphs.
     pub fn begin_decode(&mut self) {
         self.end_evaluation();
     }
 
-    /// Goes on to node `id` of the evaluation.
+    /// Announces node `id` of the evaluation.
     ///
-    /// A decode of several micro-batches evaluates several graphs, and nothing says where one ends, but each node
-    /// comes once in each, so the first to come again begins the next.
+    /// A decode of several micro-batches evaluates several graphs without announcing where one ends. Each node occurs
+    /// once per graph, so the next evaluation begins when the first node occurs again.
     pub fn begin_node(&mut self, id: usize) {
         self.with_devices(|evaluation, same| evaluation.begin_node(id, same));
     }
 
-    /// Returns true if [`add`](Self::add) must be called for `product` once it is computed. That is not so if another
-    /// weight's product has brought in its input already.
+    /// Returns true if [`add`](Self::add) must be called for `product` once it is computed. Returns false if the rule
+    /// does not select the product, or if another weight's product has already added the same input.
     pub fn asks(&mut self, product: &Product<'_>) -> bool {
         self.evaluation.asks(product)
     }
 
-    /// Adds the input of the product that was last asked for; `ids` for a routed one.
+    /// Adds the input of the product that was last asked for. `ids` are required for a routed product. Waits until all
+    /// earlier batches have added their inputs.
     ///
     /// # Errors
     /// See [`Error`]. After an error the sums must not be used, and all lanes stop.
@@ -109,7 +110,7 @@ impl Lane {
         self.with_devices(Evaluation::end_evaluation);
     }
 
-    /// Calls `f` with a comparison of sums on devices.
+    /// Calls `f` with a function that compares sums on devices.
     fn with_devices(&mut self, f: impl FnOnce(&mut Evaluation, Same<'_>)) {
         #[cfg(feature = "llama")]
         let mut same = |own: &dyn OnDevice, others: &dyn OnDevice| self.devices.same(own, others);

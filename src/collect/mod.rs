@@ -1,11 +1,11 @@
-//! Collecting: from the products of a graph to sums a weight.
+//! Collects sums per weight from the matrix products of a graph.
 //!
-//! For every weight matrix the rows of its input are summed a channel: `in_sum` = Σ x, `in_sum2` = Σ x², and counted.
-//! All is plain data: a [`Lane`] into a [`Collector`](crate::Collector) can be driven without llama.cpp. With it, a lane is an
-//! `llama::Observer` of a context.
+//! The rows of each weight's input are counted and summed per channel: `in_sum` = Σ x, `in_sum2` = Σ x². Everything
+//! here is plain data, so a [`Lane`] can be driven without llama.cpp. With llama.cpp, a lane is the `llama::Observer`
+//! of a context.
 //!
-//! The sums are f32 and each channel's rows are added in the order of the graph, one after the other, multiplied first
-//! and then added, never fused: that is what llama.cpp's own tool does, and what makes the files equal to the byte.
+//! Sums are f32 by default. The rows of a channel are added one by one in the order of the graph, first multiplied and
+//! then added, never fused. llama.cpp's tool does the same, so the files are equal to the byte.
 
 mod accumulate;
 mod chunks;

@@ -8,7 +8,7 @@ use super::evaluation::Evaluation;
 use super::lane::Lane;
 use super::product::{Ids, Kind, Product, Rows};
 
-/// Host copies of what lies on a device, kept between calls.
+/// Buffers for host copies of tensors on a device, reused between calls.
 #[derive(Debug, Default)]
 pub(super) struct Fetched {
     input: Vec<f32>,
@@ -82,19 +82,19 @@ fn add(
     let refuse = |rule, found| Error::Input { weight: product.weight.to_owned(), rule, found };
     let stride = input.nb().map(|nb| nb / size_of::<f32>());
     if !input.is_f32() || stride[0] != 1 || input.nb().iter().any(|nb| nb % size_of::<f32>() != 0) {
-        return Err(refuse("the input's rows are contiguous f32", format!("{input:?}, steps {:?}", input.nb())));
+        return Err(refuse("expected contiguous rows of f32", format!("{input:?} with strides {:?}", input.nb())));
     }
     let data = match input.as_f32() {
         Some(data) => data,
         None if input.copy_f32(&mut fetched.input) => &fetched.input,
-        None => return Err(refuse("the input is computed", format!("{input:?} without a buffer"))),
+        None => return Err(refuse("expected a computed input", format!("{input:?} without a buffer"))),
     };
     let rows = Rows { data, ne: input.ne().map(|n| n as usize), stride };
     let Some(ids) = ids.filter(|_| product.kind == Kind::Routed) else {
         return evaluation.add(product, &rows, None);
     };
     if !ids.copy_i32(&mut fetched.ids) {
-        return Err(refuse("expert ids are computed i32", format!("{ids:?}")));
+        return Err(refuse("expected computed i32 expert ids", format!("{ids:?}")));
     }
     let [n_used, n_tokens, ..] = ids.ne().map(|n| n as usize);
     let [slot, token, ..] = ids.nb().map(|nb| nb / size_of::<i32>());

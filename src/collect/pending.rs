@@ -1,12 +1,13 @@
-//! Sums that lie on a device and are brought home now and then.
+//! Sums on a device that have not been transferred to the host yet.
 
 use crate::sums::OnDevice;
 
-/// Batches after which sums on a device are brought home and begun anew: so few that f32 loses nothing that shows, and
-/// counts stay far below 2^24. Counted from the run's first batch, so that the sums of a run do not depend on its lanes.
+/// Number of batches after which sums on a device are transferred to the host and reset to zero. This is often enough
+/// that f32 rounding stays negligible and counts stay far below 2^24. Intervals are counted from the first batch of the
+/// run, so the sums do not depend on the number of lanes.
 pub(super) const BATCHES_AWAY: usize = 16;
 
-/// Sums that are away, and since when.
+/// Sums on a device since the last transfer.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) sums: Box<dyn OnDevice>,

@@ -1,15 +1,16 @@
-//! Which products are collected.
+//! Selects the products whose inputs are collected.
 
 use super::product::{Kind, Product};
 
-/// llama.cpp's rule for what belongs into an importance matrix.
+/// Selects the products whose inputs are collected, as llama.cpp's tool does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// Dense inputs of fewer rows are passed over. llama.cpp's tool has 16 fixed.
+    /// Minimum number of rows of a dense input: smaller ones are not collected. Fixed at 16 in llama.cpp's tool.
     pub min_rows: i64,
-    /// Also the output matrix and, where it is tied to it, the token embedding.
+    /// Also collect `output.weight`, `token_embd.weight` (the output matrix if embeddings are tied) and
+    /// `nextn.post_projection.weight`.
     pub process_output: bool,
-    /// Also the projection in front of a NextN layer.
+    /// Also collect `nextn.pre_projection.weight`, the projection before a NextN layer.
     pub nextn: bool,
 }
 
@@ -19,19 +20,19 @@ impl Default for Rule {
     }
 }
 
-/// What the rule says about a product.
+/// Decision of the rule about a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Its input is collected.
     Collected,
-    /// It would be, had it more rows.
+    /// The rule selects it, but its input has too few rows.
     TooFewRows,
-    /// It is not.
+    /// The rule does not select it.
     PassedOver,
 }
 
 impl Rule {
-    /// Whether the input of `product` is collected, and if not, why.
+    /// Decides whether the input of `product` is collected.
     #[must_use]
     pub(crate) fn judge(&self, product: &Product<'_>) -> Verdict {
         if product.kind == Kind::Routed {
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_collected_the_output_on_request() {
+    fn blocks_are_collected_and_the_output_on_request() {
         let plain = Rule::default();
         let output = Rule { process_output: true, ..plain };
         let nextn = Rule { nextn: true, ..plain };
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn few_rows_or_another_type_are_passed_over_unless_routed() {
+    fn dense_inputs_with_few_rows_or_another_type_are_not_collected() {
         let rule = Rule::default();
         let mut few = product("blk.0.ffn_up.weight");
         few.input_ne[1] = 15;

@@ -1,14 +1,14 @@
-//! One set of sums for all weights that read the same input.
+//! One set of sums, called a capture, for all weights that read the same input.
 //!
-//! Query, key and value read one tensor; so do gate and up, and the experts' gate and up. Their sums are equal to the
-//! bit, so they are kept once and written out per weight. What shares is learned, not assumed: in the evaluation a
-//! weight is first seen in, it has sums of its own; those that read the same tensor and have the same bits afterwards
-//! share from then on. Should a graph of another shape part them, the one that parts takes its own copy along, of the
-//! sums as they were before the addition it has no share in. So the result is that of separate sums in any case.
+//! Query, key and value read one tensor; so do gate and up. Their sums are equal to the bit, so they are kept once and
+//! written per weight. The collector learns from the graph which weights share. In the first evaluation that uses a
+//! weight, it has separate sums. Weights that read the same tensor there, and have equal sums afterwards, share a
+//! capture from then on. A weight that later reads another input parts: it gets a copy of the sums from before the
+//! addition that it did not read. The results are therefore always those of separate sums.
 //!
-//! Lanes evaluate batches side by side, and still each sum takes the batches in order: a capture is one batch's until
-//! all its weights have come up in it as often as in the first batch, and then the next one's. Since that is when all
-//! have been seen to read the same, nobody parts from sums that a later batch has changed.
+//! Lanes evaluate batches in parallel, but each capture takes the batches in order. A batch has its turn until its uses
+//! of the capture's weights are as many as in the first batch; then it is the next batch's turn. At that time all
+//! weights have read the same input, so none parts from sums that a later batch has changed.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,18 +19,18 @@ use crate::sums::{Accumulate, OnDevice};
 use super::pending::{BATCHES_AWAY, Pending};
 use super::stored::Stored;
 
-/// The sums of a capture, which lanes add to.
+/// The sums of a capture.
 #[derive(Debug)]
 pub(super) struct CaptureSums {
-    /// Shared with snapshots, which keep what they have: changing it then copies it.
+    /// Sums on the host. Snapshots may refer to them: a change then makes a copy.
     pub(super) entry: Arc<Stored>,
-    /// As they were before the last addition, if several weights shared them then: one that parts takes these.
+    /// The sums before the last addition, if several weights shared them: a weight that parts takes these.
     pub(super) before: Option<Arc<Stored>>,
-    /// What a device has of them besides: `entry` is then [`Stored::Wide`].
+    /// The part of the sums that is on a device; `entry` is then [`Stored::Wide`].
     pub(super) pending: Option<Pending>,
 }
 
-/// Compares sums on devices.
+/// A function that returns true if two sums on devices are equal.
 pub(super) type Same<'f> = &'f mut dyn FnMut(&dyn OnDevice, &dyn OnDevice) -> bool;
 
 impl CaptureSums {
@@ -38,7 +38,7 @@ impl CaptureSums {
         Self { entry, before: None, pending: None }
     }
 
-    /// All of them, wherever they are.
+    /// Returns the sums of host and device together.
     fn gathered(&self) -> Arc<Stored> {
         let Some(pending) = &self.pending else { return Arc::clone(&self.entry) };
         let mut entry = Stored::clone(&self.entry);
@@ -48,7 +48,8 @@ impl CaptureSums {
         Arc::new(entry)
     }
 
-    /// Before an addition of `batch` on a device: brings home what has been away for long.
+    /// Prepares an addition of `batch` on a device. Transfers the sums to the host if the last addition was in an
+    /// earlier interval of [`BATCHES_AWAY`] batches.
     pub(super) fn bring_home(&mut self, batch: usize) {
         let Some(pending) = &mut self.pending else { return };
         if pending.batch / BATCHES_AWAY != batch / BATCHES_AWAY
@@ -60,7 +61,7 @@ impl CaptureSums {
         pending.batch = batch;
     }
 
-    /// Rows that each matrix has seen, those counted on a device too.
+    /// Returns the number of rows per matrix, including those counted on a device.
     fn counts(&self) -> Cow<'_, [i64]> {
         let (home, away) = (self.entry.counts(), self.pending.as_ref().map(|pending| pending.sums.counts()));
         match away {
@@ -79,7 +80,7 @@ impl CaptureSums {
     }
 }
 
-/// Sums, the weights that share them, and whose turn it is.
+/// A set of sums, the number of weights that share it, and the batch whose turn it is.
 #[derive(Debug, Default)]
 struct Capture {
     /// `None` while a lane is adding to them.
@@ -87,10 +88,11 @@ struct Capture {
     members: usize,
     /// The batch whose turn it is.
     turn: usize,
-    /// Times the members have come up in that batch, and times they will.
+    /// Number of uses of the weights in that batch so far.
     seen: usize,
+    /// Number of uses after which the turn passes on; `None`: at the end of the batch.
     expected: Option<usize>,
-    /// The entry as of the end of an earlier batch, for a snapshot.
+    /// The sums at the end of an earlier batch, for a snapshot.
     kept: Option<Arc<Stored>>,
 }
 
@@ -98,29 +100,31 @@ struct Capture {
 struct Weight {
     name: String,
     capture: usize,
-    /// Whether an evaluation has shown it; a weight that was loaded from a file may not have been.
+    /// True if an evaluation has used the weight. Weights from a file may be unused.
     shown: bool,
-    /// Times it came up in the first batch.
+    /// Number of uses in the first batch.
     first_batch: usize,
 }
 
-/// Which sums a weight takes along when it parts: as they are, or as they were before this evaluation's addition.
+/// The sums that a weight takes when it parts.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Take {
+    /// The current sums.
     Now,
+    /// The sums before this evaluation's addition.
     Before,
 }
 
-/// All captures and who shares them. Weights and captures go by their index.
+/// All captures and weights, each identified by index.
 #[derive(Debug)]
 pub(super) struct Sharing {
     accumulate: Accumulate,
     captures: Vec<Capture>,
     weights: Vec<Weight>,
     by_name: BTreeMap<String, usize>,
-    /// The weight whose input was the first to be added.
+    /// The weight that was added to first.
     first: Option<usize>,
-    /// Whether the first batch is through: who shares and how often each comes up is known.
+    /// True after [`learn`](Self::learn): sharing and the uses per batch are fixed.
     learned: bool,
 }
 
@@ -136,7 +140,7 @@ impl Sharing {
         }
     }
 
-    /// Starts `weight` from sums collected earlier.
+    /// Adds a weight with these sums and returns its index.
     pub(super) fn load(&mut self, name: String, entry: Arc<Stored>) -> usize {
         let capture = self.add_capture(entry);
         let weight = self.weights.len();
@@ -150,7 +154,7 @@ impl Sharing {
         self.captures.len() - 1
     }
 
-    /// The weight of that name, and whether this is the first time it is shown.
+    /// Returns the index of the weight with this name, and true if no evaluation has used it before.
     pub(super) fn show(&mut self, name: &str) -> (usize, bool) {
         let weight = match self.by_name.get(name) {
             Some(&weight) => weight,
@@ -175,12 +179,12 @@ impl Sharing {
         self.captures[capture].members > 1
     }
 
-    /// The sums as last left; `None` while a lane is adding to them.
+    /// Returns the sums on the host; `None` while a lane is adding to them.
     pub(super) fn entry(&self, capture: usize) -> Option<&Arc<Stored>> {
         self.captures[capture].sums.as_ref().map(|sums| &sums.entry)
     }
 
-    /// The batch that may change the sums of `weight`, where those below `done` have ended.
+    /// Returns the batch that may change the sums of `weight`. Batches below `done` have ended.
     pub(super) fn turn_of(&mut self, weight: usize, done: usize) -> usize {
         let capture = &mut self.captures[self.weights[weight].capture];
         if capture.turn < done {
@@ -190,8 +194,8 @@ impl Sharing {
         capture.turn
     }
 
-    /// Hands the sums out, to be given back with [`put`](Self::put). `keep`: keep them for a snapshot before they
-    /// change. The caller has its turn.
+    /// Takes out the sums of `weight` until [`put`](Self::put) returns them. With `keep`, keeps the present sums for a
+    /// snapshot. It must be the caller's turn.
     pub(super) fn take(&mut self, weight: usize, keep: bool) -> (usize, CaptureSums) {
         self.first.get_or_insert(weight);
         let index = self.weights[weight].capture;
@@ -207,7 +211,7 @@ impl Sharing {
         self.captures[capture].sums = Some(sums);
     }
 
-    /// A member of `capture` has come up and is done with. Whether the turn has passed on.
+    /// Counts a use of `capture` by the current batch. Returns true if the turn has passed on.
     pub(super) fn pass(&mut self, capture: usize) -> bool {
         self.captures[capture].seen += 1;
         self.settle(capture)
@@ -223,8 +227,8 @@ impl Sharing {
         through
     }
 
-    /// Gives `weight`, which has come up `seen` times in this batch, sums of its own. The caller has its turn.
-    /// Whether the turn of those it leaves has passed on.
+    /// Gives `weight`, which the current batch has used `seen` times, a separate capture. It must be the caller's turn.
+    /// Returns true if the turn of the old capture has passed on.
     pub(super) fn part(&mut self, weight: usize, take: Take, seen: usize) -> bool {
         let index = self.weights[weight].capture;
         let first_batch = self.weights[weight].first_batch;
@@ -240,7 +244,7 @@ impl Sharing {
         capture.seen = capture.seen.saturating_sub(seen);
         capture.expected = capture.expected.map(|expected| expected.saturating_sub(first_batch));
         let passed = if capture.members == 0 {
-            *capture = Capture::default(); // frees the sums; the place stays
+            *capture = Capture::default(); // frees the sums; the index stays valid
             false
         } else {
             self.settle(index)
@@ -251,13 +255,15 @@ impl Sharing {
         passed
     }
 
-    /// Whether the sums of `weight` are on a device in part: as they were before an addition they cannot be had.
+    /// Returns true if part of the sums of `weight` is on a device, which does not keep the sums before the last
+    /// addition.
     pub(super) fn is_away(&self, weight: usize) -> bool {
         let capture = &self.captures[self.weights[weight].capture];
         capture.sums.as_ref().is_some_and(|sums| sums.pending.is_some())
     }
 
-    /// Has `weight` share `leader`'s capture if both hold the same. Not once lanes may wait for either.
+    /// Lets `weight` share the capture of `leader` if their sums are equal, and returns true if so. Never after
+    /// [`learn`](Self::learn), when lanes may wait for either capture.
     pub(super) fn join(&mut self, weight: usize, leader: usize, same: Same<'_>) -> bool {
         let (own, leader) = (self.weights[weight].capture, self.weights[leader].capture);
         if self.learned || own == leader {
@@ -269,18 +275,18 @@ impl Sharing {
         }
         self.weights[weight].capture = leader;
         self.captures[leader].members += 1;
-        self.captures[own] = Capture::default(); // frees the sums; the place stays
+        self.captures[own] = Capture::default(); // frees the sums; the index stays valid
         true
     }
 
-    /// Takes note of how often each weight came up in the first batch.
+    /// Stores the number of uses of each weight in the first batch.
     pub(super) fn count_first_batch(&mut self, counts: impl Iterator<Item = usize>) {
         for (weight, count) in self.weights.iter_mut().zip(counts) {
             weight.first_batch = count;
         }
     }
 
-    /// The first batch is through.
+    /// Fixes, after the first batch, the number of uses after which each capture's turn passes on.
     pub(super) fn learn(&mut self) {
         self.learned = true;
         for capture in &mut self.captures {
@@ -291,13 +297,13 @@ impl Sharing {
                 *expected += weight.first_batch;
             }
         }
-        // A weight that did not come up is not waited for, and if it does later, its batches take turns whole.
+        // The turn of a capture that the first batch did not use passes on at the end of each batch.
         for capture in &mut self.captures {
             capture.expected = capture.expected.filter(|&expected| expected > 0);
         }
     }
 
-    /// Whether the weight that is added to first has seen at least as many rows as any other.
+    /// Returns true if the weight that was added to first has seen at least as many rows as any other.
     pub(super) fn first_leads(&self) -> bool {
         let most = |capture: usize| self.entry(capture).and_then(|entry| entry.counts().iter().max().copied());
         let Some(first) = self.first else { return false };
@@ -305,10 +311,10 @@ impl Sharing {
         (0..self.captures.len()).all(|capture| most(capture) <= leads)
     }
 
-    /// Every weight with its sums, those kept for a snapshot if they were, by name. Weights of which nothing came in
-    /// are left out.
+    /// Returns every weight with its sums, sorted by name; if sums are kept for a snapshot, those. Weights without rows
+    /// are omitted.
     pub(super) fn entries(&self) -> Vec<(String, Arc<Stored>)> {
-        // Once for all that share: those of devices are fetched, and each is to be one entry.
+        // Gathered once per capture: its weights share one entry, and a device is read once.
         let mut gathered: BTreeMap<usize, Option<Arc<Stored>>> = BTreeMap::new();
         let mut entry_of = |capture: usize| {
             let entry = || {
@@ -328,7 +334,7 @@ impl Sharing {
             .collect()
     }
 
-    /// Weights with the rows that each of their matrices has seen, but for those that a lane is adding to.
+    /// Returns the number of rows per matrix of each weight, except of captures that a lane is adding to.
     pub(super) fn counts(&self) -> impl Iterator<Item = (&str, Cow<'_, [i64]>)> {
         self.weights.iter().filter_map(|weight| {
             let sums = self.captures[weight.capture].sums.as_ref()?;
@@ -336,14 +342,14 @@ impl Sharing {
         })
     }
 
-    /// The snapshot is taken.
+    /// Drops the sums kept for a snapshot.
     pub(super) fn forget_kept(&mut self) {
         for capture in &mut self.captures {
             capture.kept = None;
         }
     }
 
-    /// Sets of sums in use.
+    /// Returns the number of captures in use.
     #[cfg(test)]
     pub(super) fn n_captures(&self) -> usize {
         self.captures.iter().filter(|capture| capture.members > 0).count()

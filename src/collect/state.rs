@@ -1,4 +1,4 @@
-//! What lanes share, and whose turn it is.
+//! The state that lanes share, and their turns.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -22,12 +22,12 @@ impl Shared {
         Self { options: options.clone(), state: Mutex::new(State::new(options)), turns: Condvar::new() }
     }
 
-    /// A state with nothing in it.
+    /// Returns an empty state.
     pub(super) fn fresh_state(&self) -> State {
         State::new(&self.options)
     }
 
-    /// The state; also after a panic in a lane, which has stopped all others.
+    /// Locks the state, even after a panic in a lane, which stops all other lanes.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -41,7 +41,8 @@ impl Shared {
         self.notify();
     }
 
-    /// Returns a guard that stops all lanes if it is dropped by a panic: others would wait for the lane that has panicked.
+    /// Returns a guard that stops all lanes if it is dropped during a panic. Otherwise they would wait for the lane
+    /// that panicked.
     pub(super) fn stop_on_panic(self: &Arc<Self>) -> StopOnPanic {
         StopOnPanic(Arc::clone(self))
     }
@@ -89,15 +90,16 @@ pub(super) struct State {
     pub(super) sharing: Sharing,
     pub(super) clock: ChunkClock,
     pub(super) too_few_rows: u64,
-    /// Batches below this one have ended, and these above it.
+    /// All batches below this one have ended.
     done: usize,
+    /// Batches from `done` on that have ended.
     ended: BTreeSet<usize>,
-    /// Batches below this one have begun.
+    /// One above the highest batch that has begun.
     begun: usize,
     stopped: bool,
-    /// Sums as of the end of this batch are to be kept for a snapshot.
+    /// The batch after which a snapshot is taken: later batches keep the sums before they change them.
     pub(super) keep_after: Option<usize>,
-    /// Batches above this one wait: they would begin a second snapshot before the first is taken.
+    /// The next batch after which a snapshot is due. Later batches wait until the first snapshot is taken.
     wait_after: Option<usize>,
     pub(super) snapshots: Vec<Snapshot>,
 }
@@ -122,10 +124,10 @@ impl State {
         }
     }
 
-    /// Takes note of the rows that `capture` has seen, by an addition of `batch`.
+    /// Updates the number of chunks after `batch` has added to `capture`.
     ///
-    /// Every batch comes to the input that leads first, so what becomes due in a batch is known before a later batch
-    /// has added to anything.
+    /// If batches overlap, the first input of the graph has the most rows. What is due after a batch is therefore known
+    /// before a later batch adds anything.
     pub(super) fn saw(&mut self, capture: usize, batch: usize) {
         let before = self.clock.due.len();
         let Some(entry) = self.sharing.entry(capture) else { return };
@@ -141,9 +143,10 @@ impl State {
         }
     }
 
-    /// Has turns pass on as soon as a batch is through with an input, rather than at its end.
+    /// Lets the turn of an input pass on after its last use in a batch, instead of at the end of the batch.
     ///
-    /// Not where the first input of the graph is not one that leads: then what is due would be known too late.
+    /// Has no effect if the first input of the graph does not have the most rows: it would be known too late what is
+    /// due.
     pub(super) fn overlap(&mut self) {
         if self.done > 0 && self.sharing.first_leads() {
             self.sharing.learn();
@@ -154,7 +157,7 @@ impl State {
         self.begun = self.begun.max(batch + 1);
     }
 
-    /// Takes a snapshot as soon as the batches that have begun have ended, if none is to be taken before.
+    /// Takes a snapshot at the end of the batches that have begun, unless one is pending.
     pub(super) fn request_snapshot(&mut self) {
         if self.keep_after.is_some() {
             return;

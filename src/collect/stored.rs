@@ -1,4 +1,4 @@
-//! Sums of either kind.
+//! The sums of a weight, of any kind.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -9,12 +9,12 @@ use crate::sums::{Accumulate, Sums};
 
 use super::kernel::add_rows;
 
-/// One weight's sums as they are kept while collecting.
+/// The sums of one weight during collection.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Stored {
     F32(Entry),
     Exact(ExactEntry),
-    /// f32 sums that came from a device, added up in f64.
+    /// f64 totals of f32 sums that were transferred from a device.
     Wide(Sums<Vec<f64>>),
 }
 
@@ -26,7 +26,7 @@ impl Stored {
         }
     }
 
-    /// Sums collected earlier.
+    /// Creates sums from an earlier entry. Fails if exact sums cannot represent it.
     pub(super) fn from_entry(entry: Entry, kind: Accumulate) -> Result<Self, exact::Error> {
         match kind {
             Accumulate::F32 => Ok(Self::F32(entry)),
@@ -34,7 +34,7 @@ impl Stored {
         }
     }
 
-    /// Number of values: channels times matrices.
+    /// Returns the number of values: channels times matrices.
     pub(super) fn len(&self) -> usize {
         match self {
             Self::F32(entry) => entry.sum2.len(),
@@ -59,7 +59,7 @@ impl Stored {
         }
     }
 
-    /// As they are written to a matrix.
+    /// Returns the sums as they are written to a matrix, in f32.
     pub(super) fn entry(&self) -> Cow<'_, Entry> {
         match self {
             Self::F32(entry) => Cow::Borrowed(entry),
@@ -68,7 +68,7 @@ impl Stored {
         }
     }
 
-    /// Zeros for so many values and counts, in place of nothing.
+    /// Replaces empty sums by zeros, with `values` values and `counts` counts.
     pub(super) fn begin(&mut self, values: usize, counts: usize) {
         match self {
             Self::F32(entry) => *entry = Sums::zeros(values, counts),
@@ -77,7 +77,7 @@ impl Stored {
         }
     }
 
-    /// Makes f32 sums ones that can take what comes from a device. Exact ones cannot.
+    /// Converts f32 sums to f64, to add sums from a device. `None` for exact sums.
     pub(super) fn widen(&mut self) -> Option<&mut Sums<Vec<f64>>> {
         if let Self::F32(entry) = self {
             *self = Self::Wide(entry.widened());
@@ -88,8 +88,9 @@ impl Stored {
         }
     }
 
-    /// Adds rows of `data`, each as long as `values` and starting at one of `starts`. Where a sum is not finite then, its
-    /// channel and value.
+    /// Adds rows of `data` to the sums of `values`. Each row is as long as `values` and starts at one of `starts`.
+    /// Returns the channel and value of the first sum of squares that is not finite; for exact sums, the channel and
+    /// the input that is out of range.
     pub(super) fn add_rows(
         &mut self,
         values: Range<usize>,

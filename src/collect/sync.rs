@@ -1,5 +1,5 @@
-//! The lock that lanes share: the standard one, and for `scripts/turns.sh` one whose scheduler tries the orders in which
-//! threads may come.
+//! The lock that lanes share: the standard library's, or for `scripts/turns.sh` that of shuttle, whose scheduler tries
+//! many orders of the threads.
 
 #[cfg(all(test, shuttle))]
 pub(super) use shuttle::sync::{Condvar, Mutex, MutexGuard};

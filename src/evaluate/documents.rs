@@ -1,14 +1,14 @@
-//! Chunks of documents in one batch: sequences of unequal length, one after the other in rows.
+//! Batches of document chunks: sequences of different lengths, one after the other.
 
 use std::ops::Range;
 
 use crate::calibration::Chunks;
 use crate::llama::Batch;
 
-/// The rows of a batch, each a token of a chunk.
+/// The rows of a batch, one per token.
 pub(super) struct Rows<'a> {
     chunks: &'a Chunks,
-    /// Chunks of the batch, each with the row that it begins in.
+    /// Chunks of the batch, each with its first row.
     sequences: Vec<(usize, usize)>,
     len: usize,
 }
@@ -28,14 +28,14 @@ impl<'a> Rows<'a> {
         self.len
     }
 
-    /// The sequence of a row, the chunk, and the position in it.
+    /// Returns the sequence and the chunk of a row, and its position in the chunk.
     pub(super) fn place(&self, row: usize) -> (usize, usize, usize) {
         let sequence = self.sequences.partition_point(|&(_, first)| first <= row) - 1;
         let (chunk, first) = self.sequences[sequence];
         (sequence, chunk, row - first)
     }
 
-    /// Fills `batch` with some rows.
+    /// Replaces the tokens of `batch` by these rows.
     pub(super) fn fill(&self, batch: &mut Batch, rows: Range<usize>) {
         batch.clear();
         for row in rows {
@@ -44,7 +44,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// For each of some rows the token that it should lead to, where that counts.
+    /// Returns the next token of each scored row, `None` for other rows.
     pub(super) fn targets(&self, rows: Range<usize>) -> Vec<Option<i32>> {
         let target = |row| {
             let (_, chunk, position) = self.place(row);
@@ -53,7 +53,7 @@ impl<'a> Rows<'a> {
         rows.map(target).collect()
     }
 
-    /// Gives the scores of some rows to their sequences.
+    /// Appends the scores of these rows to their sequences. `scores` has one value per scored row.
     pub(super) fn sort(&self, rows: Range<usize>, scores: &[f64], into: &mut [Vec<f64>]) {
         let scored = rows.map(|row| self.place(row)).filter(|&(_, chunk, at)| self.chunks.scored(chunk).contains(&at));
         for ((sequence, ..), score) in scored.zip(scores) {
@@ -86,7 +86,7 @@ mod tests {
         let mut batch = Batch::new();
         rows.fill(&mut batch, 2..6);
         assert_eq!(batch.tokens().collect::<Vec<_>>(), [(12, 2), (13, 3), (20, 0), (30, 0)]);
-        // Without a chunk that was discarded.
+        // Chunk 1 was discarded.
         assert_eq!(Rows::new(&chunks, &[0, 2]).place(4), (1, 2, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! One lane's part: batches of chunks through a context of its own.
+//! Evaluates batches of chunks in a separate context per lane.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,14 +17,15 @@ use super::nextn::Follower;
 use super::watcher::Watcher;
 use super::{Error, Layout, RunOptions};
 
-/// What stays the same from batch to batch.
+/// Evaluates the batches of one lane.
 pub(super) struct Evaluator<'a> {
     context: Context<'a, Watcher>,
     nextn: Option<Follower<'a>>,
     chunks: &'a Chunks,
     batch: Batch,
-    /// Tokens a decode takes at most, and tokens of it computed at once.
+    /// Maximum number of tokens per decode.
     n_batch: usize,
+    /// Maximum number of tokens per micro-batch.
     n_ubatch: usize,
     bos: Option<i32>,
     perplexity: bool,
@@ -33,12 +34,12 @@ pub(super) struct Evaluator<'a> {
     tokens_done: Arc<AtomicU64>,
 }
 
-/// What comes of a batch.
+/// Results of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Evaluated {
-    /// Each chunk's negative log-likelihoods, if perplexity is wanted.
+    /// Negative log-likelihoods of each chunk; empty if perplexity is not computed.
     pub(super) nlls: Vec<Vec<f64>>,
-    /// What was seen of the layers, by chunk.
+    /// Measurements of the layers, by chunk.
     pub(super) findings: BTreeMap<usize, ChunkFindings>,
 }
 
@@ -53,8 +54,7 @@ impl<'a> Evaluator<'a> {
     ) -> Result<Self, Error> {
         if model.is_encoder_decoder() {
             return Err(Error::Refused(
-                "encoder-decoder models are not supported: a calibration text has no second half to translate to"
-                    .to_owned(),
+                "encoder-decoder models are not supported: a calibration text has no target for the decoder".to_owned(),
             ));
         }
         let longest = i32::try_from(chunks.size()).unwrap_or(i32::MAX);
@@ -67,21 +67,19 @@ impl<'a> Evaluator<'a> {
         let mut context = Context::new(model, &context_options, Watcher::new(collector.lane()))?;
         let seen_at_once = if chunks.are_documents() { layout.n_ctx } else { chunks.size() };
         if !context.has_memory() && n_batch < seen_at_once {
-            // The second part of a chunk would not see the first.
+            // A model without memory must see the whole chunk in one decode.
             n_batch = seen_at_once;
             context_options.n_batch = n_batch as u32;
             context = Context::new(model, &context_options, context.into_observer())?;
         }
-        let nextn = nextn
-            .map(|layer| Follower::new(layer, &context_options, &mut context))
-            .transpose()
-            .map_err(|error| {
+        let nextn =
+            nextn.map(|layer| Follower::new(layer, &context_options, &mut context)).transpose().map_err(|error| {
                 Error::Refused(format!(
-                    "failed to create the NextN context; llama.cpp evaluates the NextN layers of some architectures only: \
-                     {error}"
+                    "failed to create the NextN context: {error}; hint: llama.cpp evaluates the NextN layers of some \
+                     architectures only"
                 ))
             })?;
-        // Of the models that see one batch at a time, those that do not make text are encoders.
+        // Models without memory are encoders, which compute no logits, and diffusion models.
         let has_logits = context.has_memory() || model.is_diffusion();
         Ok(Self {
             context,
@@ -97,7 +95,7 @@ impl<'a> Evaluator<'a> {
         })
     }
 
-    /// Whether perplexity is wanted and can be had.
+    /// Returns true if perplexity is requested and the model computes logits.
     pub(super) fn perplexity(&self) -> bool {
         self.perplexity
     }
@@ -110,7 +108,8 @@ impl<'a> Evaluator<'a> {
         self.context.observer().lane.collector()
     }
 
-    /// Bytes of host memory that the context writes in every run, cache and computation; `None` where this build cannot tell.
+    /// Returns the bytes of host memory that a run uses for the cache and for computation; `None` if this build cannot
+    /// tell.
     pub(super) fn host_memory(&self) -> Option<[u64; 2]> {
         let host = self.context.memory()?.into_iter().find(|memory| memory.device.is_none())?;
         Some([host.cache as u64, host.compute.saturating_sub(self.context.unused_logits()) as u64])
@@ -127,12 +126,12 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// Brings what follows into `collector`, from its first batch on.
+    /// Adds the following batches to `collector`, starting with its first.
     pub(super) fn enter(&mut self, collector: &Collector) {
         *self.context.observer_mut() = Watcher::new(collector.lane());
     }
 
-    /// Evaluates batch `index`, of `chunks` side by side. All of it is computed when this returns.
+    /// Evaluates batch `index`, which consists of `chunks`. Returns after the computation has finished.
     pub(super) fn evaluate(&mut self, index: usize, chunks: &[usize]) -> Result<Evaluated, Error> {
         let (Some(&first), Some(&last)) = (chunks.first(), chunks.last()) else { return Ok(Evaluated::default()) };
         self.learn(first, chunks)?;
@@ -149,7 +148,7 @@ impl<'a> Evaluator<'a> {
         };
         self.context.synchronize();
         self.context.observer_mut().lane.end_batch().map_err(|error| {
-            // Which of the batch's chunks it was cannot be told any more.
+            // It is unknown which chunk of the batch caused the error.
             let ends = [self.chunks.start(first), self.chunks.start(last) + self.chunks.get(last).len() - 1];
             let place = |token| if token == 0 { (first, ends[0]) } else { (last, ends[1]) };
             failed(llama::Error::Observer(error.into()), chunks, 2, place)
@@ -157,7 +156,7 @@ impl<'a> Evaluator<'a> {
         Ok(Evaluated { nlls, findings })
     }
 
-    /// Chunks of documents, one after the other: as many rows in a decode as llama.cpp computes at once.
+    /// Decodes chunks of documents, one after the other. A decode takes as many rows as a micro-batch.
     fn decode_rows(
         &mut self,
         chunks: &[usize],
@@ -194,7 +193,7 @@ impl<'a> Evaluator<'a> {
         Ok(nlls)
     }
 
-    /// Chunks of equal length, side by side.
+    /// Decodes chunks of equal length in parallel, as one sequence each.
     fn decode_abreast(
         &mut self,
         first: usize,
@@ -239,7 +238,7 @@ impl<'a> Evaluator<'a> {
         Ok(nlls)
     }
 
-    /// The positions of each chunk to look into: those that the next token is known of.
+    /// Draws the positions of each chunk to measure, among those whose next token is known.
     fn draw(&self, chunks: &[usize]) -> Vec<Vec<usize>> {
         let Some(probe) = &self.probe else { return Vec::new() };
         let options = probe.options();
@@ -254,7 +253,7 @@ impl<'a> Evaluator<'a> {
         chunks.iter().map(draw).collect()
     }
 
-    /// Shows the probe the graphs that decodes of these chunks will take, where it has not seen them.
+    /// Passes the graphs of the decodes of these chunks to the probe, except those that it knows.
     fn learn(&mut self, first: usize, chunks: &[usize]) -> Result<(), Error> {
         let Some(mut probe) = self.probe.take() else { return Ok(()) };
         let whole = |source| Error::Chunks { first: first + 1, last: chunks[chunks.len() - 1] + 1, source };
@@ -283,8 +282,8 @@ impl<'a> Evaluator<'a> {
         Ok(())
     }
 
-    /// Has the probe look at what was drawn of each sequence in the decode that follows; `place` has the sequence, chunk
-    /// and position of each of its rows.
+    /// Makes the probe capture the drawn positions in the next decode. `place` returns the sequence, the chunk and the
+    /// position of a row.
     fn select_points(
         &mut self,
         shape: (usize, usize),
@@ -303,22 +302,23 @@ impl<'a> Evaluator<'a> {
         probe.select(&mut self.context.observer_mut().lens, shape, points);
     }
 
-    /// Measures what was seen.
+    /// Measures the captured rows.
     fn look(&mut self, shape: (usize, usize), findings: &mut BTreeMap<usize, ChunkFindings>) -> Result<(), Error> {
         let Some(probe) = &mut self.probe else { return Ok(()) };
         probe
             .measure(&mut self.context.observer_mut().lens, shape, findings)
-            .map_err(|error| Error::Refused(format!("looking into the layers: {error}")))
+            .map_err(|error| Error::Refused(format!("failed to measure the layers: {error}")))
     }
 
-    /// Rows of documents in one decode.
+    /// Returns the number of rows of documents per decode.
     fn step_of_rows(&self) -> usize {
         if self.context.has_memory() { self.n_ubatch } else { self.n_batch }
     }
 
-    /// Tokens of each of `n_seq` chunks in one decode: as many as llama.cpp computes at once, so that there is room for
-    /// the results of no more than that. The computation is the same as with all of them in one decode, but for a NextN
-    /// layer, which follows decode by decode, a token behind: its micro-batches would be others.
+    /// Returns the number of tokens of each of `n_seq` chunks per decode. With memory, a decode is one micro-batch if
+    /// that has room for a token of each chunk: buffers for results are then as small as possible, and the
+    /// micro-batches are those of a larger decode. A NextN layer evaluates each decode one token behind, so smaller
+    /// decodes would change its micro-batches: with one, a decode takes `n_batch` tokens.
     fn step(&self, n_seq: usize) -> usize {
         let size = self.chunks.size();
         match self.n_ubatch / n_seq {
@@ -340,7 +340,7 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// The next token of each of these positions in the second half of a chunk.
+    /// Returns the next token of each position in the second half of a chunk, `None` for other positions.
     fn targets(&self, chunks: &[usize], positions: &Range<usize>) -> Vec<Option<i32>> {
         let size = self.chunks.size();
         let scored = size / 2..size - 1;
@@ -354,17 +354,17 @@ impl<'a> Evaluator<'a> {
 }
 
 fn no_logits() -> Error {
-    Error::Refused("the model computes no logits: perplexity needs them, run with --no-ppl".to_owned())
+    Error::Refused("the model computes no logits, which perplexity needs; hint: run with --no-ppl".to_owned())
 }
 
-/// What the probe knows the graphs of documents by: they are as long as the documents happen to be, which changes no more
-/// than whether there is one token or several.
+/// Returns the shape under which the probe stores graphs of documents. Graphs of any length differ only in whether
+/// there is one token or several.
 fn rows_shape(n: usize) -> (usize, usize) {
     (n.min(2), 0)
 }
 
-/// What went wrong in a decode of `n_tokens` of `chunks`, one chunk after the other; `place` has the chunk of each, and
-/// where in the text it is.
+/// Converts an error of a decode of `n_tokens` tokens of `chunks`. `place` returns the chunk and the position in the
+/// text of each token.
 fn failed(source: llama::Error, chunks: &[usize], n_tokens: usize, place: impl Fn(usize) -> (usize, usize)) -> Error {
     let token = match &source {
         llama::Error::Observer(cause) => match cause.downcast_ref() {

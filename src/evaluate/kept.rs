@@ -1,19 +1,19 @@
-//! The last checkpoint of a run that nobody else keeps, in memory: a discarded chunk then costs few batches, wherever it
-//! is.
+//! Keeps the last checkpoint in memory if the listener keeps none. After a discarded chunk, only the batches since then
+//! are repeated.
 
 use std::time::{Duration, Instant};
 
 use super::{Checkpoint, Start};
 use crate::collect::Earlier;
 
-/// Batches from one checkpoint to the next, at least. Each checkpoint costs a copy of the sums.
+/// Minimum number of batches between checkpoints. Each checkpoint costs a copy of the sums.
 const AT_LEAST: usize = 16;
-/// Batches from one checkpoint to the next, at most: what a discarded chunk costs.
+/// Maximum number of batches between checkpoints, which a discarded chunk repeats.
 const AT_MOST: usize = 64;
-/// In between, checkpoints take one part in so many of the run's time: sums on a device have to be fetched.
+/// Between these limits, a checkpoint is due after this many times its cost: sums on a device must be transferred.
 const TIMES_ITS_COST: u32 = 50;
 
-/// A checkpoint in memory, as large as the sums, and when the next is due.
+/// The last checkpoint, as large as the sums, and the measurements that decide when the next is due.
 #[derive(Debug)]
 pub(super) struct Kept {
     last: Option<Start>,
@@ -28,7 +28,7 @@ impl Kept {
         Self { last: None, batches_since: 0, taken: Instant::now(), requested: None, cost: Duration::ZERO }
     }
 
-    /// Counts a batch, and returns true where a checkpoint is due at its end.
+    /// Counts a batch. Returns true if a checkpoint is due at its end.
     pub(super) fn is_due_after_batch(&mut self) -> bool {
         self.batches_since += 1;
         let is_affordable = self.taken.elapsed() >= self.cost * TIMES_ITS_COST;
@@ -39,7 +39,7 @@ impl Kept {
         is_due
     }
 
-    /// Keeps a checkpoint in place of the last one.
+    /// Replaces the last checkpoint.
     pub(super) fn keep(&mut self, checkpoint: &Checkpoint<'_>) {
         self.last =
             Some(Start { earlier: Earlier::from_snapshot(checkpoint.snapshot), position: checkpoint.position.clone() });
@@ -48,12 +48,12 @@ impl Kept {
         self.cost = self.requested.take().map_or(self.cost, |requested| requested.elapsed());
     }
 
-    /// The last checkpoint.
+    /// Returns the last checkpoint.
     pub(super) fn restore(&self) -> Option<Start> {
         self.last.clone()
     }
 
-    /// Starts to count anew: the run goes back to a checkpoint.
+    /// Restarts the count: the run goes back to a checkpoint.
     pub(super) fn step_back(&mut self) {
         self.batches_since = 0;
         self.requested = None;

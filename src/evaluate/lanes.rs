@@ -1,4 +1,4 @@
-//! Several batches at once, each in a lane of its own, told of in order.
+//! Evaluates several batches in parallel, each in a separate lane, and reports them in order.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,19 +18,22 @@ use super::kept::Kept;
 use super::memory;
 use super::{Checkpoint, Error, Layout, Listener, Position, RunOptions, Start};
 
-/// How many batches are evaluated side by side, each with its share of the threads and a context of its own.
+/// Number of batches evaluated in parallel, each in a separate context with its share of the threads.
+///
+/// The number is always one with a NextN layer, with [`RunOptions::stop_when_covered`], and if a batch of documents is
+/// larger than a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Lanes {
-    /// Two where that is worth it: with two threads or more, four batches or more, batches that are computed in one
-    /// piece, and room for a second context in half of the memory that is available, the devices' too. One where another
-    /// machine computes: it does one thing at a time.
+    /// Two lanes if there are at least two threads and four batches, every batch is a single micro-batch, no device is
+    /// remote, and a second context takes at most half of the available memory of the host and of each device.
+    /// Otherwise one.
     #[default]
     Auto,
-    /// So many, at least one, and no more than there are batches.
+    /// This many lanes, but at least one and at most the number of batches.
     Count(usize),
 }
 
-/// Batches that `Auto` takes for worth a second lane: the first is evaluated before lanes begin.
+/// Minimum number of batches for two lanes. The first batch is evaluated by one lane alone.
 const WORTH_LANES: usize = 4;
 
 impl Lanes {
@@ -48,7 +51,8 @@ impl Lanes {
 pub(super) struct Batches(Vec<Vec<usize>>);
 
 impl Batches {
-    /// Those of the layout, without chunks that are done or discarded, and not beyond `end`.
+    /// Returns the batches of the layout without chunks that are done, discarded, at or after `end`, or outside the
+    /// part of the run.
     pub(super) fn new(
         layout: &Layout,
         options: &RunOptions,
@@ -73,7 +77,7 @@ impl Batches {
     }
 }
 
-/// A context for each lane.
+/// Creates an evaluator for each lane.
 pub(super) fn evaluators<'a>(
     model: &'a Model,
     nextn: Option<&Layer<'a>>,
@@ -99,16 +103,16 @@ pub(super) fn evaluators<'a>(
 }
 
 pub(super) fn wanted(options: &RunOptions, layout: &Layout, chunks: &Chunks, nextn: bool, n_batches: usize) -> usize {
-    // Lanes take turns batch by batch: of a batch in several pieces the first would wait for the last of the one before.
-    // And they count how often an input comes up in a batch, which documents have in common only where all are in one piece.
+    // Lanes count the uses of an input per batch. Batches of documents agree in this number only if each is one
+    // micro-batch.
     let uneven = chunks.are_documents() && !layout.in_one_piece;
-    // A lane that is ahead would leave sums of a batch that is not to be in there.
+    // With several lanes, the sums would include batches after the one at which the run ends.
     let alone = nextn || uneven || options.stop_when_covered.is_some();
     if alone { 1 } else { options.lanes.resolve(options, n_batches, layout.in_one_piece) }
 }
 
-/// Whether another context takes no more than half of the memory that is available, if the first took what was reserved
-/// since there were `before` bytes. Where the system does not tell, it does.
+/// Returns true if another context takes at most half of the available memory. It is assumed to take what was reserved
+/// since there were `before` bytes. Also true if the system does not report its memory.
 fn has_room(before: Option<u64>) -> bool {
     let (Some(before), Some(after), Some(available)) = (before, memory::reserved(), memory::available()) else {
         return true;
@@ -116,14 +120,14 @@ fn has_room(before: Option<u64>) -> bool {
     after.saturating_sub(before) <= available / 2
 }
 
-/// What came of a batch.
+/// Result of a batch.
 struct Report {
     index: usize,
     evaluated: Result<Evaluated, Error>,
     seconds: f32,
 }
 
-/// Tells the listener of batches, in order.
+/// Reports batches to the listener, in order.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about what was delivered")]
 pub(super) struct Delivery<'l> {
     collector: &'l Collector,
@@ -131,21 +135,21 @@ pub(super) struct Delivery<'l> {
     chunks: &'l Chunks,
     n_seq: usize,
     keep_likelihoods: bool,
-    /// What has been delivered.
+    /// Progress of the delivered batches.
     pub(super) position: Position,
-    /// Chunks that were given up on so far, those that are still ahead after a step back included.
+    /// All chunks discarded so far. After a step back, the run has yet to reach some of them.
     pub(super) discarded: ChunkSet,
-    /// Chunks that the listener has heard of: those it hears of once.
+    /// Chunks reported to the listener, which are not reported again after a step back.
     told: ChunkSet,
     timed: bool,
     stop_when_covered: Option<u64>,
-    /// Whether the listener has asked for a checkpoint that has not come yet.
+    /// True if the listener has requested a checkpoint that is not taken yet.
     asked: bool,
-    /// The last checkpoint, where the listener keeps none and chunks may be discarded.
+    /// The last checkpoint, if the listener keeps none and chunks may be discarded.
     kept: Option<Kept>,
-    /// Whether all experts have their tokens.
+    /// True if every expert has the requested number of tokens.
     pub(super) covered: bool,
-    /// What was found out about the layers.
+    /// Measurements of the layers.
     pub(super) findings: Findings,
 }
 
@@ -184,7 +188,7 @@ impl<'l> Delivery<'l> {
         }
         let batch = &batches.0[report.index];
         let snapshots = self.collector.take_due(report.index);
-        // After a step back, what was saved stays.
+        // Batches repeated after a step back are not saved again.
         let again = batch.iter().all(|&chunk| self.told.contains(chunk as u64));
         for snapshot in snapshots.iter().filter(|snapshot| !snapshot.due.is_empty() && !again) {
             self.listener.due(snapshot).map_err(Error::Listener)?;
@@ -200,14 +204,14 @@ impl<'l> Delivery<'l> {
             self.position.tokens += self.chunks.get(chunk).len() as u64;
             let first_time = !self.told.contains(number);
             self.told.insert(number..number + 1);
-            // A document of a token or two has none that counts.
+            // A document of one or two tokens has no scored position.
             let Some(nlls) = nlls.next().filter(|nlls| !nlls.is_empty()) else { continue };
             self.position.likelihoods.add(number, &nlls, self.keep_likelihoods);
             if first_time {
                 self.listener.perplexity(chunk + 1, self.position.likelihoods.running.value());
             }
         }
-        // Those discarded among the chunks so far are behind us too.
+        // Chunks discarded before the end of this batch are done too.
         let behind = self.discarded.intersection(&before(batch[batch.len() - 1]));
         self.position.done.insert_all(&behind);
         self.position.discarded = behind;
@@ -231,7 +235,7 @@ impl<'l> Delivery<'l> {
         Ok(())
     }
 
-    /// Gives the end of a batch to whoever keeps it.
+    /// Keeps a checkpoint if the listener keeps none, and passes it to the listener if requested.
     fn checkpoint(&mut self, snapshot: &Snapshot) {
         let checkpoint = Checkpoint { snapshot, position: &self.position };
         if let Some(kept) = &mut self.kept {
@@ -242,7 +246,7 @@ impl<'l> Delivery<'l> {
         }
     }
 
-    /// The last checkpoint in memory, to go on from.
+    /// Returns the last checkpoint in memory, to continue from.
     pub(super) fn step_back(&mut self) -> Option<Start> {
         self.asked = false;
         let kept = self.kept.as_mut()?;
@@ -251,14 +255,14 @@ impl<'l> Delivery<'l> {
     }
 }
 
-/// All chunks up to `chunk`.
+/// Returns all chunks up to and including `chunk`.
 fn before(chunk: usize) -> ChunkSet {
     let mut set = ChunkSet::default();
     set.insert(0..chunk as u64 + 1);
     set
 }
 
-/// Evaluates all batches. Whether it was stopped before the end.
+/// Evaluates all batches. Returns true if it was stopped before the end.
 pub(super) fn evaluate(
     evaluators: &mut [Evaluator<'_>],
     batches: &Batches,
@@ -269,7 +273,7 @@ pub(super) fn evaluate(
         evaluator.enter(delivery.collector);
     }
     let stop = || options.stop.load(Ordering::Relaxed);
-    // The first batch shows how often each input comes up; until then lanes could not tell when it is their turn.
+    // Lanes need the number of uses of each input in the first batch to know when it is their turn.
     let alone = if evaluators.len() > 1 { 1 } else { batches.len() };
     evaluators[0].set_threads(usize::try_from(options.n_threads_batch).unwrap_or(1));
     for index in 0..alone.min(batches.len()) {
@@ -335,7 +339,7 @@ fn side_by_side(
                 delivery.collector.stop();
             }
         }
-        // Of batches after one that is missing, only what went wrong matters.
+        // Batches after a missing one are not delivered; only their errors matter.
         for report in waiting.into_values() {
             result = first_cause(result, report.evaluated.map(drop));
         }
@@ -343,7 +347,7 @@ fn side_by_side(
     })
 }
 
-/// The earlier error, unless it only says that another lane has failed.
+/// Returns the earlier error, unless it only says that another lane has failed.
 fn first_cause(earlier: Result<(), Error>, later: Result<(), Error>) -> Result<(), Error> {
     match (earlier, later) {
         (Ok(()), later) => later,

@@ -1,4 +1,4 @@
-//! Which chunks are evaluated together, and how large a context that takes.
+//! Groups chunks into batches and computes the size of the context.
 
 use std::ops::Range;
 
@@ -7,26 +7,27 @@ use crate::calibration::{Chunks, Room};
 use crate::llama::Model;
 use crate::state::Shard;
 
-/// Documents that share a batch at most: llama.cpp has room for 256 sequences, and its graph has nodes for each.
+/// Maximum number of documents per batch. llama.cpp allows 256 sequences, but its graph has nodes per sequence.
 const MOST_DOCUMENTS: usize = 64;
 
-/// Batches of chunks: the same whichever part of them a run takes, so that parts add up to the whole.
+/// Batches of chunks. They do not depend on the part that a run evaluates, so that parts add up to the whole run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// The chunks of each batch, in order.
+    /// Chunks of each batch, in order.
     pub batches: Vec<Range<usize>>,
-    /// Sequences that a batch has at most.
+    /// Maximum number of sequences per batch.
     pub n_seq: usize,
-    /// Tokens that the context holds.
+    /// Number of tokens that the context holds.
     pub n_ctx: usize,
-    /// Whether each batch is computed at once.
+    /// True if each batch is a single micro-batch.
     pub in_one_piece: bool,
 }
 
 impl Layout {
-    /// Chunks of equal size go together as many as fit into `n_batch` tokens, at least one. Documents go together as long
-    /// as they fit into one micro-batch, or into the size of a chunk if that is more; with a `NextN` layer, or where a model
-    /// has a state rather than a cache, which takes sequences of equal length only, each goes alone.
+    /// Groups the chunks of a run. Chunks of equal size share a batch if they fit into `n_batch` tokens; a batch has at
+    /// least one. Documents share a batch if they fit into a micro-batch, or into the size of a chunk if that is
+    /// larger. Each document has a separate batch with a `NextN` layer, and if the model has a recurrent state, which
+    /// requires sequences of equal length.
     #[must_use]
     pub fn new(model: &Model, nextn: bool, chunks: &Chunks, n_batch: usize, n_ubatch: usize) -> Self {
         let alone = nextn || model.is_recurrent();
@@ -48,7 +49,7 @@ impl Layout {
         Self { batches, n_seq, n_ctx, in_one_piece: n_ctx <= at_once }
     }
 
-    /// The chunks of a shard, which takes whole batches.
+    /// Returns the chunks of a shard, which consists of whole batches.
     #[must_use]
     pub fn part(&self, shard: Shard) -> Range<usize> {
         let batches = shard.range(self.batches.len() as u64, 1);
@@ -72,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_share_a_micro_batch_or_a_chunks_size() {
+    fn documents_share_a_batch_of_the_size_of_a_micro_batch_or_chunk() {
         let chunks = documents(&[10, 20, 30, 40, 70], 64);
         let of = |most, n_batch, n_ubatch| Layout::of(&chunks, most, n_batch, n_ubatch);
         let wide = of(64, 2048, 512);
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_of_batches_are_shards_of_chunks() {
+    fn shards_of_batches_agree_with_shards_of_chunks() {
         let chunks = Chunks::new(vec![0; 64 * 10], ChunkOptions { size: 64, ..ChunkOptions::default() }).unwrap();
         let layout = Layout::of(&chunks, 64, 256, 512);
         assert_eq!((layout.batches.len(), layout.n_seq, layout.n_ctx, layout.in_one_piece), (3, 4, 256, true));

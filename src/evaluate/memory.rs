@@ -1,14 +1,15 @@
-//! Memory, as far as the system and the devices tell: whether a run fits, and whether there is room for another lane.
+//! Available memory of the system and of devices: checks whether a run fits, and whether another lane does.
 
 use std::path::Path;
 
 use super::Error;
 use crate::llama::{Backend, Device};
 
-/// Refuses `lanes` contexts that each write so many bytes of host memory, cache and computation, where so many can never be
-/// there. A system that promises more memory than it has would end the process in the middle of the run.
+/// Returns an error if the memory for `lanes` contexts cannot be allocated. `host` has the bytes of host memory that
+/// each writes: for the cache and for computation. A system that overcommits memory would otherwise end the process
+/// during the run.
 ///
-/// Nothing of it may have been written yet. Where the system does not tell, all is well.
+/// Must be called before this memory is written. Succeeds if the system does not report its memory.
 pub(super) fn check(host: Option<[u64; 2]>, lanes: usize) -> Result<(), Error> {
     let (Some(host), Some(available)) = (host, attainable()) else { return Ok(()) };
     let [cache, compute] = host.map(|bytes| bytes.saturating_mul(lanes as u64));
@@ -26,13 +27,14 @@ pub(super) fn check(host: Option<[u64; 2]>, lanes: usize) -> Result<(), Error> {
     )))
 }
 
-/// Bytes of memory that can be had, if need be by swapping.
+/// Returns the bytes of memory that can be allocated, including swap and within the limits of control groups.
 fn attainable() -> Option<u64> {
     let system = available()?.saturating_add(field("/proc/meminfo", "SwapFree:").unwrap_or(0));
     Some(left_in_group().map_or(system, |group| group.min(system)))
 }
 
-/// Bytes that this process's control groups still allow it, not counting what the system gives back by itself.
+/// Returns the bytes that the limits of this process's control groups leave, if there are any. Reclaimable memory does
+/// not count as used.
 fn left_in_group() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let left = |line: &str| {
@@ -45,14 +47,14 @@ fn left_in_group() -> Option<u64> {
             }
             _ => return None,
         };
-        // A limit holds for all groups below.
+        // A limit includes all groups below.
         let groups = Path::new(path).ancestors().map(|group| Path::new(root).join(group));
         groups.filter_map(|group| left_in(&group, files)).min()
     };
     groups.lines().filter_map(left).min()
 }
 
-/// What one group's limit leaves, if it has one.
+/// Returns the bytes that the limit of a group leaves, if it has one.
 fn left_in(group: &Path, [limit, used]: [&str; 2]) -> Option<u64> {
     let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
     let limit: u64 = read(limit)?.trim().parse().ok()?;
@@ -60,23 +62,23 @@ fn left_in(group: &Path, [limit, used]: [&str; 2]) -> Option<u64> {
     Some(limit.saturating_sub(used))
 }
 
-/// Bytes of memory that can be had without swapping. `None` where the system does not tell.
+/// Returns the bytes of memory available without swapping; `None` if the system does not report them.
 pub(super) fn available() -> Option<u64> {
     field("/proc/meminfo", "MemAvailable:")
 }
 
-/// Bytes of address space in use: memory that was reserved counts, whether or not it has been touched.
+/// Returns the bytes of address space in use, whether or not they have been written.
 pub(super) fn reserved() -> Option<u64> {
     field("/proc/self/status", "VmSize:")
 }
 
-/// Devices other than the CPU, with the bytes that are free on each.
+/// Returns the devices other than the CPU, each with its free bytes.
 pub(super) fn devices() -> Vec<(Device, usize)> {
     let devices = Backend::init().devices().into_iter().filter(|device| !device.is_cpu());
     devices.map(|device| (device, device.memory().0)).collect()
 }
 
-/// Whether each has room for twice what was taken of it since. Not where one is another machine's.
+/// Returns true if every device has free at least twice the bytes taken from it since `before`. False if one is remote.
 pub(super) fn have_room(before: &[(Device, usize)]) -> bool {
     before.iter().all(|(device, before)| {
         let free = device.memory().0;
@@ -84,7 +86,7 @@ pub(super) fn have_room(before: &[(Device, usize)]) -> bool {
     })
 }
 
-/// A field in kB of one of Linux's lists.
+/// Reads a field in kB of a file in `/proc`, in bytes.
 fn field(list: &str, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(list).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -105,10 +107,10 @@ mod tests {
     }
 
     #[test]
-    fn linux_tells() {
+    fn linux_reports_available_and_reserved_memory() {
         assert!(super::available().unwrap() > 1 << 20);
         let before = super::reserved().unwrap();
-        // Never touched, and far more than other tests give back meanwhile.
+        // Not written, and far more than other tests free in the meantime.
         let block = std::hint::black_box(vec![0_u8; 1 << 32]);
         assert!(super::reserved().unwrap() >= before + (1 << 31));
         drop(block);

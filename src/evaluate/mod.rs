@@ -1,4 +1,4 @@
-//! The loop: chunks through the model, with the collector watching.
+//! Evaluates chunks with a model and collects the inputs of its weights.
 
 mod documents;
 mod evaluator;
@@ -29,44 +29,46 @@ use crate::state::{ChunkSet, Likelihoods};
 pub use lanes::Lanes;
 pub use layout::Layout;
 
-/// How the model is run.
+/// Options of a run.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
-    /// Tokens a decode takes: several chunks as separate sequences, or a part of one.
+    /// Maximum number of tokens per decode: several chunks as separate sequences, or a part of one.
     pub n_batch: usize,
-    /// Tokens computed at once.
+    /// Maximum number of tokens per micro-batch.
     pub n_ubatch: usize,
-    /// Threads for a single token.
+    /// Number of threads for a decode of one token.
     pub n_threads: i32,
-    /// Threads for several.
+    /// Number of threads for a decode of several tokens.
     pub n_threads_batch: i32,
-    /// Fused attention.
+    /// Flash attention.
     pub flash_attention: FlashAttention,
-    /// What else there is to set of a context.
+    /// Further settings of the context.
     pub tuning: Tuning,
-    /// Whether to compute perplexity.
+    /// Compute perplexity.
     pub perplexity: bool,
-    /// Batches evaluated side by side.
+    /// Number of batches evaluated in parallel.
     pub lanes: Lanes,
-    /// The chunks that are taken, from 0, where it is not all.
+    /// Chunks to evaluate, counted from 0; `None`: all.
     pub part: Option<Range<usize>>,
-    /// Keep every token's likelihood, for a run whose state is to be merged with others.
+    /// Keep the likelihood of every scored token, for a state that will be merged with others.
     pub keep_likelihoods: bool,
-    /// Chunks that may be discarded, since activations in them are not finite, before the run ends with an error; with 0
-    /// the first such chunk is the error.
+    /// Maximum number of chunks that are discarded because their activations are not finite. One more ends the run with
+    /// an error; with 0, the first does.
     pub max_bad_chunks: usize,
-    /// What to find out about the layers on the way.
+    /// Measurements of the layers during the run.
     pub lens: Option<LensOptions>,
-    /// End once every expert has so many tokens, those of earlier sums included. Batches are then evaluated one by one.
+    /// End the run once every expert has this many tokens, including those of earlier sums. Batches are then evaluated
+    /// one by one.
     pub stop_when_covered: Option<u64>,
-    /// Once set, the run ends as soon as the batches that have begun are through.
+    /// If it becomes true, the run ends after the batches that have begun.
     pub stop: Arc<AtomicBool>,
     /// Number of tokens evaluated so far, counted per micro-batch, for a display of progress. It begins with the tokens
     /// that were done before the start, and falls when the run goes back to a checkpoint.
     pub tokens_done: Arc<AtomicU64>,
 }
 
-/// llama.cpp's defaults, on all CPUs, without perplexity; the first chunk that is not finite is an error.
+/// llama.cpp's defaults, with all CPUs and without perplexity. The first chunk with activations that are not finite is
+/// an error.
 impl Default for RunOptions {
     fn default() -> Self {
         let n_threads = std::thread::available_parallelism().map_or(1, |n| i32::try_from(n.get()).unwrap_or(i32::MAX));
@@ -91,7 +93,8 @@ impl Default for RunOptions {
 }
 
 impl RunOptions {
-    /// Batches that are evaluated side by side, unless there turns out to be no room for so many contexts.
+    /// Returns the number of batches evaluated in parallel, unless memory turns out to be insufficient for as many
+    /// contexts.
     #[must_use]
     pub fn lanes(&self, layout: &Layout, chunks: &Chunks, nextn: bool) -> usize {
         let part = self.part.clone().unwrap_or(0..chunks.len());
@@ -99,7 +102,7 @@ impl RunOptions {
         lanes::wanted(self, layout, chunks, nextn, n_batches)
     }
 
-    /// The context of a lane.
+    /// Returns the options of a lane's context.
     #[must_use]
     pub fn context(&self, chunks: &Chunks, layout: &Layout, nextn: bool) -> ContextOptions {
         let mut n_batch = self.n_batch.min(layout.n_ctx);
@@ -119,7 +122,7 @@ impl RunOptions {
             flash_attention: self.flash_attention,
             outputs: match (self.perplexity, nextn) {
                 (_, true) => Outputs::All,
-                // A micro-batch that does not hold a token of each sequence comes in an order of its own.
+                // If a micro-batch cannot hold a token of each sequence, llama.cpp reorders the tokens.
                 (true, false) if layout.n_seq > n_ubatch => Outputs::All,
                 (true, false) => Outputs::Scores,
                 (false, false) => Outputs::Nothing,
@@ -129,46 +132,46 @@ impl RunOptions {
     }
 }
 
-/// Where a run begins.
+/// The sums and the progress that a run starts from.
 #[derive(Debug, Clone)]
 pub struct Start {
     /// The sums.
     pub earlier: Earlier,
-    /// What is behind it.
+    /// Progress so far.
     pub position: Position,
 }
 
 impl Start {
-    /// The beginning, with these sums.
+    /// Starts at the first chunk, with these sums.
     #[must_use]
     pub fn new(earlier: Earlier) -> Self {
         Self { earlier, position: Position::default() }
     }
 }
 
-/// How far a run is.
+/// Progress of a run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Position {
     /// Chunks that are in the sums or discarded.
     pub done: ChunkSet,
-    /// Of those, the ones that were discarded.
+    /// Chunks that were discarded, a subset of `done`.
     pub discarded: ChunkSet,
     /// Perplexity so far.
     pub likelihoods: Likelihoods,
-    /// Tokens evaluated.
+    /// Number of tokens evaluated.
     pub tokens: u64,
 }
 
-/// A run at the end of a batch: enough to go on from.
+/// Sums and progress at the end of a batch, sufficient to resume the run.
 #[derive(Debug, Clone, Copy)]
 pub struct Checkpoint<'a> {
     /// The sums.
     pub snapshot: &'a Snapshot,
-    /// What is in them.
+    /// Progress up to the same batch.
     pub position: &'a Position,
 }
 
-/// Why a run stopped.
+/// An error of a run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -180,26 +183,26 @@ pub enum Error {
     Chunks {
         /// First chunk of the batch, from 1.
         first: usize,
-        /// Last chunk of the batch.
+        /// Last chunk of the batch, from 1.
         last: usize,
-        /// What happened.
+        /// The cause.
         source: llama::Error,
     },
     /// Activations of a chunk are not finite.
     #[error("{}: {source}", bad_chunks(chunks, *tokens))]
     BadChunks {
-        /// The chunks, from 0: one, or all of a batch where it cannot be told which.
+        /// The chunks, from 0: all of the batch if it is unknown which.
         chunks: Vec<usize>,
-        /// The tokens of the text it was found in, first and last, from 0.
+        /// First and last token of the text that may be affected, from 0.
         tokens: (usize, usize),
-        /// What was found.
+        /// The cause.
         source: llama::Error,
     },
-    /// The run cannot be made so: its memory cannot be there, the model or its NextN layer does not allow it, or more chunks
-    /// than [`RunOptions::max_bad_chunks`] are not finite.
+    /// The run is impossible: it does not fit into memory, the model or its NextN layer does not allow it, or more than
+    /// [`RunOptions::max_bad_chunks`] chunks are not finite.
     #[error("{0}")]
     Refused(String),
-    /// Whoever listens to the run ended it.
+    /// The listener ended the run.
     #[error(transparent)]
     Listener(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -210,93 +213,95 @@ fn bad_chunks(chunks: &[usize], (first, last): (usize, usize)) -> String {
     format!("chunk{s} {}, tokens {first} to {last} of the text", numbers.join(", "))
 }
 
-/// Hears of a run's progress: first how it is run, then in this order after each batch of chunks.
+/// Receives the progress of a run: first the plan, then the other calls in this order after each batch.
 pub trait Listener {
-    /// The model is set up.
+    /// Called once the model is set up.
     fn begins(&mut self, _: &Plan) {}
 
-    /// Files are due, with these sums. All chunks up to a batch's end are in, none in part.
+    /// Called when files are due, with the sums at the end of a batch. They contain no chunk in part.
     ///
     /// # Errors
-    /// Whatever it returns ends the run.
+    /// Any error ends the run.
     fn due(&mut self, snapshot: &Snapshot) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-    /// The first batch took `seconds`, for `n_seq` chunks of `n_chunks`.
+    /// Called after the first batch, which took `seconds`. A batch has `n_seq` of the `n_chunks` chunks.
     fn first_batch(&mut self, seconds: f32, n_chunks: usize, n_seq: usize);
 
-    /// The perplexity up to and with chunk `chunk`, from 1.
+    /// Called with the perplexity up to and including chunk `chunk`, counted from 1.
     fn perplexity(&mut self, chunk: usize, value: f64);
 
-    /// Whether [`experts`](Self::experts) shall be called: asked after each batch, since counts on a device have to be fetched.
+    /// Returns true if [`experts`](Self::experts) must be called. Called after each batch, since counts on a device
+    /// must be transferred.
     fn wants_experts(&mut self) -> bool {
         false
     }
 
-    /// How the tokens so far have spread over the experts, before [`progress`](Self::progress) and if there are any.
+    /// Called before [`progress`](Self::progress) with the distribution of tokens over the experts, if there are
+    /// experts.
     fn experts(&mut self, _: &Experts) {}
 
-    /// `done` chunks of `n_chunks` are through.
+    /// Called after each batch; its last chunk is number `done` of `n_chunks`.
     fn progress(&mut self, done: usize, n_chunks: usize);
 
-    /// Whether [`checkpoint`](Self::checkpoint) shall be called: asked after each batch, and answered at the end of this
-    /// one or, where others are under way, of the last of those.
+    /// Returns true if [`checkpoint`](Self::checkpoint) must be called. Called after each batch. The checkpoint is that
+    /// of this batch or, if others have begun, of the last of those.
     fn wants_checkpoint(&mut self, _: &Position) -> bool {
         false
     }
 
-    /// All up to the end of a batch, on request.
+    /// Called with a requested checkpoint.
     fn checkpoint(&mut self, _: &Checkpoint<'_>) {}
 
-    /// Chunks are discarded. The sums of chunks since the last checkpoint are collected again.
+    /// Called when chunks are discarded. The run goes back to the last checkpoint.
     fn discarded(&mut self, _: &Error) {}
 
-    /// Whether [`restore`](Self::restore) returns the last checkpoint. Where it does not, and chunks may be discarded, the
-    /// run keeps checkpoints in memory: a second copy of the sums.
+    /// Returns true if [`restore`](Self::restore) returns the last checkpoint. Otherwise, if chunks may be discarded,
+    /// the run keeps checkpoints in memory: a second copy of the sums.
     fn keeps_checkpoints(&self) -> bool {
         false
     }
 
-    /// The last checkpoint, if it was kept: where to go on after chunks were discarded.
+    /// Returns the last checkpoint, if it was kept. The run continues from it after chunks were discarded.
     fn restore(&mut self) -> Option<Start> {
         None
     }
 }
 
-/// How a run goes about it.
+/// How a run is executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// Batches evaluated side by side.
+    /// Number of batches evaluated in parallel.
     pub lanes: usize,
-    /// Perplexity was asked for, and the model computes no logits: it is an encoder.
+    /// True if perplexity was requested but the model computes no logits: it is an encoder.
     pub no_perplexity: bool,
-    /// Why perplexity needs the logits of all positions, where it could not have those it reads alone.
+    /// Why the logits of all positions are computed although perplexity reads only some; `None` if they are not.
     pub all_logits: Option<&'static str>,
 }
 
-/// What a run leaves besides its sums.
+/// Results of a run besides its sums.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Perplexity of the text, if it was asked for and there was a chunk.
+    /// Perplexity of the text, if it was requested and at least one token was scored.
     pub perplexity: Option<Estimate>,
-    /// Where time went.
+    /// Time spent on loading and evaluation.
     pub timings: Timings,
-    /// What is in the sums.
+    /// Progress: the chunks in the sums.
     pub position: Position,
-    /// Whether [`RunOptions::stop`] ended it before the end.
+    /// True if [`RunOptions::stop`] ended the run before the end.
     pub stopped: bool,
-    /// Whether it ended since all experts had [their tokens](RunOptions::stop_when_covered).
+    /// True if the run ended because all experts had [their tokens](RunOptions::stop_when_covered).
     pub covered: bool,
-    /// What was found out about the layers in the chunks that this run evaluated.
+    /// Measurements of the layers, of the chunks that this run evaluated.
     pub findings: Option<Findings>,
 }
 
-/// Chunks that share a batch: as many as fit, at least one.
+/// Returns the number of chunks per batch: as many as fit, at least one.
 #[must_use]
 pub(crate) fn sequences_per_batch(n_batch: usize, chunk_size: usize) -> usize {
     (n_batch / chunk_size.max(1)).max(1)
 }
 
-/// A decode has to be one evaluation of a graph, or it is not known which row is whose.
+/// Checks that each decode is a single micro-batch: only then is it known which row belongs to which token.
 fn check_lens(nextn: bool, chunks: &Chunks, layout: &Layout, options: &RunOptions) -> Result<(), Error> {
     let n_ubatch = options.n_ubatch;
     let refuse = |needs: String| {
@@ -305,7 +310,7 @@ fn check_lens(nextn: bool, chunks: &Chunks, layout: &Layout, options: &RunOption
         )))
     };
     if nextn && options.n_batch.min(layout.n_ctx) > n_ubatch {
-        // A NextN layer follows decode by decode.
+        // With a NextN layer, a decode has up to `n_batch` tokens.
         return refuse(format!("a whole batch of {}, with a NextN layer", options.n_batch.min(layout.n_ctx)));
     }
     if !chunks.are_documents() && layout.n_seq > n_ubatch {
@@ -314,19 +319,20 @@ fn check_lens(nextn: bool, chunks: &Chunks, layout: &Layout, options: &RunOption
     Ok(())
 }
 
-/// Evaluates `model` over `chunks`, each from an empty memory, and brings what it sees into `collector`.
+/// Evaluates `model` over `chunks` and adds the inputs of its weights to `collector`.
 ///
-/// The first token of a chunk is replaced by BOS where the vocabulary begins texts with one, unless these are chunks of
-/// documents, which have their own. Perplexity is taken over the second half of each whole chunk, where every token has at
-/// least half a chunk of context. A tail, if it was kept, comes last, in a batch of its own. [`Layout`] says which chunks go
-/// together. With a NextN layer, each batch goes also through the layer that follows `model`, and is collected along with it.
+/// Each chunk is evaluated with an empty memory. If the vocabulary begins texts with BOS, it replaces the first token
+/// of each chunk, except in chunks of documents, which have their own. Perplexity is computed over the second half of
+/// each whole chunk, where every token has at least half a chunk of context. A tail, if it was kept, is evaluated last
+/// in a separate batch. [`Layout`] groups the chunks into batches. With a NextN layer, each batch is also evaluated by
+/// this layer, whose inputs are collected too.
 ///
-/// A chunk with activations that are not finite is discarded as a whole: the run goes back to the last checkpoint and
-/// comes to the same sums as without that chunk.
+/// A chunk with activations that are not finite is discarded as a whole: the run goes back to the last checkpoint, and
+/// its sums equal those of a run without that chunk.
 ///
 /// # Errors
-/// See [`Error`]; [`Error::Refused`] where, with a NextN layer, several chunks fit into a batch. What was due before is with the
-/// listener.
+/// See [`Error`]. [`Error::Refused`] if there is a NextN layer and several chunks fit into a batch. Files that were due
+/// before have been passed to the listener.
 pub fn run(
     model: &Model,
     nextn: Option<&Layer<'_>>,
@@ -339,7 +345,9 @@ pub fn run(
     let layout = Layout::new(model, nextn.is_some(), chunks, options.n_batch, options.n_ubatch);
     if nextn.is_some() && layout.n_seq > 1 {
         let n_seq = layout.n_seq;
-        return Err(Error::Refused(format!("NextN layers need a single sequence per batch, found {n_seq}")));
+        return Err(Error::Refused(format!(
+            "NextN layers need a single sequence per batch, found {n_seq}; hint: a smaller --batch-size"
+        )));
     }
     if options.lens.is_some() {
         check_lens(nextn.is_some(), chunks, &layout, options)?;
@@ -356,7 +364,7 @@ pub fn run(
     let load_ms = evaluators[0].timings().load_ms;
     let mut delivery = Delivery::new(collector, listener, chunks, &layout, options, start.position.clone());
     let tokens_before = start.position.tokens;
-    // A run that goes on has its state in a file.
+    // A resumed run is restored from its state file instead.
     let fresh = start.position.done.is_empty().then(|| start.clone());
     let mut attempt = start;
     let mut end = None;
@@ -378,13 +386,13 @@ pub fn run(
         }
         let first_bad = bad[0];
         if discarded.len() > options.max_bad_chunks as u64 {
-            // What was collected before is brought to its end all the same.
+            // The chunks before it are evaluated again, so that their sums can be saved.
             end = Some(first_bad);
             let (found, limit) = (discarded.len() as usize, options.max_bad_chunks);
             failure = Some(match limit {
                 0 => error,
                 _ => Error::Refused(format!(
-                    "{found} chunks with activations that are not finite, at most {limit} are discarded (--max-bad-chunks); \
+                    "{found} chunks with activations that are not finite, expected at most {limit} (--max-bad-chunks); \
                      the last: {error}"
                 )),
             });
@@ -395,16 +403,14 @@ pub fn run(
         let restored = delivery.listener.restore().or_else(|| delivery.step_back());
         let Some(restored) = restored.or_else(|| fresh.clone()) else {
             return Err(failure.unwrap_or_else(|| {
-                Error::Refused(
-                    "a chunk is to be discarded, and the state of the run before it cannot be read again".to_owned(),
-                )
+                Error::Refused("cannot discard a chunk: failed to read the state of the run before it".to_owned())
             }));
         };
         attempt = restored;
     };
     if let Some(failure) = failure {
         let mut position = delivery.position;
-        // Those discarded last are behind the last batch that came through.
+        // Chunks discarded after the last complete batch are done too.
         position.done.insert_all(&delivery.discarded);
         position.discarded = delivery.discarded;
         if position.done != position.discarded {
@@ -420,7 +426,7 @@ pub fn run(
     }
     let prompt_eval_ms = started.elapsed().as_secs_f64() * 1e3;
     let prompt_tokens = i32::try_from(position.tokens - tokens_before).unwrap_or(i32::MAX);
-    // A shard may have no chunk, and all chunks may be discarded.
+    // Nothing is scored if a shard is empty or all chunks are discarded.
     let (_, _, tokens_scored) = position.likelihoods.running.to_parts();
     Ok(Outcome {
         perplexity: (perplexity && tokens_scored > 0).then(|| position.likelihoods.running.estimate()),

@@ -1,4 +1,4 @@
-//! A NextN layer along with its trunk.
+//! Evaluates a NextN layer together with its trunk.
 
 use crate::collect::collector::{Collector, CollectorOptions};
 use crate::llama::{self, Batch, Context, ContextOptions, NextnContext};
@@ -6,17 +6,17 @@ use crate::nextn::Layer;
 
 use super::watcher::Watcher;
 
-/// Evaluates a NextN layer on what the trunk leaves: each token with the hidden state of the token before it.
+/// Evaluates a NextN layer on the hidden states of the trunk: each token with the state of the token before it.
 ///
-/// One lane sees both: it watches here while a batch is evaluated here, and the trunk otherwise.
+/// One lane observes both contexts: it is moved to this one while the layer is evaluated.
 pub(super) struct Follower<'m> {
     context: NextnContext<'m, Watcher>,
-    /// The hidden state of the last token so far: the token that goes with it comes in the chunk's next batch.
+    /// Hidden state of the last token so far. Its next token is in the chunk's next decode.
     last_state: Vec<f32>,
 }
 
 impl<'m> Follower<'m> {
-    /// Has `trunk` keep its hidden states and creates a context of its shape for `layer`.
+    /// Makes `trunk` keep its hidden states, and creates a context of the same size for `layer`.
     pub(super) fn new(
         layer: &Layer<'m>,
         options: &ContextOptions,
@@ -28,13 +28,13 @@ impl<'m> Follower<'m> {
         Ok(Self { context, last_state: Vec::new() })
     }
 
-    /// Forgets the chunk. Its last token's state goes unused.
+    /// Forgets the chunk. The hidden state of its last token is not used.
     pub(super) fn clear(&mut self) {
         self.context.clear();
         self.last_state.clear();
     }
 
-    /// Evaluates the layer on the batch that `trunk` has just evaluated, of one sequence.
+    /// Evaluates the layer on the batch that `trunk` has just evaluated, which must have one sequence.
     pub(super) fn follow(&mut self, trunk: &mut Context<'_, Watcher>, batch: &Batch) -> Result<(), llama::Error> {
         let mut tokens = batch.tokens();
         let Some((token, position)) = tokens.next() else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! A model over a text, to an importance matrix.
+//! Evaluates a model over a text and returns its importance matrix.
 //!
 //! ```
 //! use std::ops::ControlFlow;
@@ -15,7 +15,7 @@
 //! let collected = session.collect(&text, |progress| {
 //!     let Progress::Chunks { done, total, .. } = progress else { return ControlFlow::Continue(()) };
 //!     eprintln!("{done} of {total}");
-//!     if done < 8 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) } // enough: what there is comes back
+//!     if done < 8 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) } // stop: returns the matrix so far
 //! })?;
 //! assert!(collected.cancelled && collected.imatrix.chunk_count >= 8);
 //! assert!(collected.imatrix.get("blk.0.ffn_down.weight").is_some());
@@ -38,24 +38,24 @@ use crate::options::SumOn;
 use crate::perplexity::Estimate;
 use crate::state::{Accumulate, ChunkSet};
 
-/// What a [`Session`] does.
+/// Options of a [`Session`].
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// How a text is cut into chunks; 512 tokens each, all of them.
+    /// How a text is split into chunks. By default all chunks, of 512 tokens each.
     pub chunks: ChunkOptions,
-    /// Whether control tokens written out in a text, such as `<|im_start|>`, are read as themselves.
+    /// Parse control tokens that are written in the text, such as `<|im_start|>`.
     pub parse_special: bool,
-    /// The text's name, which the matrix is to record.
+    /// Name of the text, recorded in the matrix.
     pub dataset: Option<String>,
-    /// Which products are collected.
+    /// Selects the products whose inputs are collected.
     pub rule: Rule,
-    /// How sums are kept.
+    /// How sums are added up.
     pub accumulate: Accumulate,
     /// Where activations are summed.
     pub sum_on: SumOn,
-    /// In [`Session::run`], [`Listener::due`] is called every so many chunks for the output, 0 for never.
+    /// Number of chunks between two calls of [`Listener::due`] for the output, in [`Session::run`]; 0: none.
     pub output_every: i32,
-    /// The same for numbered copies.
+    /// Number of chunks between two calls for a numbered copy; 0: none.
     pub copy_every: i32,
     /// How the model is evaluated.
     pub run: RunOptions,
@@ -77,53 +77,53 @@ impl Default for SessionOptions {
     }
 }
 
-/// How far a session is.
+/// Progress of a session.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Progress {
-    /// The text has become tokens, and so many chunks of them are to come.
+    /// The text was tokenized and split into chunks.
     Tokenized {
-        /// Tokens of the whole text.
+        /// Number of tokens in the whole text.
         tokens: usize,
-        /// Chunks that are taken.
+        /// Number of chunks, as limited by [`SessionOptions::chunks`].
         chunks: usize,
     },
-    /// A batch of chunks is through.
+    /// A batch was evaluated.
     Chunks {
-        /// Chunks behind, from the first on.
+        /// Number of the last chunk of the batch, from 1.
         done: usize,
-        /// Chunks in all.
+        /// Number of chunks, as limited by [`SessionOptions::chunks`].
         total: usize,
-        /// The perplexity so far, if it is computed.
+        /// Perplexity so far, if it is computed.
         perplexity: Option<f64>,
     },
-    /// Chunks are left out, since activations in them are not finite: see [`RunOptions::max_bad_chunks`].
+    /// Chunks were discarded because their activations are not finite: see [`RunOptions::max_bad_chunks`].
     Discarded {
-        /// What was found where.
+        /// The chunks, and what was found in them.
         reason: String,
     },
 }
 
-/// What a session leaves.
+/// Results of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Collected {
-    /// The matrix of all chunks that came through.
+    /// Matrix of all chunks that were evaluated and not discarded, and of the earlier matrix.
     pub imatrix: Imatrix,
-    /// The perplexity of the text, if [`RunOptions::perplexity`] asked for it and the model computes logits.
+    /// Perplexity of the text, if [`RunOptions::perplexity`] requested it and the model computes logits.
     pub perplexity: Option<Estimate>,
-    /// Where time went.
+    /// Time spent on loading and evaluation.
     pub timings: Timings,
-    /// Chunks behind, from 0: those in the matrix, and those discarded.
+    /// Chunks that are in the matrix or discarded, from 0.
     pub done: ChunkSet,
     /// Chunks that were discarded.
     pub discarded: ChunkSet,
-    /// Inputs that were not collected for want of rows: see [`Rule::min_rows`].
+    /// Number of inputs that were not collected because they have fewer rows than [`Rule::min_rows`].
     pub inputs_of_too_few_rows: u64,
-    /// Whether it was cancelled before the last chunk.
+    /// True if the session was cancelled before the last chunk.
     pub cancelled: bool,
 }
 
-/// Why a session has no result.
+/// An error of a session.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
@@ -133,10 +133,10 @@ pub enum SessionError {
     /// The text is too short.
     #[error(transparent)]
     Text(#[from] calibration::Error),
-    /// A chunk size that is none.
-    #[error("a chunk has 1 to 2147483647 tokens, found {0}")]
+    /// The chunk size is out of range.
+    #[error("expected a chunk of 1 to 2147483647 tokens, found {0}")]
     ChunkSize(usize),
-    /// The matrix to start from does not go with the sums.
+    /// The sums of the earlier matrix cannot be continued.
     #[error(transparent)]
     Earlier(#[from] collect::Error),
     /// The model could not be evaluated.
@@ -144,28 +144,28 @@ pub enum SessionError {
     Run(#[from] super::Error),
 }
 
-/// Ends a session from another thread, or from a signal's handler.
+/// Cancels a session from another thread or a signal handler.
 #[derive(Debug, Clone)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Has the session end as soon as the chunks that are being evaluated are through: its result is what there is then.
-    /// A session stays cancelled.
+    /// Ends the session after the chunks that are being evaluated; it returns the results so far. A session stays
+    /// cancelled.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it was called.
+    /// Returns true if the session was cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// A model to be collected from.
+/// Collects importance matrices from a model.
 ///
-/// [`collect`](Self::collect) takes a text and gives a matrix; [`run`](Self::run) is what it is made of, for who saves in
-/// between, resumes or takes a part: the program does.
+/// [`collect`](Self::collect) takes a text and returns a matrix. [`run`](Self::run) is the lower-level method for
+/// callers that save during the run, resume it or evaluate a part of the chunks, as the program does.
 #[derive(Debug, Clone)]
 pub struct Session<'m> {
     model: &'m Model,
@@ -175,43 +175,45 @@ pub struct Session<'m> {
 }
 
 impl<'m> Session<'m> {
-    /// A session over `model`.
+    /// Creates a session for `model`.
     #[must_use]
     pub fn new(model: &'m Model, options: SessionOptions) -> Self {
         Self { model, nextn: None, earlier: Imatrix::default(), options }
     }
 
-    /// Also collects for a NextN layer that follows the model; needs [`RunOptions::n_batch`] below two chunks.
+    /// Also collects for a NextN layer that follows the model. Requires [`RunOptions::n_batch`] below the size of two
+    /// chunks.
     #[must_use]
     pub fn with_nextn(mut self, layer: Option<Layer<'m>>) -> Self {
         self.nextn = layer;
         self
     }
 
-    /// Adds to the sums of an earlier matrix instead of beginning with none.
+    /// Starts from the sums of an earlier matrix.
     #[must_use]
     pub fn starting_from(mut self, earlier: Imatrix) -> Self {
         self.earlier = earlier;
         self
     }
 
-    /// Cancels [`collect`](Self::collect) and [`run`](Self::run) from elsewhere.
+    /// Returns a handle that cancels [`collect`](Self::collect) and [`run`](Self::run).
     #[must_use]
     pub fn canceller(&self) -> Cancel {
         Cancel(Arc::clone(&self.options.run.stop))
     }
 
-    /// Evaluates the model over a text. `progress` hears of it in order; once it returns [`ControlFlow::Break`], the
+    /// Evaluates the model over a text and calls `progress` along the way. If this returns [`ControlFlow::Break`], the
     /// session is cancelled.
     ///
-    /// The text is tokenized as a whole, with the tokens the vocabulary puts around one, and cut into chunks, which the
-    /// model sees each from an empty memory: the sums are those of llama.cpp's tool for the same text and options.
+    /// The text is tokenized as a whole, including the special tokens that the vocabulary adds, and split into chunks.
+    /// Each chunk is evaluated with an empty memory. The sums equal those of llama.cpp's tool for the same text and
+    /// options.
     ///
     /// # Errors
     /// See [`SessionError`].
     ///
     /// # Panics
-    /// Goes on with a panic of `progress`.
+    /// If `progress` panics.
     pub fn collect(
         &self,
         text: &[u8],
@@ -221,13 +223,13 @@ impl<'m> Session<'m> {
         self.collect_tokens(tokens, progress)
     }
 
-    /// As [`collect`](Self::collect), for tokens.
+    /// Does the same as [`collect`](Self::collect) for tokens.
     ///
     /// # Errors
     /// See [`SessionError`].
     ///
     /// # Panics
-    /// Goes on with a panic of `progress`.
+    /// If `progress` panics.
     pub fn collect_tokens(
         &self,
         tokens: Vec<Token>,
@@ -260,11 +262,11 @@ impl<'m> Session<'m> {
         })
     }
 
-    /// Evaluates the model over chunks, from `start` on, and tells `listener` what comes up: see [`run`]. The sums are
-    /// in the collector that comes back.
+    /// Evaluates the model over chunks from `start` on and reports to `listener`: see [`run`]. The returned collector
+    /// has the sums.
     ///
     /// # Errors
-    /// As [`run`].
+    /// See [`run`].
     pub fn run(
         &self,
         chunks: &Chunks,
@@ -285,7 +287,7 @@ impl<'m> Session<'m> {
     }
 }
 
-/// Tells a closure what a run does.
+/// Reports the progress of a run to a closure.
 struct Teller<'p> {
     progress: &'p mut dyn FnMut(Progress) -> ControlFlow<()>,
     stop: &'p AtomicBool,

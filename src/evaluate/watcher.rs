@@ -1,15 +1,15 @@
-//! What watches a context during a run: the collector's lane and, where layers are looked into, a lens.
+//! The observer of a run's contexts: the collector's lane and, if layers are measured, the lens.
 
 use crate::collect::Lane;
 use crate::lens::RowCapture;
 use crate::llama::{Observer, ObserverError, TensorInfo, TensorRef};
 
-/// Shows each node to whichever of the two asks for it.
+/// Passes each node to those of the two that ask for it.
 #[derive(Debug)]
 pub(super) struct Watcher {
     pub(super) lane: Lane,
     pub(super) lens: RowCapture,
-    /// Who asked for the node that was announced last.
+    /// True for the lane and for the lens if it asked for the last node.
     asked: [bool; 2],
 }
 

@@ -46,6 +46,7 @@ pub(super) fn add_square(to: &mut Square, more: Square) -> Option<()> {
     (top >= 0).then_some(())
 }
 
+/// Adds a sum; `None` if the result exceeds 127 bits.
 pub(super) fn add_sum(to: &mut Sum, more: Sum) -> Option<()> {
     let total = (unsigned(*to) as i128).checked_add(unsigned(more) as i128)?;
     *to = words(total as u128);

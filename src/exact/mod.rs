@@ -37,27 +37,27 @@ pub struct OutOfRange {
     pub channel: usize,
 }
 
-/// An error of creating or merging exact sums.
+/// An error of creating, merging or checking exact sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The lengths do not match.
     #[error("{found} {part}, expected {expected}")]
     Lengths {
-        /// The items that are counted.
+        /// What is counted: values, counts, sums or words.
         part: &'static str,
-        /// Length of the other entry.
+        /// Number that was found.
         found: usize,
-        /// Length of this entry.
+        /// Number that was expected.
         expected: usize,
     },
     /// Only one of the two has sums of activations.
     #[error("only one of the two has sums of activations")]
     Activations,
-    /// A sum that is not finite, out of range, or a negative sum of squares.
+    /// A sum is not finite or out of range, or a sum of squares is negative.
     #[error("the sum at index {index} is not finite, negative, or too large")]
     Range {
-        /// Its index.
+        /// Index of the sum.
         index: usize,
     },
     /// The sum of the counts overflows.
@@ -110,7 +110,7 @@ impl ExactEntry {
     /// Adds the sums and counts of another part of the text.
     ///
     /// # Errors
-    /// Lengths that do not match, or an overflow. `self` must not be used after an error.
+    /// [`Error`] if the lengths do not match or a sum overflows. `self` must not be used after an error.
     pub fn merge(&mut self, other: &Self) -> Result<(), Error> {
         let lengths = [
             ("values", other.len(), self.len()),

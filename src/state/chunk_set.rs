@@ -10,7 +10,7 @@ pub struct ChunkSet {
 }
 
 impl ChunkSet {
-    /// The chunks of these ranges, which must be sorted, apart from each other and not empty.
+    /// Creates a set of these ranges; `None` unless they are sorted and not empty, and neither overlap nor touch.
     #[must_use]
     pub(crate) fn from_sorted(ranges: Vec<Range<u64>>) -> Option<Self> {
         let filled = ranges.iter().all(|range| range.start < range.end);
@@ -23,49 +23,49 @@ impl ChunkSet {
         if chunks.is_empty() {
             return;
         }
-        // Those that overlap or touch become one.
+        // Ranges that overlap or touch become one.
         let first = self.ranges.partition_point(|range| range.end < chunks.start);
         let after = self.ranges.partition_point(|range| range.start <= chunks.end);
         let joined = self.ranges[first..after].iter().fold(chunks, |a, b| a.start.min(b.start)..a.end.max(b.end));
         self.ranges.splice(first..after, [joined]);
     }
 
-    /// Adds all of `others`.
+    /// Adds all chunks of `others`.
     pub(crate) fn insert_all(&mut self, others: &Self) {
         others.ranges.iter().for_each(|range| self.insert(range.clone()));
     }
 
-    /// The ranges, in order.
+    /// Returns the ranges, in order.
     #[must_use]
     pub(crate) fn ranges(&self) -> &[Range<u64>] {
         &self.ranges
     }
 
-    /// Whether `chunk` is in.
+    /// Returns true if `chunk` is in the set.
     #[must_use]
     pub(crate) fn contains(&self, chunk: u64) -> bool {
         let after = self.ranges.partition_point(|range| range.start <= chunk);
         after > 0 && self.ranges[after - 1].contains(&chunk)
     }
 
-    /// Number of chunks.
+    /// Returns the number of chunks.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.ranges.iter().map(|range| range.end - range.start).sum()
     }
 
-    /// Whether there are none.
+    /// Returns true if the set has no chunks.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// The chunks, in order.
+    /// Iterates over the chunks, in order.
     pub fn iter(&self) -> impl Iterator<Item = u64> {
         self.ranges.iter().flat_map(Clone::clone)
     }
 
-    /// Those in both.
+    /// Returns the chunks that are in both sets.
     #[must_use]
     pub(crate) fn intersection(&self, other: &Self) -> Self {
         let mut out = Self::default();
@@ -78,7 +78,7 @@ impl ChunkSet {
         out
     }
 
-    /// Those of `whole` that are not in.
+    /// Returns the chunks of `whole` that are not in the set.
     #[must_use]
     pub(crate) fn missing_from(&self, whole: Range<u64>) -> Self {
         let mut out = Self::default();
@@ -92,7 +92,7 @@ impl ChunkSet {
     }
 }
 
-/// As the program counts them, from 1: `1-4, 9`.
+/// Formats the first eight ranges, with chunks counted from 1: `1-4, 9`.
 impl fmt::Display for ChunkSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 8;
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_join_and_are_shown_from_one() {
+    fn ranges_join_and_are_shown_from_1() {
         assert_eq!(set(&[4..6, 0..2, 2..4]).ranges(), std::slice::from_ref(&(0..6)));
         assert_eq!(set(&[8..9, 0..4, 3..3]).to_string(), "1-4, 9");
         assert_eq!(ChunkSet::default().to_string(), "none");
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_are_those_of_their_members() {
+    fn sets_of_ranges_agree_with_sets_of_chunks() {
         let mut state = 7_u64;
         let mut next = |n: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -1,4 +1,4 @@
-//! Between a collector's sums and those of a state.
+//! Converts between the sums of a collector and those of a state.
 
 use super::SharedSums;
 use crate::collect::{Earlier, Snapshot, Stored};

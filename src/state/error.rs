@@ -1,107 +1,107 @@
-//! What can be wrong with a state, its file, or a merge of several: one variant a rule.
+//! Errors of states, of their files and of merges: one variant per rule.
 
 use std::path::PathBuf;
 
 use super::{Accumulate, Fingerprint, VERSION};
 use crate::{exact, gguf};
 
-/// A rule that a state or its file breaks. The path is the caller's to add.
+/// A rule that a state or its file breaks. The message does not contain the path.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// An I/O error.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The container is broken although its checksum is right: it was written so.
+    /// The GGUF container is invalid although its checksum is correct.
     #[error(transparent)]
     Gguf(gguf::Error),
-    /// A file of another kind.
+    /// The file is not a state file.
     #[error("not a state file: {0}")]
     NotState(String),
-    /// The end of the file is not there.
-    #[error("the state file is incomplete or damaged: its end does not fit its length of {length} bytes")]
+    /// The checksum record at the end of the file is missing or does not match its length.
+    #[error("the state file is incomplete or damaged: its last 32 bytes do not match its length of {length} bytes")]
     Incomplete {
-        /// Bytes in the file.
+        /// Length of the file in bytes.
         length: u64,
     },
-    /// The bytes are not those that were written.
-    #[error("the state file is damaged: its checksum is {found:032x}, the one it was written with {expected:032x}")]
+    /// The bytes differ from those that were written.
+    #[error("the state file is damaged: found checksum {found:032x}, expected {expected:032x}")]
     Checksum {
-        /// Of the bytes.
+        /// Checksum of the bytes.
         found: u128,
-        /// As written.
+        /// Checksum in the file.
         expected: u128,
     },
-    /// A version of the format that is not known here.
-    #[error("the state file has version {0} of the format, this program reads version {VERSION}")]
+    /// The version of the format is unknown.
+    #[error("the state file has version {0} of the format, expected {VERSION}")]
     Version(u32),
-    /// A key that is missing or of another type or value.
+    /// A key is missing or has another type or value.
     #[error("state key '{key}' is {found}, expected {expected}")]
     Key {
         /// The key.
         key: String,
-        /// What is there.
+        /// Description of what was found.
         found: String,
-        /// What it must be.
+        /// Description of what is expected.
         expected: &'static str,
     },
-    /// A tensor that is missing or of another type or shape.
+    /// A tensor is missing or has another type or shape.
     #[error("state tensor '{name}' is {found}, expected {expected}")]
     Tensor {
         /// The tensor.
         name: String,
-        /// What is there.
+        /// Description of what was found.
         found: String,
-        /// What it must be.
+        /// Description of what is expected.
         expected: String,
     },
-    /// Chunks that cannot be.
+    /// A set of chunks breaks a rule.
     #[error("the {set} chunks are {found}, expected {rule}")]
     Chunks {
-        /// Which.
+        /// Name of the set: `done` or `discarded`.
         set: &'static str,
-        /// The chunks, from 1.
+        /// Chunks of the set, counted from 1.
         found: String,
-        /// What they must be.
+        /// Rule for the chunks.
         rule: &'static str,
     },
-    /// A chunk size that nothing can be divided by.
+    /// The chunk size is not positive.
     #[error("chunk size is {0}, expected a positive number of tokens")]
     ChunkSize(i32),
-    /// Sums of one kind under the name of another.
-    #[error("the sums are {found}, the fingerprint says {expected}")]
+    /// The kind of the sums differs from the one in the fingerprint.
+    #[error("the sums are {found}, expected {expected} as in the fingerprint")]
     Accumulate {
-        /// Of the sums.
+        /// Kind of the sums.
         found: Accumulate,
-        /// Of the fingerprint.
+        /// Kind in the fingerprint.
         expected: Accumulate,
     },
-    /// A flag's name that cannot be told from its value.
-    #[error("flag '{0}' has no name, or one with '=' in it")]
+    /// A flag has no value, or its name is empty or contains `=`.
+    #[error("expected NAME=VALUE with a name without '=', found flag '{0}'")]
     Flag(String),
-    /// Likelihoods that do not go with the chunks.
+    /// The likelihoods do not match the chunks.
     #[error("{0}")]
     Likelihoods(&'static str),
-    /// A weight that occurs twice.
+    /// A weight occurs twice.
     #[error("weight '{0}' occurs twice")]
     DuplicateWeight(String),
-    /// Sums without a weight, or a weight without sums.
-    #[error("weight '{weight}' has sums number {found}, there are {groups}")]
+    /// A weight refers to sums that cannot exist: there are at most as many as weights.
+    #[error("weight '{weight}' has sums number {found}, expected a number below that of weights")]
     NoSums {
         /// The weight.
         weight: String,
-        /// The number.
+        /// Number of the sums.
         found: u32,
-        /// Sets of sums in the file.
+        /// Highest number in the file plus 1.
         groups: usize,
     },
-    /// Sums no weight has.
+    /// Sums belong to no weight.
     #[error("sums number {0} belong to no weight")]
     NoWeight(usize),
-    /// An f32 entry of impossible lengths.
+    /// The lengths of an entry do not match.
     #[error(transparent)]
     Entry(crate::imatrix::Error),
-    /// An exact entry of impossible lengths or values.
+    /// The lengths or values of an exact entry are invalid.
     #[error("weight '{weight}': {source}")]
     Exact {
         /// The weight.
@@ -109,7 +109,7 @@ pub enum Error {
         /// The rule.
         source: exact::Error,
     },
-    /// A count that is negative.
+    /// A count is negative.
     #[error("weight '{weight}' has count {found}, expected 0 or more")]
     Count {
         /// The weight.
@@ -128,7 +128,7 @@ impl From<gguf::Error> for Error {
     }
 }
 
-/// Why states do not make up a whole.
+/// An error of merging states.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MergeError {
@@ -137,13 +137,13 @@ pub enum MergeError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: Error,
     },
-    /// States that are not parts of one run, or not all of them.
+    /// The states are not parts of one run, or some are missing.
     #[error("{0}")]
     Rule(String),
-    /// Sums that do not go together although the fingerprints agree.
+    /// Sums of a weight cannot be added although the fingerprints are equal.
     #[error("{}: weight '{weight}': {source}", path.display())]
     Sums {
         /// The file.

@@ -1,4 +1,4 @@
-//! What decides the bits of a run's sums.
+//! Fingerprints of everything that determines the bits of a run's sums.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,13 +15,13 @@ use super::{Accumulate, ModelFingerprint};
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// Returns the hash of these bytes.
+    /// Hashes bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// Of tokens, as little-endian i32.
+    /// Hashes tokens as little-endian i32.
     #[must_use]
     pub fn of_tokens(tokens: &[i32]) -> Self {
         let mut hash = Sha256::new();
@@ -34,7 +34,8 @@ impl Digest {
         Self(hash.finalize().into())
     }
 
-    /// Of tokens and where their documents end: [`of_tokens`](Self::of_tokens), with the documents' lengths behind.
+    /// Hashes tokens as [`of_tokens`](Self::of_tokens) does, followed by the lengths of their documents as
+    /// little-endian u64.
     #[must_use]
     pub fn of_documents(tokens: &[i32], lengths: impl IntoIterator<Item = u64>) -> Self {
         let mut hash = Sha256::new();
@@ -45,8 +46,7 @@ impl Digest {
         Self(hash.finalize().into())
     }
 
-    /// Of the contents of files one after the other, their lengths included: [`of_files`](Self::of_files) for files that
-    /// have been read.
+    /// Hashes the contents of files that are in memory; the result equals that of [`of_files`](Self::of_files).
     #[must_use]
     pub fn of_contents<'b>(files: impl IntoIterator<Item = &'b [u8]>) -> Self {
         let mut hash = Sha256::new();
@@ -57,10 +57,10 @@ impl Digest {
         Self(hash.finalize().into())
     }
 
-    /// Of whole files one after the other, their lengths included.
+    /// Hashes files one after the other, each followed by its length as little-endian u64.
     ///
     /// # Errors
-    /// The operating system's.
+    /// An I/O error.
     pub fn of_files(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> io::Result<Self> {
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 1 << 16];
@@ -84,7 +84,7 @@ impl Digest {
     }
 }
 
-/// In hexadecimal.
+/// Formats the hash as 64 hexadecimal digits.
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -107,52 +107,53 @@ impl FromStr for Digest {
     }
 }
 
-/// What decides the bits of a run's sums: two runs over the same chunks with equal fingerprints give equal sums.
+/// Everything that determines the bits of a run's sums: two runs over the same chunks with equal fingerprints have
+/// equal sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint {
     /// The model.
     pub model: ModelFingerprint,
     /// The draft model whose `NextN` layers are collected, if there is one.
     pub draft: Option<ModelFingerprint>,
-    /// [`Digest::of_tokens`] of the whole text, what is skipped included; of documents [`Digest::of_documents`].
+    /// [`Digest::of_tokens`] of the whole text, including skipped tokens; for documents, [`Digest::of_documents`].
     pub text: Digest,
-    /// Number of those tokens.
+    /// Number of tokens in the whole text.
     pub n_tokens: u64,
-    /// Tokens a chunk (`-c`).
+    /// Tokens per chunk (`-c`).
     pub chunk_size: u32,
-    /// Tokens a decode takes (`-b`).
+    /// Maximum number of tokens per decode (`-b`).
     pub n_batch: u32,
-    /// Tokens computed at once (`-ub`).
+    /// Maximum number of tokens per micro-batch (`-ub`).
     pub n_ubatch: u32,
-    /// How sums are kept.
+    /// How sums are added up.
     pub accumulate: Accumulate,
-    /// Version of llama.cpp, and whatever else of the build changes results.
+    /// Version of llama.cpp and whatever else of the build affects results.
     pub llama_cpp: String,
-    /// Flags that change results and their values, such as `process-output` = `true`. Names without `=`.
+    /// Flags that affect results, and their values: `process-output` = `true`. Names must not contain `=`.
     pub flags: BTreeMap<String, String>,
 }
 
-/// One field in which two fingerprints differ.
+/// A field that differs between a state file and a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// What it is, for people.
+    /// Description of the field.
     pub field: String,
-    /// In the state file.
+    /// Value in the state file.
     pub saved: String,
-    /// In this run.
+    /// Value in this run.
     pub current: String,
 }
 
-/// All fields in which two fingerprints differ, at least one.
+/// All fields that differ between a state file and a run, at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// The fields, the most telling first.
+    /// The differences, the most important first.
     pub differences: Vec<Difference>,
 }
 
 impl std::error::Error for Mismatch {}
 
-/// In one line: `the context size is 512 in the state file, 1024 now; ...`.
+/// Formats the first four differences in one line: `the context size is 512 before, 1024 now; ...`.
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 4;
@@ -168,10 +169,10 @@ impl fmt::Display for Mismatch {
 }
 
 impl Fingerprint {
-    /// Whether sums of `current` may be added to those of `self`.
+    /// Checks that sums of `current` may be added to those of `self`.
     ///
     /// # Errors
-    /// What differs, with both values.
+    /// All differences, with both values.
     pub fn compare(&self, current: &Self) -> Result<(), Mismatch> {
         let mut differences = Vec::new();
         let mut differ = |field: &str, saved: &dyn fmt::Display, current: &dyn fmt::Display| {

@@ -1,25 +1,25 @@
-//! Perplexity of a run that is not over.
+//! Perplexity of an unfinished run.
 
 use std::collections::BTreeMap;
 
 use super::{ChunkSet, Error};
 use crate::perplexity::Perplexity;
 
-/// The likelihoods of the tokens so far.
+/// The perplexity so far and, if kept, the likelihood of every scored token.
 ///
-/// The sums are floating-point and in the order of the chunks. A run that is to be merged with others therefore keeps
-/// every token's negative log-likelihood, 8 bytes each for half of the tokens: the merged perplexity is that of one run
-/// to the last bit.
+/// The running sums are floating-point and depend on the order of the chunks. A run that will be merged with others
+/// therefore keeps the negative log-likelihood of every scored token, 8 bytes each for half of the tokens. The merged
+/// perplexity then equals that of one run to the last bit.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Likelihoods {
     /// The running perplexity.
     pub running: Perplexity,
-    /// By chunk, each token's negative log-likelihood: at least one. Empty where they are not kept.
+    /// Negative log-likelihoods of each chunk, at least one per chunk. Empty if they are not kept.
     pub tokens: BTreeMap<u64, Vec<f64>>,
 }
 
 impl Likelihoods {
-    /// Adds a chunk's negative log-likelihoods; `keep` where the state is to be merged with others.
+    /// Adds the negative log-likelihoods of a chunk. `keep` must be true if the state will be merged with others.
     pub fn add(&mut self, chunk: u64, negative_log_likelihoods: &[f64], keep: bool) {
         self.running.add(negative_log_likelihoods);
         if keep && !negative_log_likelihoods.is_empty() {
@@ -27,13 +27,13 @@ impl Likelihoods {
         }
     }
 
-    /// Whether those of all tokens are kept.
+    /// Returns true if the likelihoods of all scored tokens are kept.
     pub(super) fn are_kept(&self) -> bool {
         let kept: usize = self.tokens.values().map(Vec::len).sum();
         kept as u64 == self.running.to_parts().2
     }
 
-    /// Those of both, with the running sums made anew in the order of the chunks.
+    /// Adds the likelihoods of `other` and recomputes the running sums in the order of the chunks.
     pub(super) fn join(&mut self, other: Self) {
         self.tokens.extend(other.tokens);
         self.running = Perplexity::default();
@@ -42,13 +42,13 @@ impl Likelihoods {
 
     pub(super) fn check(&self, done: &ChunkSet) -> Result<(), Error> {
         if !self.tokens.is_empty() && !self.are_kept() {
-            return Err(Error::Likelihoods("likelihoods are kept of another number of tokens than perplexity is over"));
+            return Err(Error::Likelihoods("the numbers of kept likelihoods and of tokens in the perplexity differ"));
         }
         if self.tokens.values().any(Vec::is_empty) {
-            return Err(Error::Likelihoods("likelihoods are kept of a chunk without any"));
+            return Err(Error::Likelihoods("the list of kept likelihoods of a chunk is empty"));
         }
         if !self.tokens.keys().all(|&chunk| done.contains(chunk)) {
-            return Err(Error::Likelihoods("likelihoods are kept of a chunk that is not done"));
+            return Err(Error::Likelihoods("likelihoods are kept for a chunk that is not done"));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Shards of one run, put together.
+//! Merges the shards of one run.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,10 +8,11 @@ use super::{Accumulate, ChunkSet, Group, MergeError, Progress, Shard, SharedSums
 use crate::exact::ExactEntry;
 use crate::imatrix::rows_to_chunks;
 
-/// Reads state files and adds them up: the state of one run over all their chunks, bit for bit, whatever their order.
+/// Reads state files and merges them. In any order, the result has the bytes of the state of one run over all their
+/// chunks.
 ///
 /// # Errors
-/// See [`MergeError`]: f32 sums, other fingerprints, chunks that are in two files or in none.
+/// See [`MergeError`]: f32 sums, different fingerprints, chunks that are in two files or in none.
 pub fn merge(paths: &[impl AsRef<Path>]) -> Result<State<'static>, MergeError> {
     let mut merger = Merger::default();
     for path in paths {
@@ -22,18 +23,18 @@ pub fn merge(paths: &[impl AsRef<Path>]) -> Result<State<'static>, MergeError> {
     merger.finish()
 }
 
-/// Adds up states one after the other, so that only one is in memory beside the result.
+/// Merges states one after the other, so that only one is in memory besides the result.
 #[derive(Debug, Default)]
 pub struct Merger {
     parts: Vec<Part>,
-    /// All but the sums.
+    /// The merged state without its sums.
     whole: Option<State<'static>>,
-    /// Where in `groups` a weight's sums are.
+    /// Index of each weight's sums in `groups`.
     places: BTreeMap<String, usize>,
     groups: Vec<ExactEntry>,
 }
 
-/// A file that is in.
+/// A state that has been merged.
 #[derive(Debug)]
 struct Part {
     path: PathBuf,
@@ -42,22 +43,22 @@ struct Part {
 }
 
 impl Merger {
-    /// Adds a state; `path` is for messages.
+    /// Merges a state; `path` is used in messages only.
     ///
     /// # Errors
-    /// See [`MergeError`]. The merger is then not to be used.
+    /// See [`MergeError`]. The merger must not be used after an error.
     pub fn add(&mut self, path: &Path, state: State<'static>) -> Result<(), MergeError> {
         let refused = |why: &str| Err(MergeError::Rule(format!("{}: {why}", path.display())));
         if state.sums.accumulate() != Accumulate::F64 {
             return refused(
-                "its sums are f32, and adding them up would not give the bytes of one run; collect shards with --accumulate f64",
+                "its sums are f32, which depend on the order of the chunks; hint: collect shards with --accumulate f64",
             );
         }
         if state.output.base.is_some() {
-            return refused("it was started with --in-file; merge those files once, after the shards");
+            return refused("it was started with --in-file; hint: merge those files once, after the shards");
         }
         if state.likelihoods.as_ref().is_some_and(|likelihoods| !likelihoods.are_kept()) {
-            return refused("it was not collected as a shard: it lacks the likelihoods that a merged perplexity needs");
+            return refused("it was not collected as a shard: it lacks the likelihoods for a merged perplexity");
         }
         if let (Some(whole), Some(first)) = (&self.whole, self.parts.first()) {
             check_same(whole, &first.path, &state, path)?;
@@ -81,9 +82,10 @@ impl Merger {
         Ok(())
     }
 
-    /// Which weights share sums may differ from shard to shard: one in which a weight was not used has it apart.
+    /// Adds a set of sums and the weights that share it. Shards may differ in which weights share: a weight that a
+    /// shard did not use at some time has separate sums there.
     fn add_group(&mut self, path: &Path, weights: Vec<String>, entry: ExactEntry) -> Result<(), MergeError> {
-        // By where they are now, so that those which were together and still are stay together.
+        // Weights that share a place stay together if they also share in this state.
         let mut by_place: BTreeMap<usize, Vec<String>> = BTreeMap::new();
         let mut fresh = Vec::new();
         for weight in weights {
@@ -128,10 +130,10 @@ impl Merger {
         }
     }
 
-    /// The state of the whole run.
+    /// Returns the state of the whole run.
     ///
     /// # Errors
-    /// Chunks that no state has.
+    /// [`MergeError::Rule`] if no state was added, or if chunks are missing.
     pub fn finish(self) -> Result<State<'static>, MergeError> {
         let mut whole = self.whole.ok_or_else(|| MergeError::Rule("no state files to merge".to_owned()))?;
         let n_chunks = whole.progress.n_chunks;
@@ -178,7 +180,7 @@ fn check_same(whole: &State<'_>, first: &Path, state: &State<'_>, path: &Path) -
     differ("perplexity", perplexity(whole), perplexity(state))
 }
 
-/// Which shards are missing, where that explains a gap; otherwise which chunks each file has.
+/// Names the missing shards, or lists the chunks of each file if no shard is missing.
 fn which_are_missing(parts: &[Part]) -> String {
     let Some(count) = parts.first().map(|part| part.shard.count()) else { return String::new() };
     let regular = parts.iter().all(|part| part.shard.count() == count);

@@ -1,7 +1,7 @@
-//! State files: what a run has so far, so that it can go on later, or be one of several that make up a whole.
+//! State files, to resume a run or to merge the shards of one.
 //!
-//! A [`State`] holds the sums in full precision, which chunks are in them, and a [`Fingerprint`] of all that decides
-//! their bits. `docs/state-file.md` describes the file.
+//! A [`State`] holds the sums in full precision, the chunks that are in them, and a [`Fingerprint`] of everything that
+//! determines their bits. `docs/state-file.md` describes the format.
 //!
 //! ```
 //! use llama_imatrix::exact::ExactEntry;
@@ -19,7 +19,7 @@
 //!     progress,
 //!     output: Output { datasets: vec!["wiki.txt".into()], chunk_size: 512, ..Output::default() },
 //!     likelihoods: None,
-//!     // Weights that share an entry share its place in the file.
+//!     // Weights with the same entry share one copy of it in the file.
 //!     sums: SharedSums::exact([("blk.0.attn_k.weight", &entry), ("blk.0.attn_q.weight", &entry)]),
 //! };
 //! state.save(&path)?;
@@ -65,38 +65,38 @@ use crate::atomic_file;
 use crate::gguf;
 use crate::imatrix::Imatrix;
 
-/// The version of the format that is written, and the only one that is read.
+/// Version of the format that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
 
-/// What a run has so far.
+/// The state of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State<'a> {
-    /// What decides the sums' bits.
+    /// Everything that determines the bits of the sums.
     pub fingerprint: Fingerprint,
-    /// Which chunks are in.
+    /// Chunks of the run, and those that are done.
     pub progress: Progress,
-    /// What goes into the matrix besides its entries.
+    /// Contents of the matrix besides its entries.
     pub output: Output,
-    /// Perplexity so far, where it is computed.
+    /// Perplexity so far; `None` if it is not computed.
     pub likelihoods: Option<Likelihoods>,
-    /// The sums, those of files merged at the start included.
+    /// The sums, including those of the matrices that the run started from.
     pub sums: SharedSums<'a>,
 }
 
-/// How far a run is.
+/// Progress of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Chunks of the whole run, all shards together.
+    /// Number of chunks of the whole run, all shards together.
     pub n_chunks: u64,
-    /// Chunks that are in the sums, or were given up on for good.
+    /// Chunks that are in the sums or discarded.
     pub done: ChunkSet,
-    /// Of those done, the ones that were given up on: nothing of them is in the sums.
+    /// Chunks that were discarded, a subset of `done`: they are not in the sums.
     pub discarded: ChunkSet,
-    /// The part of the chunks that this run takes.
+    /// The part of the chunks that this run evaluates.
     pub shard: Shard,
-    /// Tokens evaluated.
+    /// Number of tokens evaluated.
     pub tokens: u64,
-    /// The collector's count of chunks: `imatrix.chunk_count`.
+    /// The collector's number of chunks: `imatrix.chunk_count`.
     pub chunk_count: i32,
 }
 
@@ -114,16 +114,16 @@ impl Default for Progress {
 }
 
 impl State<'_> {
-    /// Writes the state so that the file is whole at every instant: see [`atomic_file::save`].
+    /// Writes the state to a file. A crash at any time leaves the old file or the new one: see [`atomic_file::save`].
     ///
     /// # Errors
-    /// The operating system's, or the rule that the state breaks.
+    /// An I/O error, or the rule that the state breaks.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         self.check()?;
         atomic_file::save(path.as_ref(), |w| write::write(self, w))
     }
 
-    /// As [`save`](Self::save), to wherever `w` leads. The same state gives the same bytes.
+    /// Writes the state to `w`. Equal states give equal bytes.
     ///
     /// # Errors
     /// As [`save`](Self::save).
@@ -132,7 +132,7 @@ impl State<'_> {
         write::write(self, w)
     }
 
-    /// The importance matrix of these sums: of exact ones, rounded.
+    /// Returns the importance matrix of these sums; exact sums are rounded.
     #[must_use]
     pub fn to_imatrix(&self) -> Imatrix {
         Imatrix {
@@ -145,14 +145,14 @@ impl State<'_> {
         }
     }
 
-    /// What must hold of every state, checked on reading and on writing.
+    /// Checks the rules that hold for every state, before writing and after reading.
     fn check(&self) -> Result<(), Error> {
         let Progress { n_chunks, done, discarded, .. } = &self.progress;
         if done.ranges().last().is_some_and(|range| range.end > *n_chunks) {
             return Err(Error::Chunks { set: "done", found: done.to_string(), rule: "chunks of the run" });
         }
         if discarded.intersection(done) != *discarded {
-            return Err(Error::Chunks { set: "discarded", found: discarded.to_string(), rule: "among those done" });
+            return Err(Error::Chunks { set: "discarded", found: discarded.to_string(), rule: "a part of those done" });
         }
         if self.output.chunk_size <= 0 {
             return Err(Error::ChunkSize(self.output.chunk_size));
@@ -173,13 +173,14 @@ impl State<'static> {
     /// Reads and checks a state file.
     ///
     /// # Errors
-    /// The operating system's, or the rule that the file breaks; one that was cut short or damaged is told as such.
+    /// An I/O error, or the rule that the file breaks. A truncated or changed file gives [`Error::Incomplete`] or
+    /// [`Error::Checksum`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let bytes = gguf::map::open(path.as_ref())?;
         read::read(&bytes)
     }
 
-    /// As [`load`](Self::load), for a file that lies in memory.
+    /// Reads and checks a state file that is in memory.
     ///
     /// # Errors
     /// The rule that the bytes break.

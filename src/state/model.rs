@@ -1,4 +1,4 @@
-//! What is known a model by: quickly, whatever its size.
+//! Fingerprints of models, from samples of their tensors.
 
 use std::path::{Path, PathBuf};
 
@@ -7,50 +7,51 @@ use sha2::{Digest as _, Sha256};
 use super::Digest;
 use crate::gguf::{self, Tensor, Value};
 
-/// Bytes of a tensor that are hashed at its start, its middle and its end.
+/// Number of bytes that are hashed at the start, in the middle and at the end of a tensor.
 const SAMPLE: usize = 4096;
-/// Files a model is split into at most, as llama.cpp's names of five digits allow.
+/// Maximum number of files of a split model: llama.cpp numbers them with five digits.
 const MAX_FILES: u64 = 99_999;
 
-/// What a model is known by.
+/// The fingerprint of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelFingerprint {
     /// `general.architecture`.
     pub architecture: String,
-    /// Tensors in all files.
+    /// Number of tensors in all files.
     pub n_tensors: u64,
-    /// Size of all files together.
+    /// Size of all files in bytes.
     pub n_bytes: u64,
     /// Hash of all tensors' names, types and shapes, in the order of the files.
     pub layout: Digest,
-    /// Hash of 4 KiB at the start, in the middle and at the end of each tensor's data.
+    /// Hash of 4 KiB at the start, in the middle and at the end of each tensor's data; of all data of tensors up to 12
+    /// KiB.
     pub sample: Digest,
 }
 
-/// Why a model has no fingerprint.
+/// An error of computing a model's fingerprint.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FingerprintError {
-    /// A file is broken or cannot be read.
+    /// A file is invalid or cannot be read.
     #[error("{}: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: gguf::Error,
     },
-    /// `split.count` and the files' names do not go together.
-    #[error("{}: it is one of {count} files, but not named like the first, as in name-00001-of-{count:05}.gguf", path.display())]
+    /// `split.count` does not match the name of the first file, or exceeds 99999.
+    #[error("{}: expected the name of the first of {count} files, as in name-00001-of-{count:05}.gguf", path.display())]
     SplitName {
         /// The file.
         path: PathBuf,
-        /// Files it says there are.
+        /// Number of files according to `split.count`.
         count: u64,
     },
 }
 
 impl ModelFingerprint {
-    /// Of a GGUF model; of one in several files, given the first. Reads 12 KiB of each tensor.
+    /// Computes the fingerprint of a GGUF model, given its first or only file. Reads at most 12 KiB per tensor.
     ///
     /// # Errors
     /// See [`FingerprintError`].
@@ -75,10 +76,10 @@ impl ModelFingerprint {
     }
 }
 
-/// The files of a model, given the first: one, or as many as it was split into.
+/// Returns the files of a model, given the first one. Reads only this file's header.
 ///
 /// # Errors
-/// See [`FingerprintError`]. Only the first file has been looked at.
+/// See [`FingerprintError`].
 pub fn model_files(first: impl AsRef<Path>) -> Result<Vec<PathBuf>, FingerprintError> {
     let first = first.as_ref();
     let count = open(first)?.get("split.count").and_then(Value::as_u64).unwrap_or(1).max(1);
@@ -115,7 +116,8 @@ fn hash_sample(hash: &mut Sha256, data: &[u8]) {
     }
 }
 
-/// `name-00002-of-00003.gguf` for the first file's `name-00001-of-00003.gguf`.
+/// Returns the name of a file of a split model: `name-00002-of-00003.gguf` for the first file
+/// `name-00001-of-00003.gguf`.
 fn split_name(first: &Path, number: u64, count: u64) -> Result<PathBuf, FingerprintError> {
     let name = first.file_name().and_then(|name| name.to_str());
     let stem = name.and_then(|name| name.strip_suffix(&format!("-00001-of-{count:05}.gguf")));
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_shows_what_changed() {
+    fn each_field_changes_with_its_part_of_the_model() {
         let data = |at: usize| {
             let mut data = vec![3; 100_000];
             data[at] ^= 1;
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn all_files_of_a_split_model_count() {
+    fn all_files_of_a_split_model_are_hashed() {
         let dir = tempfile::tempdir().unwrap();
         let path = |n: u32| dir.path().join(format!("m-{n:05}-of-00002.gguf"));
         let write = |n: u32, byte: u8| {

@@ -1,25 +1,25 @@
-//! What a run's matrix holds besides its sums.
+//! Contents of a run's matrix besides its sums.
 
 use super::fingerprint::{Difference, Digest, Mismatch};
 
-/// What goes into the matrix besides its entries.
+/// Contents of a matrix besides its entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
-    /// Names of the calibration files, the run's own last.
+    /// Names of the calibration files; this run's is the last.
     pub datasets: Vec<String>,
-    /// Tokens a chunk, as it will be written: of the files merged at the start, or else of the run.
+    /// Tokens per chunk as written to the matrix: those of the matrices that the run started from, or else of the run.
     pub chunk_size: i32,
-    /// How many of the top layers are `NextN` layers.
+    /// Number of `NextN` layers.
     pub n_layer_nextn: i32,
-    /// A digest of the files merged at the start, if any were: see [`Digest::of_files`].
+    /// Digest of the matrices that the run started from, if there are any: see [`Digest::of_files`].
     pub base: Option<Digest>,
 }
 
 impl Output {
-    /// Whether a run that is to become `current` may go on from one that was to become `self`.
+    /// Checks that a run with the output `current` may resume one with the output `self`.
     ///
     /// # Errors
-    /// What differs, with both values.
+    /// All differences, with both values.
     pub fn compare(&self, current: &Self) -> Result<(), Mismatch> {
         let mut differences = Vec::new();
         let mut differ = |field: &str, saved: String, current: String| {

@@ -1,4 +1,4 @@
-//! From a file to a state, every rule checked.
+//! Reads a state file and checks every rule.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,8 +17,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<State<'static>, Error> {
     if !bytes.starts_with(&MAGIC) {
         return Err(Error::NotState("it does not begin with \"GGUF\"".to_owned()));
     }
-    // The checksum comes first: what it does not vouch for gives misleading errors. But a sound file of another kind
-    // has none, and is better told so.
+    // A wrong checksum takes precedence, since damaged bytes give misleading errors. An intact file of another kind has
+    // no checksum: its kind is reported instead.
     let sealed = seal::verify(bytes);
     let file = match (File::from_bytes(bytes), sealed) {
         (Ok(file), Ok(())) => file,
@@ -56,7 +56,7 @@ fn other_kind(file: &File<'_>) -> Option<Error> {
     }
 }
 
-/// The keys, each of one type.
+/// Reads keys as a required type.
 struct Keys<'f>(&'f File<'f>);
 
 impl<'f> Keys<'f> {
@@ -85,11 +85,11 @@ impl<'f> Keys<'f> {
     }
 
     fn text(&self, key: &str) -> Result<&'f str, Error> {
-        self.get(key, "a text", Value::as_str)
+        self.get(key, "a string", Value::as_str)
     }
 
     fn texts(&self, key: &str) -> Result<&'f [String], Error> {
-        self.get(key, "an array of texts", Value::as_strings)
+        self.get(key, "an array of strings", Value::as_strings)
     }
 
     fn u32s(&self, key: &str) -> Result<&'f [u32], Error> {
@@ -109,7 +109,7 @@ impl<'f> Keys<'f> {
     }
 
     fn chunks(&self, key: &str) -> Result<ChunkSet, Error> {
-        self.get(key, "starts and ends of ranges in order", |value| {
+        self.get(key, "starts and ends of ranges, in increasing order", |value| {
             let Value::Array(Array::U64(ends)) = value else { return None };
             let (pairs, rest) = ends.as_chunks::<2>();
             let set = ChunkSet::from_sorted(pairs.iter().map(|&[start, end]| start..end).collect());
@@ -128,7 +128,7 @@ fn describe(value: &Value) -> String {
 
 fn progress(keys: &Keys<'_>) -> Result<Progress, Error> {
     let shard = || {
-        keys.get("state.shard", "an index and a larger number of shards", |value| {
+        keys.get("state.shard", "a shard index and a larger number of shards", |value| {
             let Value::Array(Array::U32(v)) = value else { return None };
             let [index, count] = v[..] else { return None };
             Shard::new(index.into(), count.into()).ok()
@@ -194,13 +194,9 @@ fn groups<E: Clone>(
     let (weights, numbers) = (keys.texts("state.weights")?, keys.u32s("state.weight_sums")?);
     if weights.len() != numbers.len() {
         let found = format!("{} numbers", numbers.len());
-        return Err(Error::Key {
-            key: "state.weight_sums".to_owned(),
-            found,
-            expected: "as many as there are weights",
-        });
+        return Err(Error::Key { key: "state.weight_sums".to_owned(), found, expected: "one number per weight" });
     }
-    // Numbered without gaps, so there are at most as many as weights.
+    // Numbers have no gaps, so each is below the number of weights.
     let count = numbers.iter().max().map_or(0, |&most| most as usize + 1);
     if let Some((weight, &found)) = weights.iter().zip(numbers).find(|&(_, &n)| n as usize >= weights.len()) {
         return Err(Error::NoSums { weight: weight.clone(), found, groups: count });
@@ -307,14 +303,14 @@ fn likelihoods(file: &File<'_>, keys: &Keys<'_>) -> Result<Option<Likelihoods>, 
     let (width, nlls) = tensor(file, TOKENS.to_owned(), &format!("f64 in {rows} rows"), nlls)?;
     let lengths = lengths.unwrap_or_else(|| vec![width as i64; chunks.len()]);
     if lengths.len() != chunks.len() || lengths.iter().any(|&length| length < 1) {
-        return Err(Error::Likelihoods("likelihoods are kept of a chunk without any"));
+        return Err(Error::Likelihoods("'perplexity.lengths' does not have a positive length per chunk"));
     }
     let sum = lengths.iter().try_fold(0_i64, |sum, &length| sum.checked_add(length));
     if sum != i64::try_from(nlls.len()).ok() {
-        return Err(Error::Likelihoods("likelihoods are kept of another number of tokens than their chunks have"));
+        return Err(Error::Likelihoods("'perplexity.tokens' and 'perplexity.lengths' differ in the number of tokens"));
     }
     if !chunks.is_sorted_by(|a, b| a < b) || chunks.first().is_some_and(|&chunk| chunk < 0) {
-        return Err(Error::Likelihoods("likelihoods are kept of chunks that are not in order"));
+        return Err(Error::Likelihoods("the chunks in 'perplexity.chunks' are not in increasing order, or negative"));
     }
     let mut rest = nlls.as_slice();
     for (chunk, length) in chunks.into_iter().zip(lengths) {

@@ -1,7 +1,7 @@
 //! The checksum at the end of a state file.
 //!
-//! The last tensor, `checksum`, holds four u64: the XXH3-128 hash of all bytes before it, low half first, how many
-//! those are, and 0. It tells accidents from data, at the speed of memory; it is no protection against anyone's intent.
+//! The last tensor, `checksum`, holds four u64: the XXH3-128 hash of all bytes before it (two words, low half first),
+//! the number of these bytes, and 0. It detects accidental damage at the speed of memory, but not deliberate changes.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
 use super::Error;
 
-/// Bytes of the seal. A multiple of the alignment, so that nothing follows it.
+/// Size of the checksum record in bytes. A multiple of the alignment, so that no padding follows it.
 pub(super) const BYTES: usize = 32;
 
 fn seal(hash: u128, length: u64) -> [u8; BYTES] {
@@ -19,12 +19,12 @@ fn seal(hash: u128, length: u64) -> [u8; BYTES] {
     out
 }
 
-/// Hashes what goes through, and writes the seal in place of the last bytes.
+/// A writer that hashes its bytes and replaces the last [`BYTES`] of them by the checksum record.
 pub(super) struct Sealing<W> {
     inner: W,
     hash: Xxh3Default,
     length: u64,
-    /// The last bytes so far, which may be those to be replaced.
+    /// The last bytes so far, which may be those to replace.
     held: Vec<u8>,
 }
 
@@ -63,7 +63,7 @@ impl<W: io::Write> io::Write for Sealing<W> {
     }
 }
 
-/// Whether the bytes are those that were written.
+/// Checks that the bytes are those that were written.
 pub(super) fn verify(bytes: &[u8]) -> Result<(), Error> {
     let incomplete = || Error::Incomplete { length: bytes.len() as u64 };
     let (content, end) = bytes.split_last_chunk::<BYTES>().ok_or_else(incomplete)?;
@@ -76,7 +76,7 @@ pub(super) fn verify(bytes: &[u8]) -> Result<(), Error> {
     if found == expected { Ok(()) } else { Err(Error::Checksum { found, expected }) }
 }
 
-/// Puts the right checksum under changed bytes: for tests and fuzzers, which want to get past it.
+/// Updates the checksum of changed bytes, for tests and fuzzers.
 #[doc(hidden)]
 pub fn reseal(bytes: &mut [u8]) {
     if let Some((content, end)) = bytes.split_last_chunk_mut::<BYTES>() {

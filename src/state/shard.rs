@@ -1,17 +1,17 @@
-//! One run shared out over machines.
+//! Parts of one run, for several machines.
 
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-/// Which part of a run's chunks this process takes: part `index` of `count`, from 0.
+/// The part of a run's chunks that this process evaluates: part `index` of `count`, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
     index: u32,
     count: u32,
 }
 
-/// Why there is no shard to take.
+/// An invalid shard, or an environment without one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ShardError(String);
@@ -20,38 +20,39 @@ impl Shard {
     /// The whole run: shard 0 of 1.
     pub const WHOLE: Self = Self { index: 0, count: 1 };
 
-    /// Shard `index` of `count`.
+    /// Creates shard `index` of `count`.
     ///
     /// # Errors
-    /// An index that is not below `count`.
+    /// If `index` is not below `count`, or `count` exceeds 32 bits.
     pub fn new(index: u64, count: u64) -> Result<Self, ShardError> {
         let fits = || Some((u32::try_from(index).ok()?, u32::try_from(count).ok()?));
         match fits() {
             Some((index, count)) if index < count => Ok(Self { index, count }),
-            _ => Err(ShardError(format!("shard {index} of {count} does not exist: they are counted from 0"))),
+            _ => Err(ShardError(format!("shard {index} of {count} does not exist: shards are counted from 0"))),
         }
     }
 
-    /// Its number, from 0.
+    /// Returns the index of the shard, from 0.
     #[must_use]
     pub const fn index(self) -> u32 {
         self.index
     }
 
-    /// How many there are.
+    /// Returns the number of shards.
     #[must_use]
     pub const fn count(self) -> u32 {
         self.count
     }
 
-    /// Whether this is the whole run.
+    /// Returns true if the shard is the whole run.
     #[must_use]
     pub const fn is_whole(self) -> bool {
         self.count == 1
     }
 
-    /// Its chunks of `n_chunks`, where `per_batch` of them are evaluated together. Batches stay whole, so that each chunk
-    /// is computed beside the same others as in one run; otherwise shares are as even as can be. Shares may be empty.
+    /// Returns the shard's chunks of `n_chunks`, if `per_batch` chunks are evaluated together. Batches are not split,
+    /// so each chunk is evaluated with the same others as in one run. Shards differ by at most one batch; some may be
+    /// empty.
     #[must_use]
     pub(crate) fn range(self, n_chunks: u64, per_batch: u64) -> Range<u64> {
         let per_batch = per_batch.max(1);
@@ -63,10 +64,10 @@ impl Shard {
         start(self.index)..start(self.index + 1)
     }
 
-    /// The shard that a Slurm array job or a Kubernetes indexed Job has for this process; `env` looks up a variable.
+    /// Returns the shard of this process in a Slurm array job or a Kubernetes indexed Job. `env` looks up a variable.
     ///
-    /// Slurm sets `SLURM_ARRAY_TASK_ID`, `_COUNT`, `_MIN` and `_STEP`. Kubernetes sets `JOB_COMPLETION_INDEX` alone: the
-    /// manifest has to set `JOB_COMPLETIONS` to the Job's `completions`.
+    /// Slurm sets `SLURM_ARRAY_TASK_ID`, `SLURM_ARRAY_TASK_COUNT`, `_MIN`, `_MAX` and `_STEP`. Kubernetes sets only
+    /// `JOB_COMPLETION_INDEX`: the manifest must set `JOB_COMPLETIONS` to the Job's `completions`.
     ///
     /// # Errors
     /// See [`ShardError`].
@@ -81,17 +82,17 @@ impl Shard {
             }
         };
         let required = |present: &str, missing: &'static str, hint: &str| {
-            number(missing)?.ok_or_else(|| ShardError(format!("{present} is set, {missing} is not; {hint}")))
+            number(missing)?.ok_or_else(|| ShardError(format!("{present} is set, {missing} is not; hint: {hint}")))
         };
         if let Some(id) = number(TASK)? {
-            let count = required(TASK, "SLURM_ARRAY_TASK_COUNT", "say --shard I/N")?;
+            let count = required(TASK, "SLURM_ARRAY_TASK_COUNT", "use --shard I/N")?;
             let min = number("SLURM_ARRAY_TASK_MIN")?.unwrap_or(0);
             let step = number("SLURM_ARRAY_TASK_STEP")?.unwrap_or(1).max(1);
             let uneven = ShardError(format!(
-                "the Slurm array's tasks are not evenly spaced (task {id} of {count} from {min} in steps of {step}): \
-                 say --shard I/N"
+                "the Slurm array's tasks are not evenly spaced (task {id} of {count} from {min} in steps of {step}); \
+                 hint: use --shard I/N"
             ));
-            // An array such as 1,2,7 has a count that its first and last task do not give.
+            // For an array such as 1,2,7 the count does not follow from the first and last task.
             let spread = number("SLURM_ARRAY_TASK_MAX")?.map(|max| max.checked_sub(min).map(|width| width / step));
             let offset = id.checked_sub(min).filter(|offset| offset.is_multiple_of(step));
             return match (offset, spread) {
@@ -104,8 +105,8 @@ impl Shard {
         }
         match number(POD)? {
             None => Err(ShardError(
-                "--shard auto finds neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX in the environment: start it from \
-                 a Slurm array job or a Kubernetes indexed Job, or say --shard I/N"
+                "--shard auto finds neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX in the environment; hint: start \
+                 it from a Slurm array job or a Kubernetes indexed Job, or use --shard I/N"
                     .to_owned(),
             )),
             Some(index) => {
@@ -116,7 +117,7 @@ impl Shard {
     }
 }
 
-/// `I/N`.
+/// Parses `I/N`.
 impl FromStr for Shard {
     type Err = ShardError;
 
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn schedulers_say_which_shard() {
+    fn auto_reads_the_shard_from_slurm_and_kubernetes() {
         let auto = |vars: &[(&str, &str)]| {
             Shard::auto(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()))
         };
@@ -178,13 +179,13 @@ mod tests {
                 ("SLURM_ARRAY_TASK_MIN", min),
                 ("SLURM_ARRAY_TASK_MAX", max),
                 ("SLURM_ARRAY_TASK_STEP", step),
-                ("JOB_COMPLETION_INDEX", "9"), // Slurm's come first
+                ("JOB_COMPLETION_INDEX", "9"), // Slurm's variables take precedence
             ])
         };
         assert_eq!(slurm("0", "4", "0", "3", "1"), Shard::new(0, 4));
         assert_eq!(slurm("4", "4", "1", "4", "1"), Shard::new(3, 4)); // --array=1-4
         assert_eq!(slurm("12", "3", "4", "12", "4"), Shard::new(2, 3)); // --array=4-12:4
-        assert_eq!(slurm("12", "3", "4", "13", "4"), Shard::new(2, 3)); // should Slurm report --array=4-13:4 as given
+        assert_eq!(slurm("12", "3", "4", "13", "4"), Shard::new(2, 3)); // --array=4-13:4, if 13 is the maximum
         let uneven = |shard: Result<Shard, ShardError>, id: &str| {
             shard.unwrap_err().0.contains(&format!("spaced (task {id} of 3"))
         };

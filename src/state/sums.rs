@@ -1,4 +1,4 @@
-//! The sums of a state, each set once however many weights share it.
+//! The sums of a state, each set stored once for all weights that share it.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,27 +16,27 @@ pub struct Group<'a, E: Clone> {
     pub entry: Cow<'a, E>,
 }
 
-/// All sums, by the first of the weights that share them.
+/// All sums, sorted by the names of the weights.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SharedSums<'a> {
-    /// Added in f32, as llama.cpp's tool does: they depend on the order of the chunks.
+    /// f32 sums, as in llama.cpp's tool: they depend on the order of the chunks.
     F32(Vec<Group<'a, Entry>>),
-    /// Added exactly: they do not.
+    /// Exact sums: they do not depend on the order of the chunks.
     Exact(Vec<Group<'a, ExactEntry>>),
 }
 
 impl<'a> SharedSums<'a> {
-    /// f32 sums, borrowed. Weights that are given the same reference share it in the file.
+    /// Borrows f32 sums. Weights with the same reference share a set.
     pub fn f32<'n>(entries: impl IntoIterator<Item = (&'n str, &'a Entry)>) -> Self {
         Self::F32(group(entries))
     }
 
-    /// Exact sums, borrowed. Weights that are given the same reference share it in the file.
+    /// Borrows exact sums. Weights with the same reference share a set.
     pub fn exact<'n>(entries: impl IntoIterator<Item = (&'n str, &'a ExactEntry)>) -> Self {
         Self::Exact(group(entries))
     }
 
-    /// Their kind.
+    /// Returns the kind of the sums.
     #[must_use]
     pub(crate) const fn accumulate(&self) -> Accumulate {
         match self {
@@ -45,7 +45,7 @@ impl<'a> SharedSums<'a> {
         }
     }
 
-    /// Every weight's entry, exact ones rounded.
+    /// Returns the entry of every weight; exact sums are rounded.
     #[must_use]
     pub(crate) fn entries(&self) -> BTreeMap<String, Entry> {
         match self {
@@ -79,7 +79,7 @@ impl<'a> SharedSums<'a> {
 }
 
 fn group<'a, 'n, E: Clone>(entries: impl IntoIterator<Item = (&'n str, &'a E)>) -> Vec<Group<'a, E>> {
-    // By address, to find what is shared; by name after that, so that no address shows in the order.
+    // Grouped by address, then sorted by name, so that no address affects the order.
     let mut shared: BTreeMap<*const E, (&'a E, BTreeSet<&'n str>)> = BTreeMap::new();
     for (weight, entry) in entries {
         shared.entry(std::ptr::from_ref(entry)).or_insert((entry, BTreeSet::new())).1.insert(weight);

@@ -1,4 +1,4 @@
-//! From a state to its file.
+//! Writes a state file.
 
 use std::io;
 
@@ -72,8 +72,8 @@ fn set_model(file: &mut Writer<'_>, which: &str, model: &ModelFingerprint) {
     set("sample", model.sample.to_string().into());
 }
 
-/// The weights with the number of their sums, then the sums by number: weights' names may be longer than ggml lets a
-/// tensor's be.
+/// Adds the weights with the numbers of their sums, then the sums under these numbers: the name of a weight may be
+/// longer than ggml allows for a tensor.
 fn add_groups<'a, E: Clone>(
     file: &mut Writer<'a>,
     groups: &'a [Group<'_, E>],
@@ -118,7 +118,7 @@ fn add_likelihoods(file: &mut Writer<'_>, state: &State<'_>) -> Result<(), Error
     let shape = [width as u64, chunks.len() as u64];
     file.i64_tensor("perplexity.chunks", &shape[1..], chunks)?;
     let bytes: Vec<u8> = likelihoods.tokens.values().flatten().flat_map(|nll| nll.to_le_bytes()).collect();
-    // Chunks of documents vary in length.
+    // Chunks of documents differ in length.
     let lengths: Vec<i64> = likelihoods.tokens.values().map(|nlls| nlls.len() as i64).collect();
     if lengths.iter().all(|&length| length == width as i64) {
         file.tensor("perplexity.tokens", DType::F64, &shape, bytes)?;

@@ -1,11 +1,11 @@
-//! Sums in a device's memory, which are transferred to the host now and then.
+//! Sums in the memory of a device, transferred to the host at intervals.
 
 use std::any::Any;
 use std::fmt;
 
 use super::Sums;
 
-/// The f32 sums of one input on a device. What implements this knows the device; what uses it does not.
+/// The f32 sums of one input on a device. Only implementations depend on the device.
 pub(crate) trait OnDevice: Any + fmt::Debug + Send {
     /// Transfers a copy of the sums to the host. Waits for the device.
     fn read(&self) -> Partial;

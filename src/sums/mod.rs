@@ -1,6 +1,6 @@
 //! The sums of one weight's inputs: per column Σ x² and Σ x, and the number of rows.
 //!
-//! [`Accumulate`] says how they are added up. Sums may also be in a device's memory: `OnDevice`.
+//! [`Accumulate`] selects how they are added up. Sums in a device's memory implement `OnDevice`.
 
 mod accumulate;
 mod device;
@@ -48,7 +48,7 @@ impl Sums<Vec<f64>> {
 }
 
 impl<T: Copy + Default> Sums<Vec<T>> {
-    /// Creates zero sums with both kinds.
+    /// Creates zeros for both kinds of sums.
     pub(crate) fn zeros(values: usize, counts: usize) -> Self {
         let zeros = vec![T::default(); values];
         Self { sum2: zeros.clone(), sum: Some(zeros), counts: vec![0; counts] }

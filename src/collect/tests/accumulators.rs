@@ -7,7 +7,7 @@ fn sixteen_rows() -> Vec<f32> {
 }
 
 #[test]
-fn dense_rows_are_summed_a_channel() {
+fn dense_rows_are_summed_per_channel() {
     let data = sixteen_rows();
     let rows = packed(&data, [3, 16, 1, 1]);
     let mut c = collector();
@@ -18,8 +18,8 @@ fn dense_rows_are_summed_a_channel() {
 }
 
 #[test]
-fn rows_may_lie_apart() {
-    // Four floats a row of which the last is not the tensor's, and a gap of one row between two blocks of eight.
+fn rows_with_gaps_are_summed() {
+    // Four floats per row, the last of which is padding, and a gap of one row between two blocks of eight.
     let mut data = vec![f32::NAN; 4 * 17];
     for r in 0..16 {
         let at = 4 * (r + r / 8);
@@ -37,8 +37,9 @@ fn rows_may_lie_apart() {
 }
 
 #[test]
-fn a_matrix_a_head_has_sums_of_its_own_and_one_count() {
-    // 16 rows for each of 4 heads of a weight with 2 matrices: heads 0 and 2 meet the first, 1 and 3 the second.
+fn a_weight_with_a_matrix_per_head_has_sums_per_matrix_and_one_count() {
+    // 16 rows for each of 4 heads, and a weight of 2 matrices: heads 0 and 2 belong to the first, 1 and 3 to the
+    // second.
     let data: Vec<f32> = (0..4).flat_map(|head| [head as f32 + 1.0; 16]).collect();
     let rows = packed(&data, [1, 16, 4, 1]);
     let product = Product { weight_ne: [1, 8, 2, 1], ..dense("blk.0.attn_k_b.weight", 1, &rows) };
@@ -51,7 +52,7 @@ fn a_matrix_a_head_has_sums_of_its_own_and_one_count() {
 }
 
 #[test]
-fn the_fourth_dimension_picks_a_group_of_matrices() {
+fn the_fourth_dimension_selects_a_group_of_matrices() {
     let data: Vec<f32> = (0..6).flat_map(|block| [f32::from(1_u8 << block); 16]).collect();
     let rows = packed(&data, [1, 16, 2, 3]);
     let product = Product { weight_ne: [1, 8, 2, 3], ..dense("blk.0.x.weight", 1, &rows) };
@@ -62,8 +63,8 @@ fn the_fourth_dimension_picks_a_group_of_matrices() {
     assert_eq!(e.counts, [16]);
 }
 
-/// Three tokens, two slots, four experts; the ids lie in rows of four, as the top of a sorted list does.
-/// token 0: experts 2, 0; token 1: 2, 3; token 2: 3, 2. Expert 1 gets none.
+/// Expert ids of three tokens, two slots and four experts. Rows have four ids, of which the first two are used. Token
+/// 0: experts 2, 0; token 1: 2, 3; token 2: 3, 2. No token is routed to expert 1.
 const IDS: [i32; 12] = [2, 0, 9, 9, 2, 3, 9, 9, 3, 2, 9, 9];
 
 fn strided_ids(data: &[i32]) -> Ids<'_> {
@@ -71,7 +72,7 @@ fn strided_ids(data: &[i32]) -> Ids<'_> {
 }
 
 #[test]
-fn experts_that_share_a_row_a_token() {
+fn experts_of_a_token_read_one_row() {
     let data = [1.0, 10.0, 2.0, 20.0, 4.0, 40.0];
     let rows = packed(&data, [2, 1, 3, 1]);
     let product = routed("blk.0.ffn_up_exps.weight", 4, 1, 2, &rows);
@@ -81,11 +82,11 @@ fn experts_that_share_a_row_a_token() {
     let e = &entry(&c, "blk.0.ffn_up_exps.weight");
     assert_eq!(sum(e), [1.0, 10.0, 0.0, 0.0, 7.0, 70.0, 6.0, 60.0]);
     assert_eq!(e.sum2, [1.0, 100.0, 0.0, 0.0, 21.0, 2100.0, 20.0, 2000.0]);
-    assert_eq!(e.counts, [1, 0, 3, 2], "expert 1 is dead: zero, not NaN");
+    assert_eq!(e.counts, [1, 0, 3, 2], "expert 1 has no rows: its sums are 0, not NaN");
 }
 
 #[test]
-fn experts_with_a_row_a_slot() {
+fn experts_of_a_token_read_one_row_per_slot() {
     let data = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]; // token 0: slots 1, 2; token 1: 4, 8; token 2: 16, 32
     let rows = packed(&data, [1, 2, 3, 1]);
     let product = routed("blk.0.ffn_down_exps.weight", 4, 1, 2, &rows);
@@ -99,7 +100,7 @@ fn experts_with_a_row_a_slot() {
 
 #[test]
 fn an_experts_rows_are_added_slot_by_slot() {
-    // In f32 the order shows: 1e8 + 1 loses the 1. Slot 0 of tokens 0 and 1 comes before slot 1 of token 0.
+    // The order changes the f32 sum: 1e8 + 1 loses the 1. Slot 0 of tokens 0 and 1 comes before slot 1 of token 0.
     let data = [1e8, 1.0, -1e8, 0.0]; // token 0: slots 1e8, 1; token 1: slots -1e8, 0
     let rows = packed(&data, [1, 2, 2, 1]);
     let product = routed("blk.0.ffn_down_exps.weight", 1, 1, 2, &rows);
@@ -111,7 +112,7 @@ fn an_experts_rows_are_added_slot_by_slot() {
 }
 
 #[test]
-fn ids_outside_the_experts_are_an_error() {
+fn expert_ids_out_of_range_are_an_error() {
     let rows = packed(&[1.0, 2.0, 3.0], [1, 1, 3, 1]);
     let product = routed("w", 3, 1, 2, &rows);
     let error = collector_that_asked(&product)
@@ -129,7 +130,7 @@ fn collector_that_asked(product: &Product<'_>) -> Lane {
 }
 
 #[test]
-fn a_sum_that_is_no_number_names_its_place() {
+fn a_sum_that_is_not_finite_is_an_error_with_its_channel() {
     let mut data = vec![1.0; 48];
     data[3 * 7 + 2] = f32::INFINITY;
     let rows = packed(&data, [3, 16, 1, 1]);
@@ -138,7 +139,7 @@ fn a_sum_that_is_no_number_names_its_place() {
     let Error::NonFinite { weight, matrix: 0, channel: 2, .. } = error else { panic!("{error}") };
     assert_eq!(weight, "blk.3.ffn_up.weight");
 
-    // An overflowing square is one too.
+    // The square overflows.
     let rows = packed(&[1.0, 1e20, 1.0], [1, 1, 3, 1]);
     let product = routed("w", 4, 1, 2, &rows);
     let error = collector_that_asked(&product).add(&product, &rows, Some(&strided_ids(&IDS))).unwrap_err();
@@ -146,7 +147,7 @@ fn a_sum_that_is_no_number_names_its_place() {
 }
 
 #[test]
-fn earlier_sums_are_added_to_or_refused() {
+fn earlier_sums_are_continued_unless_their_size_differs() {
     let data = sixteen_rows();
     let rows = packed(&data, [3, 16, 1, 1]);
     let product = dense("blk.0.a.weight", 1, &rows);
@@ -157,7 +158,7 @@ fn earlier_sums_are_added_to_or_refused() {
         assert!(c.asks(&product));
         c
     };
-    // Counts of an older file, one a matrix, become one; without sums of activations none are begun.
+    // Equal counts of an older file become one. An entry without sums of activations stays without them.
     let mut c = earlier(Entry { sum2: vec![1.0; 3], sum: None, counts: vec![32, 32, 32] });
     c.add(&product, &rows, None).unwrap();
     let e = &entry(&c, "blk.0.a.weight");
@@ -170,7 +171,7 @@ fn earlier_sums_are_added_to_or_refused() {
 }
 
 #[test]
-fn one_earlier_count_is_spread_over_the_experts() {
+fn one_earlier_count_is_repeated_for_every_expert() {
     let rows = packed(&[1.0, 2.0, 4.0], [1, 1, 3, 1]);
     let product = routed("w", 4, 1, 2, &rows);
     let mut imatrix = Imatrix::default();

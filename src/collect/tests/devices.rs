@@ -1,4 +1,4 @@
-//! Sums on a device, with a device made of a vector.
+//! Sums on a device, which an array stands for.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::super::pending::BATCHES_AWAY;
 use super::*;
 use crate::sums::{OnDevice, Partial};
 
-/// Two channels in f32, as a device would have them.
+/// f32 sums of two channels: Σ x, then Σ x².
 #[derive(Debug, Default)]
 struct Device {
     sums: [f32; 4],
@@ -45,7 +45,7 @@ impl OnDevice for Device {
 
 const DOWN: &str = "blk.0.ffn_down.weight";
 
-/// One batch with one product, whose input is sixteen times `row`.
+/// Evaluates a batch of one product, whose input is 16 times `row`.
 fn batch(lane: &mut Lane, index: usize, row: [f32; 2], cleared: &Arc<AtomicUsize>) -> Result<(), Error> {
     lane.begin_batch(index);
     lane.begin_decode();
@@ -65,10 +65,10 @@ fn batch(lane: &mut Lane, index: usize, row: [f32; 2], cleared: &Arc<AtomicUsize
 }
 
 #[test]
-fn sums_come_home_every_so_many_batches_and_lose_nothing() {
+fn device_sums_are_transferred_at_intervals_and_lose_nothing() {
     let cleared = Arc::new(AtomicUsize::new(0));
     let mut lane = collector();
-    // Too small to be seen beside the first in f32, and seen all the same once all is added up.
+    // In f32, adding the later squares to that of the first batch would lose them.
     batch(&mut lane, 0, [4096.0, 1.0], &cleared).unwrap();
     let batches = 3 * BATCHES_AWAY;
     for index in 1..batches {
@@ -84,7 +84,7 @@ fn sums_come_home_every_so_many_batches_and_lose_nothing() {
 }
 
 #[test]
-fn a_snapshot_has_what_is_away_and_changes_nothing() {
+fn a_snapshot_includes_device_sums_and_does_not_change_them() {
     let cleared = Arc::new(AtomicUsize::new(0));
     let run = |snapshots: bool| {
         let mut lane = collector();
@@ -103,7 +103,7 @@ fn a_snapshot_has_what_is_away_and_changes_nothing() {
 }
 
 #[test]
-fn sums_from_a_file_are_added_to() {
+fn device_sums_are_added_to_sums_from_a_file() {
     let mut imatrix = Imatrix::default();
     imatrix
         .entries
@@ -135,8 +135,8 @@ fn rows_of_experts_are_counted_by_the_device() {
     assert_eq!((experts.total, experts.unseen, experts.least), (2, 0, 5));
 }
 
-/// Weights that read the same are summed once. On a device what was before the last addition is gone, so one that then
-/// reads something else is an error, not a wrong sum.
+/// Weights that read the same input are summed once. A device does not keep the sums before the last addition, so a
+/// weight that then reads another input is an error, not a wrong sum.
 #[test]
 fn a_weight_that_parts_from_sums_on_a_device_is_an_error() {
     const Q: &str = "blk.0.attn_q.weight";
@@ -144,7 +144,7 @@ fn a_weight_that_parts_from_sums_on_a_device_is_an_error() {
     let mut lane = collector();
     let data = [1.0; 32];
     let rows = packed(&data, [2, 16, 1, 1]);
-    // Shared, as sums of the host's.
+    // The weights share sums on the host.
     evaluate(&mut lane, &[(dense(Q, 1, &rows), rows), (dense(K, 1, &rows), rows)]);
     lane.begin_decode();
     assert_eq!(lane.n_captures(), 1);

@@ -1,4 +1,4 @@
-//! Batches side by side give the sums of one after the other, to the bit, and so do the files saved in between.
+//! Batches in parallel give the bits of one batch after the other, and so do the snapshots taken in between.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::*;
 
 const BATCHES: usize = 40;
 const LOOPED: &str = "blk.1.loop.weight";
-/// Weight and input of each product of the graph: some share, and the looped one is used twice.
+/// Weight and input of each product of the graph. Some weights share an input; `LOOPED` is used twice.
 const GRAPH: &[(&str, usize)] = &[
     ("blk.0.attn_q.weight", 1),
     ("blk.0.attn_k.weight", 1),
@@ -21,7 +21,7 @@ const GRAPH: &[(&str, usize)] = &[
     ("blk.1.ffn_down.weight", 6),
 ];
 
-/// Sixteen rows of sizes so different that the order in which they are added shows.
+/// Returns 16 rows of two channels, with values so different in size that the order of addition changes the bits.
 pub(super) fn input(batch: usize, input: usize) -> Vec<f32> {
     (0..32)
         .map(|i| {
@@ -31,8 +31,8 @@ pub(super) fn input(batch: usize, input: usize) -> Vec<f32> {
         .collect()
 }
 
-/// The graph of batch 25 has K read something else. A looped weight leads the clock, and is not the graph's first: then
-/// batches do not overlap.
+/// Returns the graph of a batch. In batch 25, K reads another input. With `looped`, the looped weight has the most rows
+/// but is not the first of the graph, so batches do not overlap.
 fn graph(batch: usize, looped: bool) -> Vec<(&'static str, usize)> {
     let mut graph = GRAPH.to_vec();
     graph.retain(|&(weight, _)| looped || weight != LOOPED);
@@ -51,7 +51,7 @@ fn run_batch(lane: &mut Lane, batch: usize, looped: bool) -> Result<(), super::s
         let rows = packed(&data, [2, 16, 1, 1]);
         let product = dense(weight, 100 + index, &rows);
         let asked = lane.asks(&product);
-        // As if computing took a time of its own in every lane.
+        // Simulates a different computing time per node and batch.
         std::thread::sleep(Duration::from_micros(((batch * 7 + node * 13) % 5 * 40) as u64));
         if asked {
             lane.add(&product, &rows, None)?;
@@ -89,7 +89,7 @@ fn same(a: &Snapshot, b: &Snapshot) {
 }
 
 #[test]
-fn any_number_of_lanes_leaves_the_sums_of_one() {
+fn any_number_of_lanes_gives_the_sums_of_one() {
     for looped in [false, true] {
         let (want, want_due) = collect(1, looped);
         assert_eq!(want.chunks, BATCHES as i32 * if looped { 2 } else { 1 });
@@ -109,7 +109,7 @@ fn a_lane_that_fails_releases_the_others() {
     run_batch(&mut collector.lane(), 0, false).unwrap();
     collector.overlap();
     let error = std::thread::scope(|scope| {
-        // Batch 1 never comes.
+        // Batch 1 never begins.
         let waiting = scope.spawn(|| run_batch(&mut collector.lane(), 2, false));
         std::thread::sleep(Duration::from_millis(20));
         collector.stop();

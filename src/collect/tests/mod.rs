@@ -1,4 +1,4 @@
-//! The collector, driven by hand: no llama.cpp, numbers that can be checked on paper.
+//! Drives the collector without llama.cpp, with numbers that can be checked by hand.
 
 mod accumulators;
 mod devices;
@@ -22,7 +22,7 @@ fn continued(imatrix: &Imatrix) -> Lane {
     collector.lane()
 }
 
-/// A dense product of a plain weight; the shape of its input goes by `rows`.
+/// Returns a dense product of a weight of one matrix, with an input of the shape of `rows`.
 fn dense<'a>(weight: &'a str, input: usize, rows: &Rows<'_>) -> Product<'a> {
     Product {
         kind: Kind::Dense,
@@ -40,7 +40,7 @@ fn routed<'a>(weight: &'a str, experts: i64, input: usize, ids: usize, rows: &Ro
     Product { kind: Kind::Routed, weight_ne: [plain.weight_ne[0], 8, experts, 1], ids, ..plain }
 }
 
-/// Rows that lie one after the other.
+/// Returns contiguous rows.
 fn packed(data: &[f32], ne: [usize; 4]) -> Rows<'_> {
     Rows { data, ne, stride: [1, ne[0], ne[0] * ne[1], ne[0] * ne[1] * ne[2]] }
 }
@@ -53,7 +53,7 @@ fn sum(entry: &Entry) -> &[f32] {
     entry.sum.as_deref().expect("sums were collected")
 }
 
-/// One evaluation: each product is asked for and, where wanted, added.
+/// Evaluates a graph of these products and adds those that are asked for. Returns which were asked for.
 fn evaluate(lane: &mut Lane, products: &[(Product<'_>, Rows<'_>)]) -> Vec<bool> {
     lane.begin_decode();
     let mut asked = Vec::new();

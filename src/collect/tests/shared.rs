@@ -1,10 +1,10 @@
-//! Sharing never shows: whatever the graphs do, each weight's sums are those of its own inputs.
+//! Sharing does not change results: for any graphs, each weight has the sums of its own inputs.
 
 use std::collections::BTreeMap;
 
 use super::*;
 
-/// A weight's sums kept apart from all others, as llama.cpp's tool keeps them.
+/// Separate sums per weight, as in llama.cpp's tool.
 #[derive(Default)]
 struct Apart(BTreeMap<&'static str, (f32, f32, i64)>);
 
@@ -19,8 +19,8 @@ impl Apart {
     }
 }
 
-/// Runs evaluations given as `(weight, input)` in order of computation, where inputs of one number are one tensor, and
-/// compares with sums kept apart. Returns the number of captures in use at the end, and of rows added.
+/// Runs evaluations, given as `(weight, input)` in the order of computation; equal numbers are the same tensor. Checks
+/// the sums against separate ones. Returns the number of captures in use at the end, and of inputs added.
 fn run(evaluations: &[&[(&'static str, usize)]]) -> (usize, usize) {
     let (mut c, mut apart, mut added) = (collector(), Apart::default(), 0);
     for (n, evaluation) in evaluations.iter().enumerate() {
@@ -62,36 +62,37 @@ fn another_order_of_the_same_weights_changes_nothing() {
 }
 
 #[test]
-fn a_weight_that_reads_something_else_parts() {
+fn a_weight_that_reads_another_input_parts() {
     let (captures, _) = run(&[&[(Q, 1), (K, 1), (V, 1)], &[(Q, 1), (K, 1), (V, 2)], &[(Q, 1), (K, 1), (V, 1)]]);
     assert_eq!(captures, 2);
 }
 
 #[test]
-fn a_weight_that_is_left_out_parts() {
+fn a_weight_that_is_not_used_parts() {
     let (captures, _) = run(&[&[(Q, 1), (K, 1), (V, 1)], &[(Q, 1), (K, 1)], &[(Q, 1), (K, 1), (V, 1)]]);
     assert_eq!(captures, 2);
 }
 
 #[test]
-fn an_evaluation_without_any_of_them_parts_nobody() {
+fn an_evaluation_without_any_of_the_weights_keeps_them_together() {
     assert_eq!(run(&[&[(Q, 1), (K, 1)], &[("blk.1.attn_q.weight", 1)], &[(Q, 1), (K, 1)]]).0, 2);
 }
 
 #[test]
-fn the_one_that_brought_the_input_in_parts_and_the_last_is_left_out() {
+fn the_weight_that_added_the_shared_input_can_part() {
     run(&[&[(Q, 1), (K, 1)], &[(Q, 1), (Q, 2)], &[(Q, 1), (K, 1)]]);
     run(&[&[(Q, 1), (K, 1)], &[(Q, 1), (Q, 2), (K, 2)], &[(Q, 1), (K, 1)]]);
     run(&[&[(Q, 1), (K, 1), (V, 1)], &[(Q, 1), (Q, 2), (V, 1)], &[(Q, 1), (K, 1), (V, 1)]]);
 }
 
-/// Every way in which three weights can read three inputs, for a middle evaluation between two plain ones.
+/// Runs every sequence of up to four uses of three weights and three inputs, between two evaluations of the plain
+/// graph.
 #[test]
-fn any_graph_in_between_leaves_the_sums_of_its_own_inputs() {
+fn any_graph_in_between_gives_each_weight_the_sums_of_its_inputs() {
     let uses: Vec<(&'static str, usize)> = [Q, K, V].into_iter().flat_map(|w| [(w, 1), (w, 2), (w, 3)]).collect();
     let plain: &[_] = &[(Q, 1), (K, 1), (V, 1)];
     for n in 0..uses.len().pow(4) {
-        // The digits of n in base 9 are up to four uses in order; a leading run of zeros stands for fewer.
+        // The digits of n in base 9 are up to four uses, the first use lowest; zeros at the top are left out.
         let mut middle = Vec::new();
         let mut rest = n;
         while rest > 0 {
@@ -110,19 +111,19 @@ fn a_weight_used_twice_parts_before_its_second_input() {
 }
 
 #[test]
-fn looped_layers_keep_sums_of_their_own() {
+fn weights_of_looped_layers_do_not_share() {
     let graph: &[_] = &[(Q, 1), (K, 1), (Q, 2), (K, 2)];
     assert_eq!(run(&[graph, graph]).0, 2);
 }
 
 #[test]
-fn equal_inputs_of_different_history_are_not_joined() {
-    // V comes late: it reads what Q reads and has seen less.
+fn weights_with_different_earlier_sums_do_not_share() {
+    // V reads the same input as Q, but only from the second evaluation on.
     run(&[&[(Q, 1), (K, 1)], &[(Q, 1), (K, 1), (V, 1)], &[(Q, 1), (K, 1), (V, 1)]]);
 }
 
 #[test]
-fn a_decode_of_several_graphs_is_told_apart_by_its_first_node() {
+fn the_first_node_separates_the_graphs_of_a_decode() {
     let data: Vec<f32> = (0..16).map(|row| row as f32).collect();
     let rows = packed(&data, [1, 16, 1, 1]);
     let mut c = collector();
@@ -142,7 +143,7 @@ fn a_decode_of_several_graphs_is_told_apart_by_its_first_node() {
 }
 
 #[test]
-fn sums_loaded_for_one_of_two_keep_them_apart() {
+fn a_weight_with_loaded_sums_does_not_share_with_one_without() {
     let mut imatrix = Imatrix::default();
     imatrix.entries.insert(K.into(), Entry { sum2: vec![0.5], sum: Some(vec![0.5]), counts: vec![16] });
     let data: Vec<f32> = (0..16).map(|row| row as f32).collect();

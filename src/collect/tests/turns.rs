@@ -1,4 +1,5 @@
-//! Lanes in thousands of orders, chosen by a scheduler: `scripts/turns.sh`. A deadlock is a failure, and so is one other bit.
+//! Runs lanes in thousands of thread orders, chosen by a scheduler (`scripts/turns.sh`). A deadlock fails the test, and
+//! so does a single different bit.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::lanes::input;
 use super::*;
 
 const BATCHES: usize = 6;
-/// Orders that are tried at random, and with few changes from one thread to another.
+/// Number of orders that each scheduler tries: one picks them at random, the other with few thread switches (PCT).
 const ORDERS: usize = 3000;
 /// Q and K read one input, and so do gate and up.
 const GRAPH: &[(&str, usize)] = &[
@@ -21,7 +22,7 @@ const GRAPH: &[(&str, usize)] = &[
     ("blk.0.ffn_down.weight", 3),
 ];
 
-/// A batch of this graph; in batch `parts`, K reads an input of its own.
+/// Evaluates a batch. In batch `parts`, K reads another input.
 fn run_batch(lane: &mut Lane, batch: usize, parts: Option<usize>) -> Result<(), Error> {
     lane.begin_batch(batch);
     lane.begin_decode();
@@ -49,7 +50,7 @@ fn one_by_one(parts: Option<usize>) -> (Snapshot, Vec<Snapshot>) {
     (collector.snapshot(), collector.take_due(BATCHES))
 }
 
-/// As `evaluate::lanes` has it: the first batch alone, then each lane takes the next.
+/// Evaluates as `evaluate::lanes` does: the first batch alone, then each lane takes the next one.
 fn side_by_side(
     lanes: usize,
     run: impl Fn(&mut Lane, usize) -> Result<(), Error> + Send + Sync + 'static,
@@ -116,7 +117,7 @@ fn a_weight_that_parts_gives_the_sums_of_one_lane_in_any_order() {
     in_many_orders(|| gives_the_sums_of_one_lane(3, Some(1)));
 }
 
-/// A save that is asked for in between is of whole batches.
+/// A requested snapshot contains no batch in part.
 #[test]
 fn a_snapshot_at_any_time_has_whole_batches() {
     in_many_orders(|| {
@@ -149,7 +150,7 @@ fn a_snapshot_at_any_time_has_whole_batches() {
     });
 }
 
-/// The lane of batch 2 fails in its midst; no other waits for it for ever.
+/// The lane of batch 2 fails after the batch has begun; no other lane waits forever.
 #[test]
 fn a_lane_that_fails_releases_the_others_in_any_order() {
     in_many_orders(|| {

@@ -1,4 +1,4 @@
-//! States, merged and read back.
+//! Writes, reads and merges states.
 
 mod properties;
 mod rules;
@@ -34,13 +34,13 @@ fn fingerprint(accumulate: Accumulate) -> Fingerprint {
     }
 }
 
-/// A row of chunk `chunk`, of the sizes that activations have.
+/// Returns a row of chunk `chunk`, with values of a typical size for activations.
 fn row(chunk: u64, row: usize) -> Vec<f32> {
     let seed = |channel: usize| (chunk * 1000 + (row * CHANNELS + channel) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (0..CHANNELS).map(|channel| (seed(channel) >> 40) as f32 / 1e6 - 8.0).collect()
 }
 
-/// Two weights that share their sums, and a third that only odd chunks reach.
+/// Returns the sums of two weights that share them, those of a third that only odd chunks use, and the likelihoods.
 fn collect(chunks: std::ops::Range<u64>) -> (ExactEntry, ExactEntry, Likelihoods) {
     let (mut shared, mut own) = (ExactEntry::zeros(CHANNELS, 1), ExactEntry::zeros(CHANNELS, 1));
     let mut likelihoods = Likelihoods::default();
@@ -69,7 +69,7 @@ fn state(chunks: std::ops::Range<u64>, shard: Shard) -> State<'static> {
         weights: weights.iter().map(|&weight| weight.to_owned()).collect(),
         entry: Cow::Owned(entry.clone()),
     };
-    // Where no row came to `own`, it has no sums.
+    // A weight without rows has no sums.
     let mut groups = vec![group(&["blk.0.attn_k.weight", "blk.0.attn_q.weight"], &shared)];
     if own.counts != [0] {
         groups.push(group(&["blk.0.ffn_up.weight"], &own));
@@ -102,7 +102,7 @@ fn merged(shards: Vec<(PathBuf, State<'static>)>) -> Result<State<'static>, Merg
 }
 
 #[test]
-fn merged_shards_are_the_one_run_to_the_byte() {
+fn merged_shards_have_the_bytes_of_one_run() {
     let whole = state(0..10, Shard::WHOLE);
     for ends in [&[0, 10][..], &[0, 3, 6, 10], &[0, 1, 2, 3, 10], &[0, 0, 1, 10]] {
         for turn in 0..ends.len() - 1 {
@@ -121,7 +121,7 @@ fn merged_shards_are_the_one_run_to_the_byte() {
 }
 
 #[test]
-fn weights_that_share_sums_in_one_shard_only_are_kept_apart() {
+fn weights_that_share_sums_in_one_shard_only_are_merged_separately() {
     let mut shards = shards(&[0, 4, 10]);
     let SharedSums::Exact(groups) = &mut shards[1].1.sums else { panic!() };
     let mut apart = groups[0].clone();
@@ -138,7 +138,7 @@ fn weights_that_share_sums_in_one_shard_only_are_kept_apart() {
 }
 
 #[test]
-fn gaps_overlaps_and_strangers_are_refused_by_name() {
+fn gaps_overlaps_and_states_of_other_runs_are_refused_by_name() {
     let message = |shards| merged(shards).unwrap_err().to_string();
     let all = || shards(&[0, 3, 6, 10]);
     assert_eq!(message(vec![]), "no state files to merge");
@@ -188,7 +188,7 @@ fn f32_state<'a>(entry: &'a Entry, other: &'a Entry) -> State<'a> {
 }
 
 #[test]
-fn a_state_comes_back_and_shared_sums_are_stored_once() {
+fn a_state_is_read_as_written_and_shared_sums_are_stored_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.state");
     let mut exact = state(2..5, Shard::new(1, 4).unwrap());
@@ -206,13 +206,13 @@ fn a_state_comes_back_and_shared_sums_are_stored_once() {
     let SharedSums::F32(groups) = &saved.sums else { panic!() };
     assert_eq!(groups.iter().map(|group| group.weights.concat()).collect::<Vec<_>>(), ["ab", "c"]);
     assert_eq!(saved.to_imatrix().entries["b"], one);
-    // NaN and -0 are bits like others.
+    // NaN and -0 keep their bits.
     assert_eq!(bytes(&saved), bytes(&state));
     assert!(bytes(&state).len() < 3 * 4000 + 4000, "three weights, two entries, one of them without sums");
 }
 
 #[test]
-fn every_cut_and_every_changed_bit_is_told_as_damage() {
+fn every_truncation_and_every_changed_byte_is_reported_as_damage() {
     let whole = bytes(&state(0..2, Shard::new(0, 5).unwrap()));
     for length in 0..whole.len() {
         let error = State::load_from(&whole[..length]).unwrap_err();
@@ -231,7 +231,7 @@ fn every_cut_and_every_changed_bit_is_told_as_damage() {
 }
 
 #[test]
-fn files_of_other_kinds_and_versions_are_told_apart() {
+fn files_of_other_kinds_and_versions_are_refused() {
     let mut imatrix = Vec::new();
     state(0..2, Shard::WHOLE).to_imatrix().write(&mut imatrix, Format::Gguf).unwrap();
     let error = State::load_from(&imatrix).unwrap_err().to_string();

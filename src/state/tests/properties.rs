@@ -1,4 +1,4 @@
-//! Any state comes back.
+//! Any state is read as it was written.
 
 use proptest::prelude::*;
 
@@ -39,7 +39,7 @@ fn any_header() -> impl Strategy<Value = State<'static>> {
             let done =
                 ChunkSet::from_sorted(ends.as_chunks::<2>().0.iter().map(|&[a, b]| a..b).collect()).unwrap_or_default();
             let mut likelihoods = Likelihoods::default();
-            // As many in each, or as it comes, or none in some.
+            // Equal numbers per chunk, or different ones, some of them 0.
             let n = |chunk: u64| if narrow % 2 == 0 { 2 } else { (chunk % 4) as usize };
             let nlls = |chunk: u64| [0.5, chunk as f64, 1.0];
             done.iter().for_each(|chunk| likelihoods.add(chunk, &nlls(chunk)[..n(chunk)], kept));
@@ -88,7 +88,7 @@ fn any_header() -> impl Strategy<Value = State<'static>> {
 
 proptest! {
     #[test]
-    fn any_state_comes_back_as_it_was(
+    fn any_state_is_read_as_it_was_written(
         header in any_header(),
         floats in prop::collection::btree_map("[a-z.]{1,70}", any_entry(), 0..4),
         exacts in prop::collection::btree_map(".{1,9}", any_exact(), 0..4),
@@ -107,7 +107,7 @@ proptest! {
             prop_assert_eq!(&read.fingerprint, &header.fingerprint);
             prop_assert_eq!(&read.output, &header.output);
             prop_assert_eq!(&read.likelihoods, &header.likelihoods);
-            if kind == Accumulate::F64 { // f32 has NaN, which the bytes above have compared
+            if kind == Accumulate::F64 { // f32 sums may be NaN: compared as bytes above
                 prop_assert_eq!(&read.sums, &header.sums);
             }
         }

@@ -1,9 +1,9 @@
-//! Every rule has its error.
+//! Each broken rule gives its error.
 
 use super::*;
 use crate::gguf::{DType, Value};
 
-/// A file with one thing changed through the GGUF layer, its checksum right.
+/// Reads a file with changed keys or tensors and a correct checksum, and returns the error.
 fn rewritten(
     change: impl Fn(&str, Value) -> Option<Value>,
     tensor: impl Fn(&str) -> Option<(DType, Vec<u64>)>,
@@ -26,7 +26,7 @@ fn rewritten(
     let mut out = Vec::new();
     writer.write_to(&mut out).unwrap();
     reseal(&mut out);
-    State::load_from(&out).expect_err("a rule is broken")
+    State::load_from(&out).expect_err("the broken rule is an error")
 }
 
 #[test]
@@ -117,11 +117,11 @@ fn tensors_have_their_types_and_shapes() {
 }
 
 #[test]
-fn the_writer_keeps_the_rules_too() {
+fn the_writer_checks_the_rules_too() {
     let broken = |change: fn(&mut State<'static>)| {
         let mut state = state(0..2, Shard::WHOLE);
         change(&mut state);
-        state.write(std::io::sink()).expect_err("a rule is broken")
+        state.write(std::io::sink()).expect_err("the broken rule is an error")
     };
     assert!(matches!(broken(|s| s.fingerprint.accumulate = Accumulate::F32), Error::Accumulate { .. }));
     assert!(matches!(
@@ -140,13 +140,13 @@ fn the_writer_keeps_the_rules_too() {
         let mut state = state(0..2, Shard::WHOLE);
         let SharedSums::Exact(groups) = &mut state.sums else { panic!() };
         change(groups[0].entry.to_mut());
-        state.write(std::io::sink()).expect_err("a rule is broken")
+        state.write(std::io::sink()).expect_err("the broken rule is an error")
     };
     assert!(matches!(broken_sums(|entry| entry.counts[0] = -1), Error::Count { found: -1, .. }));
     assert!(matches!(broken_sums(|entry| entry.sum2[5] = -1), Error::Exact { .. }));
 }
 
-/// Chunks of documents have unequal numbers of likelihoods.
+/// Chunks of documents differ in their number of likelihoods.
 #[test]
 fn lengths_of_likelihoods_are_checked() {
     let mut ragged = state(0..2, Shard::WHOLE);

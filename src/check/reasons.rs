@@ -155,5 +155,9 @@ pub(super) fn extra(findings: &mut Findings, model: &Model, matrix: &Loaded<Slic
 
 /// Returns the tensors that some type converts.
 pub(super) fn convertible(model: &Model) -> Vec<&TensorInfo> {
-    model.tensors.iter().filter(|tensor| allows_quantization(&model.hparams, tensor)).collect()
+    model
+        .tensors
+        .iter()
+        .filter(|tensor| allows_quantization(&model.hparams.arch, &tensor.name, tensor.n_dims()))
+        .collect()
 }

@@ -1,7 +1,5 @@
 //! Which tensors `llama-quantize` quantizes at all.
 
-use super::{Hparams, TensorInfo};
-
 /// Parts of the names of tensors that are kept as they are.
 const KEPT: [&str; 35] = [
     "_norm.weight",
@@ -69,12 +67,11 @@ const KEPT_NAMES: [&str; 2] = ["position_embd.weight", "token_types.weight"];
 
 /// Returns true if the tensor is quantized: two dimensions or more, a weight, and not one of those kept.
 #[must_use]
-pub fn allows_quantization(hparams: &Hparams, tensor: &TensorInfo) -> bool {
-    let name = tensor.name.as_str();
+pub fn allows_quantization(architecture: &str, name: &str, n_dims: usize) -> bool {
     let kept = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
-    tensor.n_dims() >= 2
+    n_dims >= 2
         && name.ends_with("weight")
         && !KEPT_NAMES.contains(&name)
         && !kept(&KEPT)
-        && !(hparams.arch == "glm5-next" && kept(&KEPT_GLM5_NEXT))
+        && !(architecture == "glm5-next" && kept(&KEPT_GLM5_NEXT))
 }

@@ -15,4 +15,4 @@ pub use allows::allows_quantization;
 pub use file_type::FileType;
 pub use hparams::Hparams;
 pub use plan::{Overrides, Plan, Planned, RuleError, TensorInfo, is_quantized};
-pub use select::uses_matrix;
+pub use select::{uses_matrix, written_type};

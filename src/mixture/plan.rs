@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::allows::allows_quantization;
 use super::category::{Category, is_token_embd};
-use super::select::{Selector, with_fallback};
+use super::select::{Selector, written_type};
 use super::{FileType, Hparams};
 use crate::gguf::{DType, MAX_DIMS};
 
@@ -132,7 +132,7 @@ fn target(
     overrides: &Overrides,
 ) -> Result<DType, RuleError> {
     let default = file_type.default_type();
-    if !allows_quantization(selector.hparams, tensor) {
+    if !allows_quantization(&selector.hparams.arch, &tensor.name, tensor.n_dims()) {
         return Ok(tensor.dtype);
     }
     if !is_quantized(default) {
@@ -142,7 +142,12 @@ fn target(
         Some(&target) => target,
         None => selector.select(tensor, Category::of(&tensor.name))?,
     };
-    with_fallback(tensor, selected)
+    let row = tensor.shape[0];
+    written_type(selected, row).ok_or_else(|| RuleError::NoFallback {
+        tensor: tensor.name.clone(),
+        row,
+        target: selected,
+    })
 }
 
 /// Returns true for types with blocks.

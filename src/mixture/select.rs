@@ -282,13 +282,14 @@ fn keeps_q8_0(name: &str) -> bool {
     ["attn_q_a", "attn_q_b", "nextn.eh_proj"].iter().any(|part| name.contains(part))
 }
 
-/// Returns the type that is written if `selected` does not fit the tensor's rows.
-pub(super) fn with_fallback(tensor: &TensorInfo, selected: DType) -> Result<DType, RuleError> {
-    let row = tensor.shape[0];
-    if row.is_multiple_of(selected.block_len()) {
-        return Ok(selected);
+/// Returns the type that is written if `wanted` does not fit rows of this many columns (`tensor_type_fallback`); `None` if
+/// there is none.
+#[must_use]
+pub fn written_type(wanted: DType, columns: u64) -> Option<DType> {
+    if columns.is_multiple_of(wanted.block_len()) {
+        return Some(wanted);
     }
-    let fallback = match selected {
+    let fallback = match wanted {
         DType::IQ1_S
         | DType::IQ1_M
         | DType::IQ2_XXS
@@ -301,10 +302,10 @@ pub(super) fn with_fallback(tensor: &TensorInfo, selected: DType) -> Result<DTyp
         DType::Q4_K => DType::Q5_0,
         DType::Q5_K => DType::Q5_1,
         DType::Q6_K => DType::Q8_0,
-        _ if selected.block_len() <= 32 => DType::F16,
-        _ => return Err(RuleError::NoFallback { tensor: tensor.name.clone(), row, target: selected }),
+        _ if wanted.block_len() <= 32 => DType::F16,
+        _ => return None,
     };
-    Ok(if row.is_multiple_of(fallback.block_len()) { fallback } else { DType::F16 })
+    Some(if columns.is_multiple_of(fallback.block_len()) { fallback } else { DType::F16 })
 }
 
 /// Returns true if the quantizer of this type reads a matrix. The others round each value to the nearest.

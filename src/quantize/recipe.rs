@@ -3,9 +3,10 @@
 use super::file_size::padded;
 use super::groups::fused;
 use super::knapsack::{Choice, curve, solve};
-use super::rules::{allows_quantization, requires_entry, written_type};
+use super::rules::{allows_quantization, requires_entry};
 use super::{Error, Source, Weight};
 use crate::gguf::DType;
+use crate::mixture::written_type;
 
 /// What the file may take.
 #[derive(Clone, Copy, Debug, PartialEq)]

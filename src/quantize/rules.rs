@@ -1,95 +1,13 @@
-//! `llama-quantize`'s rules (`llama-quant.cpp`): which tensors it quantizes, and which type it really writes.
+//! `llama-quantize`'s rules for a weight and a type, as recipes need them. Their owner is [`mixture`].
 
 use super::Weight;
 use crate::gguf::DType;
+use crate::mixture;
 
-/// Parts of names of tensors that are never quantized.
-const KEPT: &[&str] = &[
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "ffn_gate_tid2eid.weight",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "indexer.k_proj.weight",
-    "indexer.q_proj.weight",
-    "time_mix_first.weight",
-    "time_mix_w0.weight",
-    "time_mix_w1.weight",
-    "time_mix_w2.weight",
-    "time_mix_v0.weight",
-    "time_mix_v1.weight",
-    "time_mix_v2.weight",
-    "time_mix_a0.weight",
-    "time_mix_a1.weight",
-    "time_mix_a2.weight",
-    "time_mix_g1.weight",
-    "time_mix_g2.weight",
-    "time_mix_decay_w1.weight",
-    "time_mix_decay_w2.weight",
-    "time_mix_lerp_fused.weight",
-    "attn_rel_b.weight",
-    ".position_embd",
-    "sam.pos_embd",
-    "sam.neck.",
-    "sam.net_",
-    ".rel_pos",
-    ".patch_embd",
-    ".patch_merger",
-    "a.rvq.codebook",
-    "mm.a.code_embd",
-];
-
-/// The same, for the architecture `glm5-next` alone.
-const KEPT_GLM5_NEXT: &[&str] = &[
-    "hc_",
-    "indexer.attn_q_b",
-    "indexer.attn_k",
-    "indexer.proj",
-    "indexer_compressor_gate",
-    "indexer_compressor_ape",
-    "ssm_f_a.weight",
-    "ssm_f_b.weight",
-    "ssm_g_a.weight",
-    "ssm_g_b.weight",
-    "ssm_beta.weight",
-    "attn_kv_a_mqa.weight",
-    "attn_k_b.weight",
-    "attn_v_b.weight",
-];
-
-/// Returns true if `llama-quantize` quantizes the tensor (`tensor_allows_quantization`).
+/// Returns true if `llama-quantize` quantizes the tensor.
 #[must_use]
 pub fn allows_quantization(architecture: &str, weight: &Weight) -> bool {
-    let name = weight.name.as_str();
-    weight.n_dims() >= 2
-        && name.ends_with("weight")
-        && name != "position_embd.weight"
-        && name != "token_types.weight"
-        && !KEPT.iter().any(|part| name.contains(part))
-        && !(architecture == "glm5-next" && KEPT_GLM5_NEXT.iter().any(|part| name.contains(part)))
-}
-
-/// Returns the type that `llama-quantize` writes if it is told to write `wanted` (`tensor_type_fallback`); `None` if it fails.
-#[must_use]
-pub fn written_type(wanted: DType, columns: u64) -> Option<DType> {
-    use DType::{F16, IQ1_M, IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, IQ4_NL, IQ4_XS};
-    use DType::{Q2_0, Q2_K, Q3_K, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0, TQ1_0, TQ2_0};
-    if columns.is_multiple_of(wanted.block_len()) {
-        return Some(wanted);
-    }
-    let smaller_block = match wanted {
-        IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS | IQ3_S | IQ4_XS => IQ4_NL,
-        Q2_0 | Q2_K | Q3_K | TQ1_0 | TQ2_0 => Q4_0,
-        Q4_K => Q5_0,
-        Q5_K => Q5_1,
-        Q6_K => Q8_0,
-        other if other.block_len() <= 32 => other,
-        _ => return None,
-    };
-    Some(if columns.is_multiple_of(smaller_block.block_len()) { smaller_block } else { F16 })
+    mixture::allows_quantization(architecture, &weight.name, weight.n_dims())
 }
 
 /// Returns true if `llama-quantize`, or ggml's quantizer, refuses the type for a weight without an entry in the matrix.
@@ -181,7 +99,7 @@ mod tests {
             (DType::Q1_0, 160, None),
             (DType::F16, 3, Some(DType::F16)),
         ] {
-            assert_eq!(written_type(wanted, columns), expected, "{wanted} {columns}");
+            assert_eq!(mixture::written_type(wanted, columns), expected, "{wanted} {columns}");
         }
     }
 }

@@ -267,8 +267,12 @@ fn search(items: &[Vec<Choice>], budget: u64, lambda: f64, best: f64) -> Option<
         }
         levels.push(states);
     }
-    // The last state is the largest and cheapest.
-    let Some(mut at) = levels[items.len()].len().checked_sub(1) else { return Some(None) };
+    // The last state is the largest and cheapest. The bound lets states pass that stay below the budget and cost more.
+    let complete = &levels[items.len()];
+    if complete.last().is_none_or(|state| state.cost >= limit) {
+        return Some(None);
+    }
+    let mut at = complete.len() - 1;
     let mut picks = vec![0; items.len()];
     for i in (0..items.len()).rev() {
         let state = levels[i + 1][at];

@@ -55,8 +55,6 @@ main() {
     fi
     mkdir -p "$work"
     cd "$work"
-    local models
-    models=$(cd "$root" && pwd)/tests/data/collect
     [ -d models ] || (cd "$root" && cargo run --release --no-default-features --example test-models -- "$work/models" >&2)
     local name
     for name in llama qwen3moe deepseek2 gemma3 gemma2 mamba lfm2 qwen2 gpt2; do

@@ -42,7 +42,7 @@ x86_64-*) export RUSTFLAGS="-C target-cpu=x86-64-v2" ;;
 esac
 
 # Without OpenMP, whose library is not on every machine: ggml has threads of its own.
-flags=(--no-default-features --features llama,cli,download,dynamic-backends)
+flags=(--no-default-features --features "llama,cli,download,dynamic-backends")
 cargo build --release "${flags[@]}"
 name=llama-imatrix-$version-$target
 scratch=$(mktemp -d)

@@ -87,8 +87,8 @@ head -c 20000 "$root/assets/quickstart/calibration.txt" >text
 clean llama-imatrix -m "$root/assets/quickstart/quickstart.gguf" -f text -c 256 -o a.gguf >out 2>log ||
     die "the installed program failed: $(tail -n 5 log)"
 grep -o 'Final estimate.*' out
-clean python -m llama_imatrix stats a.gguf >stats
-[ -s stats ] || die "python -m llama_imatrix printed no statistics"
+clean python -m llama_imatrix stats a.gguf >table
+[ -s table ] || die "python -m llama_imatrix printed no statistics"
 clean pip uninstall --quiet --yes llama-imatrix
 left=$(find venv -name '*imatrix*')
 [ -z "$left" ] || die "files stay when it is uninstalled: $left"

@@ -124,7 +124,6 @@ pub(crate) fn info(message: fmt::Arguments<'_>) {
     line(level::INFO, "", message);
 }
 
-#[cfg(feature = "llama")]
 pub(crate) fn debug(message: fmt::Arguments<'_>) {
     line(level::DEBUG, "", message);
 }

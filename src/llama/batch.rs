@@ -12,7 +12,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty batch.
+    /// Creates an empty batch.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -39,24 +39,24 @@ impl Batch {
         self.tokens.len()
     }
 
-    /// Whether there is no token.
+    /// Returns true if the batch has no tokens.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 
-    /// The tokens in order, each with its position.
+    /// Returns the tokens in order, each with its position.
     #[must_use]
     pub fn tokens(&self) -> impl ExactSizeIterator<Item = (Token, i32)> {
         self.tokens.iter().copied().zip(self.positions.iter().copied())
     }
 
-    /// A position outside of `0..limit`, if there is one.
+    /// Returns a position outside `0..limit`, if there is one.
     pub(super) fn position_beyond(&self, limit: i32) -> Option<i32> {
         self.positions.iter().copied().find(|position| !(0..limit).contains(position))
     }
 
-    /// Whether all tokens are of one sequence.
+    /// Returns true if all tokens belong to one sequence.
     pub(super) fn is_one_sequence(&self) -> bool {
         self.sequences.windows(2).all(|pair| pair[0] == pair[1])
     }
@@ -67,7 +67,7 @@ impl Batch {
         let mut n_seq_id = vec![1; n];
         let mut logits = vec![1; n];
         let mut seq_id: Vec<*mut i32> = self.sequences.iter_mut().map(std::ptr::from_mut).collect();
-        // Every pointer is to `n` elements, which stay where they are until `call` returns; llama.cpp copies what it keeps.
+        // Each pointer is to an array of `n` elements that is valid until `call` returns.
         call(sys::llama_batch {
             n_tokens: i32::try_from(n).unwrap_or(i32::MAX),
             token: self.tokens.as_mut_ptr(),

@@ -1,6 +1,6 @@
 //! The one place where C calls Rust: ggml's scheduler asks about each node of a graph and shows those that were wanted.
 //!
-//! Nothing unwinds into C++. A panic or an error is latched, the rest of the evaluation is cut short, and whoever
+//! Nothing unwinds into C++. A panic or an error is latched, the rest of the evaluation is cut short, and the code that
 //! called `llama_decode` raises it: the scheduler itself cannot be made to fail, since it takes an unwilling callback
 //! for the end of a split and reports success.
 
@@ -37,7 +37,7 @@ pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
 ///     }
 ///
 ///     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
-///         node.to_f32(&mut self.0)?; // whatever its type, and wherever it lies
+///         node.to_f32(&mut self.0)?; // of any type, on any device
 ///         let mean = self.0.iter().sum::<f32>() / self.0.len() as f32;
 ///         println!("{} {} {:?} {mean}", node.name(), node.type_name(), node.ne());
 ///         Ok(())
@@ -67,7 +67,7 @@ pub trait Observer {
     /// `node` and its sources are computed and stay so until this returns.
     ///
     /// # Errors
-    /// Whatever it returns ends the decode and comes out of [`Context::decode`](super::Context::decode).
+    /// An error ends the decode; [`Context::decode`](super::Context::decode) returns it.
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError>;
 
     /// A decode has ended, well or not. It evaluated one graph, or several in turn, one for each of its micro-batches.
@@ -104,7 +104,7 @@ impl Fault {
 pub(super) struct Latch<O> {
     pub(super) observer: O,
     fault: Option<Fault>,
-    /// What becomes of the output matrix.
+    /// How the product with the output matrix is handled.
     pub(super) head: Head,
     rpc_detach: RpcDetach,
     pulse: Pulse,
@@ -246,7 +246,7 @@ pub(super) unsafe extern "C" fn trampoline<O: Observer>(
         None => unsafe { latch.on_node(node, ask) },
     };
     if !ask {
-        // SAFETY: our own contract is the same, and nobody looks at the sources any more.
+        // SAFETY: our own contract is the same, and the observer no longer reads the sources.
         unsafe {
             if !latch.has_fault() && latch.rpc_detach.is_remote(ptr) {
                 latch.pulse.computed(ptr);

@@ -16,7 +16,7 @@ use super::threads::{Pools, clamp_threads};
 use super::{Batch, Error, Model, Observer, Outputs, Token, Tuning};
 use crate::likelihood::negative_log_likelihoods;
 
-/// Whether attention is computed fused.
+/// Use of flash attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FlashAttention {
     /// Where every backend in use has it.
@@ -107,7 +107,7 @@ impl<'m, O: Observer> Context<'m, O> {
     /// for it `n_ubatch` is raised to `n_batch`, where llama.cpp would abort the process.
     ///
     /// # Errors
-    /// [`Error::ContextInit`], for want of memory in most cases.
+    /// [`Error::ContextInit`], in most cases because memory ran out.
     pub fn new(model: &'m Model, options: &ContextOptions, observer: O) -> Result<Self, Error> {
         Self::of_kind(model, options, observer, Kind::Trunk)
     }
@@ -293,7 +293,7 @@ impl<'m, O: Observer> Context<'m, O> {
         if status == 0 { Ok(()) } else { Err(Error::Decode { status, n_tokens, reason }) }
     }
 
-    /// Forgets all tokens.
+    /// Clears the KV cache or recurrent state.
     pub fn clear_memory(&mut self) {
         // SAFETY: the context is ours; a model without memory gives null, which the call ignores.
         unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.ptr.as_ptr()), true) };
@@ -325,7 +325,7 @@ impl<'m, O: Observer> Context<'m, O> {
         Ok(unsafe { recorder.finish() })
     }
 
-    /// Waits until all that was started is computed.
+    /// Waits until all started computation has finished.
     pub fn synchronize(&mut self) {
         // SAFETY: the context is ours.
         unsafe { sys::llama_synchronize(self.ptr.as_ptr()) };

@@ -1,4 +1,4 @@
-//! Making a context: what its options mean to llama.cpp, and what is tried where it does not fit.
+//! Creates a llama.cpp context from its options.
 
 use std::ptr::NonNull;
 
@@ -11,11 +11,11 @@ use super::sampler::NoSampler;
 use super::threads::{Pools, clamp_threads};
 use super::{ContextOptions, Error, FlashAttention, Model, Observer, Outputs};
 
-/// A context and what it points to: both are to outlive it.
+/// A context and its samplers and thread pools, which must outlive it.
 pub(super) struct Created {
     pub(super) ptr: NonNull<sys::llama_context>,
     pub(super) pools: Option<Pools>,
-    /// Given to the context, which is to be freed before them.
+    /// Samplers that the context uses. The context must be freed first.
     pub(super) samplers: Vec<NoSampler>,
 }
 
@@ -35,13 +35,13 @@ pub(super) fn create<O: Observer>(
     let pools =
         options.tuning.pools.as_ref().and_then(|pools| Pools::new(pools, options.n_threads, options.n_threads_batch));
     if let Some(pools) = &pools {
-        // SAFETY: whoever gets both frees the context first.
+        // SAFETY: the owner of both frees the context before the pools.
         unsafe { pools.attach(ptr.as_ptr()) };
     }
     Ok(Created { ptr, pools, samplers })
 }
 
-/// Adapters and control vector.
+/// Applies the adapters and the control vector.
 ///
 /// # Safety
 /// `context` is a valid context of `model`.
@@ -71,7 +71,7 @@ unsafe fn apply(model: &Model, options: &ContextOptions, context: *mut sys::llam
     Ok(())
 }
 
-/// As the options have it, except that a model without memory gets the whole batch at once.
+/// Creates a context from the options. For a model without memory, `n_ubatch` is raised to `n_batch`.
 fn create_for_memory<O: Observer>(
     model: &Model,
     options: &ContextOptions,

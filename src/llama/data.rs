@@ -1,4 +1,4 @@
-//! A tensor's elements, whatever their type and wherever they lie, once they are computed.
+//! Access to the elements of a computed tensor, of any type and on any device.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -17,7 +17,7 @@ pub struct TensorRef<'a> {
     data: Data,
 }
 
-/// What is computed and still there: the memory of a graph is used again for later nodes.
+/// Tensors whose data is valid: ggml reuses a graph's memory for later nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Data {
     /// The tensor, and its sources.
@@ -26,11 +26,11 @@ enum Data {
     Sources,
     /// The tensor: it is the source of one that was just computed.
     Source,
-    /// Neither.
+    /// Neither the tensor nor its sources.
     Gone,
 }
 
-/// Why a tensor's elements cannot be had.
+/// Reason why a tensor's elements cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -41,12 +41,12 @@ pub enum DataError {
         /// The tensor.
         name: String,
     },
-    /// A weight that a kernel has laid out for itself as the model was loaded.
+    /// The weight was repacked for a CPU kernel when the model was loaded.
     #[error("tensor '{name}' is in {buffer}, which cannot be read: load the model with no_repack")]
     Repacked {
         /// The tensor.
         name: String,
-        /// Where it lies.
+        /// Name of its buffer.
         buffer: String,
     },
     /// ggml has no conversion to f32: the type is one that products use inside.

@@ -70,7 +70,7 @@ impl Device {
         unsafe { sys::ggml_backend_dev_type(self.0.as_ptr()) == sys::GGML_BACKEND_DEVICE_TYPE_CPU }
     }
 
-    /// Whether it is another machine's, or another program's.
+    /// Returns true for a device of an RPC server.
     #[must_use]
     pub fn is_remote(self) -> bool {
         // SAFETY: a device of the registry has one, which names itself as in name().
@@ -78,7 +78,7 @@ impl Device {
         name.starts_with("RPC")
     }
 
-    /// The memory its tensors lie in.
+    /// The buffer type of the device's tensors.
     #[must_use]
     pub fn buffer_type(self) -> Option<BufferType> {
         // SAFETY: the device is the registry's; what it returns lives as long.

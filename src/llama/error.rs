@@ -87,7 +87,7 @@ pub enum Error {
         /// llama.cpp's own error lines.
         reason: String,
     },
-    /// A context could not be created, for want of memory in most cases.
+    /// A context could not be created, in most cases because memory ran out.
     #[error("cannot create a context of {n_ctx} tokens in {n_seq} sequences, batches of {n_batch}: {reason}")]
     ContextInit {
         /// Tokens the context holds, all sequences together.
@@ -161,7 +161,7 @@ pub enum Error {
         /// llama.cpp's own error lines.
         reason: String,
     },
-    /// This build has no NextN: llama.cpp's headers were not at hand.
+    /// This build has no NextN support: llama.cpp's headers were not available.
     #[error(
         "this program was built without NextN: llama.cpp's src/llama-ext.h was not found when it was compiled, \
          as happens with a llama.cpp installed apart"

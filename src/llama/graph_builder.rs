@@ -140,7 +140,7 @@ impl GraphBuilder<'_> {
         relu(a: Node) = ggml_relu;
         /// The place of each row's largest element.
         argmax(a: Node) = ggml_argmax;
-        /// Rows `rows` of each matrix of `a`: as many rows of `rows` as there are matrices.
+        /// Rows of each matrix of `a`: `rows` has one row of indices per matrix.
         get_rows(a: Node, rows: Node) = ggml_get_rows;
         reshape_1d(a: Node, n0: i64) = ggml_reshape_1d;
         reshape_2d(a: Node, n0: i64, n1: i64) = ggml_reshape_2d;
@@ -221,7 +221,7 @@ impl GraphBuilder<'_> {
         ops.iter().fold(a, |last, op| self.like(last, op.op, op.params, op.operand.map(Node)))
     }
 
-    /// A number that is made by a function of ours, run on so many threads of a CPU backend.
+    /// Adds a scalar node that `function` computes on `n_threads` threads of a CPU backend.
     ///
     /// # Safety
     /// The function may be called with this data, and `a` as the tensor's first source, until the builder is computed.
@@ -253,7 +253,7 @@ impl GraphBuilder<'_> {
         }
     }
 
-    /// Has `node` computed.
+    /// Adds `node` and its sources to the graph.
     pub(super) fn want(&self, node: Node) {
         // SAFETY: both are this builder's; a graph has room for all tensors of the context.
         unsafe { sys::ggml_build_forward_expand(self.graph.as_ptr(), node.as_ptr()) };
@@ -266,7 +266,7 @@ impl GraphBuilder<'_> {
         self.want(node);
     }
 
-    /// All that is to be computed.
+    /// Returns all nodes that the graph computes.
     pub(super) fn nodes(&self) -> impl Iterator<Item = Node> {
         // SAFETY: the graph is ours; an index below its length has a node.
         let n = unsafe { sys::ggml_graph_n_nodes(self.graph.as_ptr()) };

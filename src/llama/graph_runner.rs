@@ -1,4 +1,4 @@
-//! A device of ours to compute small graphs on.
+//! Computes small graphs on a separate backend instance.
 
 use std::ptr::NonNull;
 
@@ -18,11 +18,11 @@ pub(super) struct GraphRunner {
     arena: Arena,
 }
 
-// SAFETY: backend, allocator and memory are this one's alone, and none is bound to a thread.
+// SAFETY: this value owns the backend, allocator and memory, and none is bound to a thread.
 unsafe impl Send for GraphRunner {}
 
 impl GraphRunner {
-    /// `None` where ggml cannot set it up.
+    /// Creates a backend for `device`. Returns `None` if ggml fails.
     pub(super) fn new(device: Device) -> Option<Self> {
         // SAFETY: a device of the registry; without parameters it takes its defaults. What it makes is ours.
         let backend = NonNull::new(unsafe { sys::ggml_backend_dev_init(device.as_ptr(), std::ptr::null()) })?;
@@ -75,7 +75,7 @@ impl GraphRunner {
         Ok(read(&built))
     }
 
-    /// As many threads as that, on a device that has such.
+    /// Sets the number of threads, if the backend has that setting.
     pub(super) fn set_threads(&self, n_threads: usize) {
         // SAFETY: the function that ggml registers under this name has this type; the backend is ours.
         unsafe {
@@ -106,7 +106,7 @@ pub(super) fn read_f32(node: Node) -> Vec<f32> {
     values
 }
 
-/// As [`read_f32`], into as many values as the tensor has.
+/// Copies a tensor's f32 elements into `values`, which must have the tensor's length.
 pub(super) fn read_f32_into(node: Node, values: &mut [f32]) {
     // SAFETY: the tensor is allocated and contiguous, as those are that we keep or want to read, and as long as `values`.
     unsafe {

@@ -9,9 +9,9 @@ use llama_cpp_sys_2 as sys;
 /// How much a log line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// For those who change the code.
+    /// Details for developers.
     Debug,
-    /// For those who want to know.
+    /// Information.
     Info,
     /// Something is not as expected.
     Warn,

@@ -54,7 +54,7 @@ pub(super) struct LogitOpsProbe {
 }
 
 impl LogitOpsProbe {
-    /// For an output in whatever memory.
+    /// Operands for an output in any memory.
     pub(super) fn anywhere() -> Self {
         Self { anywhere: true, ..Self::default() }
     }

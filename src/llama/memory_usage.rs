@@ -8,7 +8,7 @@ use super::{Context, ContextOptions, Device, Error, Model, Observer, Outputs};
 /// Bytes that a model and a context take on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceMemory {
-    /// The device; `None` for host memory, whoever it is set up for.
+    /// The device; `None` for host memory.
     pub device: Option<Device>,
     /// Weights.
     pub weights: usize,
@@ -48,7 +48,7 @@ impl Model {
 }
 
 impl<O: Observer> Context<'_, O> {
-    /// What memory the model and this context take: host memory first. `None` where this build cannot tell.
+    /// Returns the memory that the model and this context use, host memory first. `None` if this build cannot tell.
     #[must_use]
     pub(crate) fn memory(&self) -> Option<Vec<DeviceMemory>> {
         memory_usage(self)
@@ -66,7 +66,7 @@ fn memory_usage<O: Observer>(context: &Context<'_, O>) -> Option<Vec<DeviceMemor
         shim::imatrix_breakdown_entry { type_: std::ptr::null_mut(), model: 0, context: 0, compute: 0 };
     let mut entries = [EMPTY; 64];
     let mut n = 0;
-    // SAFETY: the context is alive, and at most as many entries are written as there are.
+    // SAFETY: the context is alive, and the call writes at most the given number of entries.
     let status =
         unsafe { shim::imatrix_breakdown_get(context.as_ptr(), entries.as_mut_ptr(), entries.len(), &raw mut n) };
     if status != 0 {

@@ -127,42 +127,42 @@ impl Model {
         unsafe { sys::llama_model_n_ctx_train(self.ptr.as_ptr()) }
     }
 
-    /// NextN layers.
+    /// Number of NextN layers.
     #[must_use]
     pub fn n_layer_nextn(&self) -> i32 {
         // SAFETY: the model is alive.
         unsafe { sys::llama_model_n_layer_nextn(self.ptr.as_ptr()) }
     }
 
-    /// Positions that the model has learned an embedding for each of, as GPT-2 and BERT have. `None` where any can be computed.
+    /// Number of learned position embeddings, as in GPT-2 and BERT. `None` if the model computes positions.
     #[must_use]
     pub fn learned_positions(&self) -> Option<i32> {
         let file = crate::gguf::File::open(&self.path).ok()?;
         i32::try_from(file.tensor("position_embd.weight")?.shape[1]).ok()
     }
 
-    /// Values in a hidden state, as it leaves the last layer.
+    /// Number of values per token in the last layer's output (`n_embd_out`).
     #[must_use]
     pub fn n_embd_out(&self) -> usize {
         // SAFETY: the model is alive.
         usize::try_from(unsafe { sys::llama_model_n_embd_out(self.ptr.as_ptr()) }).unwrap_or(0)
     }
 
-    /// Whether the model makes text from noise: it sees whole texts, and has no memory between batches.
+    /// Returns true for a diffusion model: it attends to whole texts and has no memory between batches.
     #[must_use]
     pub(crate) fn is_diffusion(&self) -> bool {
         // SAFETY: the model is alive.
         unsafe { sys::llama_model_is_diffusion(self.ptr.as_ptr()) }
     }
 
-    /// Whether an encoder has to run before the decoder can.
+    /// Returns true for an encoder-decoder model.
     #[must_use]
     pub(crate) fn is_encoder_decoder(&self) -> bool {
         // SAFETY: the model is alive, for both calls.
         unsafe { sys::llama_model_has_encoder(self.ptr.as_ptr()) && sys::llama_model_has_decoder(self.ptr.as_ptr()) }
     }
 
-    /// Whether its memory is a state that every token changes, in some layers at least: no cache of tokens.
+    /// Returns true if at least some layers keep a recurrent state instead of a KV cache.
     #[must_use]
     pub fn is_recurrent(&self) -> bool {
         // SAFETY: the model is alive, for both calls.
@@ -181,7 +181,7 @@ impl Model {
         self.meta(c"tokenizer.chat_template.tool_use")
     }
 
-    /// Loads a `LoRA` adapter, which every context created from now on applies, `scale` times.
+    /// Loads a `LoRA` adapter. Every context created later applies it, scaled by `scale`.
     ///
     /// # Errors
     /// [`Error::Adapter`] where it cannot be read or is for another model.
@@ -194,7 +194,7 @@ impl Model {
         Ok(())
     }
 
-    /// Layers of the model.
+    /// Number of layers.
     #[must_use]
     pub fn n_layer(&self) -> i32 {
         // SAFETY: the model is alive.
@@ -212,7 +212,7 @@ impl Model {
 
 impl Drop for Model {
     fn drop(&mut self) {
-        // SAFETY: we own the model, and contexts and vocabularies borrow it, so none is left.
+        // SAFETY: this value owns the model. Contexts and vocabularies borrow it, so none can still use it.
         unsafe { sys::llama_model_free(self.ptr.as_ptr()) };
     }
 }

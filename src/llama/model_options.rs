@@ -24,7 +24,7 @@ impl GpuLayers {
 pub struct ModelOptions {
     /// Layers on devices.
     pub gpu_layers: GpuLayers,
-    /// Which devices; `None` for all that there are, empty for none but the CPU.
+    /// Devices to use; `None` for all, empty for the CPU only.
     pub devices: Option<Vec<Device>>,
     /// How the model is spread over them.
     pub split_mode: SplitMode,
@@ -38,7 +38,7 @@ pub struct ModelOptions {
     pub load_mode: LoadMode,
     /// Whether rows are read as they are needed.
     pub lazy_mode: LazyMode,
-    /// Look for values that are none while loading.
+    /// Check the weights for invalid values while loading.
     pub check_tensors: bool,
     /// Keep weights as they are in the file, where the CPU would rather have them reordered.
     pub no_repack: bool,

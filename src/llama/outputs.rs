@@ -1,4 +1,4 @@
-//! Skips logits that nobody reads.
+//! Skips logits that are not read.
 //!
 //! llama.cpp has no switch for it: asking for the logits of fewer tokens makes the last layer skip their rows, which
 //! are to be collected. So every token asks, the product with the output matrix is no operation while the graph runs, and
@@ -23,19 +23,19 @@ pub enum Outputs {
     /// Those that [`Context::score`](super::Context::score) reads, a few at a time, where the model's graph allows; else
     /// those of every token.
     Scores,
-    /// None.
+    /// No logits.
     Nothing,
 }
 
-/// What becomes of the product with the output matrix.
+/// How the product with the output matrix is handled.
 pub(super) enum Head {
-    /// It is llama.cpp's and the observer's affair.
+    /// llama.cpp computes it, and the observer may see it.
     Whole,
-    /// Nobody observes: it is found out what follows it.
+    /// Records the operations after it, without an observer.
     Probed(LogitOpsProbe),
     /// It is not computed.
     Cut(HeadCut),
-    /// Nobody observes: the graph is taken down.
+    /// Records the whole graph, without an observer.
     Recorded(Box<Recorder>),
 }
 
@@ -81,7 +81,7 @@ impl HeadCut {
         self.cut.as_ref().filter(|cut| cut.node == node).map(|cut| cut.observed)
     }
 
-    /// Makes the node what it was: the graph may be used again.
+    /// Restores the node, since llama.cpp may reuse the graph.
     pub(super) fn restore(&mut self) {
         if let Some(cut) = self.cut.take() {
             // SAFETY: cut()'s contract: the node is alive and ours until now.
@@ -90,5 +90,5 @@ impl HeadCut {
     }
 }
 
-/// The token that each row of a batch should have led to; `None` for rows that nobody asks about.
+/// Target token per row of a batch; `None` for rows without a score.
 pub(super) type Targets = Vec<Option<Token>>;

@@ -1,6 +1,6 @@
-//! What a process has been started with.
+//! Signal settings that the process inherited.
 
-/// Whether `signal` is ignored, as `nohup` has it for a terminal's end.
+/// Returns true if `signal` is ignored, as `SIGHUP` is under `nohup`.
 #[cfg(unix)]
 #[must_use]
 pub fn is_ignored(signal: i32) -> bool {

@@ -109,7 +109,7 @@ impl OutputRows {
         }
         // Of 8 bytes each: blocks are aligned to what they are made of.
         let mut stored = vec![0_u64; bytes.div_ceil(8)];
-        // SAFETY: `input` is whole blocks (checked), and there is room for as many.
+        // SAFETY: `input` is whole blocks (checked), and the output has room for all of them.
         unsafe { from_float(input.as_ptr(), stored.as_mut_ptr().cast(), input.len() as i64) };
         // SAFETY: the blocks that were just written, seen as bytes.
         let stored = unsafe { std::slice::from_raw_parts(stored.as_ptr().cast::<u8>(), bytes) };

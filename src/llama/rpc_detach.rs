@@ -1,4 +1,4 @@
-//! What is computed need not lead to what it was computed from.
+//! Removes the sources of computed nodes in RPC memory, so that ggml does not send them again.
 //!
 //! ggml's RPC sends a graph along with all that its nodes' sources were made of. The scheduler cuts a graph after each
 //! node that is observed, so every piece would bring all before it along: bytes that grow with the square of the layers.
@@ -17,7 +17,7 @@ use super::tensor::buffer_of;
 pub(super) struct RpcDetach {
     /// The first node of the evaluation. Once it comes again, the next has begun.
     first: Option<NonNull<sys::ggml_tensor>>,
-    /// Announced, not known to be computed.
+    /// Nodes that were announced and may not be computed yet.
     announced: Vec<NonNull<sys::ggml_tensor>>,
     taken: Vec<Taken>,
     /// Kinds of memory, and whether they are a server's.
@@ -30,12 +30,12 @@ struct Taken {
     sources: Sources,
 }
 
-/// As many as ggml has (`GGML_MAX_SRC`).
+/// Sources of a node; the length is `GGML_MAX_SRC`.
 type Sources = [*mut sys::ggml_tensor; 10];
 const NONE: Sources = [std::ptr::null_mut(); 10];
 
 impl RpcDetach {
-    /// The scheduler comes to `node`.
+    /// Records a remote node that the scheduler is about to compute.
     ///
     /// # Safety
     /// For the scheduler's callback: `node` is a node of the graph that waits for the answer.
@@ -51,7 +51,7 @@ impl RpcDetach {
         }
     }
 
-    /// All that was announced is computed, and whoever observes has seen it.
+    /// Removes the sources of all announced nodes: they are computed, and the observer has seen them.
     ///
     /// # Safety
     /// As for [`announce`](Self::announce), of the node that was computed last.
@@ -66,7 +66,7 @@ impl RpcDetach {
         }
     }
 
-    /// Gives back all sources.
+    /// Restores the sources of all nodes.
     ///
     /// A decode of several micro-batches may make its graph anew, in the same memory, without our being told. What is
     /// there then is not what lost its sources: an operation without any, which no graph has by itself. The latest first,
@@ -87,7 +87,7 @@ impl RpcDetach {
         self.first = None;
     }
 
-    /// Whether a node lies in a server's memory.
+    /// Returns true if a node's buffer is on an RPC server.
     ///
     /// # Safety
     /// `node` is a node of a graph.

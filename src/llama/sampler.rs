@@ -8,13 +8,13 @@ use std::ptr::{NonNull, null_mut};
 
 use llama_cpp_sys_2 as sys;
 
-/// A chain with nothing in it but that sampler. A context that it is given to must be freed before.
+/// A sampler chain that contains only this sampler. A context that uses it must be freed first.
 pub(super) struct NoSampler(NonNull<sys::llama_sampler>);
 
-// SAFETY: nobody else has it, and it holds no state.
+// SAFETY: this value owns the sampler, which has no state.
 unsafe impl Send for NoSampler {}
 
-/// What llama.cpp calls; it keeps a pointer to it.
+/// Callbacks of the sampler. llama.cpp keeps a pointer to this struct.
 static INTERFACE: sys::llama_sampler_i = sys::llama_sampler_i {
     name: Some(name),
     accept: None,
@@ -70,6 +70,6 @@ unsafe extern "C" fn backend_apply(
     _: *mut sys::ggml_cgraph,
     data: *mut sys::llama_sampler_data,
 ) {
-    // SAFETY: llama.cpp passes a struct of its own; without logits it copies none.
+    // SAFETY: llama.cpp passes a valid struct. It copies no logits if this pointer is null.
     unsafe { (*data).logits = null_mut() };
 }

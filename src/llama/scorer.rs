@@ -59,7 +59,7 @@ impl Scorer {
         }
     }
 
-    /// A decode begins whose rows have these targets.
+    /// Begins a decode whose rows have these targets.
     pub(super) fn begin(&mut self, targets: Targets, one_sequence: bool) {
         self.targets = targets;
         self.one_sequence = one_sequence;
@@ -67,7 +67,7 @@ impl Scorer {
         self.scores.clear();
     }
 
-    /// The decode is through: a score for each row with a target, in order.
+    /// Ends a decode and returns one score per row with a target, in order.
     pub(super) fn finish(&mut self) -> Vec<f64> {
         std::mem::take(&mut self.scores)
     }

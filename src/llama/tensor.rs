@@ -39,7 +39,7 @@ pub struct TensorInfo<'a> {
     graph: PhantomData<&'a sys::ggml_tensor>,
 }
 
-/// The buffer that a tensor lies in, its own or that of what it is a view of; null where there is none yet.
+/// Returns a tensor's buffer, or that of the tensor it views; null if it is not allocated yet.
 pub(super) fn buffer_of(tensor: &sys::ggml_tensor) -> sys::ggml_backend_buffer_t {
     // SAFETY: a view's source lives as long as the view.
     unsafe { tensor.view_src.as_ref() }.unwrap_or(tensor).buffer
@@ -153,7 +153,7 @@ impl<'a> TensorInfo<'a> {
         unsafe { sys::ggml_nbytes(self.ptr.as_ptr()) }
     }
 
-    /// The buffer it lies in; null where it has none yet.
+    /// Returns its buffer; null if it is not allocated yet.
     pub(super) fn buffer(self) -> sys::ggml_backend_buffer_t {
         buffer_of(self.raw())
     }
@@ -163,7 +163,7 @@ impl<'a> TensorInfo<'a> {
         is_weight(self.raw())
     }
 
-    /// Whether it lies in memory that this process can read.
+    /// Returns true if its buffer is in host memory.
     #[must_use]
     pub(crate) fn is_on_host(self) -> bool {
         let buffer = self.buffer();

@@ -166,7 +166,7 @@ impl Pools {
 impl Drop for Pools {
     fn drop(&mut self) {
         for pool in self.batch.into_iter().chain([self.single]) {
-            // SAFETY: ours, freed once, by the backend that made it; the context that used it is gone.
+            // SAFETY: the pool is ours and freed once, by the backend that made it; the context that used it is already freed.
             unsafe { (self.free)(pool.as_ptr()) };
         }
     }

@@ -133,7 +133,7 @@ impl<'m> Vocab<'m> {
         }
     }
 
-    /// Whether a model says by this token that it has said all: the end of a text, or of a turn.
+    /// Returns true for an end-of-generation token: the end of a text or of a turn.
     #[must_use]
     pub fn is_end(&self, token: Token) -> bool {
         // SAFETY: as in n_tokens; the call looks the token up in a set.

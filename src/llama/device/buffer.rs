@@ -28,7 +28,7 @@ impl DeviceBuffer {
         // SAFETY: ggml takes the memory itself; what it returns is ours.
         let ctx = NonNull::new(unsafe { sys::ggml_init(params) }).ok_or("ggml has no room for tensors")?;
         let tensors = shapes.iter().filter_map(|&[n0, n1]| {
-            // SAFETY: the context has room for as many tensors as there are shapes.
+            // SAFETY: the context has room for one tensor per shape.
             NonNull::new(unsafe { sys::ggml_new_tensor_2d(ctx.as_ptr(), sys::GGML_TYPE_F32, n0, n1) }).map(Node)
         });
         let nodes: Vec<Node> = tensors.collect();

@@ -129,7 +129,7 @@ fn scores(
     }
 }
 
-/// The most parts of one length, up to [`PARTS`], that so many logits make.
+/// Returns the largest number of equal parts, up to [`PARTS`], that the logits can be split into.
 fn parts(n_vocab: i64) -> i64 {
     (1..=PARTS).rev().find(|parts| n_vocab % parts == 0).unwrap_or(1)
 }

@@ -35,7 +35,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// `None` where ggml cannot set the device up.
+    /// Returns `None` if ggml cannot create a backend for the device.
     pub(super) fn new(device: Device) -> Option<Self> {
         let runner = GraphRunner::new(device)?;
         if device.is_cpu() {

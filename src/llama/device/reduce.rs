@@ -17,7 +17,7 @@ pub(super) enum Layout {
 }
 
 impl Layout {
-    /// `None` for what is left to the host.
+    /// Returns `None` for inputs that the host sums.
     pub(super) fn of(node: TensorInfo<'_>) -> Option<Self> {
         let (weight, input) = (node.src(0)?, node.src(1)?);
         let [_, n1, n2, n3] = input.ne();
@@ -46,7 +46,7 @@ impl Layout {
     }
 }
 
-/// How exactly a device multiplies f32.
+/// Precision of a device's f32 products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Products {
     /// As f32.
@@ -64,7 +64,7 @@ pub(super) enum Method {
     Inner(Products),
 }
 
-/// What comes of an input.
+/// Sums of one input.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reduced {
     /// `[2 · channels, matrices]`.

@@ -1,4 +1,4 @@
-//! A connection of our own to a server, every call of which ends by one deadline.
+//! A TCP connection to a server with one deadline for all reads and writes.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -37,7 +37,7 @@ pub(super) fn addresses(endpoint: &str) -> io::Result<Vec<SocketAddr>> {
     if addresses.is_empty() { Err(invalid("the host has no IPv4 address")) } else { Ok(addresses) }
 }
 
-/// The time left until the deadline, never zero: a socket takes a timeout of zero for none.
+/// Returns the time left until the deadline, never zero: `std` rejects a zero timeout.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }

@@ -15,7 +15,7 @@ pub(crate) const CAPABILITIES: usize = 24;
 /// Sizes that an answer may announce: at least the version, and at most what later protocols may add to it.
 const ANSWER_BYTES: std::ops::RangeInclusive<u64> = 3..=256;
 
-/// Why a peer is no server for us.
+/// Reason why a peer cannot be used as an RPC server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// No complete answer arrived in time.

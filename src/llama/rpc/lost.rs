@@ -1,4 +1,4 @@
-//! A server that is lost in the middle of a run. ggml aborts the process then, from whatever thread notices; here the
+//! Handles the loss of an RPC server during a run. ggml would abort the process from any of its threads; here the
 //! program is told first, and the process exits with a code.
 
 use std::ffi::{CStr, c_char};
@@ -12,7 +12,7 @@ use llama_cpp_sys_2 as sys;
 use super::connection::Connection;
 use super::servers;
 
-/// How long a lost server is looked for.
+/// Time limit for finding out which server was lost.
 const LOOK_FOR: Duration = Duration::from_secs(1);
 
 /// A server that a run has lost.
@@ -57,7 +57,7 @@ static HOOK: OnceLock<Hook> = OnceLock::new();
 /// What the watchdog has found, before it ended the connection.
 static SILENT: Mutex<Option<LostServer>> = Mutex::new(None);
 
-/// Has `hook` told of a server that is lost in the middle of a run, after which the process exits with the code that the
+/// Calls `hook` when a server is lost during a run. The process then exits with the code that the
 /// hook returns. Without a hook ggml aborts the process. The first call counts.
 pub fn on_lost_server(hook: impl Fn(&LostServer) -> i32 + Send + Sync + 'static) {
     if HOOK.set(Box::new(hook)).is_ok() {
@@ -79,7 +79,7 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
     // SAFETY: ggml passes a NUL-terminated string that lives until the callback returns.
     let message = unsafe { CStr::from_ptr(message) }.to_string_lossy();
     if BEGUN.swap(true, Ordering::SeqCst) {
-        // Another thread is at it, and ends the process.
+        // Another thread already handles the failure and ends the process.
         std::thread::sleep(Duration::from_secs(60));
     }
     let code = std::panic::catch_unwind(|| {
@@ -87,7 +87,7 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
         Some(HOOK.get().map_or(1, |hook| hook(&lost)))
     });
     if let Ok(Some(code)) = code {
-        // Without what is run at exit: other threads wait for a server that is gone.
+        // `_exit` skips exit handlers: they could block on threads that wait for the lost server.
         #[cfg(unix)]
         // SAFETY: ends the process; no other thread's state is touched.
         unsafe {
@@ -101,7 +101,7 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
     let _ = writeln!(io::stderr(), "{message}");
 }
 
-/// The server that this message of ggml's is about, if it is about one.
+/// Returns the server that an abort message of ggml is about, if any.
 fn lost(message: &str) -> Option<LostServer> {
     if let Some((_, server)) = message.split_once("Failed to connect to ") {
         return Some(LostServer::Unreachable { server: server.trim().to_owned() });

@@ -1,4 +1,4 @@
-//! Servers that lend their devices, ggml's RPC: using one, being one, and losing one.
+//! ggml's RPC: using a remote server, running one, and handling the loss of one.
 
 mod connection;
 mod greeting;
@@ -48,7 +48,7 @@ impl Backend {
     /// Adds the devices of the RPC server at `endpoint` (`host:port`) to those of this process.
     ///
     /// # Errors
-    /// [`Error::Rpc`] where this build has no RPC, nobody answers within 10 seconds, or the peer is no server of this
+    /// [`Error::Rpc`] if this build has no RPC, the peer does not answer within 10 seconds, or it is no server of this
     /// protocol: ggml would abort the process.
     pub fn add_rpc_server(&self, endpoint: &str) -> Result<(), Error> {
         let error = |reason: String| Error::Rpc { endpoint: endpoint.to_owned(), reason };
@@ -72,7 +72,7 @@ impl Backend {
         Ok(())
     }
 
-    /// Watches the connections to RPC servers from now on, and ends one over which no byte has come or gone for `timeout`
+    /// Watches the connections to RPC servers and closes one that has had no traffic for `timeout`
     /// while this process waits for it. ggml then fails, and [`on_lost_server`] tells which server it was: call that first,
     /// since without a hook ggml aborts the process. The first call counts.
     ///
@@ -92,8 +92,8 @@ impl Backend {
     }
 }
 
-/// Lends `devices` to whoever connects to `endpoint` (`host:port`), one client at a time, until the process ends. There is
-/// no access control: name an address that only friends can reach. With a `cache`, weights that were sent once are kept
+/// Runs an RPC server for `devices` at `endpoint` (`host:port`), one client at a time, until the process ends. There is
+/// no access control: use an address that only trusted machines can reach. With a `cache`, weights that were sent once are kept
 /// in that folder. On Unix, a client whose machine has not answered for `client_timeout` is disconnected; 0 waits for ever.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Signs of life from a server that computes.
+//! Reads a few bytes from a busy RPC server from time to time, so that the watchdog sees it respond.
 //!
 //! Graphs are sent without an answer, and the results of a whole batch may be fetched at its end: a slow server then says
 //! nothing for minutes, as a stopped one does. So now and then the client reads four bytes of the node that was computed
@@ -12,9 +12,9 @@ use llama_cpp_sys_2 as sys;
 
 use super::super::tensor::buffer_of;
 
-/// Answers may come as close as this; closer ones are asked for half as often.
+/// Shortest interval between answers. Below it, answers are requested half as often.
 const TOO_OFTEN: Duration = Duration::from_secs(1);
-/// Answers may take as long as this; later ones are asked for twice as often.
+/// Longest interval between answers. Above it, answers are requested twice as often.
 const TOO_SELDOM: Duration = Duration::from_secs(4);
 /// Observed nodes from one answer to the next, at most: some dozens of layers.
 const MAX_SPACING: u32 = 256;
@@ -53,7 +53,7 @@ impl Pulse {
         }
         let started = Instant::now();
         let mut read = 0_u32;
-        // SAFETY: the tensor is allocated (checked) and has as many bytes; they go into a local.
+        // SAFETY: the tensor is allocated (checked) and has at least `bytes` bytes; `read` has room for them.
         unsafe { sys::ggml_backend_tensor_get(node.as_ptr(), (&raw mut read).cast::<c_void>(), 0, bytes) };
         self.answered(started.elapsed());
     }

@@ -14,7 +14,7 @@ pub(super) struct Socket {
     pub(super) stream: TcpStream,
 }
 
-/// All stream sockets of this process.
+/// Returns all stream sockets of this process.
 pub(super) fn all() -> Vec<Socket> {
     // Two steps: a duplicate of ours may get a number of the list that was free by now, and is no second connection.
     let sockets: Vec<_> = numbers().into_iter().filter(|&number| is_stream(number)).collect();
@@ -85,7 +85,7 @@ impl Socket {
         }
         let mut info = std::mem::MaybeUninit::<Info>::zeroed();
         let mut len = size_of::<Info>() as libc::socklen_t;
-        // SAFETY: at most `len` bytes are written, to a struct of as many.
+        // SAFETY: the call writes at most `len` bytes, the size of the struct.
         let status = unsafe {
             let into = info.as_mut_ptr().cast();
             libc::getsockopt(self.stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, into, &raw mut len)
@@ -126,14 +126,14 @@ pub(super) fn free_from_lost_clients(endpoint: &str, timeout: Duration) {
 
 fn option(number: RawFd, level: i32, name: i32) -> io::Result<i32> {
     let (mut value, mut len) = (0_i32, size_of::<i32>() as libc::socklen_t);
-    // SAFETY: at most `len` bytes are written, to a number of as many. What is no socket is an error.
+    // SAFETY: the call writes at most `len` bytes, the size of `value`. It fails if the file is no socket.
     let status = unsafe { libc::getsockopt(number, level, name, (&raw mut value).cast(), &raw mut len) };
     if status == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
 fn set_option(number: RawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
     let len = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: reads `len` bytes of a number of as many.
+    // SAFETY: the call reads `len` bytes, the size of `value`.
     let status = unsafe { libc::setsockopt(number, level, name, (&raw const value).cast(), len) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

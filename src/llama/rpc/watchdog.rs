@@ -34,15 +34,15 @@ pub(super) fn start(timeout: Duration, hurry: Arc<AtomicBool>) {
 
 struct Watchdog {
     timeout: Duration,
-    /// Whether the program wants to end.
+    /// True once the program wants to end.
     hurry: Arc<AtomicBool>,
-    /// By our own address, which is a connection's alone.
+    /// Connections by local address, which is unique per connection.
     connections: HashMap<SocketAddr, Silence>,
     /// The longest silence that ended with an answer.
     longest: Duration,
 }
 
-/// How long nothing has come or gone over a connection that a thread waits for.
+/// Time without traffic on a connection that a thread waits for.
 #[derive(Debug, Default)]
 struct Silence {
     traffic: u64,
@@ -100,7 +100,7 @@ impl Watchdog {
     }
 }
 
-/// How long a silence may last.
+/// Returns the longest time without traffic that is allowed.
 fn limit(timeout: Duration, hurry: bool, longest: Duration) -> Duration {
     if hurry { (longest * 4).max(HURRIED).min(timeout) } else { timeout }
 }

@@ -20,7 +20,7 @@ pub(super) struct HostScorer {
 }
 
 impl HostScorer {
-    /// `None` where ggml cannot set it up.
+    /// Creates a scorer. Returns `None` if ggml cannot create the backend.
     pub(super) fn new(n_threads: usize) -> Option<Self> {
         let mut scorer = Self { runner: GraphRunner::new(Device::cpu()?)?, n_threads: 1 };
         scorer.set_threads(n_threads);
@@ -63,10 +63,10 @@ impl HostScorer {
     }
 }
 
-/// What the graph's last node works on.
+/// Data for the graph's last node.
 struct Job<'a> {
     targets: &'a [Token],
-    /// As many as there are targets.
+    /// Output: one score per target.
     scores: *mut f64,
     n_vocab: usize,
 }
@@ -86,7 +86,7 @@ unsafe extern "C" fn score_rows(dst: *mut sys::ggml_tensor, thread: i32, n_threa
     let _ = catch_unwind(AssertUnwindSafe(|| {
         for row in (thread as usize..job.targets.len()).step_by(n_threads as usize) {
             let score = negative_log_likelihood(&logits[row * job.n_vocab..][..job.n_vocab], job.targets[row]);
-            // SAFETY: each row is one thread's, and there are as many scores as rows.
+            // SAFETY: each row is handled by one thread, and `scores` has one element per row.
             unsafe { job.scores.add(row).write(score) };
         }
     }));

@@ -1,4 +1,4 @@
-//! Exact or not used: before a kernel computes anything, a few small products of its kind are computed by ggml too.
+//! Compares each kernel with ggml on a few small products before it is used.
 
 use super::kernel::Kernel;
 use super::kind::Kind;
@@ -11,7 +11,7 @@ const SHAPES: [Shape; 2] = [
     Shape { k: 320, rows: 12, tokens: 9, experts: (4, 3), own_rows: true },
 ];
 
-/// Whether the kernel has ggml's bits on this machine.
+/// Returns true if the kernel gives ggml's exact bits on this machine.
 pub(super) fn is_exact(kind: Kind, kernel: &'static Kernel) -> bool {
     SHAPES.into_iter().all(|shape| {
         let Some(mut trial) = Trial::new(kind, kernel, shape, 1) else { return false };

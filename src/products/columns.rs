@@ -17,11 +17,11 @@ pub(super) struct Columns {
     /// A row as ggml converts it, per thread.
     converted: Vec<Bytes>,
     held: Option<Held>,
-    /// Whether they are as ggml converts them, since the kernel does not have its bits for them.
+    /// True if the columns keep ggml's layout because the kernel does not give ggml's bits for them.
     plain: bool,
 }
 
-/// Whose columns are held.
+/// The input whose columns are cached.
 struct Held {
     key: Key,
     /// The products that have read them in this evaluation of a graph.
@@ -42,7 +42,7 @@ struct Key {
 const ROWS_AT_ONCE: usize = 4;
 
 impl Columns {
-    /// Forgets what is held: another evaluation may hold other values in the same tensors.
+    /// Drops the cached columns: the next evaluation may have other values in the same tensors.
     pub(super) fn forget(&mut self) {
         self.held = None;
     }
@@ -131,7 +131,7 @@ impl Columns {
         done
     }
 
-    /// Whether the columns are as ggml converts them, to be multiplied by ggml's `vec_dot`.
+    /// Returns true if the columns keep ggml's layout, for ggml's `vec_dot`.
     pub(super) fn are_plain(&self) -> bool {
         self.plain
     }

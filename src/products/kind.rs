@@ -1,4 +1,4 @@
-//! Kinds of products, and which kernel computes each.
+//! Kinds of products and the kernel chosen for each.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -12,7 +12,7 @@ use super::kernel::{self, Kernel};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
     pub(super) weights: Weights,
-    /// Whether each row of activations is multiplied with the experts it is routed to (`MUL_MAT_ID`).
+    /// True for `MUL_MAT_ID`: each row of activations is multiplied with the experts it is routed to.
     pub(super) routed: bool,
 }
 
@@ -56,7 +56,7 @@ impl Kind {
         self.routed
     }
 
-    /// The kernels for it that this CPU can run, the fastest first.
+    /// Returns the kernels for this kind that this CPU can run, the fastest first.
     pub(super) fn kernels(self) -> impl Iterator<Item = &'static Kernel> {
         let kernels = match (self.weights, self.routed) {
             (Weights::Q8_0, _) => kernel::Q8_0,
@@ -67,7 +67,7 @@ impl Kind {
         kernels.iter().copied().filter(|kernel| kernel.is_available())
     }
 
-    /// The kernel that computes it, if one has ggml's bits on this machine.
+    /// Returns the kernel for this kind, if one gives ggml's exact bits on this machine.
     pub(super) fn kernel(self) -> Option<&'static Kernel> {
         choices().iter().find(|choice| choice.kind == self)?.kernel
     }
@@ -84,7 +84,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What computes a kind of product on this machine.
+/// The kernel chosen for a kind of product on this machine, or ggml.
 #[derive(Clone)]
 pub struct Choice {
     pub(super) kind: Kind,

@@ -47,11 +47,11 @@ impl Drop for Bytes {
     }
 }
 
-/// A pointer that several threads use, each for bytes that are its own or that nobody writes.
+/// A pointer that threads share. Each thread accesses separate bytes, or bytes that no thread writes.
 #[derive(Clone, Copy)]
 pub(super) struct Shared<T>(pub(super) *mut T);
 
-// SAFETY: whoever dereferences it keeps the threads apart.
+// SAFETY: the code that dereferences it must prevent data races.
 unsafe impl<T> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Shared<T> {}

@@ -14,7 +14,7 @@
 //! // Models that are loaded and contexts that are created from here on are faster.
 //! ```
 //!
-//! A program over llama.cpp needs no more than this call, whatever it evaluates its models for.
+//! Any program that uses llama.cpp needs only this call.
 //!
 //! There are kernels for x86-64 Linux with AVX2 or more. Elsewhere, without the feature `openmp`, and with
 //! `dynamic-backends`, [`register`] does nothing and returns no choices. Where a GPU is in use that computes large batches with weights in host

@@ -1,4 +1,4 @@
-//! A node of a graph as a product: what is multiplied, where it lies.
+//! A graph node as a product: shapes and pointers of its operands.
 
 use std::ptr::NonNull;
 
@@ -22,10 +22,10 @@ pub(super) struct Product {
     pub(super) matrix: *const u8,
     pub(super) row_bytes: usize,
     pub(super) matrix_bytes: usize,
-    /// How many matrices there are: experts, or one.
+    /// Number of matrices: the number of experts, or 1.
     pub(super) matrices: usize,
     pub(super) input: Input,
-    /// Which experts each token is routed to; `None` for a dense product.
+    /// Experts per token; `None` for a dense product.
     pub(super) routes: Option<Routes>,
     pub(super) output: *mut u8,
     /// Bytes from one column of the result to the next, and from one token to the next.
@@ -35,7 +35,7 @@ pub(super) struct Product {
 /// Rows of activations, f32.
 #[derive(Clone, Copy)]
 pub(super) struct Input {
-    /// The tensor that holds them under whatever shape.
+    /// The tensor that holds the activations, before any reshape.
     pub(super) tensor: *const sys::ggml_tensor,
     pub(super) data: *const u8,
     /// Rows: per token, and tokens.
@@ -54,7 +54,7 @@ pub(super) struct Routes {
 }
 
 impl Product {
-    /// Whether a node is a product that is computed here.
+    /// Returns true if this backend computes the node.
     ///
     /// # Safety
     /// `node` is a node of a graph, its sources are alive.

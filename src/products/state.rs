@@ -1,4 +1,4 @@
-//! What one backend keeps between products, and how it computes one.
+//! The state of one backend, and the computation of a product.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -39,7 +39,7 @@ struct Job {
     cells: std::ops::Range<usize>,
 }
 
-/// What a thread works in.
+/// Buffers of one thread.
 #[derive(Default)]
 struct Workspace {
     panels: Bytes,
@@ -51,7 +51,7 @@ impl State {
         Self { threads: 1, columns: Columns::default(), cells: Vec::new(), jobs: Vec::new(), workspaces: Vec::new() }
     }
 
-    /// Sets the number of threads. An evaluation of a graph begins: nothing that was held is valid.
+    /// Sets the number of threads and drops all cached columns. Called before each evaluation of a graph.
     pub(super) fn set_threads(&mut self, threads: usize) {
         self.threads = threads.max(1);
         self.columns.forget();
@@ -60,7 +60,7 @@ impl State {
     /// Computes a product. Returns false if that is impossible: a row is routed to no expert, or a thread panicked.
     ///
     /// # Safety
-    /// The product is of a node whose sources are computed and that nobody else uses until this returns.
+    /// The sources of the product's node must be computed, and nothing else may use the node until this returns.
     pub(super) unsafe fn compute(&mut self, product: &Product) -> bool {
         // SAFETY: our own contract.
         unsafe { self.columns.hold(product, self.threads) && self.list_cells(product) && self.multiply(product) }
@@ -137,11 +137,11 @@ impl State {
         let next = AtomicUsize::new(0);
         let plain = self.columns.are_plain();
         team::run(self.threads, |thread, _| {
-            // SAFETY: both outlive the team's work and nobody writes them meanwhile; the workspace is this thread's alone.
+            // SAFETY: both outlive the team's work and are not written during it. Only this thread uses the workspace.
             let (state, product, workspace) =
                 unsafe { (&*shared.get(), &*product.get(), &mut *workspaces.get().add(thread)) };
             while let Some(job) = state.jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                // SAFETY: each job is done once, and no two write to the same place.
+                // SAFETY: each job runs once, and no two jobs write to the same memory.
                 unsafe {
                     let cells = &state.cells[job.cells.clone()];
                     if plain { run_plain(product, job, cells) } else { run(product, job, cells, workspace) }
@@ -156,7 +156,7 @@ fn panel_bytes(product: &Product) -> usize {
     (product.kernel.panel_bytes)(product.k).next_multiple_of(64)
 }
 
-/// Where the rows that are routed to each expert end, once they are sorted by expert; `None` if one is routed to none.
+/// Returns the end of each expert's rows after sorting by expert. `None` if a route is not a valid expert index.
 ///
 /// # Safety
 /// The routes are computed.
@@ -201,7 +201,7 @@ unsafe fn run_plain(product: &Product, job: &Job, cells: &[Cell]) {
 ///
 /// # Safety
 /// The matrix has the rows, the cells point to columns of the product's length and to room for all rows of a matrix, and
-/// nobody else writes the job's rows there. The workspace has room for the job's panels and the kernel's floats.
+/// no other thread writes the job's rows there. The workspace has room for the job's panels and the kernel's floats.
 unsafe fn run(product: &Product, job: &Job, cells: &[Cell], workspace: &mut Workspace) {
     let (kernel, k) = (product.kernel, product.k);
     let panel_bytes = panel_bytes(product);
@@ -211,7 +211,7 @@ unsafe fn run(product: &Product, job: &Job, cells: &[Cell], workspace: &mut Work
     for (i, first) in job.rows.clone().step_by(kernel.rows).enumerate() {
         let mut rows = [std::ptr::null(); LONGEST_SIDE];
         for (r, row) in rows[..kernel.rows].iter_mut().enumerate() {
-            // A panel that is not full has its last row several times.
+            // Repeat the last row to fill a partial panel.
             *row = job.matrix.wrapping_add((first + r).min(job.rows.end - 1) * product.row_bytes);
         }
         // SAFETY: our own contract.

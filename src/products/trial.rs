@@ -12,7 +12,7 @@ use super::product::Product;
 use super::state::State;
 use super::types::{Outcome, Shape, Values};
 
-/// Tensors of one product in memory of their own.
+/// Tensors of one product, in separate memory.
 pub(super) struct Trial {
     kernel: &'static Kernel,
     context: NonNull<sys::ggml_context>,
@@ -25,7 +25,7 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    /// `None` where ggml has no memory for it.
+    /// Allocates the tensors. Returns `None` if ggml cannot.
     pub(super) fn new(kind: Kind, kernel: &'static Kernel, shape: Shape, threads: usize) -> Option<Self> {
         let (k, rows, tokens) = (shape.k as i64, shape.rows as i64, shape.tokens as i64);
         let (experts, used) = (shape.experts.0 as i64, shape.experts.1 as i64);
@@ -129,7 +129,7 @@ impl Drop for Trial {
     }
 }
 
-/// The calling thread's: what else the machine does is not in it.
+/// Returns the CPU time of the calling thread.
 fn cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes the time into a local.

@@ -1,4 +1,4 @@
-//! What a comparison of a kernel with ggml is given, and what it finds.
+//! Inputs and results of a comparison of a kernel with ggml.
 
 use std::time::Duration;
 
@@ -15,27 +15,27 @@ pub struct Shape {
     pub tokens: usize,
     /// Experts, and how many of them each token is routed to; ignored for dense products.
     pub experts: (usize, usize),
-    /// Whether each of a token's experts has activations of its own, as the second product of a feed-forward network has.
+    /// True if each of a token's experts has separate activations, as in the down projection.
     pub own_rows: bool,
 }
 
-/// What values there are.
+/// Range of the random values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Values {
-    /// Such as models have.
+    /// Values as in real models.
     Usual,
     /// From subnormal to nearly infinite, many zeros.
     Extreme,
-    /// The same, with infinities and what is no number among the activations.
+    /// The same, with infinities and NaNs among the activations.
     NotFinite,
 }
 
-/// What came of it.
+/// Result of a comparison.
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome {
-    /// Results in all.
+    /// Total number of results.
     pub results: usize,
-    /// Results whose bits are not ggml's; two that are no numbers count as the same.
+    /// Number of results that differ from ggml's in any bit; two NaNs count as equal.
     pub apart: usize,
     /// CPU time that ggml took on the calling thread: all of it where that is the only one.
     pub ggml: Duration,

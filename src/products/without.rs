@@ -1,4 +1,4 @@
-//! What there is where no kernels are: types without values.
+//! Uninhabited types for platforms without kernels.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What computes a kind of product on this machine.
+/// The kernel chosen for a kind of product on this machine, or ggml.
 #[derive(Clone)]
 pub enum Choice {}
 

@@ -71,7 +71,7 @@ unsafe fn prepare(converted: *const u8, k: usize, column: *mut u8) -> bool {
     let steps = k / (PARTS * LANES);
     for part in 0..PARTS {
         for step in 0..steps {
-            // SAFETY: by contract there are `k` values, of which this reads each once, and room for as many.
+            // SAFETY: by contract the source has `k` values, each read once, and the destination has room for `k` values.
             unsafe {
                 let values = _mm_loadu_si128(converted.add((step * PARTS + part) * LANES * 2).cast());
                 _mm_storeu_si128(column.add((part * steps + step) * LANES * 2).cast(), values);
@@ -88,7 +88,7 @@ unsafe fn pack<const BF16: bool>(rows: &[*const u8], k: usize, panel: *mut u8) {
     for part in 0..PARTS {
         for step in 0..steps {
             for &row in &rows[..ROWS] {
-                // SAFETY: by contract each row has `k` values, and there is room for as many floats per row.
+                // SAFETY: by contract each row has `k` values, and the panel has room for `k` floats per row.
                 unsafe {
                     _mm256_storeu_ps(to, load::<BF16>(row, (step * PARTS + part) * LANES));
                     to = to.add(LANES);

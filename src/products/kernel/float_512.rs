@@ -83,7 +83,7 @@ unsafe fn prepare<const PARTS: usize, const KIND: u8>(converted: *const u8, k: u
     let mut to = column.cast::<f32>();
     for part in 0..PARTS {
         for step in 0..k / (PARTS * values(KIND)) {
-            // SAFETY: by contract there are `k` values, of which this reads each once, and room for as many.
+            // SAFETY: by contract the source has `k` values, each read once, and the destination has room for `k` values.
             unsafe {
                 _mm512_storeu_ps(to, load::<KIND>(converted, (step * PARTS + part) * values(KIND)));
                 to = to.add(LANES);
@@ -99,7 +99,7 @@ unsafe fn pack<const PARTS: usize, const KIND: u8>(rows: &[*const u8], k: usize,
     for part in 0..PARTS {
         for step in 0..k / (PARTS * values(KIND)) {
             for &row in &rows[..ROWS] {
-                // SAFETY: by contract each row has `k` values, and there is room for as many per row.
+                // SAFETY: by contract each row has `k` values, and the panel has room for `k` values per row.
                 unsafe {
                     _mm512_storeu_ps(to, load::<KIND>(row, (step * PARTS + part) * values(KIND)));
                     to = to.add(LANES);

@@ -15,7 +15,7 @@ mod lanes;
 mod q8_0;
 mod q8_0_512;
 
-/// What computes products of one type of weights with one set of instructions.
+/// A kernel for one type of weights and one instruction set.
 ///
 /// # Safety
 /// The functions may be called where [`is_available`](Self::is_available) is true, with pointers to as much as their own
@@ -67,7 +67,7 @@ pub(super) enum Instructions {
 }
 
 impl Kernel {
-    /// Whether this CPU has the instructions.
+    /// Returns true if this CPU has the kernel's instructions.
     pub(super) fn is_available(&self) -> bool {
         let avx2 =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");

@@ -68,7 +68,7 @@ unsafe fn prepare_avx2(quantized: *const u8, k: usize, column: *mut u8) -> bool 
     true
 }
 
-/// Whether one of the values is -128, which comes of activations that are not finite alone. ggml's way with signs takes it for
+/// Returns true if a value is -128, which only non-finite activations produce. ggml's sign instruction takes it for
 /// its own negative; a kernel that multiplies exactly has other bits then.
 #[inline]
 #[target_feature(enable = "avx2")]

@@ -27,7 +27,7 @@ const STACK: usize = 1024 * FUEL as usize;
 const DEFAULT: &str = "chat_template";
 const TOOL_USE: &str = "tool_use";
 
-/// Why a conversation is not rendered.
+/// Reason why a conversation cannot be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChatError {

@@ -1,4 +1,4 @@
-//! Tokens cut into what a run evaluates.
+//! Splits tokens into chunks.
 
 use std::ops::Range;
 
@@ -6,16 +6,16 @@ use super::documents::Documents;
 use super::error::Error;
 use super::shuffle::shuffle;
 
-/// Which chunks of a text are taken.
+/// Chunk size and selection of chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChunkOptions {
-    /// Tokens a chunk, at least 1.
+    /// Tokens per chunk, at least 1.
     pub size: usize,
-    /// Chunks left out at the beginning.
+    /// Number of chunks to skip at the beginning.
     pub skip: usize,
-    /// Chunks taken at most.
+    /// Maximum number of chunks.
     pub limit: Option<usize>,
-    /// Whether what is left at the end, less than a chunk, is taken too. The text may then be shorter than a chunk.
+    /// Keep the tail: the tokens after the last whole chunk. The text may then be shorter than a chunk.
     pub keep_tail: bool,
     /// Take chunks in the random order of this seed, the tail last; what is left out counts in this order.
     pub shuffle: Option<u64>,
@@ -26,7 +26,7 @@ pub struct ChunkOptions {
 pub struct Chunks {
     tokens: Vec<i32>,
     size: usize,
-    /// Where each chunk is in the tokens.
+    /// Range of tokens per chunk.
     spans: Vec<Range<usize>>,
     /// Those of `size` tokens, which are the first.
     whole: usize,
@@ -107,13 +107,13 @@ impl Chunks {
         self.spans.len()
     }
 
-    /// Whether there are none, as with a limit of 0.
+    /// Returns true if there are no chunks, as with a limit of 0.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }
 
-    /// Tokens a chunk; of documents, at most.
+    /// Tokens per chunk; for documents, the maximum.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
@@ -141,7 +141,7 @@ impl Chunks {
         &self.tokens[self.spans[i].clone()]
     }
 
-    /// Where chunk `i` begins in the text: tokens before it.
+    /// Returns the number of tokens before chunk `i` in the text.
     ///
     /// # Panics
     /// If there is no such chunk.

@@ -13,14 +13,14 @@ use super::read::{Compression, explain, open};
 /// A file or folder to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input {
-    /// Where it is.
+    /// Path of the file or folder.
     pub path: PathBuf,
     /// Take the file as plain text, to the last byte and whatever its name: no folder, nothing decompressed, no line end
     /// dropped.
     pub raw: bool,
 }
 
-/// What becomes of plain texts that follow each other.
+/// Handling of consecutive plain texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// They are one text, as `cat` would make it.
@@ -34,24 +34,24 @@ pub enum Layout {
 pub struct Corpus {
     /// The files, for the matrix: inputs by the name they were given, those in folders by their path.
     pub files: Vec<String>,
-    /// What is in them.
+    /// Texts and conversations of the files.
     pub items: Vec<Item>,
-    /// What their user should hear of.
+    /// Notes to show to the user.
     pub notes: Vec<Note>,
 }
 
 /// A text or a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// Its file, by number.
+    /// Index of its file.
     pub file: usize,
     /// Its line in a JSONL file, from 1; `None` for a file's whole text.
     pub line: Option<usize>,
-    /// What it says.
+    /// Content of the item.
     pub body: Body,
 }
 
-/// What an [`Item`] says.
+/// Content of an [`Item`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     /// Text, of any encoding.
@@ -184,7 +184,7 @@ impl Corpus {
         Ok(())
     }
 
-    /// Whether there is nothing in it.
+    /// Returns true if there are no items.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
@@ -219,7 +219,7 @@ fn is_jsonl(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("jsonl"))
 }
 
-/// What a file holds.
+/// Content of a file.
 enum Contents {
     Text(Vec<u8>),
     /// No text, and why. Unless the file is taken as it is, only its first bytes are there: it may be large.

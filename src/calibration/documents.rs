@@ -23,7 +23,7 @@ impl Documents {
         self.ends.len()
     }
 
-    /// Whether there is none.
+    /// Returns true if there are no documents.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
@@ -41,7 +41,7 @@ impl Documents {
         self.tokens
     }
 
-    /// Where in the tokens each document is.
+    /// Returns the range of tokens per document.
     pub(crate) fn spans(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
         starts.zip(&self.ends).map(|(start, &end)| start..end)

@@ -1,11 +1,11 @@
-//! Whether bytes are text: UTF-8 without NUL.
+//! Checks that bytes are text: UTF-8 without NUL.
 
 use std::fmt;
 
 /// Bytes at the beginning of a file that tell what it is, before all of it is read.
 pub(super) const PROBE: usize = 1 << 16;
 
-/// Why a file is no text.
+/// Reason why a file is not text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotText {
@@ -15,7 +15,7 @@ pub enum NotText {
     Utf16,
     /// It holds a NUL byte.
     Nul {
-        /// Where the first one is, from 0.
+        /// Offset of the first NUL byte, from 0.
         offset: u64,
     },
 }
@@ -33,7 +33,7 @@ impl fmt::Display for NotText {
 /// Bytes in a text that are not UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Invalid {
-    /// Where the first ones are, from 0.
+    /// Offset of the first invalid byte, from 0.
     pub offset: u64,
     /// Number of sequences that are not UTF-8.
     pub sequences: u64,
@@ -50,7 +50,7 @@ pub(super) fn not_text(bytes: &[u8]) -> Option<NotText> {
     bytes.iter().position(|&byte| byte == 0).map(|offset| NotText::Nul { offset: offset as u64 })
 }
 
-/// What of a text is not UTF-8.
+/// Returns the parts of a text that are not UTF-8, if any.
 pub(super) fn invalid(bytes: &[u8]) -> Option<Invalid> {
     let error = str::from_utf8(bytes).err()?;
     let sequences = bytes.utf8_chunks().filter(|chunk| !chunk.invalid().is_empty()).count();

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use super::encoding::NotText;
 
-/// Why a text cannot be used.
+/// Reason why a text cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -19,7 +19,7 @@ pub enum Error {
     NotText {
         /// The file.
         path: PathBuf,
-        /// How it is told.
+        /// The evidence that it is not text.
         reason: NotText,
     },
     /// Any other rule that a file, a line of it, or a text breaks.
@@ -35,7 +35,7 @@ pub enum Error {
         needed: usize,
         /// Tokens there are.
         found: usize,
-        /// Tokens a chunk.
+        /// Tokens per chunk.
         chunk_size: usize,
     },
     /// Too few tokens after the chunks that are skipped.

@@ -1,8 +1,8 @@
-//! JSON lines: a conversation or a document each.
+//! JSONL files: one conversation or document per line.
 
 use serde_json::Value;
 
-/// What a line holds.
+/// The content of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Record {
     Text(String),
@@ -17,7 +17,7 @@ pub struct Conversation {
     shape: Shape,
 }
 
-/// How messages are written down.
+/// Field layout of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
     /// `{"role": "user", "content": "..."}`, in this field.
@@ -32,12 +32,12 @@ pub(super) enum Shape {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pair {
     pub(super) question: &'static str,
-    /// What the question is about, which follows it.
+    /// Field with the context of the question; its text is appended to the question.
     pub(super) context: Option<&'static str>,
     pub(super) answer: &'static str,
 }
 
-/// The first whose question and answer a line has counts.
+/// Known field pairs. The first pair that a line has is used.
 static PAIRS: [Pair; 5] = [
     Pair { question: "instruction", context: Some("input"), answer: "output" },
     Pair { question: "instruction", context: Some("context"), answer: "response" },

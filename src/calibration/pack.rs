@@ -1,13 +1,13 @@
-//! Which chunks are evaluated together.
+//! Packs chunks into batches.
 
 use std::ops::Range;
 
 use super::Chunks;
 
-/// What a batch holds.
+/// Maximum size of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
-    /// Tokens. A chunk that is longer has a batch of its own.
+    /// Maximum number of tokens. A longer chunk gets a separate batch.
     pub(crate) tokens: usize,
     /// Chunks, at least 1.
     pub sequences: usize,

@@ -1,4 +1,4 @@
-//! Files as readers of what is in them, decompressed.
+//! Opens files and decompresses them.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::error::Error;
 
-/// How a file is compressed, by its suffix.
+/// Compression of a file, by its suffix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     None,

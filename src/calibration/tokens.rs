@@ -1,4 +1,4 @@
-//! From a corpus to tokens.
+//! Tokenizes a corpus.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,14 +11,14 @@ use super::error::Error;
 use super::shuffle::shuffle;
 use super::tokenizer::Tokenizer;
 
-/// How a corpus becomes tokens.
+/// Options for tokenizing a corpus.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TokenOptions {
     /// Read special tokens written out in plain texts as themselves. Those that a chat template writes always are.
     pub parse_special: bool,
     /// Take items in the random order of this seed.
     pub shuffle: Option<u64>,
-    /// Take no more tokens than this: items in order, the last cut where it is reached.
+    /// Maximum number of tokens. The last item is truncated to fit.
     pub budget: Option<u64>,
 }
 

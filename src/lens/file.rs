@@ -296,7 +296,7 @@ impl LensFile {
         atomic_file::save(path, |out| self.write(out))
     }
 
-    /// As [`save`](Self::save), to wherever `out` leads.
+    /// Checks the contents and writes them to `out`.
     ///
     /// # Errors
     /// As [`save`](Self::save).

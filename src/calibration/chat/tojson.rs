@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 
-/// How deep values may be nested, as for JSON that is read.
+/// Maximum nesting depth of values, the same as for parsed JSON.
 const DEEPEST: usize = 128;
 
 struct Style {
     ensure_ascii: bool,
-    /// What a line begins with, for each level.
+    /// Indentation per level.
     indent: Option<String>,
     item_separator: String,
     key_separator: String,
@@ -147,7 +147,7 @@ fn name(key: &Value) -> Result<String, Error> {
     }
 }
 
-/// As Python writes it: the shortest digits that mean this number, with an exponent of two digits at least.
+/// Formats a number as Python does: shortest digits that round-trip, and an exponent of at least two digits.
 fn number(value: f64) -> String {
     if !value.is_finite() {
         return if value.is_nan() {

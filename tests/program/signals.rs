@@ -21,6 +21,8 @@ fn start(bench: &Bench, args: &str) -> Child {
         assert!(started.elapsed() < Duration::from_secs(60), "no save in a minute");
         std::thread::sleep(Duration::from_millis(1));
     }
+    // The program notes a save once its folder is synced, a moment after the file has its name.
+    std::thread::sleep(Duration::from_millis(100));
     child
 }
 

@@ -65,7 +65,7 @@ const SHORT: [(&str, &str); 20] = [
 
 /// Columns where descriptions begin in the short help: of flags, and of commands.
 const SHORT_COLUMN: usize = 28;
-const COMMAND_COLUMN: usize = 20;
+const COMMAND_COLUMN: usize = 28;
 
 /// `-h`.
 pub(super) fn short(commands: &[Command]) -> String {

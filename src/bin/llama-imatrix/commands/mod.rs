@@ -48,15 +48,15 @@ enum Command {
 
 /// Names of the commands and what they do, for the help.
 const NAMES: [(&str, &str); 10] = [
-    ("stats", "print statistics of matrices: a table, JSON, CSV or Markdown"),
+    ("stats", "statistics as a table, JSON, CSV or Markdown"),
     ("compare", "compare the channel weights of matrices"),
-    ("check", "tell whether a matrix will do for a model and a type"),
+    ("check", "tell if a matrix will do for a model and a type"),
     ("report", "draw matrices on an HTML page, or as pictures"),
-    ("merge", "merge the states of shards, or add up matrices, with weights"),
-    ("recipe", "choose a type per weight for llama-quantize, at a size"),
-    ("sensitivity", "measure how much each weight's error changes predictions"),
-    ("kld", "compare quantized models' predictions with the original's"),
-    ("worker", "lend this machine's devices to a run elsewhere (--rpc)"),
+    ("merge", "merge states of shards, or add up matrices"),
+    ("recipe", "choose a type per weight for a file of a given size"),
+    ("sensitivity", "measure what an error of each weight costs"),
+    ("kld", "compare quantized models with the original"),
+    ("worker", "lend this machine's devices to a run (--rpc)"),
     (help::NAME, "show the help of a command or of a flag"),
 ];
 

@@ -1,6 +1,7 @@
 //! `compare`: one matrix against others.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -179,7 +180,7 @@ fn compared(mut sheet: Sheet) -> (Sheet, String) {
     for (reason, names) in reasons {
         let more = if names.len() > NAMED { ", …" } else { "" };
         let named = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-        lines += &format!("Not compared, {reason}: {} ({named}{more})\n", names.len());
+        let _ = writeln!(lines, "Not compared, {reason}: {} ({named}{more})", names.len());
     }
     if !lines.is_empty() {
         lines.push('\n');

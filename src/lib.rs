@@ -9,6 +9,7 @@
 #![doc = "[docs/devices.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/devices.md"]
 #![doc = "[docs/differences.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/differences.md"]
 #![doc = "[docs/flags.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/flags.md"]
+#![doc = "[docs/images/report.png]: https://docs.rs/crate/llama-imatrix/latest/source/docs/images/report.png"]
 #![doc = "[docs/lens.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/lens.md"]
 #![doc = "[docs/performance.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/performance.md"]
 #![doc = "[docs/recipes.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/recipes.md"]

@@ -97,7 +97,15 @@ impl Findings {
                 )
             }
             _ => {
-                (Verdict::Good, format!("will do{goal}: all {} weights that use a matrix have data", coverage.tensors))
+                let Coverage { tensors, tensors_with_data: with, .. } = coverage;
+                let summary = if with == tensors {
+                    format!("will do{goal}: all {tensors} weights that use a matrix have data")
+                } else {
+                    format!(
+                        "will do{goal}: {with} of {tensors} weights that use a matrix have data; see the notes for the others"
+                    )
+                };
+                (Verdict::Good, summary)
             }
         };
         (verdict, summary, all)

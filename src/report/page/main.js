@@ -38,7 +38,7 @@ function verdict(file, experts, unseen) {
   else if (experts) words.push(`Every expert saw a token; the rarest saw ${full(counts.reduce((a, b) => Math.min(a, b)))}.`);
   if (broken) words.push(`${plural(broken, "weight")} ${broken === 1 ? "has" : "have"} columns that are not finite.`);
   if (!words.length) words.push("Every weight of this file has data.");
-  return `${words.join(" ")} Whether weights of the model are missing, llama-imatrix check MODEL ${file.name} says.`;
+  return `${words.join(" ")} To see whether the model has weights without data: llama-imatrix check MODEL ${file.name}`;
 }
 const compact = (n) => Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(n);
 

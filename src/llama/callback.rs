@@ -16,7 +16,7 @@ use super::rpc::Pulse;
 use super::rpc_detach::RpcDetach;
 use super::{TensorInfo, TensorRef};
 
-/// What an observer may fail with.
+/// Error of an observer.
 pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Sees the tensors of a graph while it is computed.
@@ -45,7 +45,7 @@ pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
 /// }
 /// ```
 ///
-/// What is seen is borrowed for the call, and cannot be kept:
+/// The tensor is borrowed for the call and cannot be kept:
 ///
 /// ```compile_fail
 /// # use llama_imatrix::llama::{Observer, ObserverError, TensorInfo, TensorRef};
@@ -129,12 +129,12 @@ impl<O: Observer> Latch<O> {
         self.take_fault().map_or(Ok(()), Fault::raise)
     }
 
-    /// What was latched since the last call.
+    /// Takes the fault that was latched since the last call.
     pub(super) fn take_fault(&mut self) -> Option<Fault> {
         self.fault.take()
     }
 
-    /// Whether something was latched that [`release`](Self::release) would raise.
+    /// Returns true if a fault was latched that [`release`](Self::release) would raise.
     pub(super) fn has_fault(&self) -> bool {
         self.fault.is_some()
     }

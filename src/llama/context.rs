@@ -19,7 +19,7 @@ use crate::likelihood::negative_log_likelihoods;
 /// Use of flash attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FlashAttention {
-    /// Where every backend in use has it.
+    /// If every backend in use supports it.
     #[default]
     Auto,
     /// Always.
@@ -51,7 +51,7 @@ pub struct ContextOptions {
     pub tuning: Tuning,
 }
 
-/// Where time went, in milliseconds, as llama.cpp counts it.
+/// llama.cpp's performance counters, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Timings {
     /// Loading the model.
@@ -62,7 +62,7 @@ pub struct Timings {
     pub prompt_tokens: i32,
 }
 
-/// What of a model a context evaluates.
+/// The layers that a context evaluates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// All but its NextN layers.
@@ -85,13 +85,13 @@ pub struct Context<'m, O: Observer> {
     n_vocab: usize,
     n_threads: usize,
     outputs: Outputs,
-    /// Why all logits are computed where fewer were asked for.
+    /// Reason why all logits are computed although fewer were requested.
     all_logits: Option<&'static str>,
     /// Rows of logits that the last decode left.
     logit_rows: usize,
-    /// Whether the model has its weights.
+    /// True if the model has its weights.
     has_weights: bool,
-    /// Whether the model computes logits.
+    /// True if the model computes logits.
     has_logits: bool,
     learned_positions: Option<i32>,
     model: PhantomData<&'m Model>,
@@ -186,7 +186,7 @@ impl<'m, O: Observer> Context<'m, O> {
         Ok(())
     }
 
-    /// Why all logits are computed although [`Outputs::Scores`] was asked for, if they are.
+    /// Returns the reason why all logits are computed despite [`Outputs::Scores`], if they are.
     #[must_use]
     pub fn computes_all_logits(&self) -> Option<&'static str> {
         self.all_logits
@@ -299,7 +299,7 @@ impl<'m, O: Observer> Context<'m, O> {
         unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.ptr.as_ptr()), true) };
     }
 
-    /// Whether tokens of earlier decodes are remembered. Diffusion models and encoders see one batch at a time.
+    /// Returns true if the context keeps tokens of earlier decodes. Diffusion models and encoders do not.
     #[must_use]
     pub fn has_memory(&self) -> bool {
         // SAFETY: the context is ours.
@@ -359,7 +359,7 @@ impl<'m, O: Observer> Context<'m, O> {
         }
     }
 
-    /// Where time went so far.
+    /// Returns llama.cpp's performance counters.
     #[must_use]
     pub(crate) fn timings(&self) -> Timings {
         // SAFETY: reads counters of our context.

@@ -101,7 +101,7 @@ impl<'a> TensorRef<'a> {
         self.info.view_src().map(|info| Self { info, data: self.data })
     }
 
-    /// Whether it holds its own elements: it is computed, or nothing computes it.
+    /// Returns true if the tensor's data is valid: it is computed, or it is a weight or an input.
     fn is_computed(self) -> bool {
         let raw = self.raw();
         matches!(self.data, Data::Own | Data::Source) || (raw.op == sys::GGML_OP_NONE && raw.view_src.is_null())

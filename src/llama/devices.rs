@@ -47,7 +47,7 @@ impl Device {
         unsafe { text(sys::ggml_backend_dev_name(self.0.as_ptr())) }
     }
 
-    /// What it is, such as `NVIDIA H200`.
+    /// Returns its description, such as `NVIDIA H200`.
     #[must_use]
     pub fn description(self) -> String {
         // SAFETY: as in name().
@@ -63,7 +63,7 @@ impl Device {
         (free, total)
     }
 
-    /// Whether it is the CPU itself.
+    /// Returns true for the CPU.
     #[must_use]
     pub fn is_cpu(self) -> bool {
         // SAFETY: the device is the registry's.

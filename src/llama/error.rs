@@ -3,14 +3,14 @@ use std::path::PathBuf;
 use super::callback::ObserverError;
 use crate::gguf;
 
-/// What can go wrong between us and llama.cpp.
+/// An error of this crate's llama.cpp layer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A path or text that C cannot take, since it holds a NUL byte.
     #[error("{what} contains a NUL byte: {value:?}")]
     Nul {
-        /// What was passed, such as "model path".
+        /// Name of the argument, such as "model path".
         what: &'static str,
         /// Its value.
         value: String,

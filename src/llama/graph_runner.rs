@@ -40,7 +40,7 @@ impl GraphRunner {
         self.device
     }
 
-    /// Whether the device has every operation of the graph that `build` makes.
+    /// Returns true if the device supports every operation of the graph that `build` makes.
     pub(super) fn supports(&mut self, build: impl FnOnce(&GraphBuilder<'_>)) -> bool {
         let backend = self.backend.as_ptr();
         let Some(builder) = self.arena.builder() else { return false };

@@ -6,7 +6,7 @@ use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 
-/// How much a log line matters.
+/// Level of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Details for developers.

@@ -14,7 +14,7 @@ pub struct DeviceMemory {
     pub weights: usize,
     /// The cache of keys and values, or the state.
     pub cache: usize,
-    /// What a graph computes with, logits included.
+    /// Compute buffers, including logits.
     pub compute: usize,
 }
 

@@ -17,7 +17,7 @@ pub struct Model {
     path: PathBuf,
     /// Adapters and their scales. They belong to the model and are freed with it.
     adapters: Vec<(NonNull<sys::llama_adapter_lora>, f32)>,
-    /// Whether it was loaded without its weights.
+    /// True if the model was loaded without its weights.
     dry: bool,
 }
 

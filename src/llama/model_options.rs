@@ -18,7 +18,7 @@ impl GpuLayers {
     }
 }
 
-/// How a model is loaded.
+/// Options for loading a model.
 #[derive(Debug, Clone, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "llama.cpp's switches, each independent of the others")]
 pub struct ModelOptions {
@@ -26,7 +26,7 @@ pub struct ModelOptions {
     pub gpu_layers: GpuLayers,
     /// Devices to use; `None` for all, empty for the CPU only.
     pub devices: Option<Vec<Device>>,
-    /// How the model is spread over them.
+    /// Split of the model over the devices.
     pub split_mode: SplitMode,
     /// Each device's share, in proportion; empty for shares after their free memory.
     pub tensor_split: Vec<f32>,
@@ -34,7 +34,7 @@ pub struct ModelOptions {
     pub main_gpu: i32,
     /// Memory for the tensors whose names match a regular expression: the first that matches counts.
     pub buffer_overrides: Vec<(String, BufferType)>,
-    /// How weights get into memory.
+    /// Method of loading weights into memory.
     pub load_mode: LoadMode,
     /// Whether rows are read as they are needed.
     pub lazy_mode: LazyMode,

@@ -56,7 +56,7 @@ pub(super) struct HeadCut {
 struct Cut {
     node: NonNull<sys::ggml_tensor>,
     op: sys::ggml_op,
-    /// Whether the observer asked for the node.
+    /// True if the observer asked for the node.
     observed: bool,
 }
 

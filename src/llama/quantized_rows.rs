@@ -10,7 +10,7 @@ pub const LARGEST_WEIGHT: f32 = 1e5;
 /// Importance above this is scaled by a power of two, which changes no bits of the result, for the same reason.
 const LARGEST_IMPORTANCE: f32 = 1_048_576.0;
 
-/// Why rows cannot be quantized or dequantized.
+/// Reason why rows cannot be quantized or dequantized.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowError {

@@ -36,10 +36,10 @@ enum Engine {
 unsafe impl Send for Scorer {}
 
 impl Scorer {
-    /// Where ggml cannot set it up, why.
+    /// Creates a scorer, or returns the reason why ggml cannot.
     ///
     /// # Safety
-    /// What was found is of a graph that is still allocated.
+    /// The graph that `found` describes must still be allocated.
     pub(super) unsafe fn new(found: Finding, n_threads: usize) -> Result<Self, &'static str> {
         let Finding { logit_ops, place, weight } = found;
         let engine = match place {

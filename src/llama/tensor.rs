@@ -45,7 +45,7 @@ pub(super) fn buffer_of(tensor: &sys::ggml_tensor) -> sys::ggml_backend_buffer_t
     unsafe { tensor.view_src.as_ref() }.unwrap_or(tensor).buffer
 }
 
-/// Whether a tensor lies in a buffer of weights, and nothing computes it.
+/// Returns true if a tensor is in a buffer of weights and no operation computes it.
 pub(super) fn is_weight(tensor: &sys::ggml_tensor) -> bool {
     let buffer = buffer_of(tensor);
     // SAFETY: the buffer, where there is one, lives as long as the tensor.
@@ -134,13 +134,13 @@ impl<'a> TensorInfo<'a> {
         self.raw().nb
     }
 
-    /// Whether elements are 32-bit floats.
+    /// Returns true if elements are 32-bit floats.
     #[must_use]
     pub fn is_f32(self) -> bool {
         self.raw().type_ == sys::GGML_TYPE_F32
     }
 
-    /// Whether elements are 32-bit integers.
+    /// Returns true if elements are 32-bit integers.
     #[must_use]
     pub(crate) fn is_i32(self) -> bool {
         self.raw().type_ == sys::GGML_TYPE_I32
@@ -158,7 +158,7 @@ impl<'a> TensorInfo<'a> {
         buffer_of(self.raw())
     }
 
-    /// Whether it lies in a buffer of weights, which lives as long as the model, and nothing computes it.
+    /// Returns true if it is in a buffer of weights, which lives as long as the model, and no operation computes it.
     pub(super) fn is_weight(self) -> bool {
         is_weight(self.raw())
     }

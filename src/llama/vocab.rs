@@ -17,7 +17,7 @@ mod shim {
 /// Bytes kept of what a tokenizer's exception says.
 const REASON: usize = 256;
 
-/// How a vocabulary's tokenizer works.
+/// Type of a vocabulary's tokenizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct VocabKind(sys::llama_vocab_type);
 
@@ -140,7 +140,7 @@ impl<'m> Vocab<'m> {
         unsafe { sys::llama_vocab_is_eog(self.ptr, token) }
     }
 
-    /// Whether texts can be tokenized, found out before one is.
+    /// Checks that texts can be tokenized.
     ///
     /// # Errors
     /// [`Error::Vocabulary`]: llama.cpp would end the process.

@@ -18,7 +18,7 @@ use llama_cpp_sys_2 as sys;
 
 use crate::gguf::{Array, File, Value};
 
-/// What is asked of a vocabulary before a text is tokenized.
+/// Properties of a vocabulary that are checked before a text is tokenized.
 #[expect(clippy::struct_excessive_bools, reason = "independent properties of a vocabulary")]
 pub(super) struct Facts {
     pub(super) kind: sys::llama_vocab_type,
@@ -30,7 +30,7 @@ pub(super) struct Facts {
     pub(super) has_sep: bool,
 }
 
-/// Whether a text can be tokenized, with the tokens around it where `around`; the reason otherwise.
+/// Checks that a text can be tokenized, with BOS and EOS if `around`. Returns the reason otherwise.
 pub(super) fn check(facts: &Facts, around: bool) -> Result<(), &'static str> {
     if facts.kind == sys::LLAMA_VOCAB_TYPE_NONE {
         return Err("the model has no tokenizer (tokenizer.ggml.model is 'no_vocab' or 'none')");
@@ -58,7 +58,7 @@ pub(super) fn check(facts: &Facts, around: bool) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether llama.cpp can load the vocabulary of this file; the reason otherwise.
+/// Checks that llama.cpp can load the vocabulary of this file. Returns the reason otherwise.
 ///
 /// A file that cannot be read passes: llama.cpp, which loads it next, says what is wrong.
 pub(super) fn check_file(path: &Path) -> Result<(), String> {

@@ -1,7 +1,7 @@
-// What memory a context takes, by kind of memory, from llama.cpp's C++ staging header src/llama-ext.h, in C: compiled by
+// Memory use of a context per buffer type, from llama.cpp's C++ staging header src/llama-ext.h, in C: compiled by
 // build.rs, bound with bindgen, used by src/llama/memory_usage.rs alone.
 //
-// Nothing is thrown across: 0 is success, and only then is anything to be read.
+// No function throws. Status 0 means success; only then are the results valid.
 #pragma once
 
 #include <stddef.h>
@@ -13,7 +13,7 @@ extern "C" {
 struct llama_context;
 struct ggml_backend_buffer_type;
 
-// Bytes in one kind of memory.
+// Bytes in one buffer type.
 struct imatrix_breakdown_entry {
     struct ggml_backend_buffer_type * type;
     size_t model;   // weights
@@ -21,7 +21,7 @@ struct imatrix_breakdown_entry {
     size_t compute; // tensors of a graph
 };
 
-// Writes at most `capacity` entries and their number.
+// Writes at most `capacity` entries, and their number.
 int imatrix_breakdown_get(
         const struct llama_context           * ctx,
               struct imatrix_breakdown_entry * entries,

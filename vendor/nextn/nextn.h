@@ -1,7 +1,7 @@
-// What NextN needs of llama.cpp's C++ staging header src/llama-ext.h, in C: compiled by build.rs, bound with bindgen,
+// C wrappers for NextN around llama.cpp's C++ staging header src/llama-ext.h: compiled by build.rs, bound with bindgen,
 // used by src/llama/nextn.rs alone.
 //
-// Nothing is thrown across: every function returns one of the statuses, and writes its result only with status 0.
+// No function throws. Each returns a status, and writes its result only if the status is 0.
 #pragma once
 
 #include <stdbool.h>
@@ -23,7 +23,7 @@ enum imatrix_nextn_status {
     IMATRIX_NEXTN_EXCEPTION = 4, // llama.cpp threw
 };
 
-// Has the context keep the hidden state of every token of a decode, whether or not its logits are asked for.
+// Makes the context keep the hidden state of every token of a decode, even without its logits.
 enum imatrix_nextn_status imatrix_nextn_keep_states(struct llama_context * ctx);
 
 // The hidden state of a row of the last decode: llama_model_n_embd_out() floats, valid until the next one.

@@ -10,14 +10,14 @@ extern "C" {
 
 struct ggml_tensor;
 
-// What the backend does. No function may unwind.
+// Functions of the backend. None may unwind.
 struct imatrix_products_functions {
     // The state of one backend, freed by destroy; null if it cannot be made.
     void * (*create)(void);
     void (*destroy)(void * state);
-    // How many threads work from now on. llama.cpp calls this before each evaluation of a graph.
+    // Sets the number of threads. llama.cpp calls this before each evaluation of a graph.
     void (*set_threads)(void * state, int threads);
-    // Whether compute takes this node.
+    // Returns true if the backend can compute this node.
     bool (*supports)(const struct ggml_tensor * node);
     // Computes a node; false if it failed.
     bool (*compute)(void * state, struct ggml_tensor * node);
@@ -27,8 +27,8 @@ struct imatrix_products_functions {
 // before a model is loaded.
 void imatrix_products_register(const char * name, const struct imatrix_products_functions * functions);
 
-// Runs work(data, thread, threads) on each thread of a team of at most so many, ggml's own where it computes with OpenMP.
-// Returns when all are through.
+// Runs work(data, thread, threads) on each thread of a team of at most `threads`. With OpenMP it is ggml's team.
+// Returns when all threads have finished.
 void imatrix_products_team(int threads, void (*work)(void * data, int thread, int threads), void * data);
 
 #ifdef __cplusplus

@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <exception>
 
-// As in llama.h, which is not at hand where llama.cpp was installed apart.
+// Same declaration as in llama.h, which may be missing if llama.cpp is installed separately.
 extern "C" int32_t llama_tokenize(
         const struct llama_vocab * vocab,
                       const char * text,

@@ -1,7 +1,7 @@
 // llama_tokenize() without exceptions: compiled by build.rs, bound with bindgen, used by src/llama/vocab.rs alone.
 //
-// llama.cpp's tokenizers throw on texts and vocabularies that do not go together, and llama_tokenize() lets that through
-// to its caller, which C and Rust cannot catch.
+// llama.cpp's tokenizers throw if a text does not suit the vocabulary, and llama_tokenize() passes the exception
+// to its caller. C and Rust cannot catch it.
 #pragma once
 
 #include <stdbool.h>
@@ -21,7 +21,7 @@ enum imatrix_tokenizer_status {
 };
 
 // As llama_tokenize(): at most `n_tokens` tokens are written, and `result` is its return value. `reason` has room for
-// `reason_size` bytes, at least one; a longer text is cut, and a NUL ends it.
+// `reason_size` bytes, at least one; a longer text is truncated. It is NUL-terminated.
 enum imatrix_tokenizer_status imatrix_tokenizer_tokenize(
         const struct llama_vocab * vocab,
                       const char * text,

@@ -26,7 +26,7 @@ use connection::Connection;
 pub use lost::{LostServer, on_lost_server};
 pub(super) use pulse::Pulse;
 
-/// How long a server may take to greet: one that is busy with another client does not.
+/// Timeout for a server's greeting. A server that is busy with another client does not greet.
 const GREETING: Duration = Duration::from_secs(10);
 
 /// The servers in use. Entries are never removed, nor does ggml forget a server.

@@ -32,7 +32,7 @@ fn numbers() -> Vec<RawFd> {
     files.flatten().filter_map(|file| file.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Where the system has no list of them: the lowest ones, which are given out first.
+/// Fallback for systems without a list of open files: tries the lowest numbers, which are assigned first.
 #[cfg(not(target_os = "linux"))]
 fn numbers() -> Vec<RawFd> {
     (0..1024).collect()

@@ -12,7 +12,7 @@ use llama_cpp_sys_2 as sys;
 use super::connection::Connection;
 use super::servers;
 
-/// Time limit for finding out which server was lost.
+/// Timeout per connection attempt while looking for the lost server.
 const LOOK_FOR: Duration = Duration::from_secs(1);
 
 /// A server that a run has lost.

@@ -139,9 +139,8 @@ impl Coverage {
     }
 }
 
-// Only for the owned type, so that `Imatrix::default()` needs no type annotation.
-impl Default for Imatrix {
-    fn default() -> Self {
+impl<V> Imatrix<V> {
+    const fn empty() -> Self {
         Self {
             entries: BTreeMap::new(),
             datasets: Vec::new(),
@@ -151,20 +150,27 @@ impl Default for Imatrix {
             filled: Filled::new(),
         }
     }
+
+    /// Returns a matrix with other entries of the same origin.
+    fn with_entries<W>(&self, entries: BTreeMap<String, Entry<W>>) -> Imatrix<W> {
+        let (datasets, filled) = (self.datasets.clone(), self.filled.clone());
+        let (chunk_count, chunk_size, n_layer_nextn) = (self.chunk_count, self.chunk_size, self.n_layer_nextn);
+        Imatrix { entries, datasets, chunk_count, chunk_size, n_layer_nextn, filled }
+    }
+}
+
+// Only for the owned type, so that `Imatrix::default()` needs no type annotation.
+impl Default for Imatrix {
+    fn default() -> Self {
+        Self::empty()
+    }
 }
 
 impl<'a> Imatrix<Numbers<'a>> {
     /// Creates an empty matrix that borrows the sums merged into it.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            entries: BTreeMap::new(),
-            datasets: Vec::new(),
-            chunk_count: 0,
-            chunk_size: 0,
-            n_layer_nextn: 0,
-            filled: Filled::new(),
-        }
+        Self::empty()
     }
 
     /// Creates a matrix that borrows the sums of entries. All other fields have their defaults.
@@ -180,14 +186,7 @@ impl<'a> Imatrix<Numbers<'a>> {
             let sum = entry.sum.as_ref().map(Numbers::to_vec);
             (name.clone(), Entry { sum2: entry.sum2.to_vec(), sum, counts: entry.counts.clone() })
         });
-        Imatrix {
-            entries: entries.collect(),
-            datasets: self.datasets.clone(),
-            chunk_count: self.chunk_count,
-            chunk_size: self.chunk_size,
-            n_layer_nextn: self.n_layer_nextn,
-            filled: self.filled.clone(),
-        }
+        self.with_entries(entries.collect())
     }
 }
 
@@ -195,14 +194,7 @@ impl<V: Values> Imatrix<V> {
     /// Returns a view of the matrix that borrows the sums.
     #[must_use]
     pub fn view(&self) -> Imatrix<Numbers<'_>> {
-        Imatrix {
-            entries: self.entries.iter().map(|(name, entry)| (name.clone(), entry.view())).collect(),
-            datasets: self.datasets.clone(),
-            chunk_count: self.chunk_count,
-            chunk_size: self.chunk_size,
-            n_layer_nextn: self.n_layer_nextn,
-            filled: self.filled.clone(),
-        }
+        self.with_entries(self.entries.iter().map(|(name, entry)| (name.clone(), entry.view())).collect())
     }
 
     /// Returns the chunk size of the files, or `current` if no file has one.

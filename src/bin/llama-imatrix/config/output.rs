@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::atomic_file::{Way, save_as, save_new};
-use llama_imatrix::imatrix::{Format, Imatrix, Values};
+use llama_imatrix::imatrix::{Error, Format, Imatrix, Values};
 use llama_imatrix::state::Shard;
 
 use super::replaceable::refuse_foreign_matrix;
@@ -81,30 +81,22 @@ impl Output {
             name.push(format!(".at_{chunks}"));
         }
         let path = PathBuf::from(name);
-        let filled = self.filled(imatrix);
-        let saved = save_as(&path, self.way, |w| match &filled {
-            Some(filled) => filled.write(w, self.format),
-            None => imatrix.write(w, self.format),
-        });
-        saved.with_context(|| format!("cannot save '{}'", path.display()))
+        save_as(&path, self.way, |w| self.write(imatrix, w)).with_context(|| format!("cannot save '{}'", path.display()))
     }
 
     /// Replaces the file at the end of a run. If that fails, saves the matrix to the temporary folder.
     pub(crate) fn save_final(&self, imatrix: &Imatrix<impl Values>) -> anyhow::Result<()> {
         let saved = self.save(imatrix, None);
-        or_rescue(saved, "matrix", &self.path, |w| match self.filled(imatrix) {
-            Some(filled) => filled.write(w, self.format),
-            None => imatrix.write(w, self.format),
-        })
+        or_rescue(saved, "matrix", &self.path, |w| self.write(imatrix, w))
     }
 
-    /// Returns a copy with filled experts, if that is wanted.
-    fn filled(&self, imatrix: &Imatrix<impl Values>) -> Option<Imatrix> {
-        let below = self.fill_below?;
+    /// Writes the matrix, or a copy with filled experts.
+    fn write(&self, imatrix: &Imatrix<impl Values>, w: impl Write) -> Result<(), Error> {
+        let Some(below) = self.fill_below else { return imatrix.write(w, self.format) };
         let mut filled = imatrix.view().to_owned();
         let n = filled.fill_experts(below);
         log::debug(format_args!("{n} experts filled in {} weights", filled.filled.len()));
-        Some(filled)
+        filled.write(w, self.format)
     }
 }
 

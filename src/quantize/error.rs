@@ -21,7 +21,7 @@ pub enum Error {
     #[error(transparent)]
     Files(#[from] FingerprintError),
     /// A GGUF file without tensors or without an architecture.
-    #[error("'{}' is no model: it has no tensors, or no key 'general.architecture'", path.display())]
+    #[error("'{}' is not a model: it has no tensors, or no key 'general.architecture'", path.display())]
     NoModel {
         /// The file.
         path: PathBuf,

@@ -51,7 +51,7 @@ pub(super) const NOT_GGUF: &str = "--model takes a GGUF file; llama.cpp's conver
 /// What a file that is no model is for.
 pub(super) fn of_kind(kind: &Kind) -> Option<&'static str> {
     match kind {
-        Kind::Imatrix => Some("did you mean --in-file? --model takes the model that the matrix is for"),
+        Kind::Imatrix => Some("expected the model that the matrix is for; did you mean --in-file?"),
         Kind::State => Some("--resume continues its run; --model takes the model of the run"),
         Kind::Adapter => Some("--lora takes an adapter; --model takes the model that it adapts"),
         Kind::Projector => Some("--model takes the language model, which is another file"),

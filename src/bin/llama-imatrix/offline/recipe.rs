@@ -254,7 +254,7 @@ fn warn_of_missing(
     if !telling.is_empty() {
         let output = telling.iter().any(|name| *name == "output.weight" || *name == "token_embd.weight");
         crate::ui::log::warn(format_args!(
-            "the matrix has no entry for {}: their errors are estimated without it, and types that require it are left out{}",
+            "the matrix has no entry for {}: errors are estimated without it, and types that require an entry are left out{}",
             some_of(&telling),
             if output { "\nhint: collect the matrix with --process-output" } else { "" }
         ));

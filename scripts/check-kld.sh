@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compares kld with llama.cpp's llama-perplexity --kl-divergence: the same digits, without the file of logits.
+# Compares kld with llama.cpp's llama-perplexity --kl-divergence: the same digits without the file of logits, the same file with
+# --save-logits, and the same digits from that file.
 #
 #   scripts/check-kld.sh [CHUNKS]
 #
@@ -41,6 +42,10 @@ check() {
         head -n 4 lines.diff >&2
         die "$(basename "$2"): the lines per chunk differ"
     }
+    "$ours" kld "$1" -f "$3" -c "$4" --chunks "$chunks" --save-logits ours.logits 2>ours.log || die "--save-logits failed"
+    cmp base.logits ours.logits >&2 || die "the files of logits differ"
+    "$ours" kld base.logits "$2" -f "$3" -c "$4" --chunks "$chunks" >from-file.txt 2>ours.log || die "kld with a file failed"
+    cmp ours.txt from-file.txt >&2 || die "$(basename "$2"): the tables from the file differ"
     printf '%-20s %s: equal; the file of logits had %d bytes\n' "$(basename "$2")" "$(grep 'Mean    KLD' ours.tables)" "$(wc -c <base.logits)"
 }
 

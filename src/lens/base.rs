@@ -7,15 +7,21 @@
 //! padded to an even number. The log-probability is the minimum plus scale times that number. The minimum is at least the
 //! largest log-probability minus 16; smaller values are raised to it.
 
+mod row;
+
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+pub use row::BaseRow;
+pub(crate) use row::log_sum_exp;
+
 use crate::calibration::Chunks;
 
-const MAGIC: &[u8; 8] = b"_logits_";
+/// The first bytes of a logits file.
+pub const MAGIC: &[u8; 8] = b"_logits_";
 const HEADER: u64 = 20;
 
 /// The reason why a logits file cannot be used.
@@ -56,7 +62,7 @@ impl LogitsFile {
         let mut file = File::open(path).map_err(io)?;
         let size = file.metadata().map_err(io)?.len();
         let mut head = Vec::new();
-        file.by_ref().take(HEADER).read_to_end(&mut head).map_err(io)?;
+        (&mut file).take(HEADER).read_to_end(&mut head).map_err(io)?;
         if !head.starts_with(MAGIC) {
             let found = String::from_utf8_lossy(&head[..head.len().min(MAGIC.len())]).into_owned();
             return Err(BaseError::Rule(format!(
@@ -97,6 +103,12 @@ impl LogitsFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the number of tokens in the vocabulary.
+    #[must_use]
+    pub const fn n_vocab(&self) -> usize {
+        self.n_vocab
     }
 
     /// Checks that the file has this vocabulary and this text, without the first `skip` chunks. Returns the number of chunks
@@ -140,34 +152,37 @@ impl LogitsFile {
         self.n_ctx / 2..self.n_ctx - 1
     }
 
-    /// Appends the log-probabilities after `position` of the file's chunk `chunk`, both from 0, to `into`.
+    /// Returns the distribution after `position` of the file's chunk `chunk`, both from 0.
     ///
     /// # Errors
     /// [`BaseError::Io`]; [`BaseError::Rule`] for numbers that are not finite.
     ///
     /// # Panics
     /// For a chunk or position that the file does not have.
-    pub fn append_row(&self, chunk: usize, position: usize, into: &mut Vec<f32>) -> Result<(), BaseError> {
+    pub fn row(&self, chunk: usize, position: usize) -> Result<BaseRow, BaseError> {
         assert!(chunk < self.n_chunk && self.positions().contains(&position), "chunk {chunk}, position {position}");
-        let mut bytes = vec![0; self.row_bytes() as usize];
+        let mut bytes = vec![0; BaseRow::size(self.n_vocab) as usize];
         self.read(self.offset(chunk, position - self.positions().start), &mut bytes)?;
-        let float = |at: usize| f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        let (scale, least) = (float(0), float(4));
-        if !scale.is_finite() || !least.is_finite() || scale < 0.0 {
-            return Err(BaseError::Rule(format!(
+        BaseRow::from_bytes(&bytes, self.n_vocab).map_err(|[scale, least]| {
+            BaseError::Rule(format!(
                 "the logits file '{}' is damaged: position {} of chunk {} has scale {scale} and minimum log-probability {least}",
                 self.path.display(),
                 position + 1,
                 chunk + 1
-            )));
-        }
-        let values = bytes[8..].chunks_exact(2).take(self.n_vocab);
-        into.extend(values.map(|b| scale * f32::from(u16::from_le_bytes([b[0], b[1]])) + least));
-        Ok(())
+            ))
+        })
     }
 
-    fn row_bytes(&self) -> u64 {
-        2 * (2 * (self.n_vocab as u64).div_ceil(2) + 4)
+    /// Appends the log-probabilities of a [`row`](Self::row) to `into`.
+    ///
+    /// # Errors
+    /// As [`row`](Self::row).
+    ///
+    /// # Panics
+    /// As [`row`](Self::row).
+    pub fn append_row(&self, chunk: usize, position: usize, into: &mut Vec<f32>) -> Result<(), BaseError> {
+        into.extend(self.row(chunk, position)?.log_probabilities());
+        Ok(())
     }
 
     /// Returns the offset of a row of a chunk.
@@ -175,7 +190,7 @@ impl LogitsFile {
         let rows = chunk as u64 * self.positions().len() as u64 + row as u64;
         let tokens = 4 * self.n_chunk as u64 * self.n_ctx as u64;
         // The limits on header numbers allow products that exceed the size of any file.
-        rows.saturating_mul(self.row_bytes()).saturating_add(HEADER + tokens)
+        rows.saturating_mul(BaseRow::size(self.n_vocab)).saturating_add(HEADER + tokens)
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), BaseError> {
@@ -183,6 +198,22 @@ impl LogitsFile {
         let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(into));
         read.map_err(|source| BaseError::Io { path: self.path.clone(), source })
     }
+}
+
+/// Writes the beginning of a logits file; the rows of all chunks follow, by [`BaseRow::write`].
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_header(w: &mut (impl Write + ?Sized), n_vocab: usize, chunks: &Chunks) -> io::Result<()> {
+    w.write_all(MAGIC)?;
+    for number in [chunks.size(), n_vocab, chunks.n_whole()] {
+        w.write_all(&i32::try_from(number).map_err(io::Error::other)?.to_le_bytes())?;
+    }
+    for chunk in 0..chunks.n_whole() {
+        let tokens: Vec<u8> = chunks.get(chunk).iter().flat_map(|token| token.to_le_bytes()).collect();
+        w.write_all(&tokens)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -234,6 +265,19 @@ mod tests {
         file.append_row(1, 5, &mut row).unwrap(); // the fifth row
         assert_eq!(format!("{row:?}"), "[-6.0, -5.5, -5.0, -4.5, -4.0]");
         assert_eq!(file.check(N_VOCAB, &chunks(tokens(), N_CTX), 0).unwrap(), 2);
+    }
+
+    #[test]
+    fn a_file_that_is_written_is_read_back() {
+        let chunks = chunks(tokens(), N_CTX);
+        let rows: Vec<BaseRow> = (0..2 * 3).map(|i| BaseRow::new(&[0.0, 1.0, -20.0, 0.5, i as f32])).collect();
+        let mut bytes = Vec::new();
+        write_header(&mut bytes, N_VOCAB, &chunks).unwrap();
+        rows.iter().for_each(|row| row.write(&mut bytes).unwrap());
+        let file = open(&bytes).unwrap();
+        assert_eq!(file.check(N_VOCAB, &chunks, 0).unwrap(), 2);
+        let read = (0..2).flat_map(|chunk| file.positions().map(move |at| (chunk, at)));
+        assert!(read.map(|(chunk, at)| file.row(chunk, at).unwrap()).eq(rows));
     }
 
     #[test]

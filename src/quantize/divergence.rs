@@ -3,45 +3,10 @@
 //! `llama-perplexity` keeps the reference's log-probabilities in 16 bits. This module rounds them in the same way, so that the
 //! results are the same.
 
+use crate::lens::base::{BaseRow, log_sum_exp};
+
 /// Log-probabilities below this do not count.
 const LOWEST: f32 = -16.0;
-
-/// A reference's distribution after one token, rounded to 16 bits as `llama-perplexity --save-all-logits` rounds it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct BaseRow {
-    scale: f32,
-    least: f32,
-    values: Vec<u16>,
-}
-
-impl BaseRow {
-    /// Rounds the log-probabilities of a row of logits.
-    #[must_use]
-    pub fn new(logits: &[f32]) -> Self {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let min = logits.iter().copied().fold(f32::INFINITY, f32::min).max(max + LOWEST);
-        let log_sum = log_sum_exp(logits, max);
-        let (scale, least) = ((max - min) / 65535.0, min - max - log_sum);
-        let inverse = 1.0 / scale;
-        let round = |&logit: &f32| if scale != 0.0 && logit > min { nearest(inverse * (logit - min)) } else { 0 };
-        Self { scale, least, values: logits.iter().map(round).collect() }
-    }
-
-    /// Returns the log-probability of a token.
-    fn log_probability(&self, value: u16) -> f32 {
-        self.scale * f32::from(value) + self.least
-    }
-}
-
-/// The nearest number, ties to even, as upstream gets it from the mantissa.
-fn nearest(x: f32) -> u16 {
-    ((x + 12_582_912.0).to_bits() & 0x007f_ffff).wrapping_sub(0x0040_0000) as u16
-}
-
-/// `log(sum(exp(logit - max)))`.
-fn log_sum_exp(logits: &[f32], max: f32) -> f32 {
-    logits.iter().map(|logit| f64::from((logit - max).exp())).sum::<f64>().ln() as f32
-}
 
 /// The comparison of two distributions after one token.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,9 +27,10 @@ pub struct RowScore {
 /// token is wrong, or no logit is a number.
 #[must_use]
 pub fn compare(base: &BaseRow, logits: &[f32], next: usize) -> Option<RowScore> {
-    if logits.len() != base.values.len() || next >= logits.len() {
+    if logits.len() != base.n_vocab() {
         return None;
     }
+    let nll_base = -base.log_probability(next)?;
     let (mut max, mut top) = (f32::NEG_INFINITY, None);
     for (i, &logit) in logits.iter().enumerate() {
         if logit > max {
@@ -73,11 +39,9 @@ pub fn compare(base: &BaseRow, logits: &[f32], next: usize) -> Option<RowScore> 
     }
     let log_sum = log_sum_exp(logits, max);
     let nll = max + log_sum - logits[next];
-    let nll_base = -base.log_probability(base.values[next]);
     let largest = max + log_sum;
     let (mut divergence, mut base_max, mut base_top) = (0.0, f32::NEG_INFINITY, None);
-    for (i, (&logit, &value)) in logits.iter().zip(&base.values).enumerate() {
-        let log_p = base.log_probability(value);
+    for (i, (&logit, log_p)) in logits.iter().zip(base.log_probabilities()).enumerate() {
         if log_p > base_max {
             (base_max, base_top) = (log_p, Some(i));
         }

@@ -1,11 +1,13 @@
 //! Several models over the same chunks: their logits, a few tokens at a time.
 
+use std::io::{self, Write};
 use std::ops::{ControlFlow, Range};
 
 use rayon::prelude::*;
 
-use super::divergence::{BaseRow, Divergence, RowScore, compare};
+use super::divergence::{Divergence, RowScore, compare};
 use crate::calibration::Chunks;
+use crate::lens::base::{BaseError, BaseRow, LogitsFile, write_header};
 use crate::llama::{self, Batch, Context, ContextOptions, FlashAttention, Model, Outputs, Token, Tuning};
 
 /// Tokens evaluated at once, so that there are never more rows of logits.
@@ -33,6 +35,12 @@ pub enum EvaluationError {
     /// A model that has no logits for each token, given those before it.
     #[error("the model is an encoder or a diffusion model: it does not predict the next token")]
     NoPrediction,
+    /// A file of the reference's logits that is damaged, or of another text.
+    #[error(transparent)]
+    Logits(#[from] BaseError),
+    /// The reference's logits cannot be written.
+    #[error("cannot write the logits: {0}")]
+    Write(#[from] io::Error),
     /// Logits that are not numbers.
     #[error("the logits after token {position} of chunk {chunk} are not finite")]
     NotFinite {
@@ -132,45 +140,119 @@ pub(super) fn base_rows(rows: &[&[f32]], size: usize, part: &Range<usize>) -> Ve
     wanted.par_iter().map(|row| BaseRow::new(row)).collect()
 }
 
-/// Compares each candidate with the reference over all chunks. `each` is told of each chunk; it may end the comparison.
+/// The source of the reference's distributions.
+pub enum Baseline<'r> {
+    /// The model.
+    Model(&'r Model),
+    /// What `llama-perplexity --save-all-logits` or [`divergences`] wrote of the model and the same text.
+    Logits(&'r LogitsFile),
+}
+
+impl Baseline<'_> {
+    /// Returns the number of tokens in the vocabulary.
+    #[must_use]
+    pub fn n_vocab(&self) -> usize {
+        match self {
+            Self::Model(model) => model.vocab().n_tokens(),
+            Self::Logits(file) => file.n_vocab(),
+        }
+    }
+
+    /// Returns the number of chunks that it has distributions for.
+    ///
+    /// # Errors
+    /// A file of another text.
+    pub fn n_chunks(&self, chunks: &Chunks) -> Result<usize, EvaluationError> {
+        match self {
+            Self::Model(_) => Ok(chunks.n_whole()),
+            Self::Logits(file) => Ok(file.check(file.n_vocab(), chunks, 0)?),
+        }
+    }
+}
+
+/// Gives the reference's distributions, a part of a chunk at a time.
+enum BaseRows<'r> {
+    Model(Evaluation<'r>),
+    Logits(&'r LogitsFile),
+}
+
+impl<'r> BaseRows<'r> {
+    fn new(baseline: &Baseline<'r>, size: usize, n_threads: usize) -> Result<Self, EvaluationError> {
+        Ok(match *baseline {
+            Baseline::Model(model) => Self::Model(Evaluation::new(model, size, n_threads)?),
+            Baseline::Logits(file) => Self::Logits(file),
+        })
+    }
+
+    fn begin(&mut self) {
+        if let Self::Model(evaluation) = self {
+            evaluation.begin();
+        }
+    }
+
+    /// Returns the rows of a part that count; `number` is the chunk's.
+    fn rows(&mut self, number: usize, chunk: &[Token], part: &Range<usize>) -> Result<Vec<BaseRow>, EvaluationError> {
+        match self {
+            Self::Model(evaluation) => Ok(base_rows(&evaluation.logits(chunk, part.clone())?, chunk.len(), part)),
+            Self::Logits(file) => {
+                let wanted = part.clone().filter(|position| scored(chunk.len()).contains(position));
+                Ok(wanted.map(|position| file.row(number, position)).collect::<Result<_, _>>()?)
+            }
+        }
+    }
+}
+
+/// Compares each candidate with the reference over all chunks. `each` is told of each chunk: its number, the comparison so far,
+/// and that of the chunk alone; it may end the comparison. The reference's distributions go to `save` as a logits file, which is
+/// complete if `each` does not end the comparison.
 ///
 /// Beside the models, the memory that this takes does not depend on the text: it is that of 64 rows of logits per model.
 ///
 /// # Errors
 /// See [`EvaluationError`].
 pub fn divergences(
-    reference: &Model,
+    baseline: &Baseline<'_>,
     candidates: &[Model],
     chunks: &Chunks,
     n_threads: usize,
-    mut each: impl FnMut(usize, &[Divergence]) -> ControlFlow<()>,
+    mut save: Option<&mut dyn Write>,
+    mut each: impl FnMut(usize, &[Divergence], &[Divergence]) -> ControlFlow<()>,
 ) -> Result<Vec<Divergence>, EvaluationError> {
-    let expected = reference.vocab().n_tokens();
+    let expected = baseline.n_vocab();
     for (i, model) in candidates.iter().enumerate() {
         let found = model.vocab().n_tokens();
         if found != expected {
             return Err(EvaluationError::Vocabulary { candidate: i + 1, found, expected });
         }
     }
-    let mut base = Evaluation::new(reference, chunks.size(), n_threads)?;
+    let n_chunks = baseline.n_chunks(chunks)?;
+    let mut base = BaseRows::new(baseline, chunks.size(), n_threads)?;
     let evaluation = |model| Evaluation::new(model, chunks.size(), n_threads);
     let mut others = candidates.iter().map(evaluation).collect::<Result<Vec<_>, _>>()?;
+    if let Some(w) = &mut save {
+        write_header(w, expected, chunks)?;
+    }
     let mut all = vec![Divergence::default(); candidates.len()];
-    for number in 0..chunks.n_whole() {
+    for number in 0..n_chunks {
         let chunk = chunks.get(number);
+        let mut own = vec![Divergence::default(); candidates.len()];
         base.begin();
         others.iter_mut().for_each(Evaluation::begin);
         for part in parts(chunk.len()) {
-            let rows = base_rows(&base.logits(chunk, part.clone())?, chunk.len(), &part);
-            for (other, total) in others.iter_mut().zip(&mut all) {
+            let rows = base.rows(number, chunk, &part)?;
+            if let Some(w) = &mut save {
+                rows.iter().try_for_each(|row| row.write(w))?;
+            }
+            for ((other, total), own) in others.iter_mut().zip(&mut all).zip(&mut own) {
                 let scores = compare_rows(&rows, &other.logits(chunk, part.clone())?, chunk, &part)
                     .map_err(|position| EvaluationError::NotFinite { chunk: number + 1, position: position + 1 })?;
                 for score in &scores {
                     total.add(score);
+                    own.add(score);
                 }
             }
         }
-        if each(number, &all).is_break() {
+        if each(number, &all, &own).is_break() {
             break;
         }
     }

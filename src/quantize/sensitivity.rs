@@ -5,12 +5,13 @@
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::divergence::{BaseRow, Divergence};
+use super::divergence::Divergence;
 use super::evaluation::{Evaluation, EvaluationError, base_rows, compare_rows, parts};
 use super::moments::Inputs;
 use super::{Error, Source, Weight};
 use crate::calibration::Chunks;
 use crate::gguf::DType;
+use crate::lens::base::BaseRow;
 use crate::llama::{EditableModel, Model, QuantizedRows, RowError};
 
 /// Rows that one task quantizes.

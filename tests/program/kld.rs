@@ -73,6 +73,38 @@ fn candidates_are_compared_in_one_pass_as_each_alone() {
 }
 
 #[test]
+fn a_file_of_logits_stands_for_the_reference() {
+    let bench = Bench::new(&["llama"]);
+    quantize(&bench, "q4.gguf", DType::Q4_0);
+    let text = "-f calibration.txt -c 128 -t 1";
+    let of_model = bench.ok(&format!("kld llama.gguf q4.gguf {text} --chunks 4 --save-logits a.logits")).stdout;
+    bench.ok(&format!("kld llama.gguf {text} --chunks 4 --save-logits b.logits"));
+    assert!(bench.read("a.logits") == bench.read("b.logits"), "the same file without a candidate");
+    assert_eq!(bench.ok(&format!("kld a.logits q4.gguf {text} --chunks 4")).stdout, of_model);
+    let longer = bench.ok(&format!("kld a.logits q4.gguf {text} --chunks 6"));
+    assert_eq!(longer.stdout, of_model);
+    assert!(longer.stderr.contains("the logits file has 4 of the text's 6 chunks"), "{}", longer.stderr);
+
+    let document = json(&bench.ok(&format!("kld a.logits q4.gguf {text} --chunks 4 --json")).stdout);
+    let candidate = &document["candidates"][0];
+    let per_chunk = candidate["per_chunk"].as_array().unwrap();
+    let value = |numbers: &serde_json::Value| numbers["divergence"]["value"].as_f64().unwrap();
+    let mean = per_chunk.iter().map(value).sum::<f64>() / 4.0;
+    assert!(per_chunk.len() == 4 && (mean / value(candidate) - 1.0).abs() < 1e-9, "{document}");
+
+    bench.fails("kld a.logits q4.gguf -f calibration.txt -c 64 --chunks 4", &["a.logits", "tokens per chunk"]);
+    bench.fails(&format!("kld a.logits q4.gguf {text} --save-logits c.logits"), &["'a.logits' is a file of logits"]);
+    bench.fails(&format!("kld a.logits {text}"), &["CANDIDATE"]);
+    bench.fails(&format!("kld llama.gguf q4.gguf {text} --save-logits q4.gguf"), &["q4.gguf", "--save-logits"]);
+    bench.fails(&format!("kld llama.gguf {text} --save-logits calibration.txt"), &["calibration.txt"]);
+    bench.write("notes", b"mine");
+    bench.fails(&format!("kld llama.gguf {text} --save-logits notes"), &["is not a logits file", "hint:"]);
+    let cut = bench.read("a.logits");
+    bench.write("cut.logits", &cut[..cut.len() - 2]);
+    bench.fails(&format!("kld cut.logits q4.gguf {text}"), &["cut.logits", "bytes, expected"]);
+}
+
+#[test]
 fn sensitivities_do_not_depend_on_order_shards_or_interruptions() {
     let bench = Bench::new(&["llama"]);
     let golden = format!("{}/tests/data/collect/llama.gguf", env!("CARGO_MANIFEST_DIR"));

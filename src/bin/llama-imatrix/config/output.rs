@@ -81,7 +81,8 @@ impl Output {
             name.push(format!(".at_{chunks}"));
         }
         let path = PathBuf::from(name);
-        save_as(&path, self.way, |w| self.write(imatrix, w)).with_context(|| format!("cannot save '{}'", path.display()))
+        save_as(&path, self.way, |w| self.write(imatrix, w))
+            .with_context(|| format!("cannot save '{}'", path.display()))
     }
 
     /// Replaces the file at the end of a run. If that fails, saves the matrix to the temporary folder.

@@ -61,6 +61,19 @@ pub(crate) fn refuse_foreign_lines(path: &Path, flag: &str, begins: &str) -> any
     Ok(())
 }
 
+/// Refuses a file that is not a logits file.
+#[cfg(feature = "llama")]
+pub(crate) fn refuse_foreign_logits(path: &Path) -> anyhow::Result<()> {
+    let Some(head) = head(path)? else { return Ok(()) };
+    ensure!(
+        head.starts_with(llama_imatrix::lens::base::MAGIC),
+        "cannot write '{0}': the file exists and is not a logits file\n\
+         hint: delete '{0}', or name another file with --save-logits",
+        path.display()
+    );
+    Ok(())
+}
+
 /// Refuses a log that is a GGUF file.
 pub(crate) fn refuse_gguf_as_log(path: &Path) -> anyhow::Result<()> {
     let Some(head) = head(path)? else { return Ok(()) };

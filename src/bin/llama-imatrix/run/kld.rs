@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 /// Compares the predictions of models with those of a reference: llama-perplexity's statistics, without a file of logits
+#[expect(clippy::doc_markdown, reason = "the comments are the help, which is plain text")]
 #[derive(Debug, clap::Args)]
 pub(crate) struct Kld {
-    /// The model to compare with
+    /// The model to compare with, or a file of its logits (--save-logits, llama-perplexity's --save-all-logits)
     #[arg(value_name = "REFERENCE")]
     reference: PathBuf,
     /// Models to compare: versions of the same model
-    #[arg(required = true, value_name = "CANDIDATE")]
+    #[arg(required_unless_present = "save_logits", value_name = "CANDIDATE")]
     candidates: Vec<PathBuf>,
     /// The text; may be given more than once
     #[arg(short, long = "file", required = true, value_name = "FNAME")]
@@ -26,7 +27,10 @@ pub(crate) struct Kld {
     /// Layers of each model on devices: a number, or all
     #[arg(long = "n-gpu-layers", visible_alias = "gpu-layers", value_name = "N", value_parser = gpu_layers)]
     gpu_layers: Option<u32>,
-    /// Print one JSON document instead of tables
+    /// Also write the reference's logits to a file, as llama-perplexity's --save-all-logits does
+    #[arg(long, value_name = "FILE")]
+    save_logits: Option<PathBuf>,
+    /// Print one JSON document, with the numbers per chunk, instead of tables
     #[arg(long)]
     json: bool,
 }
@@ -44,53 +48,141 @@ pub(crate) fn run(_: &Kld) -> anyhow::Result<()> {
 }
 
 #[cfg(feature = "llama")]
-pub(crate) fn run(args: &Kld) -> anyhow::Result<()> {
-    use std::ops::ControlFlow;
+pub(crate) use comparing::run;
 
-    use anyhow::Context as _;
-    use llama_imatrix::quantize::evaluation::divergences;
+#[cfg(feature = "llama")]
+mod comparing {
+    use std::fs::File;
+    use std::io::{Read as _, Write};
+    use std::ops::ControlFlow;
+    use std::path::{Path, PathBuf};
+
+    use anyhow::{Context as _, ensure};
+    use llama_imatrix::atomic_file;
+    use llama_imatrix::calibration::Chunks;
+    use llama_imatrix::lens::base::{LogitsFile, MAGIC};
+    use llama_imatrix::llama::Model;
+    use llama_imatrix::quantize::divergence::Divergence;
+    use llama_imatrix::quantize::evaluation::{Baseline, EvaluationError, divergences};
     use llama_imatrix::report::divergence::{CHUNK_HEADING, chunk_line, statistics};
 
-    use super::models::{chunks, load, start};
+    use super::{Kld, document};
+    use crate::config::overlap::Files;
+    use crate::config::replaceable::refuse_foreign_logits;
+    use crate::run::models;
     use crate::ui::print::print;
     use crate::ui::{log, progress};
 
-    start();
-    let reference = load(&args.reference, args.gpu_layers)?;
-    let candidates = args.candidates.iter().map(|path| load(path, args.gpu_layers)).collect::<Result<Vec<_>, _>>()?;
-    let chunks = chunks(&args.files, &reference, args.ctx_size, args.chunks)?;
-    log::info(format_args!("comparing over {} chunks of {} tokens", chunks.n_whole(), chunks.size()));
-    let lines = !args.json && candidates.len() == 1;
-    if lines {
-        print(format_args!("{CHUNK_HEADING}"));
-    } else {
-        progress::start_items(chunks.n_whole(), "chunks");
+    pub(crate) fn run(args: &Kld) -> anyhow::Result<()> {
+        let logits = is_logits(&args.reference).then(|| LogitsFile::open(&args.reference)).transpose()?;
+        refuse_output(args, logits.is_some())?;
+        models::start();
+        let reference = if logits.is_none() { Some(models::load(&args.reference, args.gpu_layers)?) } else { None };
+        let load = |path: &PathBuf| models::load(path, args.gpu_layers);
+        let candidates = args.candidates.iter().map(load).collect::<anyhow::Result<Vec<_>>>()?;
+        let tokenizing = reference.as_ref().or(candidates.first()).context("expected a model to tokenize the text")?;
+        let chunks = models::chunks(&args.files, tokenizing, args.ctx_size, args.chunks)?;
+        let baseline = match (&reference, &logits) {
+            (_, Some(file)) => Baseline::Logits(file),
+            (Some(model), None) => Baseline::Model(model),
+            (None, None) => unreachable!("one of both was opened"),
+        };
+        let n_chunks = baseline.n_chunks(&chunks)?;
+        if n_chunks < chunks.n_whole() {
+            log::warn(format_args!("the logits file has {n_chunks} of the text's {} chunks", chunks.n_whole()));
+        }
+        let compared = match &args.save_logits {
+            None => compare(args, &baseline, &candidates, &chunks, None),
+            Some(path) => {
+                let mut all = None;
+                atomic_file::save(path, |w| {
+                    all = Some(compare(args, &baseline, &candidates, &chunks, Some(w))?);
+                    Ok::<_, EvaluationError>(())
+                })
+                .map(|()| all.unwrap_or_default())
+            }
+        };
+        progress::finish();
+        let (all, per_chunk) = compared.with_context(|| match &args.candidates[..] {
+            [candidate] => format!("cannot compare '{}' with '{}'", candidate.display(), args.reference.display()),
+            _ => format!("cannot compare with '{}'", args.reference.display()),
+        })?;
+        if args.json {
+            return document::print(args, &all, &per_chunk);
+        }
+        for (path, divergence) in args.candidates.iter().zip(&all) {
+            if args.candidates.len() > 1 {
+                print(format_args!("\n'{}' against '{}'\n", path.display(), args.reference.display()));
+            }
+            print(format_args!("\n{}", statistics(divergence)));
+        }
+        Ok(())
     }
-    let threads = args.threads.map_or_else(crate::config::default_threads, i32::from);
-    let threads = usize::try_from(threads)?;
-    let all = divergences(&reference, &candidates, &chunks, threads, |number, all| {
+
+    /// The comparisons of the text per candidate, and per chunk and candidate.
+    type Compared = (Vec<Divergence>, Vec<Vec<Divergence>>);
+
+    fn compare(
+        args: &Kld,
+        baseline: &Baseline<'_>,
+        candidates: &[Model],
+        chunks: &Chunks,
+        save: Option<&mut dyn Write>,
+    ) -> Result<Compared, EvaluationError> {
+        let n_chunks = baseline.n_chunks(chunks)?;
+        match args.candidates.len() {
+            0 => log::info(format_args!("evaluating {n_chunks} chunks of {} tokens", chunks.size())),
+            _ => log::info(format_args!("comparing over {n_chunks} chunks of {} tokens", chunks.size())),
+        }
+        let lines = !args.json && candidates.len() == 1;
         if lines {
-            print(format_args!("{}", chunk_line(number + 1, &all[0])));
+            print(format_args!("{CHUNK_HEADING}"));
         } else {
-            progress::set_items(number + 1);
+            progress::start_items(n_chunks, "chunks");
         }
-        ControlFlow::Continue(())
-    });
-    progress::finish();
-    let all = all.with_context(|| match &args.candidates[..] {
-        [candidate] => format!("cannot compare '{}' with '{}'", candidate.display(), args.reference.display()),
-        _ => format!("cannot compare with '{}'", args.reference.display()),
-    })?;
-    if args.json {
-        return document::print(args, chunks.n_whole(), &all);
+        let threads = args.threads.map_or_else(crate::config::default_threads, i32::from);
+        let threads = usize::try_from(threads).unwrap_or(1);
+        let mut per_chunk = Vec::new();
+        let all = divergences(baseline, candidates, chunks, threads, save, |number, all, own| {
+            per_chunk.push(own.to_vec());
+            if lines {
+                print(format_args!("{}", chunk_line(number + 1, &all[0])));
+            } else {
+                progress::set_items(number + 1);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok((all, per_chunk))
     }
-    for (path, divergence) in args.candidates.iter().zip(&all) {
-        if args.candidates.len() > 1 {
-            print(format_args!("\n'{}' against '{}'\n", path.display(), args.reference.display()));
+
+    fn is_logits(path: &Path) -> bool {
+        let mut magic = [0; MAGIC.len()];
+        File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *MAGIC
+    }
+
+    /// Refuses a file of logits that is read, or that would replace something else.
+    fn refuse_output(args: &Kld, has_logits: bool) -> anyhow::Result<()> {
+        let Some(path) = &args.save_logits else { return Ok(()) };
+        ensure!(
+            !has_logits,
+            "--save-logits needs a model as the reference, and '{}' is a file of logits",
+            args.reference.display()
+        );
+        let mut files = Files::default();
+        for model in [&args.reference].into_iter().chain(&args.candidates) {
+            let parts = llama_imatrix::state::model_files(model).unwrap_or_else(|_| vec![model.clone()]);
+            parts.into_iter().for_each(|part| files.read("kld", part));
         }
-        print(format_args!("\n{}", statistics(divergence)));
+        args.files.iter().for_each(|file| files.read("--file", file.clone()));
+        files.write("--save-logits", path.clone());
+        files.refuse_overlap()?;
+        refuse_foreign_logits(path)?;
+        let failed = || format!("cannot write '{}'", path.display());
+        atomic_file::Way::of(path).with_context(failed)?;
+        // A killed one left gigabytes.
+        atomic_file::remove_leftovers(path).with_context(failed)?;
+        Ok(())
     }
-    Ok(())
 }
 
 /// The output of `kld --json`.
@@ -116,6 +208,13 @@ mod document {
     #[derive(Serialize)]
     struct Candidate {
         file: String,
+        #[serde(flatten)]
+        text: Comparison,
+        per_chunk: Vec<Comparison>,
+    }
+
+    #[derive(Serialize)]
+    struct Comparison {
         tokens: usize,
         divergence: Number,
         divergence_median: f32,
@@ -143,12 +242,10 @@ mod document {
         }
     }
 
-    pub(super) fn print(args: &Kld, chunks: usize, all: &[Divergence]) -> anyhow::Result<()> {
-        let text = |path: &std::path::PathBuf| path.display().to_string();
-        let candidate = |(path, d): (&std::path::PathBuf, &Divergence)| {
+    impl From<&Divergence> for Comparison {
+        fn from(d: &Divergence) -> Self {
             let sorted = d.sorted_divergences();
-            Candidate {
-                file: text(path),
+            Self {
                 tokens: d.count(),
                 divergence: d.divergence().into(),
                 divergence_median: median(&sorted),
@@ -160,6 +257,15 @@ mod document {
                 log_perplexity: d.nll().into(),
                 log_perplexity_reference: d.nll_base().into(),
             }
+        }
+    }
+
+    pub(super) fn print(args: &Kld, all: &[Divergence], per_chunk: &[Vec<Divergence>]) -> anyhow::Result<()> {
+        let text = |path: &std::path::PathBuf| path.display().to_string();
+        let candidate = |i: usize| Candidate {
+            file: text(&args.candidates[i]),
+            text: (&all[i]).into(),
+            per_chunk: per_chunk.iter().map(|chunk| (&chunk[i]).into()).collect(),
         };
         let document = Document {
             format: "llama-imatrix kld",
@@ -167,8 +273,8 @@ mod document {
             reference: text(&args.reference),
             files: args.files.iter().map(text).collect(),
             ctx_size: args.ctx_size,
-            chunks,
-            candidates: args.candidates.iter().zip(all).map(candidate).collect(),
+            chunks: per_chunk.len(),
+            candidates: (0..all.len()).map(candidate).collect(),
         };
         print_document(&(serde_json::to_string_pretty(&document)? + "\n"))
     }

@@ -4,11 +4,13 @@
 #   scripts/sanitize.sh [address|thread] [MODEL...]
 #
 # llama.cpp, ggml and the shims of vendor/ are compiled with -fsanitize=address,undefined, or for lanes with thread. (With
-# thread, ggml uses its own threads, since the sanitizer does not know OpenMP's.) A stable compiler cannot sanitize the Rust
-# code. But its unsafe code calls C, and the sanitizer checks the memory that C reads and writes there. Any report is a
-# failure, except those in scripts/sanitize/*.supp, which also has the reasons.
+# thread, ggml uses its own threads, since the sanitizer does not know OpenMP's.) For threads, the Rust code and its standard
+# library are instrumented too, or the sanitizer would not see their locks. For addresses they are not: their unsafe code calls
+# C, and the sanitizer checks the memory that C reads and writes. Any report is a failure, except those in
+# scripts/sanitize/*.supp, which also has the reasons.
 #
-# Needs gcc or clang with its sanitizers. The build, in a separate folder, takes 1.5 times as long as a build of llama.cpp.
+# Needs gcc with its sanitizers, and for threads the sources of Rust's standard library (rustup component add rust-src). The
+# build, in a separate folder, takes 1.5 times as long as a build of llama.cpp.
 # MODEL: the test models to run; by default all that run, including those with NextN and the hostile ones.
 set -euo pipefail
 
@@ -18,7 +20,7 @@ case "$what" in
 address) flags="-fsanitize=address,undefined -fno-sanitize=vptr" ;;
 thread) flags="-fsanitize=thread" ;;
 *)
-    sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 1
     ;;
 esac
@@ -31,16 +33,28 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 host=$(rustc -vV | sed -n 's/^host: //p')
-build() {
+build() (
     # Cargo's target is named so that build scripts are not linked with the sanitizer. CMake gets no other flags: -O1 keeps the
     # build short, and with assert() on.
-    local link="" word
-    for word in $flags; do link="$link -C link-arg=$word"; done
-    RUSTFLAGS="-C target-cpu=native$link" CFLAGS="$flags" CXXFLAGS="$flags" \
+    local link="" rust="" word
+    local -a cargo=() final=()
+    if [ "$what" = thread ]; then
+        # A stable compiler has these options only with this variable. The sanitizer's library is Rust's.
+        export RUSTC_BOOTSTRAP=1
+        rust=" -Zsanitizer=thread"
+        cargo=(-Zbuild-std)
+        [ -d "$(rustc --print sysroot)/lib/rustlib/src" ] || rustup component add rust-src
+    else
+        for word in $flags; do link="$link -C link-arg=$word"; done
+        # gcc links its sanitizer only along with its default libraries.
+        final=(-- -C default-linker-libraries=yes)
+    fi
+    RUSTFLAGS="-C target-cpu=native$rust$link" CFLAGS="$flags" CXXFLAGS="$flags" \
         CMAKE_C_FLAGS="$flags -fPIC -g1 -fno-omit-frame-pointer" CMAKE_CXX_FLAGS="$flags -fPIC -g1 -fno-omit-frame-pointer" \
         CMAKE_C_FLAGS_RELEASE="-O1" CMAKE_CXX_FLAGS_RELEASE="-O1" CARGO_TARGET_DIR="$LLAMA_IMATRIX_CACHE/sanitize-$what" \
-        cargo build --release --target "$host" --no-default-features --features llama,cli --bin llama-imatrix
-}
+        cargo rustc "${cargo[@]}" --release --target "$host" --no-default-features --features llama,cli \
+        --bin llama-imatrix "${final[@]}"
+)
 build
 program="$LLAMA_IMATRIX_CACHE/sanitize-$what/$host/release/llama-imatrix"
 cargo run --release --quiet --no-default-features --example test-models -- "$folder/models"
@@ -116,10 +130,11 @@ if [ "$what" = address ]; then
         run 0 "$model" $text -b 64 --chunks 2 --nextn --process-output -o m.gguf
     done
     for model in models/hostile/*-layer.gguf models/hostile/*truncated*.gguf models/nextn/trunk-undeclared.gguf; do
+        # Infinite weights end in an assert() of ggml that only this build has.
+        case "$model" in */llama-inf-layer.gguf) continue ;; esac
         chosen "$model" "$@" || continue
-        case "$model" in */trunk-undeclared.gguf) code=0 ;; *) code=1 ;; esac
         # shellcheck disable=SC2086
-        run "$code" "$model" $text -b 64 --chunks 2 --no-ppl -o m.gguf
+        run 1 "$model" $text -b 64 --chunks 2 --no-ppl -o m.gguf
     done
 fi
 echo "$what: $runs runs, $bad reports"

@@ -1,4 +1,4 @@
-//! The graphs, on the CPU as a device, against loops.
+//! Compares the graphs, with the CPU as a device, with plain loops.
 
 use llama_cpp_sys_2 as sys;
 
@@ -18,7 +18,7 @@ fn cpu() -> GraphRunner {
     runner
 }
 
-/// Numbers of many sizes.
+/// Returns numbers of different magnitudes.
 fn numbers(n: usize) -> Vec<f32> {
     let mut state = 7_u32;
     (0..n)
@@ -138,7 +138,7 @@ fn a_sum_that_is_no_number_is_found_and_only_until_the_next_batch() {
     assert_eq!(health.first_bad(), None);
 }
 
-/// What a device lacks is found out before it would abort the process over it.
+/// ggml would abort the process at an operation that the device lacks.
 #[test]
 fn an_operation_that_the_device_lacks_is_not_computed_there() {
     let mut runner = cpu();
@@ -148,7 +148,7 @@ fn an_operation_that_the_device_lacks_is_not_computed_there() {
     assert!(!cast(&mut runner, sys::GGML_TYPE_IQ2_XXS), "it takes an importance matrix");
 }
 
-/// Off by less than one f32 sum of all exponentials would be, which is 1e-8 and more.
+/// The error is less than that of one f32 sum of all exponentials, which is 1e-8 or more.
 #[test]
 fn scores_are_those_of_exact_sums() {
     let mut runner = cpu();

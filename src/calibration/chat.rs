@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_go_through_the_template_and_no_answer_is_begun() {
+    fn messages_are_rendered_without_a_prompt_for_an_answer() {
         let text = "<|im_start|>user\n Hi <b><|im_end|>\n<|im_start|>assistant\nHo<|im_end|>\n";
         assert_eq!(render(CHATML, HELLO).unwrap(), text);
         let share_gpt = r#"{"conversations":[{"from":"human","value":" Hi <b>"},{"from":"gpt","value":"Ho"}]}"#;
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_one_line() {
+    fn template_errors_are_one_line() {
         let Err(ChatError::Template(reason)) =
             ChatTemplate::new("\n{% for %}", SpecialTexts::default(), Date::default())
         else {

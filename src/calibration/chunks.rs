@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn two_chunks_are_the_least_and_more_than_two_after_skipping() {
+    fn a_text_needs_two_chunks_after_skipping() {
         assert!(cut(16, OPTIONS).is_ok());
         let Err(Error::TooShort { needed: 16, found: 15, .. }) = cut(15, OPTIONS) else { panic!() };
         assert!(cut(25, ChunkOptions { skip: 1, ..OPTIONS }).is_ok());
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_cut_each_for_itself() {
+    fn each_document_is_split_separately() {
         let mut documents = Documents::default();
         documents.push(&(0..11).collect::<Vec<_>>());
         documents.push(&[20]);
@@ -244,7 +244,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_token_of_a_document_is_lost_and_none_crosses(
+        fn documents_keep_all_tokens_and_share_no_chunk(
             lens in prop::collection::vec(0_usize..40, 1..20),
             size in 1_usize..20,
         ) {

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn joined_texts_are_what_cat_makes_of_them_less_the_last_line_end() {
+    fn joined_texts_equal_cat_without_the_last_line_end() {
         let folder = Folder::new(&[("a", "a\n"), ("b", "b"), ("empty", ""), ("line", "\n"), ("c", "c\n\n")]);
         for (names, text) in [
             (&["a"][..], "a"),
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn json_lines_are_items_and_part_the_texts_around_them() {
+    fn json_lines_are_items_that_separate_texts() {
         let lines = "\u{feff}{\"text\":\"one\"}\r\n\n  {\"text\":\"two\"}\n{\"text\":\"\"}\n\
                      {\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}";
         let folder = Folder::new(&[("a", "a\n"), ("d.jsonl", lines), ("bad.jsonl", "{\"text\":\"x\"}\n{\"txt\":1}\n")]);
@@ -337,7 +337,7 @@ mod tests {
 
     #[cfg(feature = "compression")]
     #[test]
-    fn compressed_files_are_what_is_in_them() {
+    fn compressed_files_are_decompressed() {
         use std::io::Write;
         let folder = Folder::new(&[("no.gz", "plain"), ("no.zst", "plain")]);
         let gzip = |text: &str| {
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_text_is_refused_and_in_a_folder_skipped() {
+    fn binary_files_are_refused_and_in_folders_skipped() {
         let folder = Folder::new(&[("f/a", "a"), ("f/m.gguf", "GGUF\u{3}\0\0\0"), ("f/n", "b\0"), ("g/n", "\0")]);
         std::fs::write(folder.0.path().join("f/u"), b"\xff\xfeU\0").unwrap();
         let corpus = folder.read(&["f"], Layout::Apart).unwrap();
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_utf8_are_noted_by_their_place_in_their_file() {
+    fn invalid_utf8_is_reported_by_file_and_offset() {
         let folder = Folder::new(&[("a", "whole\n")]);
         std::fs::write(folder.0.path().join("latin1"), b"caf\xe9 cr\xe8me").unwrap();
         let corpus = folder.read(&["a", "latin1"], Layout::Joined).unwrap();

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_text_is_told_by_its_first_bytes() {
+    fn binary_files_are_recognized_by_their_first_bytes() {
         for (bytes, expected) in [
             (&b"GGUF\x03\0\0\0"[..], Some(NotText::Gguf)),
             (b"\xff\xfea\0b\0", Some(NotText::Utf16)),

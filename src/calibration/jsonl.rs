@@ -246,7 +246,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_line_is_it_is_read_or_refused(line in "\\PC{0,80}") {
+        fn any_json_line_is_read_or_refused(line in "\\PC{0,80}") {
             let _ = parse(&line);
         }
     }

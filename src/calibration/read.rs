@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suffixes_say_how_a_file_is_compressed() {
+    fn the_suffix_selects_the_decompressor() {
         for (name, compression, inner) in [
             ("a.txt", Compression::None, "a.txt"),
             ("a.jsonl.gz", Compression::Gzip, "a.jsonl"),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_limit_is_an_error_of_its_own() {
+    fn text_over_the_limit_is_an_error() {
         let mut text = Vec::new();
         let mut reader = Bounded { decoder: &b"12345"[..], left: 5, limit: 5 };
         assert_eq!(reader.read_to_end(&mut text).unwrap(), 5);

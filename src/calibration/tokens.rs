@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_template_has_written_is_not_put_there_again() {
+    fn special_tokens_of_a_template_are_not_added_twice() {
         let (bos, eos) = (Some(1), Some(2));
         assert_eq!(with_ends(vec![1, 5, 2], bos, eos), [1, 5, 2]);
         assert_eq!(with_ends(vec![5], bos, eos), [1, 5, 2]);

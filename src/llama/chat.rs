@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_is_refused() {
+    fn a_chat_template_of_unknown_name_is_refused() {
         let refused = apply_chat_template("<|im_start|>", &[]).unwrap_err().to_string();
         assert!(refused.contains("no chat template '<|im_start|>'"), "{refused}");
         assert!(matches!(apply_chat_template("chatml", &[("user".into(), "a\0b".into())]), Err(Error::Nul { .. })));

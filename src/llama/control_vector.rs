@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_direction_is_refused() {
+    fn tensors_that_are_not_directions_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         for (name, says) in [("direction.0", "no layer"), ("blk.1", "no layer"), ("direction.x", "no layer")] {
             let path = file(dir.path(), "bad", &[(name, &[1.0])]);

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_model_is_refused_by_its_kind() {
+    fn files_that_are_not_models_are_refused_with_their_kind() {
         let folder = tempfile::tempdir().unwrap();
         let load = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_leave_out_functions_and_what_is_said_anyway() {
+    fn load_reasons_omit_function_names_and_repetitions() {
         for (lines, reason) in [
             (
                 "llama_model_load: error loading model: tensor 'x' data is not within the file bounds; \

@@ -188,7 +188,7 @@ mod tests {
 
     /// Options without an effect on a machine without devices.
     #[test]
-    fn switches_without_an_effect_here_reach_llama_cpp() {
+    fn options_without_an_effect_on_the_cpu_reach_llama_cpp() {
         let plain = ModelOptions::default();
         let mut arrays = Arrays::new(&plain).unwrap();
         let params = arrays.params(&plain);

@@ -166,7 +166,7 @@ mod partner_tests {
     use super::*;
 
     #[test]
-    fn the_table_of_partners_is_ggmls() {
+    fn partner_types_equal_ggmls_vec_dot_types() {
         for &dtype in DType::ALL {
             let Some(partner) = partner_type(dtype) else { continue };
             // SAFETY: ggml's table has an entry for every `DType`.

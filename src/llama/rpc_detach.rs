@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_come_back_unless_another_graph_is_in_their_place() {
+    fn sources_are_restored_unless_the_memory_has_another_graph() {
         let mut leaf = tensor(sys::GGML_OP_NONE, std::ptr::null_mut());
         let source = &raw mut *leaf;
         let mut nodes = [(); 3].map(|()| tensor(sys::GGML_OP_ADD, source));

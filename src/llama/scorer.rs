@@ -66,7 +66,15 @@ impl Scorer {
         // SAFETY: our own contract; the probe has found the weight and the operands in this place.
         let engine = unsafe { Engine::new(place, weight.as_ref(), &logit_ops, n_threads) }?;
         let engines = vec![(place, engine)];
-        Ok(Self { logit_ops, n_threads, engines, targets: Targets::new(), one_sequence: true, next: 0, scores: Vec::new() })
+        Ok(Self {
+            logit_ops,
+            n_threads,
+            engines,
+            targets: Targets::new(),
+            one_sequence: true,
+            next: 0,
+            scores: Vec::new(),
+        })
     }
 
     pub(super) fn set_threads(&mut self, n_threads: usize) {

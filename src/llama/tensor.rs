@@ -248,7 +248,7 @@ mod tests {
     use super::weight_name;
 
     #[test]
-    fn names_lose_their_backend_and_copy() {
+    fn base_names_omit_the_backend_and_the_copy() {
         assert_eq!(weight_name("CUDA0#blk.0.attn_k.weight#0"), "blk.0.attn_k.weight");
         assert_eq!(weight_name("CUDA0#blk.0.attn_k.weight"), "blk.0.attn_k.weight");
         assert_eq!(weight_name("blk.0.attn_k.weight"), "blk.0.attn_k.weight");

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn undefined_numbers_are_sorted_last() {
+    fn undefined_numbers_sort_last() {
         let mut sheet = Sheet {
             headings: vec![Heading::new("x", "X", 0)],
             rows: [f64::NAN, 1.0, 3.0, 2.0].map(|x| vec![Cell::Number(x)]).to_vec(),

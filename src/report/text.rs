@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn people_see_five_digits_of_a_columns_largest_number() {
+    fn aligned_columns_show_five_digits_of_their_largest_number() {
         let of = |values: &[f64]| Sheet {
             headings: vec![Heading::new("x", "X", 4)],
             rows: values.iter().map(|&x| vec![Cell::Number(x)]).collect(),

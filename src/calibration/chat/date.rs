@@ -123,7 +123,7 @@ mod tests {
 
     /// What Python 3 prints.
     #[test]
-    fn days_are_pythons() {
+    fn dates_equal_pythons() {
         for (date, text) in [
             ("2024-07-26", "Friday Fri 208 24"),
             ("2000-01-01", "Saturday Sat 001 00"),

@@ -186,7 +186,7 @@ mod tests {
 
     /// What `json.dumps` of Python 3 gives for the same value, with `ensure_ascii=False` but in the last.
     #[test]
-    fn the_same_as_pythons() {
+    fn tojson_writes_what_pythons_json_writes() {
         let b = "1, -2.5, 1e+16, 1e+22, 0.0001, 1e-05, 12345678901234567890";
         assert_eq!(
             render("tojson"),

@@ -77,7 +77,7 @@ fn any_number_of_rows_is_summed_for_any_number_of_matrices() {
 }
 
 #[test]
-fn rows_go_to_their_experts_also_in_three_parts() {
+fn routed_rows_are_summed_per_expert_by_every_method() {
     let mut runner = cpu();
     let (channels, tokens, slots, experts) = (40_usize, 33_usize, 3_usize, 5_usize);
     // Expert 4 is never routed to.
@@ -123,7 +123,7 @@ fn rows_go_to_their_experts_also_in_three_parts() {
 }
 
 #[test]
-fn a_sum_that_is_no_number_is_found_and_only_until_the_next_batch() {
+fn a_sum_that_is_not_finite_is_found_until_the_next_batch() {
     let runner = cpu();
     let mut health = Health::default();
     assert_eq!(health.first_bad(), None);

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_messages_about_servers_are_taken_for_a_lost_one() {
+    fn only_abort_messages_about_servers_mean_a_lost_server() {
         assert_eq!(lost("ggml.c:3: GGML_ASSERT(false) failed"), None);
         assert!(lost("rpc.cpp:9: Failed to connect to far:1\n").unwrap().to_string().contains("'far:1'"));
         assert!(lost("rpc.cpp:9: Remote RPC server crashed or returned malformed response").is_some());

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_of_other_versions_and_no_servers_are_told_apart() {
+    fn other_versions_and_other_programs_are_distinguished() {
         assert_eq!(greeted_with(&[28, 0, 0, 0, 0, 0, 0, 0, 7, 0, 3, 0]), Ok(()));
         let old = greeted_with(&[3, 0, 0, 0, 0, 0, 0, 0, 3, 5, 0]).unwrap_err();
         assert_eq!(old, Refused::Version(3, 5));

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_what_is_waited_through_without_a_byte() {
+    fn silence_is_time_without_traffic_while_a_thread_waits() {
         let second = Duration::from_secs(1);
         let mut silence = Silence::default();
         assert_eq!(silence.note(10, true, second), Some(Duration::ZERO));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_wants_to_end_waits_for_what_the_server_usually_takes() {
+    fn a_hurried_limit_follows_the_longest_silence() {
         let seconds = Duration::from_secs;
         assert_eq!(limit(seconds(60), false, seconds(1)), seconds(60));
         assert_eq!(limit(seconds(60), true, seconds(1)), seconds(5));

@@ -268,7 +268,7 @@ mod tests {
     use super::tokens;
 
     #[test]
-    fn tokens_are_counted_in_thousands_too() {
+    fn token_counts_take_k_and_m_suffixes() {
         for (text, n) in [("7", Some(7)), ("2M", Some(2_000_000)), ("3k", Some(3000)), ("1G", Some(1_000_000_000))] {
             assert_eq!(tokens(text), n, "{text}");
         }

@@ -135,7 +135,7 @@ fn roff(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn roff_takes_text_for_text() {
+    fn the_manual_page_escapes_roff() {
         assert_eq!(super::roff(".5 -x \\n ~"), "\\&.5 \\-x \\en \\(ti");
     }
 }

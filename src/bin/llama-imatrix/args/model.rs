@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn scales_stand_after_the_last_colon() {
+    fn the_scale_follows_the_last_colon() {
         let mut files = Vec::new();
         add_scaled(&mut files, "a:0.5,c:/b:-2", "lora-scaled").unwrap();
         assert_eq!(files, [("a".into(), 0.5), ("c:/b".into(), -2.0)]);

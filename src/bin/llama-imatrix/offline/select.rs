@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns() {
+    fn patterns_match_with_wildcards() {
         for (pattern, name, expected) in [
             ("blk.*.attn_?.weight", "blk.12.attn_q.weight", true),
             ("blk.*.attn_?.weight", "blk.12.attn_qk.weight", false),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn layers() {
+    fn layers_and_patterns_select_weights() {
         let list: Vec<Layers> = "0-3,7,mtp0".split(',').map(|s| s.parse().unwrap()).collect();
         let s = Selection { layer: list, tensor: vec!["attn".into(), "blk.?.x".into()] };
         assert!(s.has(Some(2), "2", "blk.2.attn_q.weight") && s.has(Some(7), "7", "blk.7.x"));

@@ -190,7 +190,7 @@ mod tests {
     use super::duration;
 
     #[test]
-    fn durations_are_rounded_to_what_matters() {
+    fn durations_are_rounded_to_two_units() {
         assert_eq!(duration(12.3), "12 s");
         assert_eq!(duration(100.0), "2 min");
         assert_eq!(duration(3600.0 * 5.0 + 600.0), "5 h 10 min");

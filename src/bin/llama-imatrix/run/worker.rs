@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_goes_without_a_warning() {
+    fn loopback_addresses_are_recognized() {
         for (host, loopback) in
             [("127.0.0.1", true), ("127.9.9.9", true), ("localhost", true), ("0.0.0.0", false), ("10.0.0.7", false)]
         {

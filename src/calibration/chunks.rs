@@ -91,9 +91,7 @@ impl Chunks {
         }
         if skip >= spans.len() {
             let found = spans.len();
-            return Err(Error::Rule(format!(
-                "there are {found} chunks of documents, and {skip} are to be left out (--chunk)"
-            )));
+            return Err(Error::Rule(format!("--chunk {skip} skips all {found} chunks of the documents")));
         }
         spans.drain(..skip);
         spans.truncate(limit.unwrap_or(usize::MAX));

@@ -231,7 +231,7 @@ fn bad_conversations_are_named_by_file_and_line() {
         ("-f calibration.txt -f missing.txt", "error: failed to open file 'missing.txt'"),
         ("-f calibration.txt --tokens 63 -c 64", "error: --tokens 63 is less than one chunk of 64 tokens"),
         ("-f calibration.txt --tokens 0", "expected a number from 1 on"),
-        ("-f calibration.txt --documents --chunk 100000", "and 100000 are to be left out (--chunk)"),
+        ("-f calibration.txt --documents --chunk 100000", "--chunk 100000 skips all "),
         ("-f calibration.txt --tokens-per-second 5", "error: --tokens-per-second requires --dry-run"),
         ("-f calibration.txt --chat-date today", "'today' is no date as in 2024-07-26"),
         ("--in-file x --dry-run", "error: failed to open file 'x'"),
@@ -466,7 +466,7 @@ fn a_dry_run_describes_the_run_and_writes_nothing() {
     assert!(real.stderr.contains(&format!("in {batches} batches")), "{}", real.stderr);
     assert!(line("memory").starts_with("host: ") && line("memory").contains("weights 0.7 MiB"), "{}", line("memory"));
     assert!(line("work").contains("operations in matrix products"));
-    assert!(line("time").ends_with("at 10 tokens a second"), "{}", line("time"));
+    assert!(line("time").ends_with("at 10 tokens per second"), "{}", line("time"));
     assert!(bench.ok(&format!("{run} --dry-run")).stdout.contains("time        unknown, since nothing was computed"));
     // What a matrix is already there for stays as it is.
     bench.write("imatrix.gguf", b"mine");

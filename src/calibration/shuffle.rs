@@ -1,4 +1,4 @@
-//! A random order that is the same wherever and whenever it is asked for.
+//! A random order that is the same on every machine and in every version.
 
 use crate::random::SplitMix64;
 

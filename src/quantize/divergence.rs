@@ -1,7 +1,7 @@
-//! How far a model's distributions are from a reference's: llama-perplexity's numbers, from logits in memory.
+//! Compares a model's distributions with a reference's: llama-perplexity's numbers, from logits in memory.
 //!
-//! `llama-perplexity` keeps the reference's log-probabilities in 16 bits. This module rounds them in the same way, so that the
-//! results are the same.
+//! `llama-perplexity` keeps the reference's log-probabilities in 16 bits. This module rounds them in the same way, so
+//! that the results are the same.
 
 /// Log-probabilities below this do not count.
 const LOWEST: f32 = -16.0;
@@ -33,7 +33,7 @@ impl BaseRow {
     }
 }
 
-/// The nearest number, ties to even, as upstream gets it from the mantissa.
+/// Rounds to the nearest integer, ties to even, as upstream does with the mantissa.
 fn nearest(x: f32) -> u16 {
     ((x + 12_582_912.0).to_bits() & 0x007f_ffff).wrapping_sub(0x0040_0000) as u16
 }
@@ -48,7 +48,7 @@ fn log_sum_exp(logits: &[f32], max: f32) -> f32 {
 pub struct RowScore {
     /// Negative log-likelihood of the next token, of the candidate and of the reference.
     pub nll: f32,
-    /// Of the reference.
+    /// Negative log-likelihood of the reference.
     pub nll_base: f32,
     /// KL divergence of the candidate from the reference.
     pub divergence: f64,
@@ -58,8 +58,8 @@ pub struct RowScore {
     pub same_top: bool,
 }
 
-/// Compares a candidate's row of logits with the reference's; `next` is the token that follows. `None` if a length or the
-/// token is wrong, or no logit is a number.
+/// Compares a candidate's row of logits with the reference's; `next` is the token that follows. `None` if a length or
+/// the token is wrong, or no logit is a number.
 #[must_use]
 pub fn compare(base: &BaseRow, logits: &[f32], next: usize) -> Option<RowScore> {
     if logits.len() != base.values.len() || next >= logits.len() {

@@ -78,12 +78,13 @@ impl<'m> Evaluation<'m> {
         Ok(Self { context, bos: model.vocab().leading_bos(), n_vocab: model.vocab().n_tokens() })
     }
 
-    /// Forgets the last chunk.
+    /// Clears the memory of the last chunk.
     pub fn begin(&mut self) {
         self.context.clear_memory();
     }
 
-    /// Evaluates some tokens of a chunk, at most [`TOKENS_AT_ONCE`], after those before them. Returns a row of logits per token.
+    /// Evaluates some tokens of a chunk, at most [`TOKENS_AT_ONCE`], after those before them. Returns a row of logits
+    /// per token.
     ///
     /// # Errors
     /// As [`Context::decode`].
@@ -132,9 +133,11 @@ pub(super) fn base_rows(rows: &[&[f32]], size: usize, part: &Range<usize>) -> Ve
     wanted.par_iter().map(|row| BaseRow::new(row)).collect()
 }
 
-/// Compares each candidate with the reference over all chunks. `each` is told of each chunk; it may end the comparison.
+/// Compares each candidate with the reference over all chunks. Calls `each` after each chunk; it may end the
+/// comparison.
 ///
-/// Beside the models, the memory that this takes does not depend on the text: it is that of 64 rows of logits per model.
+/// Beside the models, the memory that this takes does not depend on the text: it is that of 64 rows of logits per
+/// model.
 ///
 /// # Errors
 /// See [`EvaluationError`].

@@ -45,7 +45,8 @@ fn servers() -> MutexGuard<'static, Vec<Server>> {
 }
 
 impl Backend {
-    /// Adds the devices of the RPC server at `endpoint` (`host:port`) to those of this process.
+    /// Adds the devices of the RPC server at `endpoint` (`host:port`) to those of this process. Call it before other threads use
+    /// llama.cpp, since ggml does not lock its registry.
     ///
     /// # Errors
     /// [`Error::Rpc`] if this build has no RPC, the peer does not answer within 10 seconds, or it is not a server of

@@ -1,7 +1,7 @@
 //! F16 and BF16 weights, multiplied as f32, with the bits of ggml's `ggml_vec_dot_f16` and `ggml_vec_dot_bf16` on x86.
 //!
-//! These have four vectors of eight lanes per dot product, of which vector `p` takes the values `32i + 8p` to `32i + 8p
-//! + 7` of each 32. They convert each value to f32 as they come to it; the kernels convert weights once per panel.
+//! These have four vectors of eight lanes per dot product. Of each 32 values, vector `p` takes those from `32i + 8p` on.
+//! They convert each value to f32 when they read it; the kernels convert weights once per panel.
 //! Dense products do not go this way in ggml, but through tinyBLAS, which gains nothing from panels.
 //!
 //! A panel holds, for each of the vectors in turn, the eight values of each row as f32, step by step. A column holds

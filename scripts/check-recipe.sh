@@ -43,11 +43,7 @@ main() {
     # shellcheck source=scripts/env.sh
     . "$here/env.sh"
     upstream=$("$here/upstream.sh" | tail -n 1)
-    ours=${LLAMA_IMATRIX_BIN:-}
-    if [ -z "$ours" ]; then
-        (cd "$root" && cargo build --release >&2)
-        ours=$CARGO_TARGET_DIR/release/llama-imatrix
-    fi
+    ours=$(llama_imatrix_program)
     work=${1:-}
     if [ -z "$work" ]; then
         work=$(mktemp -d)

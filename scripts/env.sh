@@ -20,6 +20,16 @@ if command -v ccache >/dev/null 2>&1; then
     export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}"
 fi
 
+# Prints the path of the program: $LLAMA_IMATRIX_BIN if it is set, else the one of this checkout, which it builds.
+llama_imatrix_program() {
+    if [ -n "${LLAMA_IMATRIX_BIN:-}" ]; then
+        printf '%s\n' "$LLAMA_IMATRIX_BIN"
+        return
+    fi
+    (cd "$(dirname "${BASH_SOURCE[0]}")/.." && cargo build --release >&2) &&
+        printf '%s\n' "$CARGO_TARGET_DIR/release/llama-imatrix"
+}
+
 # Prints the folder of libclang, or fails. The folders that bindgen searches itself come first.
 llama_imatrix_libclang_dir() {
     local dir lib

@@ -16,11 +16,7 @@ main() {
     . "$here/env.sh"
     local upstream ours work
     upstream=$("$here/upstream.sh" | tail -n 1)
-    ours=${LLAMA_IMATRIX_BIN:-}
-    if [ -z "$ours" ]; then
-        (cd "$root" && cargo build --release >&2)
-        ours=$CARGO_TARGET_DIR/release/llama-imatrix
-    fi
+    ours=$(llama_imatrix_program)
     work=${1:-}
     if [ -z "$work" ]; then
         work=$(mktemp -d)

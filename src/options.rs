@@ -1,62 +1,62 @@
-//! Choices of how a model is loaded and evaluated, which need no llama.cpp to be named.
+//! Options for loading and evaluating a model. They do not need llama.cpp.
 
-/// How many layers go to devices other than the CPU.
+/// Layers on devices other than the CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GpuLayers {
-    /// As many as llama.cpp thinks fit.
+    /// As many as llama.cpp estimates to fit.
     #[default]
     Auto,
-    /// All of them.
+    /// All layers.
     All,
-    /// This many.
+    /// This number of layers.
     Count(u32),
 }
 
-/// How a model is spread over several devices.
+/// Split of a model over several devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SplitMode {
-    /// Not: one device holds it.
+    /// No split: one device holds the model.
     None,
-    /// Whole layers, with their part of the cache.
+    /// By layers, with their part of the cache.
     #[default]
     Layer,
-    /// Rows of matrices.
+    /// By rows of matrices.
     Row,
-    /// Matrices and cache.
+    /// By matrices and cache.
     Tensor,
 }
 
-/// How weights get from the file into memory.
+/// Method of loading weights into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LoadMode {
-    /// Mapped, unless a device cannot.
+    /// Map the file if all devices support it.
     #[default]
     Auto,
-    /// Read.
+    /// Read the file.
     Read,
-    /// Mapped.
+    /// Map the file.
     Map,
-    /// Read and kept from being swapped out.
+    /// Read the file and lock the memory.
     Lock,
-    /// Mapped and kept from being swapped out.
+    /// Map the file and lock the memory.
     MapAndLock,
-    /// Read past the system's cache.
+    /// Read the file with direct I/O.
     Direct,
 }
 
-/// Whether rows of big tables are read from the file as they are needed.
+/// Tables whose rows are read from the file only when they are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LazyMode {
-    /// Of tables above 4 GiB.
+    /// Tables above 4 GiB.
     #[default]
     Auto,
-    /// Of all.
+    /// All tables.
     On,
-    /// Of none.
+    /// No table.
     Off,
 }
 
-/// A value that takes the place of one in the model's file.
+/// A value that replaces one in the model's file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum OverrideValue {
     /// Any integer type.
@@ -85,25 +85,25 @@ pub enum CacheType {
     Q5_1,
 }
 
-/// How rotary positions are stretched to a longer context.
+/// Method of scaling `RoPE` to a longer context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RopeScaling {
-    /// Not.
+    /// No scaling.
     None,
-    /// All frequencies alike.
+    /// The same factor for all frequencies.
     Linear,
     /// `YaRN`, <https://arxiv.org/abs/2309.00071>.
     Yarn,
 }
 
-/// Rotary positions; `None` for what the model's file says.
+/// Settings of `RoPE`; `None` for those of the model's file.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Rope {
-    /// How they are stretched.
+    /// Method of scaling.
     pub scaling: Option<RopeScaling>,
-    /// The base of the frequencies.
+    /// Base of the frequencies.
     pub freq_base: Option<f32>,
-    /// A factor on the frequencies: 1/N for N times the context.
+    /// Factor on the frequencies: 1/N for N times the context.
     pub freq_scale: Option<f32>,
     /// `YaRN`: share of extrapolation.
     pub yarn_ext_factor: Option<f32>,
@@ -113,29 +113,29 @@ pub struct Rope {
     pub yarn_beta_fast: Option<f32>,
     /// `YaRN`: where extrapolation ends.
     pub yarn_beta_slow: Option<f32>,
-    /// `YaRN`: the context the model was trained on.
+    /// `YaRN`: context length that the model was trained with.
     pub yarn_orig_ctx: Option<u32>,
 }
 
-/// How threads and memory are laid out over the nodes of a NUMA machine.
+/// Placement of threads and memory on the nodes of a NUMA machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Numa {
-    /// Evenly over all nodes.
+    /// Distribute over all nodes.
     Distribute,
-    /// On the node the program started on.
+    /// Keep on the node that the program started on.
     Isolate,
-    /// As `numactl` has it.
+    /// Follow `numactl`.
     Numactl,
 }
 
-/// Where activations are summed.
+/// Place where activations are summed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SumOn {
-    /// Where they lie: on a device those that are in its memory, by this program those in the host's.
+    /// Activations in a device's memory on that device, those in host memory by this program.
     #[default]
     Auto,
-    /// On the device that computes them, the CPU included: those in host memory too go through a graph.
+    /// Always by a graph on the device that computes them, also on the CPU.
     Device,
-    /// By this program: what lies on a device is fetched.
+    /// By this program, after a transfer from the device to the host.
     Host,
 }

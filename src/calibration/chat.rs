@@ -1,7 +1,8 @@
-//! Conversations as the model was trained to read them: through the chat template of its file.
+//! Renders conversations with a chat template, in the format that the model was trained on.
 //!
-//! Templates are Jinja, written for Hugging Face's `apply_chat_template`: its functions and filters are here, and Python's
-//! methods of strings and dicts. What it reads from a clock is a fixed date, so that the same input gives the same bytes.
+//! Templates are Jinja, written for Hugging Face's `apply_chat_template`: its functions and filters are here, and
+//! Python's methods of strings and dicts. What it reads from a clock is a fixed date, so that the same input gives the
+//! same bytes.
 
 mod date;
 mod tojson;
@@ -16,12 +17,12 @@ pub use date::Date;
 
 use super::jsonl::{Conversation, Shape, role_of};
 
-/// What a template may do for one conversation: a bound on time and, at 64 bytes a unit, on memory. A thousand messages
-/// take a fifth of it.
+/// Units of work that a template may use for one conversation. They bound its time and, at 64 bytes per unit, its
+/// memory. A thousand messages use a fifth of them.
 const FUEL: u64 = 500_000;
 
-/// The stack of the thread that renders. Values that a template nests are printed, compared and freed by recursion, at
-/// some 400 bytes a level, and it has fuel for no more than `FUEL` levels. Pages are taken when they are used.
+/// Stack size of the thread that renders. Nested values are printed, compared and freed by recursion, at some 400 bytes
+/// per level, and a template can make at most `FUEL` levels. Pages are allocated when they are used.
 const STACK: usize = 1024 * FUEL as usize;
 
 const DEFAULT: &str = "chat_template";
@@ -31,7 +32,7 @@ const TOOL_USE: &str = "tool_use";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChatError {
-    /// The template itself is wrong.
+    /// The template is not valid.
     #[error("the chat template is not valid: {0}")]
     Template(String),
     /// The template fails, or raises an exception, for this conversation.
@@ -39,7 +40,7 @@ pub enum ChatError {
     Render(String),
 }
 
-/// Special tokens as a template writes them out; empty where the vocabulary has none.
+/// Texts of special tokens, for the template; empty if the vocabulary has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialTexts {
     /// `bos_token`
@@ -48,14 +49,14 @@ pub struct SpecialTexts {
     pub eos: String,
 }
 
-/// Renders messages, each a role and a content. An error says why it cannot.
+/// Renders messages, each a role and a content. Returns the reason if it fails.
 pub type Renderer = Box<dyn Fn(&[(String, String)]) -> Result<String, String> + Send + Sync>;
 
 /// A model's chat template.
 #[derive(Debug)]
 pub struct ChatTemplate(Kind);
 
-/// How a conversation becomes text.
+/// The way in which a conversation is rendered.
 enum Kind {
     Jinja(Box<Jinja>),
     Function(Renderer),
@@ -79,14 +80,14 @@ impl ChatTemplate {
         Jinja::new(source, special, date).map(|jinja| Self(Kind::Jinja(Box::new(jinja))))
     }
 
-    /// A template that is a function of roles and contents, such as those compiled into llama.cpp. It sees no tools.
+    /// Creates a template from a function of roles and contents, such as one compiled into llama.cpp. It ignores tools.
     #[must_use]
     pub fn of_function(render: Renderer) -> Self {
         Self(Kind::Function(render))
     }
 
-    /// Has conversations with tools rendered through another template, where a model has one for them. A function keeps
-    /// rendering them all.
+    /// Sets the template for conversations with tools, for models that have a separate one. Has no effect on a template
+    /// that is a function.
     ///
     /// # Errors
     /// [`ChatError::Template`].
@@ -97,7 +98,7 @@ impl ChatTemplate {
         }
     }
 
-    /// A conversation's text, special tokens written out, without the beginning of a further answer
+    /// Returns a conversation as text, with special tokens as text, and without a prompt for a further answer
     /// (`add_generation_prompt` is false).
     ///
     /// Templates see the line's `messages`, `tools` and `documents`, and what is in its `chat_template_kwargs`.
@@ -128,7 +129,7 @@ impl Jinja {
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_fuel(Some(FUEL));
         environment.add_filter("tojson", tojson::tojson);
-        // To Python none is nothing to go through; to this library it is like an empty list.
+        // In Python iterating over None is an error; this library treats it as an empty list.
         environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
@@ -190,7 +191,7 @@ impl Jinja {
     }
 }
 
-/// The messages, with `role` and `content`.
+/// Returns the messages, with `role` and `content`.
 fn messages(line: &Value, shape: Shape) -> Result<Value, Error> {
     match shape {
         Shape::Roles(field) => line.get_attr(field),
@@ -220,7 +221,7 @@ fn messages(line: &Value, shape: Shape) -> Result<Value, Error> {
     }
 }
 
-/// Roles and contents. Of a content in parts, its texts.
+/// Returns roles and contents. If a content has parts, its texts are used.
 fn pairs(conversation: &Conversation) -> Result<Vec<(String, String)>, ChatError> {
     let failed = |error: Error| ChatError::Render(describe(&error));
     let line: Value =
@@ -242,7 +243,7 @@ fn pairs(conversation: &Conversation) -> Result<Vec<(String, String)>, ChatError
     messages.try_iter().map_err(failed)?.map(pair).collect::<Result<_, Error>>().map_err(failed)
 }
 
-/// In one line; the template's own lines are not the user's.
+/// Formats an error in one line, without the template's line numbers.
 fn describe(error: &Error) -> String {
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     match error.line() {
@@ -251,8 +252,8 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// `{% generation %}` and its end mark what an assistant has said, for training; to us they say nothing. Jinja knows
-/// them by an extension: here they become an `if`, which leaves the white space around them to the same rules.
+/// Replaces `{% generation %}` and its end, which mark an assistant's text for training, by an `if` that is always
+/// true. Jinja has them as an extension; an `if` follows the same rules for white space.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_go_through_the_template_and_no_answer_is_begun() {
+    fn messages_are_rendered_without_a_prompt_for_an_answer() {
         let text = "<|im_start|>user\n Hi <b><|im_end|>\n<|im_start|>assistant\nHo<|im_end|>\n";
         assert_eq!(render(CHATML, HELLO).unwrap(), text);
         let share_gpt = r#"{"conversations":[{"from":"human","value":" Hi <b>"},{"from":"gpt","value":"Ho"}]}"#;
@@ -398,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_one_line() {
+    fn template_errors_are_one_line() {
         let Err(ChatError::Template(reason)) =
             ChatTemplate::new("\n{% for %}", SpecialTexts::default(), Date::default())
         else {

@@ -17,28 +17,28 @@ pub struct ChunkOptions {
     pub limit: Option<usize>,
     /// Keep the tail: the tokens after the last whole chunk. The text may then be shorter than a chunk.
     pub keep_tail: bool,
-    /// Take chunks in the random order of this seed, the tail last; what is left out counts in this order.
+    /// Take chunks in the random order of this seed, the tail last. `skip` and the maximum apply to this order.
     pub shuffle: Option<u64>,
 }
 
-/// Tokens cut into chunks: of equal size, but for the last where the tail is kept, or as long as documents are.
+/// Tokens split into chunks: of equal size, except a tail that is kept, or of the documents' lengths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunks {
     tokens: Vec<i32>,
     size: usize,
     /// Range of tokens per chunk.
     spans: Vec<Range<usize>>,
-    /// Those of `size` tokens, which are the first.
+    /// Number of chunks of `size` tokens, which come first.
     whole: usize,
     documents: bool,
 }
 
 impl Chunks {
-    /// Cuts `tokens`, which are one text, into chunks.
+    /// Splits `tokens`, which are one text, into chunks.
     ///
     /// # Errors
-    /// [`Error::TooShort`] below two chunks of tokens (with the tail kept: below one token), and [`Error::Rule`] where no
-    /// more are left after the chunks skipped.
+    /// [`Error::TooShort`] below two chunks of tokens (with the tail kept: below one token), and [`Error::Rule`] if too
+    /// few tokens are left after the skipped chunks.
     ///
     /// # Panics
     /// If the size is 0.
@@ -71,8 +71,8 @@ impl Chunks {
         Ok(Self { tokens, size, spans, whole, documents: false })
     }
 
-    /// Cuts each document for itself, into chunks of `size` tokens and one of what is left. Nothing is dropped, whether
-    /// or not the tail is to be kept, and the order is that of the documents.
+    /// Splits each document separately, into chunks of `size` tokens and one of the rest. No tokens are dropped,
+    /// whether or not the tail is kept. The chunks have the order of the documents.
     ///
     /// # Errors
     /// No tokens, or all chunks skipped.
@@ -91,9 +91,7 @@ impl Chunks {
         }
         if skip >= spans.len() {
             let found = spans.len();
-            return Err(Error::Rule(format!(
-                "there are {found} chunks of documents, and {skip} are to be left out (--chunk)"
-            )));
+            return Err(Error::Rule(format!("--chunk {skip} skips all {found} chunks of the documents")));
         }
         spans.drain(..skip);
         spans.truncate(limit.unwrap_or(usize::MAX));
@@ -125,14 +123,14 @@ impl Chunks {
         self.whole
     }
 
-    /// Whether these are chunks of documents, which begin with what the documents begin with, and vary in length. The
-    /// first token of all others gives way to BOS, where the vocabulary has texts begin so.
+    /// Returns true for chunks of documents. They keep their first tokens and differ in length. In other chunks BOS
+    /// replaces the first token if the vocabulary begins texts with BOS.
     #[must_use]
     pub(crate) fn are_documents(&self) -> bool {
         self.documents
     }
 
-    /// The tokens of chunk `i`.
+    /// Returns the tokens of chunk `i`.
     ///
     /// # Panics
     /// If there is no such chunk.
@@ -150,8 +148,8 @@ impl Chunks {
         self.spans[i].start
     }
 
-    /// The positions of chunk `i` whose next token counts for perplexity: the second half, where each has at least half
-    /// of the chunk before it. None in a tail.
+    /// Returns the positions of chunk `i` whose next token counts for perplexity: those in the second half, which have
+    /// at least half of the chunk before them. A tail has none.
     ///
     /// # Panics
     /// If there is no such chunk.
@@ -201,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn two_chunks_are_the_least_and_more_than_two_after_skipping() {
+    fn a_text_needs_two_chunks_after_skipping() {
         assert!(cut(16, OPTIONS).is_ok());
         let Err(Error::TooShort { needed: 16, found: 15, .. }) = cut(15, OPTIONS) else { panic!() };
         assert!(cut(25, ChunkOptions { skip: 1, ..OPTIONS }).is_ok());
@@ -227,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_cut_each_for_itself() {
+    fn each_document_is_split_separately() {
         let mut documents = Documents::default();
         documents.push(&(0..11).collect::<Vec<_>>());
         documents.push(&[20]);
@@ -244,7 +242,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_token_of_a_document_is_lost_and_none_crosses(
+        fn documents_keep_all_tokens_and_share_no_chunk(
             lens in prop::collection::vec(0_usize..40, 1..20),
             size in 1_usize..20,
         ) {

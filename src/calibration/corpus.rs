@@ -1,4 +1,4 @@
-//! The files of a calibration text: which ones, and what is in them.
+//! The files of a calibration text, and their contents.
 
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
@@ -15,24 +15,24 @@ use super::read::{Compression, explain, open};
 pub struct Input {
     /// Path of the file or folder.
     pub path: PathBuf,
-    /// Take the file as plain text, to the last byte and whatever its name: no folder, nothing decompressed, no line end
-    /// dropped.
+    /// Read the file as plain text up to its last byte, whatever its name: not as a folder, not decompressed, with its
+    /// last line end.
     pub raw: bool,
 }
 
 /// Handling of consecutive plain texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// They are one text, as `cat` would make it.
+    /// One text, joined as by `cat`.
     Joined,
-    /// Each is a document.
+    /// One document per text.
     Apart,
 }
 
 /// Texts and conversations, in the order of the files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Corpus {
-    /// The files, for the matrix: inputs by the name they were given, those in folders by their path.
+    /// Names of the files, for the matrix: those of inputs as given, those in folders as paths.
     pub files: Vec<String>,
     /// Texts and conversations of the files.
     pub items: Vec<Item>,
@@ -56,12 +56,12 @@ pub struct Item {
 pub enum Body {
     /// Text, of any encoding.
     Text(Vec<u8>),
-    /// Messages, to be rendered through a chat template.
+    /// Messages for a chat template.
     Conversation(Conversation),
 }
 
 impl Corpus {
-    /// A text without a file.
+    /// Creates a corpus of one text without a file.
     #[must_use]
     pub fn of_text(text: Vec<u8>) -> Self {
         let mut corpus = Self::default();
@@ -72,21 +72,21 @@ impl Corpus {
         corpus
     }
 
-    /// Reads files, and the files of folders: by name, those of folders in them too, hidden ones left out. A folder that
-    /// links lead to several times is read once.
+    /// Reads files, and all files in folders and their subfolders, in the order of their names, without hidden ones. A
+    /// folder that several links lead to is read once.
     ///
-    /// A file that is no text (NUL bytes, a GGUF file, UTF-16) is an error; in a folder it is skipped, and so
-    /// [noted](Self::notes), as are bytes that are not UTF-8.
+    /// A file that is not text (NUL bytes, a GGUF file, UTF-16) is an error; in a folder it is skipped, with a
+    /// [note](Self::notes). Bytes that are not UTF-8 give a note too.
     ///
-    /// `.gz` and `.zst` are decompressed. `.jsonl` holds a conversation or document a line: an object with `messages`
-    /// (`role`, `content`), `conversations` (also `from`, `value`), a question and its answer (`instruction` and `output`,
-    /// `prompt` and `completion`), or `text`. All else is plain text.
+    /// `.gz` and `.zst` files are decompressed. `.jsonl` files have one conversation or document per line: an object
+    /// with `messages` (`role`, `content`), `conversations` (also `from`, `value`), a question and its answer
+    /// (`instruction` and `output`, `prompt` and `completion`), or `text`. All other files are plain text.
     ///
     /// # Errors
-    /// See [`Error`]: each names the file, and the line where there is one.
+    /// See [`Error`]: each names the file, and the line if there is one.
     pub fn read(inputs: &[Input], layout: Layout) -> Result<Self, Error> {
         let mut corpus = Self::default();
-        // The last plain text, and whether it may lack the line end that is between it and the next.
+        // The last plain text, and whether a line end may be missing between it and the next.
         let mut open_text: Option<bool> = None;
         for Input { path, raw } in inputs {
             let is_folder = !raw && path.is_dir();
@@ -146,7 +146,7 @@ impl Corpus {
         }
     }
 
-    /// The last plain text is complete: its line end is dropped, and all of it if nothing is left.
+    /// Completes the last plain text: removes its last line end, and the text if it is then empty.
     fn close(&mut self, open_text: &mut Option<bool>) {
         let Some(drops_line_end) = open_text.take() else { return };
         let Some(Item { body: Body::Text(text), .. }) = self.items.last_mut() else { return };
@@ -190,14 +190,14 @@ impl Corpus {
         self.items.is_empty()
     }
 
-    /// Where an item is from, for people.
+    /// Returns the origin of an item, for messages.
     #[must_use]
     pub fn origin(&self, item: &Item) -> String {
         let file = self.files.get(item.file).map_or("the prompt", String::as_str);
         item.line.map_or_else(|| file.to_owned(), |line| format!("{file}:{line}"))
     }
 
-    /// Bytes of all items.
+    /// Returns the size of all items in bytes.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
         self.items.iter().map(|item| item.body.n_bytes() as u64).sum()
@@ -205,7 +205,7 @@ impl Corpus {
 }
 
 impl Body {
-    /// Bytes that it takes.
+    /// Returns its size in bytes.
     #[must_use]
     pub(crate) fn n_bytes(&self) -> usize {
         match self {
@@ -222,7 +222,7 @@ fn is_jsonl(name: &str) -> bool {
 /// Content of a file.
 enum Contents {
     Text(Vec<u8>),
-    /// No text, and why. Unless the file is taken as it is, only its first bytes are there: it may be large.
+    /// Not text, and the reason. Unless the file is read unchanged, only its first bytes are present: it may be large.
     Other(NotText, Vec<u8>),
 }
 
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn joined_texts_are_what_cat_makes_of_them_less_the_last_line_end() {
+    fn joined_texts_equal_cat_without_the_last_line_end() {
         let folder = Folder::new(&[("a", "a\n"), ("b", "b"), ("empty", ""), ("line", "\n"), ("c", "c\n\n")]);
         for (names, text) in [
             (&["a"][..], "a"),
@@ -288,7 +288,7 @@ mod tests {
             (&["a", "line", "b"], "a\n\nb"),
             (&["empty", "b"], "b"),
             (&["c", "a"], "c\n\na"),
-            // To the last byte, and nothing put between.
+            // Unchanged up to the last byte, with no line end added.
             (&["!a"], "a\n"),
             (&["!b", "a"], "ba"),
             (&["b", "!b"], "b\nb"),
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn json_lines_are_items_and_part_the_texts_around_them() {
+    fn json_lines_are_items_that_separate_texts() {
         let lines = "\u{feff}{\"text\":\"one\"}\r\n\n  {\"text\":\"two\"}\n{\"text\":\"\"}\n\
                      {\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}";
         let folder = Folder::new(&[("a", "a\n"), ("d.jsonl", lines), ("bad.jsonl", "{\"text\":\"x\"}\n{\"txt\":1}\n")]);
@@ -337,7 +337,7 @@ mod tests {
 
     #[cfg(feature = "compression")]
     #[test]
-    fn compressed_files_are_what_is_in_them() {
+    fn compressed_files_are_decompressed() {
         use std::io::Write;
         let folder = Folder::new(&[("no.gz", "plain"), ("no.zst", "plain")]);
         let gzip = |text: &str| {
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_text_is_refused_and_in_a_folder_skipped() {
+    fn binary_files_are_refused_and_in_folders_skipped() {
         let folder = Folder::new(&[("f/a", "a"), ("f/m.gguf", "GGUF\u{3}\0\0\0"), ("f/n", "b\0"), ("g/n", "\0")]);
         std::fs::write(folder.0.path().join("f/u"), b"\xff\xfeU\0").unwrap();
         let corpus = folder.read(&["f"], Layout::Apart).unwrap();
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_utf8_are_noted_by_their_place_in_their_file() {
+    fn invalid_utf8_is_reported_by_file_and_offset() {
         let folder = Folder::new(&[("a", "whole\n")]);
         std::fs::write(folder.0.path().join("latin1"), b"caf\xe9 cr\xe8me").unwrap();
         let corpus = folder.read(&["a", "latin1"], Layout::Joined).unwrap();

@@ -4,7 +4,7 @@ use std::ops::Range;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Documents {
     tokens: Vec<i32>,
-    /// Where each ends.
+    /// End of each document.
     ends: Vec<usize>,
 }
 
@@ -29,13 +29,13 @@ impl Documents {
         self.ends.is_empty()
     }
 
-    /// All tokens.
+    /// Returns all tokens.
     #[must_use]
     pub fn tokens(&self) -> &[i32] {
         &self.tokens
     }
 
-    /// All tokens, as one text.
+    /// Returns all tokens, as one text.
     #[must_use]
     pub fn into_tokens(self) -> Vec<i32> {
         self.tokens
@@ -47,12 +47,12 @@ impl Documents {
         starts.zip(&self.ends).map(|(start, &end)| start..end)
     }
 
-    /// The number of tokens of each document.
+    /// Returns the number of tokens per document.
     pub fn lengths(&self) -> impl Iterator<Item = u64> + '_ {
         self.spans().map(|span| span.len() as u64)
     }
 
-    /// Keeps the first `n` tokens: the document that they end in is cut there.
+    /// Keeps the first `n` tokens. The document in which they end is truncated.
     pub(crate) fn truncate(&mut self, n: usize) {
         if n >= self.tokens.len() {
             return;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Bytes at the beginning of a file that tell what it is, before all of it is read.
+/// Number of bytes at the beginning of a file that are checked before it is read.
 pub(super) const PROBE: usize = 1 << 16;
 
 /// Reason why a file is not text.
@@ -13,7 +13,7 @@ pub enum NotText {
     Gguf,
     /// It begins with the byte order mark of UTF-16.
     Utf16,
-    /// It holds a NUL byte.
+    /// It has a NUL byte.
     Nul {
         /// Offset of the first NUL byte, from 0.
         offset: u64,
@@ -39,7 +39,7 @@ pub struct Invalid {
     pub sequences: u64,
 }
 
-/// The reason why these first bytes of a file begin no text.
+/// Returns the reason why a file with these first bytes is not text, if there is one.
 pub(super) fn not_text(bytes: &[u8]) -> Option<NotText> {
     if bytes.starts_with(&crate::gguf::MAGIC) {
         return Some(NotText::Gguf);
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_text_is_told_by_its_first_bytes() {
+    fn binary_files_are_recognized_by_their_first_bytes() {
         for (bytes, expected) in [
             (&b"GGUF\x03\0\0\0"[..], Some(NotText::Gguf)),
             (b"\xff\xfea\0b\0", Some(NotText::Utf16)),

@@ -14,7 +14,7 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// A file that is no text.
+    /// The file is not text.
     #[error("'{}' is no text: {reason}", path.display())]
     NotText {
         /// The file.
@@ -33,7 +33,7 @@ pub enum Error {
     TooShort {
         /// Tokens needed.
         needed: usize,
-        /// Tokens there are.
+        /// Tokens found.
         found: usize,
         /// Tokens per chunk.
         chunk_size: usize,
@@ -51,7 +51,7 @@ pub enum Error {
         /// Tokens that are not enough.
         needed: usize,
     },
-    /// No document has a token.
+    /// All documents are empty.
     #[error("the documents have no tokens")]
     NoTokens,
 }
@@ -61,7 +61,7 @@ impl Error {
         Self::Read { path: path.to_owned(), source }
     }
 
-    /// What is wrong with line `line` of a file, from 1.
+    /// Creates the error of a line of a file. Lines count from 1.
     pub(super) fn line(path: &Path, line: usize, problem: &str) -> Self {
         Self::Rule(format!("{}:{line}: {problem}", path.display()))
     }

@@ -12,7 +12,8 @@ pub(super) fn files_of(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// Folders in `visited` are not entered again: links may lead to one from many places, and back to one from within.
+/// Does not enter folders in `visited` again: several links may lead to a folder, and a link in a folder may lead back
+/// to it.
 fn walk(
     folder: &Path,
     visited: &mut HashSet<PathBuf>,

@@ -9,7 +9,7 @@ pub(super) enum Record {
     Conversation(Conversation),
 }
 
-/// Messages, to be rendered through a chat template.
+/// Messages for a chat template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conversation {
     /// The JSON object, checked: templates see its fields in the order in which they are written.
@@ -22,9 +22,9 @@ pub struct Conversation {
 pub(super) enum Shape {
     /// `{"role": "user", "content": "..."}`, in this field.
     Roles(&'static str),
-    /// `{"from": "human", "value": "..."}`, in `conversations`, as `ShareGPT` has it.
+    /// `{"from": "human", "value": "..."}`, in `conversations`, the format of `ShareGPT`.
     ShareGpt,
-    /// A question and its answer in fields of the line, as Alpaca and many others have it.
+    /// A question and its answer in fields of the line, the format of Alpaca and others.
     Pair(&'static Pair),
 }
 
@@ -120,11 +120,11 @@ pub(super) fn parse(line: &str) -> Result<Record, String> {
     }
 }
 
-/// Those that [`role_of`] knows.
+/// Values of `from` that [`role_of`] accepts.
 const FROM: [&str; 10] =
     ["system", "human", "user", "gpt", "assistant", "model", "chatgpt", "tool", "observation", "function"];
 
-/// The role that `ShareGPT`'s `from` stands for.
+/// Returns the role for a value of `ShareGPT`'s `from`.
 pub(super) fn role_of(from: &str) -> Option<&'static str> {
     Some(match from {
         "system" => "system",
@@ -157,7 +157,7 @@ fn check(messages: &Value, field: &str, role: &str, content: &str) -> Result<(),
             Some(other) => return Err(format!("'{field}[{i}].{role}' is {}, expected a string", kind(other))),
             None => return Err(format!("'{field}[{i}]' has no '{role}'")),
         }
-        // An assistant that calls tools may have nothing to say; parts of a message are the template's affair.
+        // An assistant that calls tools may have no content. The template checks the parts of a message.
         match message.get(content) {
             Some(Value::String(_) | Value::Array(_) | Value::Null) => {}
             Some(other) => return Err(format!("'{field}[{i}].{content}' is {}, expected a string", kind(other))),
@@ -246,7 +246,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_line_is_it_is_read_or_refused(line in "\\PC{0,80}") {
+        fn any_json_line_is_read_or_refused(line in "\\PC{0,80}") {
             let _ = parse(&line);
         }
     }

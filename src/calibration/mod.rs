@@ -5,8 +5,8 @@
     feature = "chat",
     doc = "[`ChatTemplate`] makes text of a conversation, as the model was trained to read it."
 )]
-//! [`Corpus::tokenize`] makes tokens of all of it, [`Documents`], with a [`Tokenizer`].
-//! [`Chunks`] cuts them, as one text or document by document.
+//! [`Corpus::tokenize`] converts it to tokens, [`Documents`], with a [`Tokenizer`].
+//! [`Chunks`] splits them, as one text or as separate documents.
 
 #[cfg(feature = "chat")]
 mod chat;

@@ -1,28 +1,28 @@
-//! What the user of a corpus should hear of.
+//! Notes about a corpus for its user.
 
 use std::fmt;
 
 use super::encoding::{Invalid, NotText};
 
-/// Something about a file that a run does not fail over.
+/// A problem of a file that is not an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Note {
-    /// Parts of it are not UTF-8: the tokenizer makes of them what it can.
+    /// Parts of it are not UTF-8. The tokenizer handles them.
     Invalid {
-        /// The file, or what stands for one.
+        /// The file, or the name of another source.
         origin: String,
-        /// Where and how much.
+        /// Offset and number of the invalid parts.
         what: Invalid,
     },
-    /// It is no text and was left out of its folder.
+    /// It is not text and was skipped in its folder.
     Skipped {
         /// The file.
         origin: String,
         /// Why.
         reason: NotText,
     },
-    /// It is no text and was taken all the same, since it was asked for [as it is](super::Input::raw).
+    /// It is not text, and was read unchanged on [request](super::Input::raw).
     Raw {
         /// The file.
         origin: String,

@@ -9,15 +9,14 @@ use super::Chunks;
 pub(crate) struct Room {
     /// Maximum number of tokens. A longer chunk gets a separate batch.
     pub(crate) tokens: usize,
-    /// Chunks, at least 1.
+    /// Maximum number of chunks, at least 1.
     pub sequences: usize,
 }
 
 impl Chunks {
-    /// Batches of consecutive chunks, in order: as many chunks in each as there is room for. A tail has a batch of its own.
+    /// Returns batches of consecutive chunks, each with as many chunks as fit. A tail has a separate batch.
     ///
-    /// Chunks of documents stay in their order too, so that a shorter one behind never overtakes: what a batch leaves free
-    /// is less than the next chunk's length.
+    /// Chunks of documents keep their order too: a shorter chunk never moves before a longer one.
     #[must_use]
     pub(crate) fn batches(&self, room: Room) -> Vec<Range<usize>> {
         let mut batches: Vec<Range<usize>> = Vec::new();
@@ -39,7 +38,7 @@ impl Chunks {
         batches
     }
 
-    /// Tokens of the chunks of a batch.
+    /// Returns the number of tokens of a batch.
     #[must_use]
     pub(crate) fn tokens_in(&self, batch: &Range<usize>) -> usize {
         batch.clone().map(|chunk| self.get(chunk).len()).sum()

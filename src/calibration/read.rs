@@ -15,7 +15,7 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// And the name without that suffix.
+    /// Returns the compression, and the name without its suffix.
     pub(super) fn of(name: &str) -> (Self, &str) {
         let without = |suffix: &str| {
             let at = name.len().checked_sub(suffix.len())?;
@@ -29,13 +29,13 @@ impl Compression {
     }
 }
 
-/// Text is compressed some five times, and whatever repeats itself 256 times over is no calibration text: past that, or
-/// past the second number in all, a file is taken for a bomb. Small files may hold a little more.
+/// Limits against decompression bombs: the largest ratio and the largest size. Text has a ratio of about 5. Small files
+/// may exceed the ratio.
 const MOST_TIMES: u64 = 256;
 const MOST: u64 = 16 << 30;
 const LITTLE: u64 = 64 << 20;
 
-/// A file's text, read as it is needed.
+/// The decompressed contents of a file.
 pub(super) fn open(path: &Path, compression: Compression) -> Result<Box<dyn BufRead>, Error> {
     let file = File::open(path).map_err(|source| Error::read(path, source))?;
     let size = file.metadata().map_err(|source| Error::read(path, source))?.len();
@@ -50,7 +50,7 @@ pub(super) fn open(path: &Path, compression: Compression) -> Result<Box<dyn BufR
     Ok(Box::new(BufReader::with_capacity(1 << 16, Bounded { decoder, left: limit, limit })))
 }
 
-/// What is in the file, if this build can tell.
+/// Opens the decompressor, if this build has it.
 #[cfg_attr(feature = "compression", allow(clippy::unnecessary_wraps, reason = "not all builds can"))]
 fn decoder(file: BufReader<File>, compression: Compression) -> Option<Box<dyn Read>> {
     match compression {
@@ -64,7 +64,7 @@ fn decoder(file: BufReader<File>, compression: Compression) -> Option<Box<dyn Re
     }
 }
 
-/// What went wrong while reading `path`, in terms of the file.
+/// Converts an error of reading `path` to one that names the file.
 pub(super) fn explain(path: &Path, compression: Compression, error: io::Error) -> Error {
     if let Some(TooMuch { limit }) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
         return Error::Rule(format!(
@@ -80,7 +80,7 @@ pub(super) fn explain(path: &Path, compression: Compression, error: io::Error) -
     }
 }
 
-/// A decoder that gives no more than it may.
+/// A decoder with a limit on its output.
 struct Bounded<R> {
     decoder: R,
     left: u64,
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suffixes_say_how_a_file_is_compressed() {
+    fn the_suffix_selects_the_decompressor() {
         for (name, compression, inner) in [
             ("a.txt", Compression::None, "a.txt"),
             ("a.jsonl.gz", Compression::Gzip, "a.jsonl"),
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_limit_is_an_error_of_its_own() {
+    fn text_over_the_limit_is_an_error() {
         let mut text = Vec::new();
         let mut reader = Bounded { decoder: &b"12345"[..], left: 5, limit: 5 };
         assert_eq!(reader.read_to_end(&mut text).unwrap(), 5);

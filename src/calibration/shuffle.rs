@@ -1,4 +1,4 @@
-//! A random order that is the same wherever and whenever it is asked for.
+//! A random order that is the same on every machine and in every version.
 
 use crate::random::SplitMix64;
 
@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_is_an_order_for_good() {
+    fn a_seed_always_gives_the_same_order() {
         let order = |seed| {
             let mut items: Vec<u32> = (0..10).collect();
             shuffle(&mut items, seed);

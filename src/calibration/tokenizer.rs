@@ -1,10 +1,10 @@
-/// Makes tokens of texts. With llama.cpp, a model's vocabulary does.
+/// Converts texts to tokens. A model's vocabulary implements this with llama.cpp.
 pub trait Tokenizer: Sync {
-    /// Returns the tokens of a text. `around`: with those that the vocabulary puts around a text. `parse_special`: special
-    /// tokens written out in the text are read as themselves.
+    /// Returns the tokens of a text. With `around`, adds those that the vocabulary puts around a text. With
+    /// `parse_special`, parses special tokens in the text.
     ///
     /// # Errors
-    /// The reason, for people.
+    /// The reason, as text.
     fn tokenize(&self, text: &[u8], around: bool, parse_special: bool) -> Result<Vec<i32>, String>;
 
     /// Returns the token that begins each text, if there is one.

@@ -14,7 +14,7 @@ use super::tokenizer::Tokenizer;
 /// Options for tokenizing a corpus.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TokenOptions {
-    /// Read special tokens written out in plain texts as themselves. Those that a chat template writes always are.
+    /// Parse special tokens in plain texts. Those that a chat template writes are always parsed.
     pub parse_special: bool,
     /// Take items in the random order of this seed.
     pub shuffle: Option<u64>,
@@ -22,18 +22,19 @@ pub struct TokenOptions {
     pub budget: Option<u64>,
 }
 
-/// Longer texts, in bytes, are tokenized on the calling thread: its stack is the largest, and llama.cpp recurses over words.
+/// Longer texts, in bytes, are tokenized on the calling thread: its stack is the largest, and llama.cpp recurses over
+/// words.
 const LONG: usize = 1 << 17;
-/// Items that are tokenized before the budget is looked at again.
+/// Number of items that are tokenized before the budget is checked again.
 const AT_ONCE: usize = 1024;
 
 impl Corpus {
-    /// Tokenizes the items, each for itself: with the tokens that the vocabulary puts around a text. What a chat template
-    /// has put there already is not doubled. `progress` hears how many bytes are through.
+    /// Tokenizes each item separately, with the tokens that the vocabulary puts around a text. If a chat template has
+    /// written one of these, it is not added twice. `progress` receives the number of bytes done.
     ///
     /// # Errors
-    /// [`Error::Rule`] for a conversation without a template (`template` says why) or one that does not fit it, and for a
-    /// text that the tokenizer refuses.
+    /// [`Error::Rule`] for a conversation without a template (`template` has the reason), for one that the template
+    /// refuses, and for a text that the tokenizer refuses.
     pub fn tokenize(
         &self,
         tokenizer: &impl Tokenizer,
@@ -64,7 +65,7 @@ impl Corpus {
                 [item] => vec![tokens_of(item)],
                 _ => now.par_iter().map(tokens_of).collect(),
             };
-            // Whichever thread came to it first, the error is that of the first item that has one.
+            // The error is that of the first item that has one, whatever the order of the threads.
             for tokens in all {
                 documents.push(&tokens?);
             }
@@ -113,14 +114,14 @@ fn no_template(path: &Path, line: usize, reason: &str) -> Error {
     Error::line(path, line, &format!("a conversation needs a chat template: {reason}"))
 }
 
-/// What renders conversations, or why nothing does.
+/// The template for conversations, or the reason why there is none.
 #[cfg(feature = "chat")]
 pub type Template<'a> = Result<&'a super::ChatTemplate, &'a str>;
-/// Nothing renders conversations in this build.
+/// This build has no templates.
 #[cfg(not(feature = "chat"))]
 pub type Template<'a> = Result<&'a std::convert::Infallible, &'a str>;
 
-/// A text's tokens with the vocabulary's BOS and EOS, unless the text has its own.
+/// Returns a text's tokens with the vocabulary's BOS and EOS, unless the text already has them.
 fn with_ends(mut tokens: Vec<i32>, bos: Option<i32>, eos: Option<i32>) -> Vec<i32> {
     if let Some(bos) = bos.filter(|bos| tokens.first() != Some(bos)) {
         tokens.insert(0, bos);
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_template_has_written_is_not_put_there_again() {
+    fn special_tokens_of_a_template_are_not_added_twice() {
         let (bos, eos) = (Some(1), Some(2));
         assert_eq!(with_ends(vec![1, 5, 2], bos, eos), [1, 5, 2]);
         assert_eq!(with_ends(vec![5], bos, eos), [1, 5, 2]);

@@ -1,4 +1,4 @@
-//! zstd files: frames one after the other, as `zstd` and `pzstd` write them and `cat` puts them together.
+//! zstd files: consecutive frames, as `zstd` and `pzstd` write them and `cat` joins them.
 
 use std::io::{self, BufRead, Read};
 

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_legacy_files_filler_is_an_unseen_expert() {
+    fn ones_that_upstream_wrote_for_an_unseen_expert_count_as_unseen() {
         let found = scan(&entry(&[6.0, 2.0, 3.0, 3.0], &[3]), Some([2, 2]), true);
         assert_eq!(found.unseen().collect::<Vec<_>>(), [1]);
         assert_eq!(found.matrices[0].tokens, None);

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_told_apart_by_type_and_architecture() {
+    fn gguf_files_are_classified_by_type_and_architecture() {
         for (pairs, expected) in [
             (&[("general.architecture", "llama")][..], "a model of architecture 'llama'"),
             (&[("general.type", "model")], "a model"),

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_filled_from_nothing_or_from_numbers_that_are_not_finite() {
+    fn experts_are_not_filled_without_finite_data() {
         let mut m = matrix();
         let before = m.entries["a_exps"].counts.clone();
         assert_eq!((m.fill_experts(4), &m.entries["a_exps"].counts), (0, &before));
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_says_what_was_filled_and_a_merge_keeps_it() {
+    fn filled_experts_are_recorded_and_survive_a_merge() {
         let mut m = matrix();
         m.entries.get_mut("a_exps").unwrap().sum2[2..4].fill(0.0);
         let plain = bytes(&m);

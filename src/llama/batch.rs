@@ -25,8 +25,8 @@ impl Batch {
         self.sequences.clear();
     }
 
-    /// Appends a token at `position` of `sequence`. Its logits are asked for: without, llama.cpp skips its row in the
-    /// last layer, which then would not be collected.
+    /// Appends a token at `position` of `sequence`, with a request for its logits: without it llama.cpp skips the
+    /// token's row in the last layer, which then would not be collected.
     pub fn add(&mut self, token: Token, position: i32, sequence: i32) {
         self.tokens.push(token);
         self.positions.push(position);

@@ -1,8 +1,8 @@
-//! The one place where C calls Rust: ggml's scheduler asks about each node of a graph and shows those that were wanted.
+//! The callback of ggml's scheduler. It is called before each node of a graph, and after each node that was asked for.
 //!
-//! Nothing unwinds into C++. A panic or an error is latched, the rest of the evaluation is cut short, and the code that
-//! called `llama_decode` raises it: the scheduler itself cannot be made to fail, since it takes an unwilling callback
-//! for the end of a split and reports success.
+//! Nothing unwinds into C++. The latch keeps the first error or panic and ends the evaluation early. The code that
+//! called `llama_decode` raises it. The callback cannot make the scheduler itself fail: if it returns false, the
+//! scheduler goes on with the next split and reports success.
 
 use std::any::Any;
 use std::ffi::c_void;
@@ -21,9 +21,9 @@ pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Sees the tensors of a graph while it is computed.
 ///
-/// For each node in order of computation [`asks`](Self::asks) is called before the node is computed and, where it
-/// returned `true`, [`sees`](Self::sees) right after. A node that is asked for ends a run of nodes that are computed
-/// together, so ask for few. Neither is called again in a decode once `sees` has failed or either has panicked.
+/// For each node, in order of computation, [`asks`](Self::asks) is called before the node is computed. If it returned
+/// `true`, [`sees`](Self::sees) is called right after. Each node that is asked for splits the graph into one more part,
+/// so ask for few. Neither is called again in a decode once `sees` has failed or either has panicked.
 ///
 /// ```
 /// use llama_imatrix::llama::{Observer, ObserverError, TensorInfo, TensorRef};
@@ -60,21 +60,21 @@ pub type ObserverError = Box<dyn std::error::Error + Send + Sync>;
 /// }
 /// ```
 pub trait Observer {
-    /// Whether [`sees`](Self::sees) shall be called once `node` is computed. Where not [all logits](super::Outputs) are computed, neither can those of the product with the
-    /// output matrix be later, only its input's.
+    /// Returns true if [`sees`](Self::sees) must be called once `node` is computed. Unless [all logits](super::Outputs)
+    /// are computed, the product with the output matrix has no data: `sees` can read its input alone.
     fn asks(&mut self, node: TensorInfo<'_>) -> bool;
 
-    /// `node` and its sources are computed and stay so until this returns.
+    /// Receives a node that was asked for. It and its sources are computed, and stay valid until this returns.
     ///
     /// # Errors
     /// An error ends the decode; [`Context::decode`](super::Context::decode) returns it.
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError>;
 
-    /// A decode has ended, well or not. It evaluated one graph, or several in turn, one for each of its micro-batches.
+    /// Called when a decode has ended, with success or not. A decode evaluates one graph per micro-batch.
     fn end_decode(&mut self) {}
 }
 
-/// Watches nothing.
+/// Asks for no node.
 impl Observer for () {
     fn asks(&mut self, _: TensorInfo<'_>) -> bool {
         false
@@ -91,7 +91,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// An error is returned, a panic goes on.
+    /// Returns an error; resumes a panic.
     pub(super) fn raise(self) -> Result<(), ObserverError> {
         match self {
             Self::Error(error) => Err(error),
@@ -100,7 +100,7 @@ impl Fault {
     }
 }
 
-/// An observer and the first thing that went wrong with it.
+/// An observer and its first error or panic.
 pub(super) struct Latch<O> {
     pub(super) observer: O,
     fault: Option<Fault>,
@@ -115,16 +115,17 @@ impl<O: Observer> Latch<O> {
         Self { observer, fault: None, head, rpc_detach: RpcDetach::default(), pulse: Pulse::default() }
     }
 
-    /// Ends a decode and raises what was latched in it: errors are returned, panics go on.
+    /// Ends a decode and raises the fault that was latched in it: returns an error, resumes a panic.
     ///
     /// # Safety
-    /// The decode is over, and the context that it was of is alive.
+    /// The decode is over, and its context is alive.
     pub(super) unsafe fn release(&mut self) -> Result<(), ObserverError> {
-        // SAFETY: our own contract. Before the head, whose product may be among them.
+        // SAFETY: our own contract. This comes first: it recognizes a node by its operation, which restoring the head
+        // changes.
         unsafe { self.rpc_detach.restore() };
         self.observer.end_decode();
         if let Head::Cut(head) = &mut self.head {
-            head.restore(); // for when the computation failed before it was computed
+            head.restore(); // if the computation failed before it came to the product
         }
         self.take_fault().map_or(Ok(()), Fault::raise)
     }
@@ -139,16 +140,17 @@ impl<O: Observer> Latch<O> {
         self.fault.is_some()
     }
 
-    /// Whether `node` is dealt with here, and the answer then: all nodes where the end of the graph is cut off, and of an
-    /// evaluation that is not the observer's.
+    /// Handles nodes that need more than the observer: all nodes of an evaluation that is probed or recorded, and the
+    /// product with the output matrix if it is cut. Returns the answer for the scheduler, or `None` if the node is the
+    /// observer's.
     ///
     /// # Safety
-    /// As for the trampoline.
+    /// As for the trampoline; `tensor` describes `node`.
     unsafe fn on_head(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorInfo<'_>, ask: bool) -> Option<bool> {
         match &mut self.head {
             Head::Whole => None,
             Head::Probed(probe) => {
-                // SAFETY: by contract a node of the graph that is being computed.
+                // SAFETY: by contract a node of the graph that is about to be computed.
                 unsafe { probe.watch(node, tensor) };
                 Some(false)
             }
@@ -162,7 +164,8 @@ impl<O: Observer> Latch<O> {
                 let observed = self.before(tensor);
                 let ends = is_output_matrix(tensor);
                 if ends && let Head::Cut(head) = &mut self.head {
-                    // SAFETY: by contract the node is a graph's that waits for our answer.
+                    // SAFETY: by contract the scheduler waits for our answer with a node that is not computed yet, and
+                    // uses it again only to compute it and to call back. `restore` follows then, or in `release`.
                     unsafe { head.cut(node, observed) };
                 }
                 Some(observed || ends)
@@ -171,22 +174,24 @@ impl<O: Observer> Latch<O> {
                 let observed = head.is_cut(node)?;
                 head.restore();
                 if observed {
-                    // SAFETY: by contract the node's turn has come, so its sources are computed; the node was cut.
+                    // SAFETY: by contract the scheduler has come to the node, so its sources are computed; the node
+                    // itself is not, since it was cut.
                     self.after(unsafe { TensorRef::sources_computed(tensor) });
                 }
                 if let Head::Cut(head) = &mut self.head
                     && let Some(scorer) = &mut head.scorer
-                    // SAFETY: the node is computed and restored, and of a graph like the one that was probed.
+                    // SAFETY: the node is the product with the output matrix, restored, and its sources are computed.
                     && let Err(reason) = unsafe { scorer.take(node.as_ref()) }
                 {
                     self.fault.get_or_insert(Fault::Error(reason.into()));
                 }
-                Some(false) // leaves the split: what follows is not wanted
+                Some(false) // ends the split: nothing reads the nodes that follow
             }
         }
     }
 
-    /// The answer for the scheduler before a node is computed. Once latched: ask for the next node, to refuse it then.
+    /// Returns the answer before a node is computed. After a fault: true, so that the scheduler calls again after this
+    /// node.
     fn before(&mut self, node: TensorInfo<'_>) -> bool {
         if self.fault.is_some() {
             return true;
@@ -198,7 +203,7 @@ impl<O: Observer> Latch<O> {
         })
     }
 
-    /// The answer after it is computed. Once latched: no, which leaves the split at once.
+    /// Returns the answer after a node is computed. After a fault: false, which ends the split at once.
     fn after(&mut self, node: TensorRef<'_>) -> bool {
         if self.fault.is_some() {
             return false;
@@ -211,10 +216,10 @@ impl<O: Observer> Latch<O> {
         false
     }
 
-    /// The answer for the scheduler.
+    /// Returns the observer's answer for the scheduler.
     ///
     /// # Safety
-    /// Where it is not asked whether `node` is wanted, it and its sources are computed, and not written meanwhile.
+    /// Unless `ask`, `node` and its sources are computed and not written until this returns.
     pub(super) unsafe fn on_node(&mut self, node: TensorInfo<'_>, ask: bool) -> bool {
         // SAFETY: our own contract.
         if ask { self.before(node) } else { self.after(unsafe { TensorRef::computed(node) }) }
@@ -224,16 +229,18 @@ impl<O: Observer> Latch<O> {
 /// The `cb_eval` for a context whose user data is a `Latch<O>`.
 ///
 /// # Safety
-/// For llama.cpp alone: `tensor` is a node of the graph that the scheduler is computing on this thread, and
-/// `user_data` the `Latch<O>` the context was created with, which no reference is held to during a decode.
+/// For llama.cpp alone: `tensor` is a node of the graph that the scheduler is computing on this thread, computed with
+/// its sources unless `ask`. `user_data` is the `Latch<O>` that the context was created with; nobody holds a reference
+/// to it during a decode.
 pub(super) unsafe extern "C" fn trampoline<O: Observer>(
     tensor: *mut sys::ggml_tensor,
     ask: bool,
     user_data: *mut c_void,
 ) -> bool {
-    // SAFETY: by contract valid and unaliased until this returns.
+    // SAFETY: by contract the latch is alive, and this is the only reference to it until this returns.
     let latch = unsafe { &mut *user_data.cast::<Latch<O>>() };
-    // SAFETY: the scheduler waits for us, so nothing writes the node or its sources until this returns.
+    // SAFETY: the scheduler waits for us. Only `on_head` and `rpc_detach` write to the node, and neither does so while
+    // a reference to it is in use: the observer cannot keep one beyond its calls.
     let (Some(node), Some(ptr)) = (unsafe { TensorInfo::new(tensor) }, NonNull::new(tensor)) else { return false };
     if ask {
         // SAFETY: our own contract is the same.
@@ -246,7 +253,7 @@ pub(super) unsafe extern "C" fn trampoline<O: Observer>(
         None => unsafe { latch.on_node(node, ask) },
     };
     if !ask {
-        // SAFETY: our own contract is the same, and the observer no longer reads the sources.
+        // SAFETY: our own contract is the same, and the observer, which has returned, no longer reads the sources.
         unsafe {
             if !latch.has_fault() && latch.rpc_detach.is_remote(ptr) {
                 latch.pulse.computed(ptr);

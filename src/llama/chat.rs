@@ -22,13 +22,12 @@ pub fn chat_templates() -> Vec<String> {
     names
 }
 
-/// Renders messages, each a role and a content, through the template of this name, without the beginning of a further
-/// answer.
+/// Renders messages, each a role and a content, with the template of this name. Adds no prompt for a further answer.
 ///
 /// # Errors
 /// [`Error::ChatTemplate`] for an unknown name; [`Error::Nul`] for a message with a NUL byte.
 pub fn apply_chat_template(name: &str, messages: &[(String, String)]) -> Result<String, Error> {
-    // Anything else would be taken for the source of a template, and matched against known ones.
+    // llama.cpp takes any other text for the source of a template, and looks for a known one like it.
     if !chat_templates().iter().any(|known| known == name) {
         return Err(Error::ChatTemplate { name: name.to_owned() });
     }
@@ -46,8 +45,8 @@ pub fn apply_chat_template(name: &str, messages: &[(String, String)]) -> Result<
         .collect();
     let render = |buffer: &mut [u8]| {
         let len = i32::try_from(buffer.len()).unwrap_or(i32::MAX);
-        // SAFETY: name, roles and contents are NUL-terminated and outlive the call, as many as said; at most the buffer's
-        // bytes are written.
+        // SAFETY: the name, roles and contents are NUL-terminated and outlive the call; `chat` has the length given;
+        // llama.cpp writes at most `len` bytes.
         unsafe {
             sys::llama_chat_apply_template(
                 c_name.as_ptr(),
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_is_refused() {
+    fn a_chat_template_of_unknown_name_is_refused() {
         let refused = apply_chat_template("<|im_start|>", &[]).unwrap_err().to_string();
         assert!(refused.contains("no chat template '<|im_start|>'"), "{refused}");
         assert!(matches!(apply_chat_template("chatml", &[("user".into(), "a\0b".into())]), Err(Error::Nul { .. })));

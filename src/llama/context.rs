@@ -19,12 +19,12 @@ use crate::likelihood::negative_log_likelihoods;
 /// Use of flash attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FlashAttention {
-    /// If every backend in use supports it.
+    /// On if every backend in use supports it.
     #[default]
     Auto,
-    /// Always.
+    /// Always on.
     On,
-    /// Never.
+    /// Always off.
     Off,
 }
 
@@ -33,32 +33,32 @@ pub enum FlashAttention {
 pub struct ContextOptions {
     /// Tokens the context holds, all sequences together.
     pub n_ctx: u32,
-    /// Tokens a decode takes at most.
+    /// Most tokens per decode.
     pub n_batch: u32,
-    /// Tokens computed at once: a decode is cut into pieces of this size.
+    /// Tokens per micro-batch: llama.cpp splits a decode into parts of this size.
     pub n_ubatch: u32,
-    /// Sequences that are kept apart.
+    /// Number of separate sequences.
     pub n_seq: u32,
-    /// Threads for a single token.
+    /// Threads for decodes of one token.
     pub n_threads: i32,
-    /// Threads for several.
+    /// Threads for decodes of several tokens.
     pub n_threads_batch: i32,
     /// Fused attention.
     pub flash_attention: FlashAttention,
     /// Which logits are computed.
     pub outputs: Outputs,
-    /// All that has defaults.
+    /// Settings that have defaults.
     pub tuning: Tuning,
 }
 
 /// llama.cpp's performance counters, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Timings {
-    /// Loading the model.
+    /// Time for loading the model.
     pub load_ms: f64,
-    /// Evaluating batches of several tokens.
+    /// Time for evaluating batches of several tokens.
     pub prompt_eval_ms: f64,
-    /// Tokens evaluated so.
+    /// Tokens in these batches.
     pub prompt_tokens: i32,
 }
 
@@ -76,9 +76,9 @@ pub struct Context<'m, O: Observer> {
     ptr: NonNull<sys::llama_context>,
     /// Owned; a raw pointer since llama.cpp holds the same one and uses it during a decode.
     latch: NonNull<Latch<O>>,
-    /// The threads, if they are ours and not ggml's own.
+    /// Thread pools, if they are ours and not ggml's.
     pools: Option<Pools>,
-    /// Given to the context, which is freed before them.
+    /// Samplers that the context uses. The context is freed first.
     samplers: Vec<NoSampler>,
     n_batch: usize,
     n_ubatch: usize,
@@ -97,7 +97,8 @@ pub struct Context<'m, O: Observer> {
     model: PhantomData<&'m Model>,
 }
 
-// SAFETY: a context may be used from one thread at a time, whichever that is; the observer moves with it.
+// SAFETY: llama.cpp binds no context to a thread. This value owns the context, its pools, samplers and latch; the
+// pointers in the latch are to the context's graph and to the model, which any thread may read. The observer is `Send`.
 unsafe impl<O: Observer + Send> Send for Context<'_, O> {}
 
 impl<'m, O: Observer> Context<'m, O> {
@@ -150,20 +151,20 @@ impl<'m, O: Observer> Context<'m, O> {
                 logit_rows: 0,
                 learned_positions: model.learned_positions(),
                 has_weights: !model.is_dry(),
-                // Of the models that see one batch at a time, those that do not make text are encoders.
+                // A model without memory between batches is a diffusion model or an encoder.
                 // SAFETY: the context was just created.
                 has_logits: model.is_diffusion() || !unsafe { sys::llama_get_memory(ptr.as_ptr()) }.is_null(),
                 model: PhantomData,
             }),
             Err(error) => {
-                // SAFETY: the latch came from a Box and no context that points to it is left.
+                // SAFETY: the latch came from a Box, and `create` has freed every context that pointed to it.
                 drop(unsafe { Box::from_raw(latch.as_ptr()) });
                 Err(error)
             }
         }
     }
 
-    /// Finds out with two tokens, which the observer does not see, how the model comes to its logits.
+    /// Evaluates two tokens without the observer, to find the operations that compute the logits.
     fn prepare_scores(&mut self, model: &Model) -> Result<(), &'static str> {
         if !self.has_memory() {
             return Err("the model keeps no memory between batches");
@@ -177,7 +178,8 @@ impl<'m, O: Observer> Context<'m, O> {
         let head = std::mem::replace(&mut self.latch_mut().head, Head::Cut(HeadCut::default()));
         let Head::Probed(probe) = head else { return Err("the graph was not probed") };
         probed.map_err(|_| "two tokens could not be evaluated")?;
-        // SAFETY: the graph of the last decode stays allocated until the next.
+        // SAFETY: the probe saw the graph of the last decode, which stays allocated until the next. The operands that
+        // the scorer keeps are weights of the model, which outlives the context.
         let scorer = unsafe { Scorer::new(probe.finish()?, self.n_threads) }?;
         self.latch_mut().head = Head::Cut(HeadCut::scoring(scorer));
         self.clear_memory();
@@ -195,26 +197,27 @@ impl<'m, O: Observer> Context<'m, O> {
     /// Sets the number of threads, 1 to 512.
     pub fn set_threads(&mut self, n_threads: usize) {
         self.n_threads = clamp_threads(n_threads);
-        let n = clamp_threads(n_threads) as i32;
+        let n = self.n_threads as i32;
         // SAFETY: the context is ours.
         unsafe { sys::llama_set_n_threads(self.ptr.as_ptr(), n, n) };
         if let Head::Cut(HeadCut { scorer: Some(scorer), .. }) = &mut self.latch_mut().head {
-            scorer.set_threads(n_threads);
+            scorer.set_threads(n as usize);
         }
     }
 
-    /// Evaluates a batch and returns the negative log-likelihood, in nats, of each row's target, for rows that have one,
-    /// in the batch's order. `None` where the model computes no logits.
+    /// Evaluates a batch. Returns the negative log-likelihood, in nats, of the target of each row that has one, in the
+    /// batch's order. `None` if the model computes no logits.
     ///
-    /// With [`Outputs::Scores`] a batch of several sequences is to have no more tokens than a micro-batch, one sequence after
-    /// the other, and equally many of each unless the cache is a unified one: only then do its rows come up in its order.
+    /// With [`Outputs::Scores`], llama.cpp keeps the rows of several sequences in the batch's order only under these
+    /// conditions: the batch has at most `n_ubatch` tokens, the sequences follow one another, and all have the same
+    /// number of tokens unless the cache is [unified](Tuning::unified_cache).
     ///
     /// # Errors
-    /// [`Error::Targets`] where there is not one target for each token, or one is no token of the vocabulary; else as for
-    /// [`decode`](Self::decode).
+    /// [`Error::Targets`] unless there is one target per token and every target is a token of the vocabulary; otherwise
+    /// as for [`decode`](Self::decode).
     ///
     /// # Panics
-    /// Goes on with a panic of the observer.
+    /// Resumes a panic of the observer.
     pub fn score(&mut self, batch: &mut Batch, targets: Vec<Option<Token>>) -> Result<Option<Vec<f64>>, Error> {
         let known = |token: Token| usize::try_from(token).is_ok_and(|token| token < self.n_vocab);
         if targets.len() != batch.len() || !targets.iter().flatten().all(|&token| known(token)) {
@@ -254,10 +257,11 @@ impl<'m, O: Observer> Context<'m, O> {
     /// Evaluates a batch. The observer sees each node it asks for.
     ///
     /// # Errors
-    /// [`Error::BatchTooLarge`]; [`Error::NoWeights`]; [`Error::Position`]; [`Error::Decode`] where llama.cpp fails; [`Error::Observer`] where the observer did.
+    /// [`Error::BatchTooLarge`]; [`Error::NoWeights`]; [`Error::Position`]; [`Error::Decode`] if llama.cpp fails;
+    /// [`Error::Observer`] if the observer does.
     ///
     /// # Panics
-    /// Goes on with a panic of the observer.
+    /// Resumes a panic of the observer.
     pub fn decode(&mut self, batch: &mut Batch) -> Result<(), Error> {
         let n_tokens = batch.len();
         self.logit_rows = 0;
@@ -271,8 +275,8 @@ impl<'m, O: Observer> Context<'m, O> {
             return Err(Error::Position { found, limit }); // ggml would abort the process
         }
         let ctx = self.ptr.as_ptr();
-        // SAFETY: the context is ours, the batch's arrays are valid during the call, and `&mut self` keeps every other
-        // reference to the latch away while the trampoline uses it.
+        // SAFETY: the context is ours and the batch's arrays are valid during the call. The trampoline makes the only
+        // reference to the latch: others borrow `self`, which `&mut self` rules out.
         let (status, reason) = with_reason(|| batch.with_c(|batch| unsafe { sys::llama_decode(ctx, batch) }));
         self.finish_decode(status, n_tokens, reason)?;
         if self.outputs == Outputs::All && self.has_logits {
@@ -281,12 +285,12 @@ impl<'m, O: Observer> Context<'m, O> {
         Ok(())
     }
 
-    /// A model without weights would be evaluated on null pointers.
+    /// Refuses a model without weights: llama.cpp would read null pointers.
     pub(super) fn check_weights(&self) -> Result<(), Error> {
         if self.has_weights { Ok(()) } else { Err(Error::NoWeights) }
     }
 
-    /// Raises what went wrong in a decode: what the observer latched comes before what llama.cpp returned.
+    /// Ends a decode. Raises the fault that the observer latched, or else the status that llama.cpp returned.
     pub(super) fn finish_decode(&mut self, status: i32, n_tokens: usize, reason: String) -> Result<(), Error> {
         // SAFETY: the decode is over and the context is ours.
         unsafe { self.latch_mut().release() }.map_err(Error::Observer)?;
@@ -306,8 +310,8 @@ impl<'m, O: Observer> Context<'m, O> {
         !unsafe { sys::llama_get_memory(self.ptr.as_ptr()) }.is_null()
     }
 
-    /// Evaluates a batch that the observer does not see, from an empty memory, and returns the graph that this took. The
-    /// memory is empty afterwards.
+    /// Evaluates a batch with an empty memory and without the observer, and returns its graph. The memory is empty
+    /// afterwards.
     ///
     /// # Errors
     /// As for [`decode`](Self::decode).
@@ -321,7 +325,7 @@ impl<'m, O: Observer> Context<'m, O> {
         self.clear_memory();
         decoded?;
         let Head::Recorded(recorder) = recorded else { return Ok(Graph::default()) };
-        // SAFETY: the context borrows its model for 'm.
+        // SAFETY: the recorder saw this context's evaluation alone, and the context borrows its model for 'm.
         Ok(unsafe { recorder.finish() })
     }
 
@@ -331,8 +335,9 @@ impl<'m, O: Observer> Context<'m, O> {
         unsafe { sys::llama_synchronize(self.ptr.as_ptr()) };
     }
 
-    /// The logits of the last decode, `[tokens of its batch, n_vocab]` in the batch's order. `None` where there are none: it
-    /// failed or was [`record`](Self::record)'s, logits were not [asked for](Outputs), or the model is an encoder.
+    /// Returns the logits of the last decode, `[tokens of its batch, n_vocab]`, in the batch's order. `None` if there
+    /// are none: the decode failed or was made by [`record`](Self::record), logits were not [requested](Outputs), or
+    /// the model is an encoder.
     pub fn logits(&mut self) -> Option<&[f32]> {
         if self.logit_rows == 0 {
             return None;
@@ -342,13 +347,13 @@ impl<'m, O: Observer> Context<'m, O> {
         if ptr.is_null() {
             return None;
         }
-        // SAFETY: every token of a batch asks for its row, so the last decode, which succeeded, left a row of n_vocab for
-        // each; they stay until the next decode, which needs `&mut self`.
+        // SAFETY: every token of a batch requests its logits, so the last decode, which succeeded, has left
+        // `logit_rows` rows of `n_vocab` values. They stay until the next decode, which needs `&mut self`.
         Some(unsafe { std::slice::from_raw_parts(ptr, self.logit_rows * self.n_vocab) })
     }
 
-    /// Bytes that llama.cpp sets aside for logits of a micro-batch, and copies of them, and that stay unused where no logits
-    /// are computed.
+    /// Bytes that llama.cpp allocates for the logits of a micro-batch and their copies, and that stay unused if no
+    /// logits are computed.
     pub(crate) fn unused_logits(&self) -> usize {
         const COPIES: usize = 5;
         match self.outputs {
@@ -367,14 +372,14 @@ impl<'m, O: Observer> Context<'m, O> {
         Timings { load_ms: data.t_load_ms, prompt_eval_ms: data.t_p_eval_ms, prompt_tokens: data.n_p_eval }
     }
 
-    /// The observer.
+    /// Returns the observer.
     #[must_use]
     pub fn observer(&self) -> &O {
-        // SAFETY: llama.cpp uses the latch only inside decode, which needs `&mut self`.
+        // SAFETY: the latch is ours and alive. llama.cpp uses it only during a decode, which needs `&mut self`.
         unsafe { &self.latch.as_ref().observer }
     }
 
-    /// The observer, to change.
+    /// Returns the observer, mutable.
     pub(crate) fn observer_mut(&mut self) -> &mut O {
         &mut self.latch_mut().observer
     }
@@ -385,8 +390,8 @@ impl<'m, O: Observer> Context<'m, O> {
         let mut this = ManuallyDrop::new(self);
         let pools = this.pools.take();
         let samplers = std::mem::take(&mut this.samplers);
-        // SAFETY: both are ours, and with `this` never dropped they are freed here and only here; the context goes
-        // first, since it points to the latch.
+        // SAFETY: both are ours, and `this` is never dropped, so they are freed here alone. The context goes first,
+        // since it points to the latch, and to the pools and samplers, which are dropped below.
         let observer = unsafe {
             sys::llama_free(this.ptr.as_ptr());
             Box::from_raw(this.latch.as_ptr()).observer
@@ -407,8 +412,8 @@ impl<'m, O: Observer> Context<'m, O> {
 
 impl<O: Observer> Drop for Context<'_, O> {
     fn drop(&mut self) {
-        // SAFETY: both are ours and freed once; the context goes first, since it points to the latch and, as fields are
-        // dropped after this, before the pools it is attached to.
+        // SAFETY: both are ours and freed once. The context goes first, since it points to the latch. Pools and
+        // samplers, which it points to as well, are fields: they are dropped after this.
         unsafe {
             sys::llama_free(self.ptr.as_ptr());
             drop(Box::from_raw(self.latch.as_ptr()));

@@ -1,4 +1,4 @@
-//! Control vectors: directions added to a model's activations, a layer each.
+//! Control vectors: directions that are added to a model's activations, one per layer.
 
 use std::path::{Path, PathBuf};
 
@@ -9,15 +9,15 @@ use crate::gguf::{DType, File};
 pub struct ControlVector {
     /// Width of a direction.
     n_embd: usize,
-    /// Directions of layers 1, 2, and so on: layer 0 has none.
+    /// Directions of layers 1, 2 and so on; layer 0 has none.
     data: Vec<f32>,
 }
 
-/// Why a file is no control vector.
+/// Reason why a file is not a control vector.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlVectorError {
-    /// Not a GGUF file, or none that can be read.
+    /// Not a readable GGUF file.
     #[error("failed to load control vector file from {}", path.display())]
     File {
         /// The file.
@@ -25,7 +25,7 @@ pub enum ControlVectorError {
         /// Why.
         source: crate::gguf::Error,
     },
-    /// A tensor in it is no direction.
+    /// A tensor that is not a direction.
     #[error("control vector '{}': {reason}", path.display())]
     Direction {
         /// The file.
@@ -36,7 +36,7 @@ pub enum ControlVectorError {
 }
 
 impl ControlVector {
-    /// The sum of the vectors in `files`, each times its scale.
+    /// Returns the sum of the vectors in `files`, each times its scale.
     ///
     /// # Errors
     /// [`ControlVectorError`]; all files must have directions of one width.
@@ -89,7 +89,7 @@ impl ControlVector {
     }
 }
 
-/// More layers than any model has: a name decides how much memory is taken.
+/// Limit for the layer in a tensor's name, which decides how much memory is allocated. No model has as many layers.
 const MAX_LAYERS: usize = 1 << 12;
 
 fn layer_of(name: &str) -> Option<usize> {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_direction_is_refused() {
+    fn tensors_that_are_not_directions_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         for (name, says) in [("direction.0", "no layer"), ("blk.1", "no layer"), ("direction.x", "no layer")] {
             let path = file(dir.path(), "bad", &[(name, &[1.0])]);

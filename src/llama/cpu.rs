@@ -2,8 +2,8 @@
 
 /// Vector instructions this CPU has and ggml was compiled without, by ggml's names.
 ///
-/// `system_info` is [`Backend::system_info`](super::Backend::system_info)'s line. Nothing else would tell: such a build works, and is
-/// slower by up to a factor of several.
+/// `system_info` is [`Backend::system_info`](super::Backend::system_info)'s line. Nothing else would tell: such a build
+/// works, and is slower by up to a factor of several.
 #[must_use]
 pub fn unused_vector_features(system_info: &str) -> Vec<&'static str> {
     unused(system_info, &detected())

@@ -35,7 +35,7 @@ pub(super) fn create<O: Observer>(
     let pools =
         options.tuning.pools.as_ref().and_then(|pools| Pools::new(pools, options.n_threads, options.n_threads_batch));
     if let Some(pools) = &pools {
-        // SAFETY: the owner of both frees the context before the pools.
+        // SAFETY: `Context`, which owns both, frees the context before the pools.
         unsafe { pools.attach(ptr.as_ptr()) };
     }
     Ok(Created { ptr, pools, samplers })
@@ -90,7 +90,7 @@ fn create_for_memory<O: Observer>(
     }
     // SAFETY: ours, and used nowhere else yet.
     unsafe { sys::llama_free(ptr.as_ptr()) };
-    // Without memory llama.cpp asks no sampler.
+    // Without memory llama.cpp uses no sampler.
     Ok((create_once(model, options, kind, options.n_batch, latch, &[])?, Vec::new()))
 }
 
@@ -119,7 +119,8 @@ fn create_once<O: Observer>(
         FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
         FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
     };
-    // Defaults are the tools', not the library's: they decide how tokens are grouped, and so the order of sums.
+    // The defaults are those of llama.cpp's tools, not of its library: they decide how tokens are grouped, and so the
+    // order of sums.
     options.tuning.set(&mut params);
     params.cb_eval = Some(trampoline::<O>);
     params.cb_eval_user_data = latch.as_ptr().cast();
@@ -128,11 +129,12 @@ fn create_once<O: Observer>(
         .map(|(seq_id, sampler)| sys::llama_sampler_seq_config { seq_id, sampler: sampler.as_ptr() })
         .collect();
     if !samplers.is_empty() {
-        params.samplers = samplers.as_mut_ptr(); // read before the call returns
+        params.samplers = samplers.as_mut_ptr(); // copied before the call returns
         params.n_samplers = samplers.len();
         params.n_outputs_max_per_seq = options.n_batch;
     }
-    // SAFETY: the caller keeps the model and the latch alive for as long as the context.
+    // SAFETY: the caller keeps the model, the latch and the samplers alive for as long as the context; `params` points
+    // to arrays that outlive the call.
     let (ptr, reason) = with_reason(|| unsafe { sys::llama_init_from_model(model.as_ptr(), params) });
     NonNull::new(ptr).ok_or(Error::ContextInit {
         n_ctx: options.n_ctx,

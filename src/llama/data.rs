@@ -10,7 +10,7 @@ use super::TensorInfo;
 use super::tensor::device_of;
 
 /// A tensor of a graph that is being computed, borrowed for one call of [`Observer::sees`](super::Observer::sees): its
-/// [description](TensorInfo), and its data where it has been computed.
+/// [description](TensorInfo) and, if it is computed, its data.
 #[derive(Clone, Copy)]
 pub struct TensorRef<'a> {
     info: TensorInfo<'a>,
@@ -20,11 +20,11 @@ pub struct TensorRef<'a> {
 /// Tensors whose data is valid: ggml reuses a graph's memory for later nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Data {
-    /// The tensor, and its sources.
+    /// The tensor and its sources.
     Own,
-    /// Its sources: the tensor itself is left out of the computation.
+    /// Its sources: the tensor itself is not computed.
     Sources,
-    /// The tensor: it is the source of one that was just computed.
+    /// The tensor alone: a node that was just computed reads it, or is a view of it.
     Source,
     /// Neither the tensor nor its sources.
     Gone,
@@ -34,8 +34,8 @@ enum Data {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// There is no memory behind the tensor, as in a graph that is only being planned, or the memory holds something else:
-    /// the tensor is not computed, or is neither the one that is seen nor one of its sources.
+    /// The tensor has no memory, as in a graph that is only being planned, or its memory holds other values: it is not
+    /// computed, or it is neither the observed node nor one of its sources.
     #[error("tensor '{name}' has no data: it is not computed, or its memory is used again")]
     NotAllocated {
         /// The tensor.
@@ -49,7 +49,7 @@ pub enum DataError {
         /// Name of its buffer.
         buffer: String,
     },
-    /// ggml has no conversion to f32: the type is one that products use inside.
+    /// ggml has no conversion to f32: products use the type internally.
     #[error("tensor '{name}': ggml does not convert {type_name} to f32")]
     NoConversion {
         /// The tensor.
@@ -68,7 +68,7 @@ impl<'a> Deref for TensorRef<'a> {
 }
 
 impl<'a> TensorRef<'a> {
-    /// A node that is computed.
+    /// Creates the reference to a computed node.
     ///
     /// # Safety
     /// The tensor and its sources are computed, and not written during `'a`.
@@ -76,7 +76,7 @@ impl<'a> TensorRef<'a> {
         Self { info, data: Data::Own }
     }
 
-    /// A node of which only the sources are computed.
+    /// Creates the reference to a node of which only the sources are computed.
     ///
     /// # Safety
     /// The tensor's sources are computed, and not written during `'a`.
@@ -84,8 +84,8 @@ impl<'a> TensorRef<'a> {
         Self { info, data: Data::Sources }
     }
 
-    /// Source `i` of the operation, if it has one. A source's own sources can be described, and read only where they are
-    /// weights or inputs.
+    /// Returns source `i` of the operation, if it has one. Of the sources of a source only weights can be read: the
+    /// memory of others may hold other values by now.
     #[must_use]
     pub fn src(self, i: usize) -> Option<Self> {
         let data = match self.data {
@@ -95,21 +95,24 @@ impl<'a> TensorRef<'a> {
         self.info.src(i).map(|info| Self { info, data })
     }
 
-    /// The tensor that this one is a view of.
+    /// Returns the tensor that this one is a view of. Its data is valid if this one's is.
     #[must_use]
     pub fn view_src(self) -> Option<Self> {
-        self.info.view_src().map(|info| Self { info, data: self.data })
+        let data = match self.data {
+            Data::Own | Data::Source => Data::Source,
+            Data::Sources | Data::Gone => Data::Gone,
+        };
+        self.info.view_src().map(|info| Self { info, data })
     }
 
-    /// Returns true if the tensor's data is valid: it is computed, or it is a weight or an input.
+    /// Returns true if the tensor's data is valid: it is computed, or it is a weight. ggml may reuse the memory of an
+    /// input after the last node that reads it.
     fn is_computed(self) -> bool {
-        let raw = self.raw();
-        matches!(self.data, Data::Own | Data::Source) || (raw.op == sys::GGML_OP_NONE && raw.view_src.is_null())
+        matches!(self.data, Data::Own | Data::Source) || self.is_weight()
     }
 
-    /// The elements where they lie, if that is memory this process can read.
-    ///
-    /// `None` for a tensor on a device, one that is not [`is_f32`](TensorInfo::is_f32), or one not computed yet.
+    /// Returns the elements in place, without a copy. `None` if the tensor is not in host memory, is not
+    /// [`is_f32`](TensorInfo::is_f32) or is not computed.
     #[must_use]
     pub fn as_f32(self) -> Option<&'a [f32]> {
         let raw = self.raw();
@@ -119,25 +122,27 @@ impl<'a> TensorRef<'a> {
         if !self.is_computed() || !on_host || !self.is_f32() || data.is_null() || !data.is_aligned() {
             return None;
         }
-        // SAFETY: a host buffer holds ggml_nbytes of this tensor from `data` on, aligned (checked), initialized since it is
-        // computed (checked), and not written while the observer holds the graph.
+        // SAFETY: the tensor is allocated in a host buffer (checked), so its `n_bytes` bytes begin at `data`, which is
+        // aligned (checked). They are initialized, since it is computed (checked), and nobody writes them during `'a`.
         Some(unsafe { std::slice::from_raw_parts(data, self.n_bytes() / size_of::<f32>()) })
     }
 
-    /// Copies 32-bit floats from wherever they lie, waiting for the device. `false` where the tensor holds others.
+    /// Copies the elements, in host or device memory, and waits for the device. Returns false if they are not 32-bit
+    /// floats or cannot be read.
     #[must_use]
     pub fn copy_f32(self, into: &mut Vec<f32>) -> bool {
         self.is_f32() && self.copy(into)
     }
 
-    /// Copies 32-bit integers from wherever they lie, waiting for the device. `false` where the tensor holds others.
+    /// Copies the elements, in host or device memory, and waits for the device. Returns false if they are not 32-bit
+    /// integers or cannot be read.
     #[must_use]
     pub fn copy_i32(self, into: &mut Vec<i32>) -> bool {
         self.is_i32() && self.copy(into)
     }
 
-    /// Appends these rows of a tensor without gaps, `ne[0]` values each, from wherever they lie. `false`, and nothing
-    /// appended, where it is not f32, has gaps, is not computed, or has no such row.
+    /// Appends these rows, `ne[0]` values each, from host or device memory. Returns false, and appends nothing, if the
+    /// tensor is not f32, has gaps, is not computed, or lacks one of the rows.
     #[must_use]
     pub fn append_rows(self, rows: &[usize], into: &mut Vec<f32>) -> bool {
         let raw = self.raw();
@@ -173,8 +178,8 @@ impl<'a> TensorRef<'a> {
         true
     }
 
-    /// Whether there is memory, and bytes can be had from it. Of weights that a CPU kernel has laid out anew (`CPU_REPACK`
-    /// and its like) they cannot: ggml has no way back.
+    /// Returns true if the tensor's bytes can be copied. Those of repacked weights (`CPU_REPACK` and similar) cannot:
+    /// ggml does not convert them back.
     pub(super) fn is_readable(self) -> bool {
         if !self.is_computed() || self.raw().data.is_null() || self.buffer().is_null() {
             return false;
@@ -189,7 +194,8 @@ impl<'a> TensorRef<'a> {
         let n = self.n_bytes() / size_of::<T>();
         into.clear();
         into.resize(n, T::default());
-        // SAFETY: the tensor is allocated (checked) and `into` has room for the `n` elements that are asked for.
+        // SAFETY: the tensor is allocated (checked), and `into` has room for the `n` elements that are copied. Any
+        // bytes are valid elements: the callers' are integers and floats.
         unsafe {
             sys::ggml_backend_tensor_get(
                 self.as_ptr().as_ptr(),
@@ -201,8 +207,8 @@ impl<'a> TensorRef<'a> {
         true
     }
 
-    /// Copies the elements as they lie, [`n_bytes`](TensorInfo::n_bytes) of them with the gaps that [`nb`](TensorInfo::nb) tells of,
-    /// from wherever they are, waiting for the device.
+    /// Copies the tensor's [`n_bytes`](TensorInfo::n_bytes) bytes from host or device memory, with the gaps that
+    /// [`nb`](TensorInfo::nb) describes, and waits for the device.
     ///
     /// # Errors
     /// [`DataError::NotAllocated`]; [`DataError::Repacked`].
@@ -217,16 +223,16 @@ impl<'a> TensorRef<'a> {
         })
     }
 
-    /// Converts all elements to f32, the first dimension fastest and without gaps: [`n_elements`](TensorInfo::n_elements) of
-    /// them, from wherever they are, waiting for the device. Quantized ones are dequantized by ggml's reference code;
+    /// Converts all [`n_elements`](TensorInfo::n_elements) elements to f32, the first dimension fastest and without
+    /// gaps, from host or device memory, and waits for the device. ggml's reference code dequantizes quantized types;
     /// integers and f64 are rounded to the nearest f32.
     ///
     /// # Errors
-    /// [`DataError::NotAllocated`]; [`DataError::Repacked`]; [`DataError::NoConversion`] of `q8_1` and `q8_K`.
+    /// [`DataError::NotAllocated`]; [`DataError::Repacked`]; [`DataError::NoConversion`] for `q8_1` and `q8_K`.
     pub fn to_f32(self, into: &mut Vec<f32>) -> Result<(), DataError> {
         let raw = self.raw();
         let no_conversion = || DataError::NoConversion { name: self.name().to_owned(), type_name: self.type_name() };
-        // SAFETY: the type of a valid tensor; the table is constant. Null for a number that is no type.
+        // SAFETY: reads the entry of a valid tensor's type in a constant table.
         let Some(traits) = (unsafe { sys::ggml_get_type_traits(raw.type_).as_ref() }) else {
             return Err(no_conversion());
         };
@@ -238,7 +244,7 @@ impl<'a> TensorRef<'a> {
         into.resize(self.n_elements(), 0.0);
         let [n0, n1, n2, n3] = self.ne().map(|n| usize::try_from(n).unwrap_or(0));
         let [nb0, nb1, nb2, nb3] = self.nb();
-        // Elements of a row that lie one after the other; where they do not, each is converted alone.
+        // A whole row at once if its elements are adjacent, else each element alone.
         let packed = nb0 == traits.type_size;
         let run = if packed { n0 } else { 1 };
         let run_bytes =
@@ -251,7 +257,7 @@ impl<'a> TensorRef<'a> {
                     for i0 in (0..n0).step_by(run.max(1)) {
                         let start = i0 * nb0 + i1 * nb1 + i2 * nb2 + i3 * nb3;
                         let (Some(from), Some(to)) = (bytes.get(start..start + run_bytes), out.next()) else {
-                            return Err(no_conversion()); // steps that lead out of the tensor: no graph has such
+                            return Err(no_conversion()); // steps that lead out of the tensor, which no graph has
                         };
                         convert.run(from, &mut scratch, to);
                     }
@@ -268,11 +274,11 @@ impl fmt::Debug for TensorRef<'_> {
     }
 }
 
-/// Elements of one type to f32.
+/// Conversion of one type to f32.
 enum Converter {
-    /// ggml's.
+    /// ggml's function.
     Ggml(unsafe extern "C" fn(*const c_void, *mut f32, i64)),
-    /// Of numbers that ggml does not convert.
+    /// Our own, for numbers that ggml does not convert.
     Numbers { size: usize, convert: fn(&[u8]) -> f32 },
 }
 
@@ -294,21 +300,22 @@ fn converter(of: sys::ggml_type, traits: &sys::ggml_type_traits) -> Option<Conve
 }
 
 impl Converter {
-    /// Converts the elements in `from`, whole blocks of them, as many as `to` has room for. `scratch` has room for `from`.
+    /// Converts the elements in `from`, whole blocks of them, as many as `to` has room for. `scratch` has room for
+    /// `from`.
     fn run(&self, from: &[u8], scratch: &mut [u64], to: &mut [f32]) {
         match self {
             Self::Numbers { size, convert } => {
                 to.iter_mut().zip(from.chunks_exact(*size)).for_each(|(to, from)| *to = convert(from));
             }
             Self::Ggml(convert) => {
-                // ggml reads blocks by their fields, which are to be aligned.
+                // ggml reads blocks as structs, whose fields must be aligned.
                 for (word, bytes) in scratch.iter_mut().zip(from.chunks(size_of::<u64>())) {
                     let mut all = [0; size_of::<u64>()];
                     all[..bytes.len()].copy_from_slice(bytes);
                     *word = u64::from_ne_bytes(all);
                 }
-                // SAFETY: `scratch` holds the type's blocks for the `to.len()` elements that are written, aligned to more
-                // than any block is.
+                // SAFETY: `scratch` holds the blocks of the `to.len()` elements that are written, with at least the
+                // alignment of any block.
                 unsafe { convert(scratch.as_ptr().cast(), to.as_mut_ptr(), to.len() as i64) };
             }
         }

@@ -1,4 +1,4 @@
-//! What can compute: ggml's devices and their memory.
+//! ggml's devices and their memory.
 
 use std::ffi::{CStr, c_char};
 use std::ptr::NonNull;
@@ -7,11 +7,12 @@ use llama_cpp_sys_2 as sys;
 
 use super::Backend;
 
-/// A device of ggml's registry: a CPU, a GPU, an accelerator, a server's.
+/// A device of ggml's registry: a CPU, a GPU, an accelerator, a device of an RPC server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Device(NonNull<sys::ggml_backend_device>);
 
-// SAFETY: devices are entries of a registry that lives as long as the process and are only read through this type.
+// SAFETY: a device lives as long as the process: this crate removes none from ggml's registry. Through this type it is
+// only read.
 unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
@@ -20,13 +21,13 @@ unsafe impl Sync for Device {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BufferType(NonNull<sys::ggml_backend_buffer_type>);
 
-// SAFETY: buffer types belong to devices and live and are read as they are.
+// SAFETY: a buffer type belongs to a device, so it lives as long as the process. Through this type it is only read.
 unsafe impl Send for BufferType {}
 // SAFETY: as above.
 unsafe impl Sync for BufferType {}
 
-/// The name of the device behind [`products`](crate::products). It has no memory and holds no layers: it is no device to
-/// choose.
+/// Name of the device behind [`products`](crate::products). It has no memory and holds no layers, so it is not among
+/// the devices to choose from.
 pub(crate) const PRODUCTS: &CStr = c"PRODUCTS";
 
 impl Device {
@@ -34,16 +35,16 @@ impl Device {
         NonNull::new(ptr).map(Self)
     }
 
-    /// The CPU.
+    /// Returns the CPU.
     pub(super) fn cpu() -> Option<Self> {
-        // SAFETY: reads the registry.
+        // SAFETY: reads ggml's registry.
         Self::new(unsafe { sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU) })
     }
 
-    /// Its short name, such as `CUDA0`.
+    /// Returns its short name, such as `CUDA0`.
     #[must_use]
     pub fn name(self) -> String {
-        // SAFETY: a device of the registry names itself with a NUL-terminated string that lives as long as it does.
+        // SAFETY: the device is alive; its name is a NUL-terminated string that lives as long as the device.
         unsafe { text(sys::ggml_backend_dev_name(self.0.as_ptr())) }
     }
 
@@ -54,7 +55,7 @@ impl Device {
         unsafe { text(sys::ggml_backend_dev_description(self.0.as_ptr())) }
     }
 
-    /// Bytes of memory: free, in all.
+    /// Returns the bytes of memory that are free, and all.
     #[must_use]
     pub fn memory(self) -> (usize, usize) {
         let (mut free, mut total) = (0, 0);
@@ -73,22 +74,22 @@ impl Device {
     /// Returns true for a device of an RPC server.
     #[must_use]
     pub fn is_remote(self) -> bool {
-        // SAFETY: a device of the registry has one, which names itself as in name().
+        // SAFETY: every device has a backend registry, whose name lives as long, as in name().
         let name = unsafe { text(sys::ggml_backend_reg_name(sys::ggml_backend_dev_backend_reg(self.0.as_ptr()))) };
         name.starts_with("RPC")
     }
 
-    /// The buffer type of the device's tensors.
+    /// Returns the buffer type of the device's tensors.
     #[must_use]
     pub fn buffer_type(self) -> Option<BufferType> {
         // SAFETY: the device is the registry's; what it returns lives as long.
         NonNull::new(unsafe { sys::ggml_backend_dev_buffer_type(self.0.as_ptr()) }).map(BufferType)
     }
 
-    /// The device that tensors in this memory are computed on.
+    /// Returns the device that computes tensors in this memory.
     ///
     /// # Safety
-    /// It is a buffer type of the registry's.
+    /// `buffer_type` is a buffer type of a device in the registry.
     pub(super) unsafe fn of_buffer_type(buffer_type: sys::ggml_backend_buffer_type_t) -> Option<Self> {
         // SAFETY: by contract.
         NonNull::new(unsafe { sys::ggml_backend_buft_get_device(buffer_type) }).map(Self)
@@ -100,7 +101,7 @@ impl Device {
 }
 
 impl BufferType {
-    /// Its name, such as `CPU` or `CUDA0`.
+    /// Returns its name, such as `CPU` or `CUDA0`.
     #[must_use]
     pub fn name(self) -> String {
         // SAFETY: as Device::name.
@@ -113,7 +114,7 @@ impl BufferType {
 }
 
 impl Backend {
-    /// All devices that models can be spread over, in ggml's order.
+    /// Returns all devices that a model can be split over, in ggml's order.
     #[must_use]
     pub fn devices(&self) -> Vec<Device> {
         // SAFETY: init() has filled the registry; entries are appended to it and never removed.

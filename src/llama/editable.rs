@@ -12,7 +12,7 @@ use crate::options::{LazyMode, LoadMode};
 
 /// A model in memory of its own, with its weights by name.
 ///
-/// Writing needs `&mut self`, and every [`Context`] borrows the model: no context is there when a weight changes.
+/// Writing needs `&mut self`, and every [`Context`] borrows the model: no context exists when a weight changes.
 ///
 /// ```compile_fail,E0502
 /// # use llama_imatrix::llama::{Context, ContextOptions, EditableModel, Error};
@@ -26,12 +26,12 @@ use crate::options::{LazyMode, LoadMode};
 #[derive(Debug)]
 pub struct EditableModel {
     model: Model,
-    /// A weight may be there more than once, such as an output matrix that is tied to the embeddings.
+    /// A weight may have several tensors, such as an output matrix that is tied to the embeddings.
     weights: BTreeMap<String, Vec<NonNull<sys::ggml_tensor>>>,
 }
 
-// SAFETY: the pointers are to tensors of the model, which may be used from any thread, and are read with `&self` alone and
-// written with `&mut self`.
+// SAFETY: the pointers are to tensors of the model, which lives as long and may be used from any thread. `&self` only
+// reads them; writing takes `&mut self`.
 unsafe impl Send for EditableModel {}
 // SAFETY: as above.
 unsafe impl Sync for EditableModel {}
@@ -84,8 +84,9 @@ impl EditableModel {
             return false;
         }
         for tensor in tensors {
-            // SAFETY: the tensor is the model's, whose memory is its own and writable (`load` maps no file); `&mut self` keeps
-            // away every context that could read it; it has a buffer with room for these bytes (checked).
+            // SAFETY: the tensor is the model's, in memory that is writable, since `load` maps no file. Every context
+            // borrows the model, so with `&mut self` none exists that could read it. Its buffer has room for these
+            // bytes (checked).
             unsafe { sys::ggml_backend_tensor_set(tensor.as_ptr(), bytes.as_ptr().cast(), 0, bytes.len()) };
         }
         true

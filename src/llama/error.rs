@@ -22,7 +22,7 @@ pub enum Error {
         what: &'static str,
         /// Its value.
         value: String,
-        /// Bytes there is room for.
+        /// Most bytes.
         limit: usize,
     },
     /// An RPC server that cannot be used.
@@ -44,7 +44,7 @@ pub enum Error {
     /// Adapters or control vectors that do not fit the model.
     #[error("cannot apply {what} to the model: {reason}")]
     Apply {
-        /// What was to be applied.
+        /// What could not be applied.
         what: &'static str,
         /// llama.cpp's own error lines.
         reason: String,
@@ -63,7 +63,7 @@ pub enum Error {
         /// Its name.
         name: String,
     },
-    /// The file holds something else than a model.
+    /// The file is not a model.
     #[error("'{}' is not a model, but {kind}", path.display())]
     NotModel {
         /// The file.
@@ -71,7 +71,7 @@ pub enum Error {
         /// What it holds.
         kind: gguf::Kind,
     },
-    /// The file is no GGUF file.
+    /// The file is not a GGUF file.
     #[error("'{}' is not a GGUF file: it begins with {found:?}, expected \"GGUF\"", path.display())]
     NotGguf {
         /// The file.
@@ -79,7 +79,7 @@ pub enum Error {
         /// Its first bytes, at most four.
         found: String,
     },
-    /// llama.cpp refused the model; `reason` holds what it said.
+    /// llama.cpp refused the model.
     #[error("cannot load model '{}': {reason}", path.display())]
     ModelLoad {
         /// The file.
@@ -94,7 +94,7 @@ pub enum Error {
         n_ctx: u32,
         /// Sequences.
         n_seq: u32,
-        /// Tokens a batch.
+        /// Tokens per batch.
         n_batch: u32,
         /// llama.cpp's own error lines.
         reason: String,
@@ -119,7 +119,7 @@ pub enum Error {
          for some of its bytes"
     )]
     Tokenizer {
-        /// What it says.
+        /// The tokenizer's message.
         reason: String,
     },
     /// A batch that does not fit its context.
@@ -135,10 +135,10 @@ pub enum Error {
     Position {
         /// The position, from 0.
         found: i32,
-        /// Positions that were learned.
+        /// Number of learned positions.
         limit: i32,
     },
-    /// Tokens to score a batch by that are not one for each of its tokens, or not of the vocabulary.
+    /// Targets that are not one per token of the batch, or are not tokens of the vocabulary.
     #[error("{found} targets for {expected} tokens, each a token of the vocabulary's {n_vocab}")]
     Targets {
         /// Targets given.
@@ -170,7 +170,7 @@ pub enum Error {
     /// The trunk left no hidden state for a NextN layer.
     #[error("no NextN hidden state for row {row}")]
     NextnState {
-        /// The token's place in the batch.
+        /// Index of the token in the batch.
         row: usize,
     },
     /// A NextN layer did not take a token.

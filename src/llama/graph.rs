@@ -1,4 +1,4 @@
-//! The graph of one evaluation, kept after it: what was computed from what.
+//! The graph of one evaluation, recorded: its nodes, their operations and sources.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -10,10 +10,10 @@ use llama_cpp_sys_2 as sys;
 use super::logit_ops::{LogitOps, LogitOpsProbe};
 use super::{Model, TensorInfo, TensorRef};
 
-/// Values of a leaf that are kept: a factor or bias a channel.
+/// Most values of a leaf that are kept: one factor or bias per channel.
 const MAX_KEPT: i64 = 1 << 20;
 
-/// What a node computes, as far as a residual stream is made of it.
+/// Operation of a node, as far as residual streams need it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum NodeOp {
     /// `src0 + src1`.
@@ -29,62 +29,62 @@ pub(crate) enum NodeOp {
         /// The bias.
         bias: f32,
     },
-    /// `src0 / sqrt(mean(src0²) + eps)` a row.
+    /// `src0 / sqrt(mean(src0²) + eps)` per row.
     RmsNorm {
-        /// What keeps it from dividing by 0.
+        /// Added before the root, against a division by 0.
         eps: f32,
     },
-    /// The same of `src0 - mean(src0)`.
+    /// The same for `src0 - mean(src0)`.
     Norm {
-        /// What keeps it from dividing by 0.
+        /// Added before the root, against a division by 0.
         eps: f32,
     },
     /// `src0ᵀ · src1`.
     MulMat,
-    /// Rows of `src0` by number.
+    /// Rows of `src0`, by index.
     GetRows,
-    /// The same numbers in another shape or place.
+    /// The same values in another shape or memory.
     Same,
-    /// Any other.
+    /// Any other operation.
     Other,
 }
 
-/// Where a node's source comes from.
+/// A node's source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// Another node, by its place in the graph.
+    /// Another node, by its index in the graph.
     Node(usize),
-    /// A weight or input, by its place in [`Graph::leaves`].
+    /// A weight or input, by its index in [`Graph::leaves`].
     Leaf(usize),
 }
 
-/// A node.
+/// A node of a [`Graph`].
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
-    /// Its name; those that the model's builder gave none have one made of a number.
+    /// Its name. A node that the model's builder did not name has a number for a name.
     pub name: String,
-    /// What it computes.
+    /// Its operation.
     pub op: NodeOp,
-    /// ggml's name of that.
+    /// ggml's name of the operation.
     pub op_name: &'static str,
     /// Elements along each dimension.
     pub ne: [i64; 4],
-    /// Whether it is f32 without gaps.
+    /// True if it is f32 without gaps.
     pub is_plain: bool,
-    /// What it is computed from.
+    /// Its sources.
     pub sources: Vec<Source>,
-    /// For a clone of it.
+    /// ggml's operation and parameters, to build a node like it.
     pub(super) raw: (sys::ggml_op, [i32; 16]),
 }
 
-/// What a graph does not compute: a weight or an input.
+/// A tensor that the graph does not compute: a weight or an input.
 #[derive(Debug, Clone)]
 pub(crate) struct Leaf {
     /// Its name, such as `blk.0.attn_q.weight`.
     pub name: String,
     /// Elements along each dimension.
     pub ne: [i64; 4],
-    /// Its values, where it is a single row of f32.
+    /// Its values, if it is a single row of f32.
     pub values: Option<Vec<f32>>,
     pub(super) kind: LeafKind,
     pub(super) ptr: NonNull<sys::ggml_tensor>,
@@ -93,17 +93,17 @@ pub(crate) struct Leaf {
 /// How long a leaf lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LeafKind {
-    /// As long as the model: a weight.
+    /// A weight: as long as the model.
     Weight,
-    /// As long as the evaluation: a weight that the scheduler copied to another device, in memory that is used again.
+    /// A weight that the scheduler copied to another device: as long as the evaluation.
     Copy,
-    /// As long as the evaluation: an input.
+    /// An input: as long as the evaluation.
     Input,
 }
 
-/// The nodes of an evaluation in order, each after its sources, with the weights of the model that they read.
+/// The nodes of an evaluation in order, each after its sources, and the weights that they read.
 ///
-/// It borrows the model, whose weights it points to.
+/// It points to weights of the model, which it borrows.
 #[derive(Debug, Default)]
 pub struct Graph<'m> {
     pub(super) nodes: Vec<Node>,
@@ -113,32 +113,33 @@ pub struct Graph<'m> {
     model: PhantomData<&'m Model>,
 }
 
-// SAFETY: the pointers are to tensors of the model, which is not written, or are not followed.
+// SAFETY: a leaf's pointer is followed only if the leaf is a weight. Weights are the model's, which `'m` borrows:
+// nobody writes them, and any thread may read them.
 unsafe impl Send for Graph<'_> {}
 
 impl Graph<'_> {
-    /// The nodes, in order of computation.
+    /// Returns the nodes, in order of computation.
     #[must_use]
     pub(crate) fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// What the nodes read besides each other.
+    /// Returns the weights and inputs that the nodes read.
     #[must_use]
     pub(crate) fn leaves(&self) -> &[Leaf] {
         &self.leaves
     }
 
-    /// The product with the output matrix, by its place among the nodes, if there is one.
+    /// Returns the index of the product with the output matrix, if there is one.
     #[must_use]
     pub(crate) fn head(&self) -> Option<usize> {
         self.head
     }
 
-    /// Elements of a node along its first dimension, and how many such rows it has.
+    /// Returns the row length and the number of rows of a node.
     ///
     /// # Panics
-    /// Where there is no such node.
+    /// If there is no such node.
     #[must_use]
     pub(crate) fn shape(&self, node: usize) -> [i64; 2] {
         let ne = self.nodes[node].ne;
@@ -146,7 +147,7 @@ impl Graph<'_> {
     }
 }
 
-/// Watches one evaluation and takes down its graph.
+/// Records the graph of one evaluation.
 #[derive(Debug)]
 pub(super) struct Recorder {
     graph: Graph<'static>,
@@ -154,7 +155,7 @@ pub(super) struct Recorder {
     leaves: HashMap<usize, usize>,
     names: HashMap<String, usize>,
     logit_ops: LogitOpsProbe,
-    /// The evaluation is through, and another has begun.
+    /// True once another evaluation has begun.
     full: bool,
 }
 
@@ -172,8 +173,10 @@ impl Default for Recorder {
 }
 
 impl Recorder {
+    /// Records a node.
+    ///
     /// # Safety
-    /// `node` is a node of a graph that is about to be computed.
+    /// `node` is a node of a graph that is about to be computed, and `tensor` describes it.
     pub(super) unsafe fn watch(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorInfo<'_>) {
         self.full |= self.nodes.contains_key(&tensor.id());
         if self.full {
@@ -226,7 +229,7 @@ impl Recorder {
         if let Some(&node) = self.nodes.get(&src.id()) {
             return Source::Node(node);
         }
-        // On several devices sources are copies, named after what they are copies of.
+        // With several devices, a source may be a copy, which is named after its original.
         if src.name() != src.base_name()
             && let Some(&node) = self.names.get(src.base_name())
         {
@@ -245,14 +248,15 @@ impl Recorder {
         let kept = &mut self.graph.leaves[leaf];
         if keeps && kept.values.is_none() && kept.ne[0] <= MAX_KEPT && kept.ne[1..] == [1, 1, 1] {
             let mut values = Vec::new();
-            // SAFETY: no node of the graph computes a leaf, and copies are made before the nodes that read them come up.
+            // SAFETY: no node of the graph computes a leaf. Copies are made before the callback is asked about nodes
+            // that read them.
             let src = unsafe { TensorRef::computed(src) };
             kept.values = src.copy_f32(&mut values).then_some(values);
         }
         Source::Leaf(leaf)
     }
 
-    /// The graph, which points to weights of the model whose evaluation was watched.
+    /// Returns the graph, which points to weights of the model that was evaluated.
     ///
     /// # Safety
     /// That model lives for `'m`.
@@ -265,7 +269,7 @@ impl Recorder {
     }
 }
 
-/// Only weights are in buffers that are marked as such: those of the model and of its adapters.
+/// Returns a leaf's kind. Only weights, of the model and of its adapters, are in buffers that are marked as weights.
 fn kind(leaf: TensorInfo<'_>) -> LeafKind {
     if leaf.name() != leaf.base_name() {
         LeafKind::Copy
@@ -276,14 +280,14 @@ fn kind(leaf: TensorInfo<'_>) -> LeafKind {
     }
 }
 
-/// Graphs made by hand, for tests of what is read out of one.
+/// Graphs for tests.
 #[cfg(test)]
 impl Graph<'_> {
     pub(crate) fn set_head(&mut self, head: usize) {
         self.head = Some(head);
     }
 
-    /// Adds a weight or input; its values where it is a single row of them.
+    /// Adds an input; `values` if it is a single row.
     pub(crate) fn push_leaf(&mut self, name: &str, ne: [i64; 4], values: Option<Vec<f32>>) -> Source {
         self.leaves.push(Leaf { name: name.to_owned(), ne, values, kind: LeafKind::Input, ptr: NonNull::dangling() });
         Source::Leaf(self.leaves.len() - 1)

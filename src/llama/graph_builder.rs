@@ -1,4 +1,4 @@
-//! A small graph of our own under construction.
+//! Builds small graphs for ggml.
 
 use std::ffi::c_void;
 use std::ptr::{NonNull, null_mut};
@@ -8,7 +8,7 @@ use llama_cpp_sys_2 as sys;
 use super::logit_ops::RowOp;
 use super::tensor::buffer_of;
 
-/// Tensors that a graph may have. The deepest, a sum over a million rows, has half of them.
+/// Most tensors of a graph. The largest graph, a sum over a million rows, has half as many.
 const MAX_TENSORS: usize = 256;
 
 /// A tensor of a [`GraphBuilder`], or one that outlives it.
@@ -17,7 +17,8 @@ pub(super) struct Node(pub(super) NonNull<sys::ggml_tensor>);
 
 impl Node {
     pub(super) fn ne(self) -> [i64; 4] {
-        // SAFETY: a builder's nodes live as long as the builder, others longer; shapes are not written once they are made.
+        // SAFETY: a node of a builder is used only while the builder lives; other tensors outlive the graph that uses
+        // them. Nobody writes a shape once the node exists.
         unsafe { self.0.as_ref() }.ne
     }
 
@@ -31,7 +32,7 @@ impl Node {
     }
 }
 
-/// Memory for builders, one at a time.
+/// Memory for a builder. It serves one builder at a time.
 #[derive(Debug)]
 pub(super) struct Arena(Vec<u64>);
 
@@ -45,8 +46,8 @@ impl Arena {
 
     /// Returns an empty builder.
     pub(super) fn builder(&mut self) -> Option<GraphBuilder<'_>> {
-        // SAFETY: the memory is ours for as long as the builder, which borrows it; nothing of an earlier builder is left,
-        // since a node that is used with another builder outlives its own.
+        // SAFETY: the builder borrows the memory, so no other builder uses it. Nodes of an earlier builder, which were
+        // in it, are not used any more: only tensors in other memory are passed to a later builder.
         let ctx = NonNull::new(unsafe {
             sys::ggml_init(sys::ggml_init_params {
                 mem_size: self.0.len() * size_of::<u64>(),
@@ -57,7 +58,7 @@ impl Arena {
         // SAFETY: the context is new and has room for a graph of this size.
         let graph = NonNull::new(unsafe { sys::ggml_new_graph_custom(ctx.as_ptr(), MAX_TENSORS, false) });
         let Some(graph) = graph else {
-            // SAFETY: ours, used nowhere else.
+            // SAFETY: the context is ours and used nowhere else.
             unsafe { sys::ggml_free(ctx.as_ptr()) };
             return None;
         };
@@ -65,8 +66,7 @@ impl Arena {
     }
 }
 
-/// A graph under construction. Operations that ggml would abort the process over are the caller's fault: shapes are to
-/// fit.
+/// A graph under construction. The caller must pass shapes that fit: ggml aborts the process at others.
 pub(super) struct GraphBuilder<'a> {
     ctx: NonNull<sys::ggml_context>,
     pub(super) graph: NonNull<sys::ggml_cgraph>,
@@ -75,24 +75,24 @@ pub(super) struct GraphBuilder<'a> {
 
 impl Drop for GraphBuilder<'_> {
     fn drop(&mut self) {
-        // SAFETY: ours, freed once; the memory itself is the arena's.
+        // SAFETY: the context is ours and freed once; its memory is the arena's.
         unsafe { sys::ggml_free(self.ctx.as_ptr()) };
     }
 }
 
-/// A method of a [`GraphBuilder`] for a function of ggml that makes a tensor of others.
+/// Defines a method of [`GraphBuilder`] for each function of ggml that makes a tensor from others.
 macro_rules! operations {
     ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) = $function:ident;)*) => {
         $($(#[$doc])*
         pub(super) fn $name(&self, $($arg: $type),*) -> Node {
-            // SAFETY: the context is ours and has room; the arguments are tensors of this builder or ones that outlive it,
-            // and plain numbers.
+            // SAFETY: the context is ours and has room for MAX_TENSORS; the arguments are numbers, and tensors of this
+            // builder or ones that outlive it.
             node(unsafe { sys::$function(self.ctx.as_ptr(), $($arg.to_c()),*) })
         })*
     };
 }
 
-/// What is passed to ggml as it is, or as the pointer it stands for.
+/// Conversion of an argument to ggml's type.
 trait ToC {
     type C;
     fn to_c(self) -> Self::C;
@@ -111,7 +111,7 @@ macro_rules! plain {
 plain!(i32, i64, u32, usize);
 
 fn node(ptr: *mut sys::ggml_tensor) -> Node {
-    // ggml aborts before it returns null here: its memory is MAX_TENSORS large, and no graph of ours comes near.
+    // ggml aborts instead of returning null if its memory is full. No graph of ours comes near MAX_TENSORS.
     Node(NonNull::new(ptr).unwrap_or_else(|| panic!("a graph of more than {MAX_TENSORS} tensors")))
 }
 
@@ -119,14 +119,14 @@ fn node(ptr: *mut sys::ggml_tensor) -> Node {
 impl GraphBuilder<'_> {
     operations! {
         add(a: Node, b: Node) = ggml_add;
-        /// Adds to `a` where it lies.
+        /// Adds to `a` in place.
         add_to(a: Node, b: Node) = ggml_add_inplace;
         sub(a: Node, b: Node) = ggml_sub;
         sqr(a: Node) = ggml_sqr;
         exp(a: Node) = ggml_exp;
-        /// Of all elements.
+        /// Sum of all elements.
         sum(a: Node) = ggml_sum;
-        /// Along rows.
+        /// Sum per row.
         sum_rows(a: Node) = ggml_sum_rows;
         mul_mat(a: Node, b: Node) = ggml_mul_mat;
         /// Sum over rows of the outer products of `a`'s row and `b`'s: `[a's channels, b's channels]`.
@@ -138,7 +138,7 @@ impl GraphBuilder<'_> {
         cast(a: Node, to: u32) = ggml_cast;
         soft_max(a: Node) = ggml_soft_max;
         relu(a: Node) = ggml_relu;
-        /// The place of each row's largest element.
+        /// Index of each row's largest element.
         argmax(a: Node) = ggml_argmax;
         /// Rows of each matrix of `a`: `rows` has one row of indices per matrix.
         get_rows(a: Node, rows: Node) = ggml_get_rows;
@@ -149,13 +149,13 @@ impl GraphBuilder<'_> {
         view_3d(a: Node, n0: i64, n1: i64, n2: i64, nb1: usize, nb2: usize, offset: usize) = ggml_view_3d;
     }
 
-    /// `count` rows from `first` on, of every matrix.
+    /// Returns `count` rows of every matrix, from row `first` on.
     pub(super) fn rows(&self, a: Node, first: i64, count: i64) -> Node {
         let ([n0, _, n2, _], [_, nb1, nb2, _]) = (a.ne(), a.nb());
         self.view_3d(a, n0, count, n2, nb1, nb2, first as usize * nb1)
     }
 
-    /// A leaf over memory of another graph: the same elements, without what leads to them, which RPC would send along.
+    /// Adds a leaf over a tensor of another graph: the same elements without its sources, which RPC would send along.
     ///
     /// # Safety
     /// `tensor` has a buffer and stays allocated until the builder is computed.
@@ -171,12 +171,13 @@ impl GraphBuilder<'_> {
         }
     }
 
-    /// A leaf over `rows` of a matrix elsewhere.
+    /// Adds a leaf over rows of a matrix of another graph.
     ///
     /// # Safety
     /// As for [`leaf`](Self::leaf); `tensor` is a matrix that has these rows.
     pub(super) unsafe fn leaf_of_rows(&self, tensor: &sys::ggml_tensor, rows: &std::ops::Range<usize>) -> Node {
-        // SAFETY: as in leaf().
+        // SAFETY: the context has room; the leaf covers the bytes of these rows, which `tensor` has by contract, in its
+        // buffer.
         unsafe {
             let leaf = sys::ggml_new_tensor_2d(self.ctx.as_ptr(), tensor.type_, tensor.ne[0], rows.len() as i64);
             let made = node(leaf);
@@ -190,7 +191,7 @@ impl GraphBuilder<'_> {
         }
     }
 
-    /// A tensor that the graph does not compute and the host is to fill.
+    /// Adds a tensor of i32 that the host fills.
     pub(super) fn input_i32(&self, n: i64) -> Node {
         // SAFETY: the context has room.
         let made = node(unsafe { sys::ggml_new_tensor_1d(self.ctx.as_ptr(), sys::GGML_TYPE_I32, n) });
@@ -199,7 +200,7 @@ impl GraphBuilder<'_> {
         made
     }
 
-    /// Rows that the host is to fill.
+    /// Adds rows of f32 that the host fills.
     pub(super) fn input_rows(&self, n0: i64, n1: i64) -> Node {
         // SAFETY: the context has room.
         let made = node(unsafe { sys::ggml_new_tensor_2d(self.ctx.as_ptr(), sys::GGML_TYPE_F32, n0, n1) });
@@ -208,7 +209,7 @@ impl GraphBuilder<'_> {
         made
     }
 
-    /// A product with a matrix of another graph, with the parameters that it has there, such as its precision.
+    /// Adds a product with a matrix of another graph, with the parameters that it has there, such as its precision.
     pub(super) fn mul_mat_like(&self, a: Node, b: Node, params: [i32; 16]) -> Node {
         let product = self.mul_mat(a, b);
         // SAFETY: a tensor of this builder, not computed yet.
@@ -216,7 +217,7 @@ impl GraphBuilder<'_> {
         product
     }
 
-    /// `ops` on the rows of `a`, one after the other.
+    /// Applies `ops` to the rows of `a`, one after the other.
     pub(super) fn each(&self, a: Node, ops: &[RowOp]) -> Node {
         ops.iter().fold(a, |last, op| self.like(last, op.op, op.params, op.operand.map(Node)))
     }
@@ -235,13 +236,13 @@ impl GraphBuilder<'_> {
         let data = std::ptr::from_mut(data).cast::<c_void>();
         let (mut source, n_threads) = (a.as_ptr(), n_threads as i32);
         let (ctx, f32) = (self.ctx.as_ptr(), sys::GGML_TYPE_F32);
-        // SAFETY: the context has room; the one source is copied from where the pointer points to.
+        // SAFETY: the context has room; ggml copies the one source from the array that the pointer is to.
         node(unsafe { sys::ggml_custom_4d(ctx, f32, 1, 1, 1, 1, &raw mut source, 1, Some(function), n_threads, data) })
     }
 
-    /// An operation on `a` like the one that another graph has: of the same shape, with the same parameters.
+    /// Adds an operation on `a` that keeps its shape, with the parameters that it has in another graph.
     fn like(&self, a: Node, op: sys::ggml_op, params: [i32; 16], operand: Option<Node>) -> Node {
-        // SAFETY: the context has room; the new tensor is written before anyone else sees it.
+        // SAFETY: the context has room; the new tensor is written before anything else refers to it.
         unsafe {
             let next = sys::ggml_dup_tensor(self.ctx.as_ptr(), a.as_ptr());
             let made = node(next);
@@ -268,9 +269,9 @@ impl GraphBuilder<'_> {
 
     /// Returns all nodes that the graph computes.
     pub(super) fn nodes(&self) -> impl Iterator<Item = Node> {
-        // SAFETY: the graph is ours; an index below its length has a node.
+        // SAFETY: the graph is ours.
         let n = unsafe { sys::ggml_graph_n_nodes(self.graph.as_ptr()) };
-        // SAFETY: as above.
+        // SAFETY: the graph is ours, and an index below its length has a node.
         (0..n).filter_map(|i| NonNull::new(unsafe { sys::ggml_graph_node(self.graph.as_ptr(), i) }).map(Node))
     }
 }

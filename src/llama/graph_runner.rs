@@ -8,8 +8,8 @@ use super::Device;
 use super::graph_builder::{Arena, GraphBuilder, Node};
 use super::log::with_reason;
 
-/// An instance of a device's backend: llama.cpp's own is the scheduler's. It reaches the same memory, and whoever waits
-/// for it before going on needs no other order.
+/// An instance of a device's backend, apart from the scheduler's. Both reach the same memory. `compute` returns once
+/// the device is done, so the scheduler, which waits meanwhile, reads no unfinished results.
 #[derive(Debug)]
 pub(super) struct GraphRunner {
     device: Device,
@@ -24,12 +24,12 @@ unsafe impl Send for GraphRunner {}
 impl GraphRunner {
     /// Creates a backend for `device`. Returns `None` if ggml fails.
     pub(super) fn new(device: Device) -> Option<Self> {
-        // SAFETY: a device of the registry; without parameters it takes its defaults. What it makes is ours.
+        // SAFETY: the device is the registry's; null stands for its default parameters. The backend is ours.
         let backend = NonNull::new(unsafe { sys::ggml_backend_dev_init(device.as_ptr(), std::ptr::null()) })?;
         // SAFETY: the backend is valid.
         let allocator = unsafe { sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(backend.as_ptr())) };
         let Some(allocator) = NonNull::new(allocator) else {
-            // SAFETY: ours, used nowhere else.
+            // SAFETY: the backend is ours and used nowhere else.
             unsafe { sys::ggml_backend_free(backend.as_ptr()) };
             return None;
         };
@@ -45,12 +45,12 @@ impl GraphRunner {
         let backend = self.backend.as_ptr();
         let Some(builder) = self.arena.builder() else { return false };
         build(&builder);
-        // SAFETY: both are valid; the node's shape and sources are all that is looked at.
+        // SAFETY: both are valid; the call reads the shapes, types and buffers of the node and its sources.
         builder.nodes().all(|node| unsafe { sys::ggml_backend_supports_op(backend, node.0.as_ptr()) })
     }
 
-    /// Computes the graph that `build` makes, after `fill` has filled its inputs, waits for it, and has `read` read what
-    /// came of it. Where that is not possible, why.
+    /// Computes a graph: `build` makes it, `fill` fills its inputs, `read` reads its results. Waits for the device.
+    /// Returns the reason if ggml fails.
     pub(super) fn compute<T, R>(
         &mut self,
         build: impl FnOnce(&GraphBuilder<'_>) -> T,
@@ -61,13 +61,14 @@ impl GraphRunner {
         let builder = self.arena.builder().ok_or("ggml has no room for a graph")?;
         let built = build(&builder);
         let graph = builder.graph.as_ptr();
-        // SAFETY: graph, backend and allocator are ours; the graph's leaves are allocated, and the rest is here.
+        // SAFETY: graph and allocator are ours. The leaves over other memory are allocated; this call allocates the
+        // rest.
         let (allocated, reason) = with_reason(|| unsafe { sys::ggml_gallocr_alloc_graph(allocator, graph) });
         if !allocated {
-            return Err(format!("there is no room on it for the results in between: {reason}"));
+            return Err(format!("there is no room on it for intermediate results: {reason}"));
         }
         fill(&built);
-        // SAFETY: as above; all of it is allocated. Returns once the device is done.
+        // SAFETY: graph and backend are ours, and all tensors are allocated. Returns once the device is done.
         let (status, reason) = with_reason(|| unsafe { sys::ggml_backend_graph_compute(backend, graph) });
         if status != sys::GGML_STATUS_SUCCESS {
             return Err(format!("a graph could not be computed: {reason} (status {status})"));
@@ -77,7 +78,7 @@ impl GraphRunner {
 
     /// Sets the number of threads, if the backend has that setting.
     pub(super) fn set_threads(&self, n_threads: usize) {
-        // SAFETY: the function that ggml registers under this name has this type; the backend is ours.
+        // SAFETY: the function that a device registers under this name has this type; the backend is ours.
         unsafe {
             let registry = sys::ggml_backend_dev_backend_reg(self.device.as_ptr());
             let function = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_set_n_threads".as_ptr());
@@ -108,7 +109,8 @@ pub(super) fn read_f32(node: Node) -> Vec<f32> {
 
 /// Copies a tensor's f32 elements into `values`, which must have the tensor's length.
 pub(super) fn read_f32_into(node: Node, values: &mut [f32]) {
-    // SAFETY: the tensor is allocated and contiguous, as those are that we keep or want to read, and as long as `values`.
+    // SAFETY: callers pass tensors that they keep or that `want_to_read` has kept: allocated and contiguous. ggml
+    // checks that the tensor has the bytes that are copied, and `values` has room for them.
     unsafe {
         debug_assert_eq!(sys::ggml_nbytes(node.0.as_ptr()), size_of_val(values));
         sys::ggml_backend_tensor_get(node.0.as_ptr(), values.as_mut_ptr().cast(), 0, size_of_val(values));
@@ -117,8 +119,8 @@ pub(super) fn read_f32_into(node: Node, values: &mut [f32]) {
 
 /// Writes a tensor's elements to its device.
 pub(super) fn write<T: Copy>(node: Node, values: &[T]) {
-    // SAFETY: the tensor is allocated, contiguous and as long as `values` are, and has elements of that type: the
-    // callers' make both.
+    // SAFETY: callers pass tensors of this element type that are allocated and contiguous. ggml checks that the tensor
+    // has room for the bytes of `values`.
     unsafe {
         debug_assert_eq!(sys::ggml_nbytes(node.0.as_ptr()), size_of_val(values));
         sys::ggml_backend_tensor_set(node.0.as_ptr(), values.as_ptr().cast(), 0, size_of_val(values));

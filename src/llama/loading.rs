@@ -1,4 +1,4 @@
-//! Loading a model: what is refused before llama.cpp sees the file, its progress, and its reasons.
+//! Loading a model: files that are refused before llama.cpp opens them, progress, and reasons for failures.
 
 use std::any::Any;
 use std::ffi::c_void;
@@ -11,10 +11,10 @@ use llama_cpp_sys_2 as sys;
 use super::Error;
 use crate::gguf::{self, Kind};
 
-/// Refuses files that are no models, which llama.cpp reports in terms of keys and tensors.
+/// Refuses files that are not models. llama.cpp's own errors for these name missing keys and tensors.
 ///
 /// # Errors
-/// [`Error::NotGguf`], [`Error::NotModel`]. A file that is damaged passes: llama.cpp says what is wrong.
+/// [`Error::NotGguf`], [`Error::NotModel`]. A damaged file passes: llama.cpp reports the damage.
 pub(super) fn refuse_other_kinds(path: &Path) -> Result<(), Error> {
     let Ok(file) = gguf::File::open(path) else { return refuse_other_magic(path) };
     match Kind::of(&file) {
@@ -47,7 +47,7 @@ impl<'p> Loading<'p> {
         Self { progress, panic: None }
     }
 
-    /// Has llama.cpp call back. `self` must stay where it is, and unused, until the call with `params` has returned.
+    /// Sets the progress callback. `self` must not be moved or used until the call with `params` has returned.
     pub(super) fn watch(&mut self, params: &mut sys::llama_model_params) {
         params.progress_callback = Some(on_progress);
         params.progress_callback_user_data = std::ptr::from_mut(self).cast();
@@ -63,8 +63,8 @@ impl<'p> Loading<'p> {
 
 /// Returns false to end the loading.
 unsafe extern "C" fn on_progress(fraction: f32, loading: *mut c_void) -> bool {
-    // SAFETY: the pointer is the one that `watch` set: a `Loading` that outlives the call into llama.cpp and that nobody
-    // else uses meanwhile. llama.cpp calls back on the thread of that call.
+    // SAFETY: the pointer is the one that `watch` set: a `Loading` that outlives the call into llama.cpp and that
+    // nobody else uses meanwhile. llama.cpp calls back on the thread of that call.
     let loading = unsafe { &mut *loading.cast::<Loading<'_>>() };
     if loading.panic.is_some() {
         return false;
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_model_is_refused_by_its_kind() {
+    fn files_that_are_not_models_are_refused_with_their_kind() {
         let folder = tempfile::tempdir().unwrap();
         let load = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_leave_out_functions_and_what_is_said_anyway() {
+    fn load_reasons_omit_function_names_and_repetitions() {
         for (lines, reason) in [
             (
                 "llama_model_load: error loading model: tensor 'x' data is not within the file bounds; \

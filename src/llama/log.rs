@@ -17,7 +17,7 @@ pub enum Level {
     Warn,
     /// Something failed.
     Error,
-    /// Goes on with the line before, at its level.
+    /// Continues the previous line, at its level.
     Continue,
 }
 
@@ -26,25 +26,26 @@ type Sink = Box<dyn Fn(Level, &str) + Send + Sync>;
 static SINK: OnceLock<Sink> = OnceLock::new();
 static ERRORS: Mutex<String> = Mutex::new(String::new());
 
-/// Sends llama.cpp's and ggml's log to `sink`, once a process: a later call keeps the first sink and returns `false`.
+/// Sends llama.cpp's and ggml's log to `sink`. Only the first call per process has an effect; later calls return
+/// `false`.
 ///
-/// Text comes in pieces with their own line ends. Without this call nothing is logged by this crate's types, yet
-/// errors still carry llama.cpp's reason.
+/// Text comes in pieces, which contain the line ends. Without this call this crate logs nothing; errors still contain
+/// llama.cpp's reason.
 pub fn set_log(sink: impl Fn(Level, &str) + Send + Sync + 'static) -> bool {
     let first = SINK.set(Box::new(sink)).is_ok();
     install();
     first
 }
 
-/// Routes llama.cpp's log here instead of to standard error, once: decodes come through here on any thread, and
-/// llama.cpp sets its callback without a lock.
+/// Sets `on_log` as llama.cpp's log callback, once: decodes call this on any thread, and llama.cpp sets the callback
+/// without a lock.
 fn install() {
     static INSTALLED: Once = Once::new();
-    // SAFETY: `on_log` is a plain function that neither unwinds nor uses its user data, for as long as the process lives.
+    // SAFETY: `on_log` is a function of the program, which does not unwind and does not use its user data.
     INSTALLED.call_once(|| unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) });
 }
 
-/// A line of our own among llama.cpp's.
+/// Logs a line of our own.
 pub(super) fn say(level: Level, text: &str) {
     if let Some(sink) = SINK.get() {
         sink(level, text);
@@ -53,7 +54,7 @@ pub(super) fn say(level: Level, text: &str) {
 
 /// Runs one call into llama.cpp and returns what it logged as errors meanwhile, on one line.
 ///
-/// Calls on other threads mix in their lines: the text explains, it does not decide.
+/// Lines of calls on other threads may be among them: use the text as an explanation only.
 pub(super) fn with_reason<T>(call: impl FnOnce() -> T) -> (T, String) {
     install();
     lock().clear();
@@ -62,7 +63,7 @@ pub(super) fn with_reason<T>(call: impl FnOnce() -> T) -> (T, String) {
     (result, if reason.is_empty() { "llama.cpp gave no reason".to_owned() } else { reason })
 }
 
-/// A reason, and what to do about it where memory ran out.
+/// Appends a hint to a reason if memory ran out.
 pub(super) fn with_advice(reason: String) -> String {
     if !reason.contains("to allocate") && !reason.contains("out of memory") {
         return reason;
@@ -78,7 +79,7 @@ fn lock() -> std::sync::MutexGuard<'static, String> {
 }
 
 unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
-    // Unwinding into C++ is undefined behaviour and a log line is worth no abort: a panicking sink loses its line.
+    // A panic must not unwind into C++. If the sink panics, its line is lost.
     let _ = catch_unwind(AssertUnwindSafe(|| {
         if text.is_null() {
             return;

@@ -1,4 +1,4 @@
-//! What a model does to its logits after the product with the output matrix: a scale, a soft cap, a bias.
+//! Operations between the product with the output matrix and the logits: a scale, a soft cap, a bias.
 
 use std::ptr::NonNull;
 
@@ -8,7 +8,7 @@ use super::outputs::is_output_matrix;
 use super::tensor::{buffer_of, device_of, is_weight};
 use super::{Device, TensorInfo};
 
-/// An operation on rows that leaves their shape, and what it takes besides.
+/// An operation on rows that keeps their shape, with its parameters and its second operand.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RowOp {
     pub(super) op: sys::ggml_op,
@@ -17,21 +17,21 @@ pub(super) struct RowOp {
     pub(super) operand: Option<NonNull<sys::ggml_tensor>>,
 }
 
-const APART: &str = "the output matrix and its input are not in one place";
+pub(super) const APART: &str = "the output matrix and its input are not in the memory of one device";
 
-/// The operations from the product with the output matrix, not included, to the logits.
+/// The operations after the product with the output matrix, up to the logits.
 pub(super) type LogitOps = Vec<RowOp>;
 
-/// Where the output matrix and all that follows it are.
+/// Memory that holds the output matrix and all operands after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// In host memory, or the CPU's own layout of it.
+    /// Host memory, including the CPU's repacked buffers.
     Host,
-    /// In a device's memory.
+    /// A device's memory.
     Device(Device),
 }
 
-/// How a model comes to its logits.
+/// How a model computes its logits.
 #[derive(Debug)]
 pub(super) struct Finding {
     pub(super) logit_ops: LogitOps,
@@ -43,10 +43,10 @@ pub(super) struct Finding {
 /// Finds, in one evaluation, the operations from the output matrix to the logits.
 #[derive(Debug, Default)]
 pub(super) struct LogitOpsProbe {
-    /// Whatever memory the output matrix, its input and what follows are in; else all of it in one.
+    /// Accepts operands in any memory. Otherwise all must be in the memory of one device.
     anywhere: bool,
     last: Option<NonNull<sys::ggml_tensor>>,
-    /// The output matrix, and where it and its input are, if that is one place.
+    /// The place of the output matrix and its input, if it is the same, and the matrix.
     head: Option<(Option<Place>, NonNull<sys::ggml_tensor>)>,
     logit_ops: LogitOps,
     /// The result once it is known.
@@ -54,13 +54,15 @@ pub(super) struct LogitOpsProbe {
 }
 
 impl LogitOpsProbe {
-    /// Operands for an output in any memory.
+    /// Creates a probe that accepts operands in any memory.
     pub(super) fn anywhere() -> Self {
         Self { anywhere: true, ..Self::default() }
     }
 
+    /// Looks at a node.
+    ///
     /// # Safety
-    /// `node` is a node of a graph that is about to be computed.
+    /// `node` is a node of a graph that is about to be computed, and `tensor` describes it.
     pub(super) unsafe fn watch(&mut self, node: NonNull<sys::ggml_tensor>, tensor: TensorInfo<'_>) {
         if self.outcome.is_some() {
             return;
@@ -83,24 +85,27 @@ impl LogitOpsProbe {
         }
     }
 
-    /// Where operands have to be; `None` where that is all the same.
+    /// Returns the place where operands must be; `None` if any will do.
     fn place(&self) -> Option<Place> {
         self.head.and_then(|(place, _)| place).filter(|_| !self.anywhere)
     }
 
-    /// What was found, or why logits have to be left to llama.cpp.
+    /// Returns the finding, or the reason why llama.cpp must compute the logits.
     pub(super) fn finish(self) -> Result<Finding, &'static str> {
         let (place, weight) = self.head.unwrap_or((None, NonNull::dangling()));
         let logit_ops = self.logit_ops()?;
         Ok(Finding { logit_ops, place: place.ok_or(APART)?, weight })
     }
 
-    /// What follows the output matrix, or why that is not known.
+    /// Returns the operations after the output matrix, or the reason why they are unknown.
     pub(super) fn logit_ops(self) -> Result<LogitOps, &'static str> {
         self.outcome.unwrap_or(Err("no product with an output matrix leads to the logits")).map(|()| self.logit_ops)
     }
 }
 
+/// Checks that a graph of our own can compute the product with the output matrix. Returns the place of the matrix and
+/// its input, and the matrix.
+///
 /// # Safety
 /// `node` is a product of a graph.
 unsafe fn check_head(node: &sys::ggml_tensor) -> Result<(Option<Place>, NonNull<sys::ggml_tensor>), &'static str> {
@@ -120,35 +125,38 @@ unsafe fn check_head(node: &sys::ggml_tensor) -> Result<(Option<Place>, NonNull<
     Ok((place, NonNull::from(weight)))
 }
 
-/// Whether the CPU's backend reads it where it lies.
+/// Returns true if the CPU's backend can read the tensor in place.
 pub(super) fn is_on_host(tensor: &sys::ggml_tensor) -> bool {
     place_of(tensor) == Some(Place::Host)
 }
 
-fn place_of(tensor: &sys::ggml_tensor) -> Option<Place> {
+pub(super) fn place_of(tensor: &sys::ggml_tensor) -> Option<Place> {
     let buffer = NonNull::new(buffer_of(tensor))?.as_ptr();
     // SAFETY: the buffer lives as long as the tensor.
     let (kind, is_host) =
         unsafe { (sys::ggml_backend_buffer_get_type(buffer), sys::ggml_backend_buffer_is_host(buffer)) };
     match device_of(tensor) {
-        // Weights in a CPU buffer of another layout are no plain host memory, but are the CPU's.
+        // A repacked CPU buffer is not plain host memory, but the CPU reads it.
         _ if is_host => Some(Place::Host),
         Some(device) if device.is_cpu() => Some(Place::Host),
-        // Not one that is spread over several.
+        // A buffer that is split over several devices has another type than the device's own.
         Some(device) => (device.buffer_type()?.as_ptr() == kind).then_some(Place::Device(device)),
         None => None,
     }
 }
 
+/// Returns the operation of `node`, if it follows `last` and is one that we know. Its operand is then a weight of the
+/// model.
+///
 /// # Safety
-/// `node` is a node of the graph that `last` is of.
+/// `node` and its sources are alive.
 unsafe fn logit_op(
     node: &sys::ggml_tensor,
     last: NonNull<sys::ggml_tensor>,
     place: Option<Place>,
 ) -> Result<RowOp, &'static str> {
     const UNKNOWN: &str = "what follows the output matrix is not a scale, a soft cap or a bias";
-    // SAFETY: `last` is alive: it is a source, or is not looked at.
+    // SAFETY: `last` is read only if it is the node's first source, which is alive.
     let continues = node.src[0] == last.as_ptr() && node.ne == unsafe { last.as_ref() }.ne;
     let known = matches!(node.op, sys::GGML_OP_SCALE | sys::GGML_OP_UNARY | sys::GGML_OP_ADD | sys::GGML_OP_MUL);
     if !continues || !known || node.type_ != sys::GGML_TYPE_F32 || node.src[2..].iter().any(|src| !src.is_null()) {

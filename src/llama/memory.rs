@@ -1,4 +1,4 @@
-//! Host memory that is not resident before it is used: see `vendor/memory`.
+//! Host memory that becomes resident when it is written: see `vendor/memory`.
 
 #[cfg(fresh_memory)]
 #[allow(unreachable_pub, reason = "generated")]
@@ -6,10 +6,10 @@ mod shim {
     include!(concat!(env!("OUT_DIR"), "/memory.rs"));
 }
 
-/// Has ggml zero its large host buffers by taking fresh pages.
+/// Makes ggml allocate its large host buffers, and clear them, with fresh pages.
 ///
 /// # Safety
-/// Called once, before any buffer is made.
+/// No other thread makes a host buffer meanwhile: the call replaces a function pointer of ggml without a lock.
 pub(super) unsafe fn install() {
     #[cfg(fresh_memory)]
     // SAFETY: our own contract.

@@ -1,18 +1,18 @@
-//! What memory a model and its context take, by device: see `vendor/breakdown`.
+//! Memory of a model and a context per device: see `vendor/breakdown`.
 
 #[cfg(breakdown)]
 use llama_cpp_sys_2 as sys;
 
 use super::{Context, ContextOptions, Device, Error, Model, Observer, Outputs};
 
-/// Bytes that a model and a context take on a device.
+/// Bytes of a model and a context on one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceMemory {
     /// The device; `None` for host memory.
     pub device: Option<Device>,
     /// Weights.
     pub weights: usize,
-    /// The cache of keys and values, or the state.
+    /// KV cache or recurrent state.
     pub cache: usize,
     /// Compute buffers, including logits.
     pub compute: usize,
@@ -26,19 +26,19 @@ mod shim {
 }
 
 impl Model {
-    /// What memory this model takes, and a context of it: host memory first. Of a model that was loaded
-    /// [`dry`](super::ModelOptions::dry) nothing is taken to find out. `None` where this build cannot tell.
+    /// Returns the memory that this model and a context of it need, host memory first. With a model that was loaded
+    /// [`dry`](super::ModelOptions::dry), nothing is allocated. `None` if this build cannot tell.
     ///
     /// # Errors
     /// [`Error::ContextInit`].
     pub fn memory_needed(&self, options: &ContextOptions) -> Result<Option<Vec<DeviceMemory>>, Error> {
-        // Scores are computed by a graph of our own, which takes a look at the model's first; what llama.cpp has room for
-        // is the same as where no logits are wanted.
+        // With `Scores` a graph of our own computes the logits, after an evaluation of two tokens. llama.cpp allocates
+        // the same as with `Nothing`.
         let outputs = if options.outputs == Outputs::Scores { Outputs::Nothing } else { options.outputs };
         let mut options = ContextOptions { outputs, ..options.clone() };
         let mut context = Context::new(self, &options, ())?;
         if !context.has_memory() && options.n_batch < options.n_ctx {
-            // Such a model sees all at once.
+            // Such a model evaluates all tokens in one batch.
             options.n_batch = options.n_ctx;
             drop(context);
             context = Context::new(self, &options, ())?;
@@ -74,7 +74,7 @@ fn memory_usage<O: Observer>(context: &Context<'_, O>) -> Option<Vec<DeviceMemor
     }
     let mut all = vec![DeviceMemory { device: None, weights: 0, cache: 0, compute: 0 }];
     for entry in &entries[..n] {
-        // SAFETY: llama.cpp's buffer types belong to devices, which live as long as the process.
+        // SAFETY: the shim has written this entry: its type belongs to a device, which lives as long as the process.
         let device = unsafe {
             let on_host = sys::ggml_backend_buft_is_host(entry.type_);
             let device = if on_host { None } else { Device::of_buffer_type(entry.type_) };

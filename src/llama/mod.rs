@@ -2,14 +2,14 @@
 //!
 //! | type | what it is |
 //! |---|---|
-//! | [`Backend`] | llama.cpp initialized, once a process |
+//! | [`Backend`] | llama.cpp, initialized once per process |
 //! | [`Model`], [`Vocab`] | weights and tokenizer of one GGUF model |
 //! | [`Context`] | a model's memory and graph, with an [`Observer`] of every node it computes |
-//! | [`NextnContext`] | the same for a NextN layer, fed with another context's hidden states |
-//! | [`Device`], [`BufferType`] | what computes, and the memory it computes in |
+//! | [`NextnContext`] | the same for a NextN layer, which takes another context's hidden states |
+//! | [`Device`], [`BufferType`] | a device of ggml, and a kind of its memory |
 //! | [`Batch`] | tokens for one decode |
 //! | [`TensorInfo`], [`TensorRef`] | a tensor's description, and a computed tensor, valid during one call of the observer |
-//! | [`Attachment`] | an observer in a context of your own, by a function pointer and user data |
+//! | [`Attachment`] | an observer for a context that was created elsewhere |
 //!
 //! ```
 //! use llama_imatrix::llama::{Batch, Context, ContextOptions, FlashAttention, Model, ModelOptions, Outputs, Tuning};
@@ -45,7 +45,7 @@
 //!
 //! Raw pointers stay inside this module. Each type owns what it allocates and frees it on drop; what is borrowed
 //! carries the lifetime of its owner.
-#![allow(unsafe_code)] // The one module that is allowed to; every block states the invariant it relies on.
+#![allow(unsafe_code)] // Every block states the invariant that it relies on.
 
 mod attachment;
 mod backend;

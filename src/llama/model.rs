@@ -13,7 +13,7 @@ use super::{Backend, Error, Vocab, vocab_check};
 #[derive(Debug)]
 pub struct Model {
     ptr: NonNull<sys::llama_model>,
-    /// The file it came from, or the first of several.
+    /// Its file, or the first of several.
     path: PathBuf,
     /// Adapters and their scales. They belong to the model and are freed with it.
     adapters: Vec<(NonNull<sys::llama_adapter_lora>, f32)>,
@@ -21,7 +21,8 @@ pub struct Model {
     dry: bool,
 }
 
-// SAFETY: a loaded llama_model is never written again; llama.cpp shares one between contexts on several threads.
+// SAFETY: with `&self` a loaded llama_model is only read, and llama.cpp shares one between contexts on several threads.
+// Adding an adapter takes `&mut self`; `EditableModel`, which writes weights, does so too.
 unsafe impl Send for Model {}
 // SAFETY: as above.
 unsafe impl Sync for Model {}
@@ -30,14 +31,15 @@ impl Model {
     /// Loads a model.
     ///
     /// # Errors
-    /// [`Error::ModelFile`] if the file cannot be opened. [`Error::NotModel`] if it holds something else than a model.
-    /// [`Error::ModelLoad`] if it is truncated, is of an architecture this llama.cpp does not have, has a token twice in its
-    /// vocabulary, or does not fit into memory.
+    /// [`Error::ModelFile`] if the file cannot be opened. [`Error::NotModel`] or [`Error::NotGguf`] if it is not a
+    /// model. [`Error::ModelLoad`] if it is truncated, is of an architecture this llama.cpp does not have, has a token
+    /// twice in its vocabulary, or does not fit into memory.
     pub fn load(path: &Path, options: &ModelOptions) -> Result<Self, Error> {
         Self::load_with_progress(path, options, &mut |_| ())
     }
 
-    /// As [`load`](Self::load). `progress` receives the fraction of the weights loaded so far, from 0 to 1, on this thread.
+    /// As [`load`](Self::load). `progress` receives the fraction of the weights loaded so far, from 0 to 1, on this
+    /// thread.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -50,7 +52,7 @@ impl Model {
         progress: &mut dyn FnMut(f32),
     ) -> Result<Self, Error> {
         let _ = Backend::init();
-        // llama.cpp says only "failed to open": the operating system knows more.
+        // llama.cpp says only "failed to open"; the operating system gives the reason.
         let readable = std::fs::File::open(path).and_then(|file| {
             if file.metadata()?.is_dir() { Err(std::io::ErrorKind::IsADirectory.into()) } else { Ok(()) }
         });
@@ -62,8 +64,8 @@ impl Model {
         let mut params = arrays.params(options);
         let mut loading = Loading::new(progress);
         loading.watch(&mut params);
-        // SAFETY: the path is NUL-terminated, and it, what `params` points to in `arrays`, and `loading`, which the callback
-        // alone uses meanwhile, outlive the call.
+        // SAFETY: the path is NUL-terminated. The path, the arrays that `params` points to, and `loading` outlive the
+        // call; only the callback uses `loading` meanwhile.
         let (ptr, reason) = with_reason(|| unsafe { sys::llama_model_load_from_file(c_path.as_ptr(), params) });
         let model = NonNull::new(ptr);
         let model = model.map(|ptr| Self { ptr, path: path.to_owned(), adapters: Vec::new(), dry: options.dry });
@@ -71,10 +73,10 @@ impl Model {
         model.ok_or_else(|| Error::ModelLoad { path: path.to_owned(), reason: with_advice(load_reason(&reason)) })
     }
 
-    /// The model's vocabulary.
+    /// Returns the model's vocabulary.
     #[must_use]
     pub fn vocab(&self) -> Vocab<'_> {
-        // SAFETY: the model is alive; its vocabulary lives and dies with it, which the lifetime says.
+        // SAFETY: the model is alive. Its vocabulary lives as long, which the lifetime states.
         Vocab::new(unsafe { sys::llama_model_get_vocab(self.ptr.as_ptr()) }, self)
     }
 
@@ -82,35 +84,35 @@ impl Model {
         self.dry
     }
 
-    /// The file it was loaded from, the first where there are several.
+    /// Returns the file it was loaded from, or the first of several.
     #[must_use]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// `general.architecture`.
+    /// Returns `general.architecture`.
     #[must_use]
     pub fn architecture(&self) -> String {
         self.meta(c"general.architecture").unwrap_or_default()
     }
 
-    /// `general.name`, or the file's name where there is none.
+    /// Returns `general.name`, or else the file's name.
     #[must_use]
     pub fn name(&self) -> String {
         let file = || self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         self.meta(c"general.name").filter(|name| !name.is_empty()).unwrap_or_else(file)
     }
 
-    /// A string of the file's key/values, if it is there and not absurdly long.
+    /// Returns a metadata value as a string, if it exists and is shorter than 1 MiB.
     pub(super) fn meta(&self, key: &CStr) -> Option<String> {
         const LONGEST: usize = 1 << 20;
         let mut value = vec![0_u8; 128];
         loop {
-            // SAFETY: the model is alive, the key NUL-terminated, and llama.cpp writes at most the bytes there are.
+            // SAFETY: the model is alive, the key is NUL-terminated, and llama.cpp writes at most `value.len()` bytes.
             let len = unsafe {
                 sys::llama_model_meta_val_str(self.ptr.as_ptr(), key.as_ptr(), value.as_mut_ptr().cast(), value.len())
             };
-            // The length of the whole, and there is a NUL behind it.
+            // The length of the whole value, without the NUL after it.
             let len = usize::try_from(len).ok().filter(|&len| len < LONGEST)?;
             if len < value.len() {
                 value.truncate(len);
@@ -120,7 +122,7 @@ impl Model {
         }
     }
 
-    /// Tokens of context the model was trained on.
+    /// Context length that the model was trained with, in tokens.
     #[must_use]
     pub fn n_ctx_train(&self) -> i32 {
         // SAFETY: the model is alive.
@@ -169,13 +171,13 @@ impl Model {
         unsafe { sys::llama_model_is_recurrent(self.ptr.as_ptr()) || sys::llama_model_is_hybrid(self.ptr.as_ptr()) }
     }
 
-    /// The chat template of the file: Jinja, for Hugging Face's `apply_chat_template`.
+    /// Returns the file's chat template, in Jinja, as for Hugging Face's `apply_chat_template`.
     #[must_use]
     pub fn chat_template(&self) -> Option<String> {
         self.meta(c"tokenizer.chat_template")
     }
 
-    /// The one that the file has for conversations with tools, if that is another.
+    /// Returns the file's chat template for conversations with tools, if it has a separate one.
     #[must_use]
     pub fn tool_use_template(&self) -> Option<String> {
         self.meta(c"tokenizer.chat_template.tool_use")
@@ -184,10 +186,10 @@ impl Model {
     /// Loads a `LoRA` adapter. Every context created later applies it, scaled by `scale`.
     ///
     /// # Errors
-    /// [`Error::Adapter`] where it cannot be read or is for another model.
+    /// [`Error::Adapter`] if it cannot be read or is for another model.
     pub fn add_adapter(&mut self, path: &Path, scale: f32) -> Result<(), Error> {
         let c_path = path_to_c(path)?;
-        // SAFETY: the model is alive and, by `&mut self`, no context of it is; the path outlives the call.
+        // SAFETY: the model is alive, and with `&mut self` no context or graph borrows it. The path outlives the call.
         let (ptr, reason) = with_reason(|| unsafe { sys::llama_adapter_lora_init(self.ptr.as_ptr(), c_path.as_ptr()) });
         let ptr = NonNull::new(ptr).ok_or_else(|| Error::Adapter { path: path.to_owned(), reason })?;
         self.adapters.push((ptr, scale));
@@ -212,7 +214,7 @@ impl Model {
 
 impl Drop for Model {
     fn drop(&mut self) {
-        // SAFETY: this value owns the model. Contexts and vocabularies borrow it, so none can still use it.
+        // SAFETY: this value owns the model. Contexts, graphs and vocabularies borrow it, so none is left.
         unsafe { sys::llama_model_free(self.ptr.as_ptr()) };
     }
 }

@@ -1,4 +1,4 @@
-//! How a model is loaded, and the arrays that llama.cpp wants for it.
+//! Options for loading a model, and the arrays that llama.cpp takes for them.
 
 use std::ffi::{CString, c_char};
 
@@ -28,32 +28,32 @@ pub struct ModelOptions {
     pub devices: Option<Vec<Device>>,
     /// Split of the model over the devices.
     pub split_mode: SplitMode,
-    /// Each device's share, in proportion; empty for shares after their free memory.
+    /// Proportions of the devices' shares; empty to split by free memory.
     pub tensor_split: Vec<f32>,
-    /// The device that holds what is not spread.
+    /// Index of the device that holds everything that is not split.
     pub main_gpu: i32,
-    /// Memory for the tensors whose names match a regular expression: the first that matches counts.
+    /// Memory for tensors whose names match a regular expression. The first match counts.
     pub buffer_overrides: Vec<(String, BufferType)>,
     /// Method of loading weights into memory.
     pub load_mode: LoadMode,
-    /// Whether rows are read as they are needed.
+    /// Whether rows of weights are read when they are needed.
     pub lazy_mode: LazyMode,
     /// Check the weights for invalid values while loading.
     pub check_tensors: bool,
-    /// Keep weights as they are in the file, where the CPU would rather have them reordered.
+    /// Keep the file's layout of weights instead of repacking them for the CPU.
     pub no_repack: bool,
     /// Bypass the host buffer of a device.
     pub no_host: bool,
     /// Load its NextN layers, if it has any.
     pub nextn: bool,
-    /// Only find out what it would take: no weight is read and no memory taken. Such a model has its vocabulary, but nothing
-    /// can be computed with it.
+    /// Read no weights and allocate no memory, to find out how much a model needs. Such a model has its vocabulary, but
+    /// cannot be evaluated.
     pub dry: bool,
-    /// Metadata to replace: key of up to 127 bytes, value.
+    /// Metadata to replace: key, of up to 127 bytes, and value.
     pub kv_overrides: Vec<(String, OverrideValue)>,
 }
 
-/// What the pointers of `llama_model_params` point to.
+/// Arrays that `llama_model_params` points to.
 #[derive(Default)]
 pub(super) struct Arrays {
     devices: Vec<sys::ggml_backend_dev_t>,
@@ -145,7 +145,7 @@ impl Arrays {
 }
 
 fn override_to_c(key: &str, value: &OverrideValue) -> Result<sys::llama_model_kv_override, Error> {
-    // All of the union is written first, so that whichever member is read is initialized.
+    // All bytes of the union are written first, so that every member is initialized.
     let mut union = sys::llama_model_kv_override__bindgen_ty_1 { val_str: [0; 128] };
     let tag = match value {
         OverrideValue::Int(value) => {
@@ -186,9 +186,9 @@ fn short_text(what: &'static str, text: &str) -> Result<[c_char; 128], Error> {
 mod tests {
     use super::*;
 
-    /// What shows no effect on a machine without devices at least reaches llama.cpp.
+    /// Options without an effect on a machine without devices.
     #[test]
-    fn switches_without_an_effect_here_reach_llama_cpp() {
+    fn options_without_an_effect_on_the_cpu_reach_llama_cpp() {
         let plain = ModelOptions::default();
         let mut arrays = Arrays::new(&plain).unwrap();
         let params = arrays.params(&plain);

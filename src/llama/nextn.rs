@@ -1,4 +1,4 @@
-//! NextN layers: a trunk's hidden states, and a second context that takes them along with tokens.
+//! NextN layers: hidden states of the trunk, and a second context that takes them with tokens.
 
 use std::ptr::NonNull;
 
@@ -15,7 +15,7 @@ mod shim {
     include!(concat!(env!("OUT_DIR"), "/nextn.rs"));
 }
 
-/// Where the build found no `src/llama-ext.h`: everything is refused, beginning with [`Context::keep_nextn_states`].
+/// Stands in for the shim if the build found no `src/llama-ext.h`. Every call fails.
 #[cfg(not(nextn))]
 mod shim {
     use llama_cpp_sys_2::{llama_batch_ext, llama_context};
@@ -44,14 +44,14 @@ mod shim {
     }
 }
 
-/// Whether this build reaches what NextN layers need of llama.cpp.
+/// Returns true if this build supports NextN layers.
 #[must_use]
 pub const fn nextn_available() -> bool {
     cfg!(nextn)
 }
 
 impl<O: Observer> Context<'_, O> {
-    /// From now on keeps the hidden state of every token of a decode, for [`nextn_state`](Self::nextn_state).
+    /// Makes later decodes keep the hidden state of every token, for [`nextn_state`](Self::nextn_state).
     ///
     /// # Errors
     /// [`Error::NextnUnavailable`].
@@ -63,41 +63,42 @@ impl<O: Observer> Context<'_, O> {
         }
     }
 
-    /// The hidden state of token `row` of the last decode, as a NextN layer takes it.
+    /// Returns the hidden state of token `row` of the last decode, as input for a NextN layer.
     ///
     /// # Errors
-    /// [`Error::NextnState`] where there is none: no such row, or [`keep_nextn_states`](Self::keep_nextn_states) was not
-    /// called.
+    /// [`Error::NextnState`] if there is no such row, or [`keep_nextn_states`](Self::keep_nextn_states) was not called.
     pub fn nextn_state(&mut self, row: usize) -> Result<&[f32], Error> {
         let ctx = self.as_ptr();
         let none = Error::NextnState { row };
         let Ok(c_row) = i32::try_from(row) else { return Err(none) };
         let mut state = std::ptr::null();
-        // SAFETY: the context is ours; waits for the computation.
+        // SAFETY: the context is ours; the call waits for the computation and writes the pointer only.
         let status = unsafe { shim::imatrix_nextn_state(ctx, c_row, &raw mut state) };
         if status != shim::IMATRIX_NEXTN_OK || state.is_null() {
             return Err(none);
         }
         // SAFETY: the context is ours and its model outlives it.
         let width = unsafe { sys::llama_model_n_embd_out(sys::llama_get_model(ctx)) };
-        // SAFETY: llama.cpp has checked that the row's `n_embd_out` floats lie in its buffer; they stay until the next
+        // SAFETY: llama.cpp has checked that its buffer has the row's `n_embd_out` floats. They stay until the next
         // decode, which needs `&mut self`.
         Ok(unsafe { std::slice::from_raw_parts(state, usize::try_from(width).unwrap_or(0)) })
     }
 }
 
-/// A model's NextN layer being evaluated, on tokens each with the trunk's hidden state before it.
+/// A context that evaluates a model's NextN layer on tokens, each with the trunk's hidden state for the token before
+/// it.
 pub struct NextnContext<'m, O: Observer> {
-    /// Points into the context: freed before it.
+    /// Points into the context, and is freed before it.
     batch: NonNull<sys::llama_batch_ext>,
     len: usize,
     width: usize,
-    /// Whether logits are computed: only then does the layer's output matrix see its input.
+    /// True if logits are computed. Only then does the graph have the layer's output matrix.
     outputs: bool,
     context: Context<'m, O>,
 }
 
-// SAFETY: a context and its batch may be used from one thread at a time, whichever that is.
+// SAFETY: llama.cpp binds neither a context nor its batch to a thread, and this value owns both. The observer is
+// `Send`.
 unsafe impl<O: Observer + Send> Send for NextnContext<'_, O> {}
 
 impl<'m, O: Observer> NextnContext<'m, O> {
@@ -114,24 +115,24 @@ impl<'m, O: Observer> NextnContext<'m, O> {
         Ok(Self { batch, len: 0, width: model.n_embd_out(), outputs, context })
     }
 
-    /// The observer, to change.
+    /// Returns the observer, mutable.
     pub fn observer_mut(&mut self) -> &mut O {
         self.context.observer_mut()
     }
 
-    /// Forgets all tokens, those of the batch too.
+    /// Removes all tokens from the memory and from the batch.
     pub fn clear(&mut self) {
         self.context.clear_memory();
         self.clear_batch();
     }
 
-    /// Tokens in the batch.
+    /// Number of tokens in the batch.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no token is in the batch.
+    /// Returns true if the batch has no tokens.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -140,11 +141,11 @@ impl<'m, O: Observer> NextnContext<'m, O> {
     /// Appends a token at `position`, with the trunk's hidden state for the token before it.
     ///
     /// # Errors
-    /// [`Error::NextnToken`] where the batch is full, the token is none of the vocabulary or the state has another width
-    /// than the model's. The batch is empty then.
+    /// [`Error::NextnToken`] if the batch is full, the token is not in the vocabulary, or the state's width is not the
+    /// model's. The batch is then empty.
     pub fn push(&mut self, token: Token, position: i32, state: &[f32]) -> Result<(), Error> {
         let added = state.len() == self.width && {
-            // SAFETY: the batch is ours and the state's length is passed with it; llama.cpp copies it.
+            // SAFETY: the batch is ours; the state is passed with its length, and llama.cpp copies it.
             let status = unsafe {
                 let (batch, data) = (self.batch.as_ptr(), state.as_ptr());
                 shim::imatrix_nextn_batch_add(batch, token, position, self.outputs, data, state.len())
@@ -152,7 +153,7 @@ impl<'m, O: Observer> NextnContext<'m, O> {
             status == shim::IMATRIX_NEXTN_OK
         };
         if !added {
-            // llama.cpp leaves a token that it refuses in the batch, half described.
+            // llama.cpp leaves a token that it refuses in the batch, with part of its fields set.
             self.clear_batch();
             return Err(Error::NextnToken { position, width: state.len(), expected: self.width });
         }
@@ -166,12 +167,12 @@ impl<'m, O: Observer> NextnContext<'m, O> {
     /// As [`Context::decode`].
     ///
     /// # Panics
-    /// Goes on with a panic of the observer.
+    /// Resumes a panic of the observer.
     pub fn decode(&mut self) -> Result<(), Error> {
         self.context.check_weights()?;
         let (ctx, batch, n_tokens) = (self.context.as_ptr(), self.batch.as_ptr(), self.len);
-        // SAFETY: both are ours, the batch made for this context, and `&mut self` keeps every other reference to the
-        // observer away while the trampoline uses it.
+        // SAFETY: both are ours, and the batch was made for this context. The trampoline makes the only reference to
+        // the latch: others borrow `self`, which `&mut self` rules out.
         let (status, reason) =
             with_reason(|| unsafe { sys::llama_process(ctx, sys::LLAMA_PROCESS_TYPE_DECODE, batch) });
         self.clear_batch();
@@ -187,7 +188,8 @@ impl<'m, O: Observer> NextnContext<'m, O> {
 
 impl<O: Observer> Drop for NextnContext<'_, O> {
     fn drop(&mut self) {
-        // SAFETY: ours and freed once; the context it points into is a field and so dropped after this.
+        // SAFETY: the batch is ours and freed once. The context that it points into is a field: it is dropped after
+        // this.
         unsafe { sys::llama_batch_ext_free(self.batch.as_ptr()) };
     }
 }

@@ -1,9 +1,9 @@
 //! Skips logits that are not read.
 //!
-//! llama.cpp has no switch for it: asking for the logits of fewer tokens makes the last layer skip their rows, which
-//! are to be collected. So every token asks, the product with the output matrix is no operation while the graph runs, and
-//! what follows it, which works on logits alone, does not run. Where perplexity needs some rows, they go through a graph
-//! of our own ([`Scorer`]).
+//! llama.cpp has no option for it. If fewer tokens request logits, the last layer skips the rows of the others, which
+//! must be collected. So every token requests its logits. While the graph runs, the product with the output matrix is
+//! replaced by no operation, and the nodes after it do not run. If perplexity needs logits of some rows, a graph of our
+//! own computes them ([`Scorer`]).
 
 use std::ptr::NonNull;
 
@@ -17,11 +17,11 @@ use super::{Op, TensorInfo, Token};
 /// Which logits a context computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Outputs {
-    /// Those of every token.
+    /// The logits of every token.
     #[default]
     All,
-    /// Those that [`Context::score`](super::Context::score) reads, a few at a time, where the model's graph allows; else
-    /// those of every token.
+    /// The logits that [`Context::score`](super::Context::score) reads, a few rows at a time, if the model's graph
+    /// allows it; otherwise those of every token.
     Scores,
     /// No logits.
     Nothing,
@@ -39,17 +39,17 @@ pub(super) enum Head {
     Recorded(Box<Recorder>),
 }
 
-/// The name that tells an output matrix, or the token embedding where it is tied to it.
+/// Returns true for the product with the output matrix, by name. It may be the matrix of token embeddings.
 pub(super) fn is_output_matrix(node: TensorInfo<'_>) -> bool {
     node.op() == Op::MulMat
         && node.src(0).is_some_and(|weight| matches!(weight.base_name(), "output.weight" | "token_embd.weight"))
 }
 
-/// The product that a graph ends with: no operation from when it is announced to when it would have been computed.
+/// Replaces the product with the output matrix by no operation, from the callback before it to the callback after it.
 #[derive(Default)]
 pub(super) struct HeadCut {
     cut: Option<Cut>,
-    /// Computes the logits that are wanted.
+    /// Computes the logits that are read.
     pub(super) scorer: Option<Scorer>,
 }
 
@@ -65,18 +65,19 @@ impl HeadCut {
         Self { cut: None, scorer: Some(scorer) }
     }
 
-    /// Has `node` not computed. It is then to be asked for.
+    /// Prevents the computation of `node`, which must be asked for.
     ///
     /// # Safety
-    /// `node` is a node of a graph, not computed yet, that nobody else uses until [`restore`](Self::restore).
+    /// `node` is a node of a graph that is not computed yet. It stays allocated until [`restore`](Self::restore), and
+    /// nobody holds a reference to it now or then.
     pub(super) unsafe fn cut(&mut self, node: NonNull<sys::ggml_tensor>, observed: bool) {
-        // SAFETY: by contract the node is ours for now.
+        // SAFETY: by contract the node is alive, and this is the only reference to it.
         let tensor = unsafe { &mut *node.as_ptr() };
         let op = std::mem::replace(&mut tensor.op, sys::GGML_OP_NONE);
         self.cut = Some(Cut { node, op, observed });
     }
 
-    /// Whether `node` is the one that was cut, and if so, whether the observer asked for it.
+    /// If `node` is the one that was cut, returns whether the observer asked for it.
     pub(super) fn is_cut(&self, node: NonNull<sys::ggml_tensor>) -> Option<bool> {
         self.cut.as_ref().filter(|cut| cut.node == node).map(|cut| cut.observed)
     }
@@ -84,7 +85,7 @@ impl HeadCut {
     /// Restores the node, since llama.cpp may reuse the graph.
     pub(super) fn restore(&mut self) {
         if let Some(cut) = self.cut.take() {
-            // SAFETY: cut()'s contract: the node is alive and ours until now.
+            // SAFETY: by the contract of `cut` the node is still alive, and this is the only reference to it.
             unsafe { &mut *cut.node.as_ptr() }.op = cut.op;
         }
     }

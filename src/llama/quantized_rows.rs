@@ -4,8 +4,8 @@ use llama_cpp_sys_2 as sys;
 
 use crate::gguf::DType;
 
-/// Largest absolute value of a weight that is handed to ggml's quantizers. Their sums of products are single precision and
-/// some end the process when such a sum overflows.
+/// Largest absolute value of a weight that is handed to ggml's quantizers. Their sums of products are single precision
+/// and some end the process when such a sum overflows.
 pub const LARGEST_WEIGHT: f32 = 1e5;
 /// Importance above this is scaled by a power of two, which changes no bits of the result, for the same reason.
 const LARGEST_IMPORTANCE: f32 = 1_048_576.0;
@@ -111,9 +111,10 @@ impl QuantizedRows {
         if self.rows == 0 {
             return Ok(());
         }
-        // SAFETY: the type has a quantizer (checked in `new`); `rows` has `rows * columns` finite values and `words` room for
-        // as many quantized rows (`resize`), aligned for every block; `importance` is null or has `columns` values and lives
-        // until the call returns. ggml guards its tables with a lock of its own, so calls may run at the same time.
+        // SAFETY: the type has a quantizer (checked in `new`); `rows` has `rows * columns` finite values and `words`
+        // room for as many quantized rows (`resize`), aligned for every block; `importance` is null or has `columns`
+        // values and lives until the call returns. ggml guards its tables with a lock of its own, so calls may run at
+        // the same time.
         unsafe {
             sys::ggml_quantize_chunk(
                 self.dtype.id() as sys::ggml_type,
@@ -163,7 +164,8 @@ impl QuantizedRows {
         // SAFETY: the id is one of ggml's types, for which it has a static table of functions.
         let traits = unsafe { &*sys::ggml_get_type_traits(self.dtype.id() as sys::ggml_type) };
         let to_float = traits.to_float.ok_or(RowError::Unsupported(self.dtype))?;
-        // SAFETY: `words` has `rows` whole rows of the type, aligned for every block, and `out` room for their `n` values.
+        // SAFETY: `words` has `rows` whole rows of the type, aligned for every block, and `out` has room for their `n`
+        // values. Any bytes are a valid block: ggml masks each index into its tables.
         unsafe { to_float(self.words.as_ptr().cast(), out.as_mut_ptr(), n as i64) };
         Ok(())
     }
@@ -264,9 +266,9 @@ mod tests {
         assert!(error(DType::F32, &rows, &importance) < 1e-30);
     }
 
-    /// ggml's quantizers have assertions that end the process: no data that is let through may reach one.
+    /// ggml's quantizers have assertions that end the process. No accepted data may fail one.
     #[test]
-    fn odd_numbers_end_no_process() {
+    fn extreme_values_do_not_end_the_process() {
         let mut random = SplitMix64::new(2);
         let plain = normal(&mut random, 512);
         let weights = [

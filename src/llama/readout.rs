@@ -1,4 +1,4 @@
-//! Rows of a residual stream through the model's own output, in a graph of our own.
+//! Computes logits from rows of a residual stream, in a graph of our own.
 
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -13,13 +13,13 @@ use super::tensor::{buffer_of, device_of};
 use super::threads::clamp_threads;
 use super::{Device, Model};
 
-/// Rows whose logits are in memory at once.
+/// Most rows whose logits are in memory at once.
 pub(crate) const ROWS_AT_ONCE: usize = 64;
 
-/// The model's output on its own: the final norm, the product with the output matrix, and what follows that.
+/// The model's output layer: the final norm, the product with the output matrix, and the operations after it.
 ///
-/// It computes with the operations and weights that llama.cpp's graph has, on the device that has the output matrix. It
-/// borrows the model that the graph is of.
+/// It uses the operations and weights of llama.cpp's graph, on the device that has the output matrix. It borrows the
+/// model of that graph.
 pub(crate) struct Readout<'m> {
     /// From the residual stream to the input of the output matrix.
     norm: Vec<RowOp>,
@@ -32,34 +32,35 @@ pub(crate) struct Readout<'m> {
     model: PhantomData<&'m Model>,
 }
 
-// SAFETY: all it points to is its own, or the model's, which is not written.
+// SAFETY: its pointers are to weights of the model, which `'m` borrows: nobody writes them, and any thread may read
+// them.
 unsafe impl Send for Readout<'_> {}
 
-/// Where rows enter.
+/// Where rows enter the output layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// They are of the residual stream.
+    /// Before the final norm: rows of the residual stream.
     Stream,
-    /// They are the output matrix's input.
+    /// After the final norm: input of the output matrix.
     Normed,
 }
 
-/// Where rows leave.
+/// Where results leave the output layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// As the output matrix's product.
+    /// After the product with the output matrix.
     Product,
-    /// As logits, with what the model does to them.
+    /// After the operations on logits, such as a soft cap.
     Logits,
 }
 
 impl<'m> Readout<'m> {
-    /// `norm` are the nodes of `graph` from the residual stream to the input of the output matrix, in order, without those
-    /// that only give numbers another shape.
+    /// Creates the output layer of `graph`. `norm` lists its nodes from the residual stream to the input of the output
+    /// matrix, in order, without those that only change shapes.
     ///
     /// # Errors
-    /// Why it cannot be computed apart from the model's own graph: `norm` may also name nodes that are not there, or that do
-    /// more than a norm.
+    /// The reason why it cannot be computed apart from the model's own graph, or why `norm` is not a list of a norm's
+    /// nodes.
     pub(crate) fn new(graph: &Graph<'m>, norm: &[usize], n_threads: usize) -> Result<Self, String> {
         let head = graph.head.ok_or("the graph has no product with an output matrix")?;
         let logit_ops = match &graph.logit_ops {
@@ -91,7 +92,7 @@ impl<'m> Readout<'m> {
             );
         }
         let Self { runner, norm, matrix, matrix_params, logit_ops, n_embd, .. } = &mut readout;
-        // A backend aborts at what it does not know; the CPU knows what it has just computed.
+        // A backend aborts at an operation that it lacks. The CPU has all of them.
         let known = runner.device().is_cpu()
             || runner.supports(|builder| {
                 let rows = builder.each(builder.input_rows(*n_embd as i64, 1), norm);
@@ -104,35 +105,35 @@ impl<'m> Readout<'m> {
         Ok(readout)
     }
 
-    /// Whether the device reads a weight where it lies.
+    /// Returns true if the device can read the weight in place.
     fn reads(&self, weight: NonNull<sys::ggml_tensor>) -> bool {
         let device = self.runner.device();
-        // SAFETY: a weight of the model, which outlives this.
+        // SAFETY: the weight is the model's, which outlives this value.
         let tensor = unsafe { weight.as_ref() };
         if device.is_cpu() {
             return is_on_host(tensor);
         }
         let buffer = buffer_of(tensor);
-        // SAFETY: as above; the device is the registry's.
+        // SAFETY: the buffer lives as long as the weight, and the device is the registry's.
         unsafe {
             !buffer.is_null()
                 && sys::ggml_backend_dev_supports_buft(device.as_ptr(), sys::ggml_backend_buffer_get_type(buffer))
         }
     }
 
-    /// Whether the CPU computes it.
+    /// Returns true if the CPU computes it.
     #[must_use]
     pub(crate) fn is_on_cpu(&self) -> bool {
         self.runner.device().is_cpu()
     }
 
-    /// Logits a row.
+    /// Number of logits per row.
     #[must_use]
     pub(crate) fn n_vocab(&self) -> usize {
         self.n_vocab
     }
 
-    /// Values of a row of the residual stream.
+    /// Number of values per row of the residual stream.
     #[must_use]
     pub(crate) fn n_embd(&self) -> usize {
         self.n_embd
@@ -143,11 +144,11 @@ impl<'m> Readout<'m> {
         self.runner.set_threads(clamp_threads(n_threads));
     }
 
-    /// The outputs of `rows`, [`n_embd`](Self::n_embd) values each, at most [`ROWS_AT_ONCE`] of them:
-    /// [`n_vocab`](Self::n_vocab) logits each.
+    /// Computes the outputs of at most [`ROWS_AT_ONCE`] rows of [`n_embd`](Self::n_embd) values:
+    /// [`n_vocab`](Self::n_vocab) values per row.
     ///
     /// # Errors
-    /// What ggml could not do, or that `rows` are not whole rows, or too many.
+    /// The reason why ggml failed, or that `rows` are not whole rows, or too many.
     pub(crate) fn compute(
         &mut self,
         rows: &[f32],
@@ -178,7 +179,8 @@ impl<'m> Readout<'m> {
     }
 }
 
-/// A node that leaves the shape of its rows, of `width` values, with a weight of a value for each or none.
+/// Returns the operation of a node that keeps rows of `width` values, with a weight of 1 or `width` values as its
+/// second operand, or none.
 fn row_op(graph: &Graph<'_>, at: usize, width: i64) -> Result<RowOp, String> {
     let node = graph.nodes.get(at).ok_or_else(|| format!("the graph has no node {at}"))?;
     let keeps_shape = matches!(
@@ -200,7 +202,7 @@ fn row_op(graph: &Graph<'_>, at: usize, width: i64) -> Result<RowOp, String> {
     Ok(RowOp { op: node.raw.0, params: node.raw.1, operand })
 }
 
-/// A weight that is the model's own: what else there is, is gone with the evaluation.
+/// Returns the leaf's tensor if it is a weight of the model. Copies and inputs are gone after the evaluation.
 fn own(leaf: &Leaf) -> Result<NonNull<sys::ggml_tensor>, String> {
     match leaf.kind {
         LeafKind::Weight => Ok(leaf.ptr),
@@ -211,9 +213,9 @@ fn own(leaf: &Leaf) -> Result<NonNull<sys::ggml_tensor>, String> {
     }
 }
 
-/// Where a weight of the model lies.
+/// Returns the device that has a weight of the model in its memory.
 fn place_of(weight: NonNull<sys::ggml_tensor>) -> Option<Device> {
-    // SAFETY: the model's weights live as long as the model, of which a graph has just been evaluated.
+    // SAFETY: `own` returned the weight: it lives as long as the model, which the caller's graph borrows.
     let tensor = unsafe { weight.as_ref() };
     if is_on_host(tensor) { Device::cpu() } else { device_of(tensor) }
 }

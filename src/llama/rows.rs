@@ -1,4 +1,4 @@
-//! Rows of the output matrix as numbers: what a token's logit is the product with.
+//! Rows of the output matrix as f32. A token's logit is the product of its row with the matrix's input.
 
 use std::ffi::{CString, c_char};
 use std::path::PathBuf;
@@ -8,23 +8,23 @@ use llama_cpp_sys_2 as sys;
 use super::{Graph, Model, Source, Token};
 use crate::gguf::{self, DType};
 
-/// Why the rows cannot be had.
+/// Reason why the rows cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RowsError {
-    /// The model's file cannot be read again.
+    /// The model's file cannot be read.
     #[error("'{}': {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error.
         source: gguf::Error,
     },
-    /// The graph has no output matrix, no file has it, or ggml does not read its type.
+    /// The graph has no output matrix, no file has it, or ggml cannot convert its type.
     #[error("{0}")]
     Rule(String),
 }
 
-/// The output matrix in its file, read a row at a time: in memory it may lie on a device or in an order of the CPU's own.
+/// The output matrix, read from its file row by row: in memory it may be on a device, or repacked.
 #[derive(Debug)]
 pub(crate) struct OutputRows {
     file: gguf::File<'static>,
@@ -35,7 +35,7 @@ pub(crate) struct OutputRows {
 }
 
 impl OutputRows {
-    /// The matrix of `graph`'s product with it.
+    /// Opens the file that has the output matrix of `graph`.
     ///
     /// # Errors
     /// See [`RowsError`].
@@ -70,13 +70,13 @@ impl OutputRows {
         Err(missing())
     }
 
-    /// The matrix's name.
+    /// Returns the matrix's name.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The row of a token. `None` where there is no such token.
+    /// Returns a token's row. `None` if there is no such token.
     #[must_use]
     pub(crate) fn row(&self, token: Token) -> Option<Vec<f32>> {
         let token = usize::try_from(token).ok().filter(|&token| token < self.n_vocab)?;
@@ -85,7 +85,7 @@ impl OutputRows {
         to_f32(self.dtype, data, self.n_embd)
     }
 
-    /// The mean of all rows: its product is the mean logit of the vocabulary.
+    /// Returns the mean of all rows. Its product with an input is the mean logit of the vocabulary.
     #[must_use]
     pub(crate) fn mean(&self) -> Vec<f64> {
         let mut sum = vec![0.0_f64; self.n_embd];
@@ -97,8 +97,8 @@ impl OutputRows {
         sum.iter().map(|x| x / self.n_vocab as f64).collect()
     }
 
-    /// What a CPU's product with the matrix makes of its other side before it multiplies: rows of a quantized matrix meet
-    /// rows rounded to 8 bits. Of the same length; without rounding where ggml does none.
+    /// Rounds an input as ggml's CPU code does before it multiplies it with the matrix: to 8 bits for a quantized
+    /// matrix. Returns it unchanged if ggml does not round it.
     #[must_use]
     pub(crate) fn rounded(&self, input: &[f32]) -> Vec<f32> {
         let Some((dtype, from_float)) = partner(self.dtype) else { return input.to_vec() };
@@ -107,11 +107,12 @@ impl OutputRows {
         if !(input.len() as u64).is_multiple_of(dtype.block_len()) {
             return input.to_vec();
         }
-        // Of 8 bytes each: blocks are aligned to what they are made of.
+        // u64 for alignment: no block needs more.
         let mut stored = vec![0_u64; bytes.div_ceil(8)];
-        // SAFETY: `input` is whole blocks (checked), and the output has room for all of them.
+        // SAFETY: `input` consists of whole blocks (checked), and `stored` has room for all of them, aligned for every
+        // block.
         unsafe { from_float(input.as_ptr(), stored.as_mut_ptr().cast(), input.len() as i64) };
-        // SAFETY: the blocks that were just written, seen as bytes.
+        // SAFETY: `stored` has at least `bytes` bytes, initialized, and any bytes are valid `u8`s.
         let stored = unsafe { std::slice::from_raw_parts(stored.as_ptr().cast::<u8>(), bytes) };
         to_f32(dtype, stored, input.len()).unwrap_or_else(|| q8_k(dtype, stored, input))
     }
@@ -120,10 +121,11 @@ impl OutputRows {
 /// ggml's conversion of f32 to another type.
 type FromFloat = unsafe extern "C" fn(*const f32, *mut std::ffi::c_void, i64);
 
-/// The type whose rows a CPU multiplies rows of `dtype` with, and the conversion to it; `None` where that is f32.
+/// Returns the type that ggml's CPU code converts the other operand to before it multiplies it with rows of `dtype`,
+/// and the conversion. `None` for f32.
 #[cfg(not(feature = "dynamic-backends"))]
 fn partner(dtype: DType) -> Option<(DType, FromFloat)> {
-    // SAFETY: reads a table that is there for every type of a file.
+    // SAFETY: ggml's table has an entry for every `DType`.
     let partner = DType::from_id(unsafe { (*sys::ggml_get_type_traits_cpu(dtype.id())).vec_dot_type })?;
     if partner == DType::F32 {
         return None;
@@ -132,8 +134,7 @@ fn partner(dtype: DType) -> Option<(DType, FromFloat)> {
     unsafe { (*sys::ggml_get_type_traits_cpu(partner.id())).from_float }.map(|from_float| (partner, from_float))
 }
 
-/// The same by ggml's reference code, for programs that load their kernels when they start: there is nothing of those to
-/// link with.
+/// The same with ggml's reference code, for programs that load their kernels at run time and cannot link to them.
 #[cfg(feature = "dynamic-backends")]
 fn partner(dtype: DType) -> Option<(DType, FromFloat)> {
     unsafe extern "C" {
@@ -141,13 +142,13 @@ fn partner(dtype: DType) -> Option<(DType, FromFloat)> {
     }
     let partner = partner_type(dtype).filter(|&partner| partner != DType::F32)?;
     if partner == DType::Q8_K {
-        return Some((partner, quantize_row_q8_K_ref)); // which is not in ggml's table
+        return Some((partner, quantize_row_q8_K_ref)); // ggml's table lacks it
     }
-    // SAFETY: reads a table that is there for every type of a file.
+    // SAFETY: ggml's table has an entry for every `DType`.
     unsafe { (*sys::ggml_get_type_traits(partner.id())).from_float_ref }.map(|from_float| (partner, from_float))
 }
 
-/// What `ggml-cpu.c` has in its table of `vec_dot_type`.
+/// Returns the `vec_dot_type` of ggml-cpu.c's table.
 #[cfg(any(test, feature = "dynamic-backends"))]
 fn partner_type(dtype: DType) -> Option<DType> {
     use DType as D;
@@ -156,7 +157,7 @@ fn partner_type(dtype: DType) -> Option<DType> {
         D::Q1_0 | D::Q2_0 | D::Q4_0 | D::Q5_0 | D::Q8_0 | D::MXFP4 | D::NVFP4 | D::IQ4_NL => D::Q8_0,
         D::Q4_1 | D::Q5_1 | D::Q8_1 => D::Q8_1,
         D::Q8_K | D::I8 | D::I16 | D::I32 | D::I64 | D::F64 => return None,
-        _ => D::Q8_K, // all of blocks of 256
+        _ => D::Q8_K, // all types with blocks of 256
     })
 }
 
@@ -165,17 +166,18 @@ mod partner_tests {
     use super::*;
 
     #[test]
-    fn the_table_of_partners_is_ggmls() {
+    fn partner_types_equal_ggmls_vec_dot_types() {
         for &dtype in DType::ALL {
             let Some(partner) = partner_type(dtype) else { continue };
-            // SAFETY: reads a table that is there for every type of a file.
+            // SAFETY: ggml's table has an entry for every `DType`.
             let found = unsafe { (*sys::ggml_get_type_traits_cpu(dtype.id())).vec_dot_type };
             assert_eq!(DType::from_id(found), Some(partner), "{dtype:?}");
         }
     }
 }
 
-/// ggml has no conversion of its own for `Q8_K`, which only ever meets K-quants: a scale, 256 numbers, sums of 16.
+/// Converts `Q8_K` blocks to f32, which ggml does not: a scale, 256 values, sums of 16. Returns `input` for other
+/// types.
 fn q8_k(dtype: DType, blocks: &[u8], input: &[f32]) -> Vec<f32> {
     if dtype != DType::Q8_K {
         return input.to_vec();
@@ -187,7 +189,7 @@ fn q8_k(dtype: DType, blocks: &[u8], input: &[f32]) -> Vec<f32> {
     blocks.chunks_exact(DType::Q8_K.block_bytes() as usize).flat_map(block).collect()
 }
 
-/// `n` numbers of whole blocks.
+/// Converts whole blocks of `n` values to f32. `None` if the length is wrong or ggml has no conversion.
 fn to_f32(dtype: DType, data: &[u8], n: usize) -> Option<Vec<f32>> {
     if dtype.bytes_for(n as u64) != Some(data.len() as u64) {
         return None;
@@ -195,12 +197,13 @@ fn to_f32(dtype: DType, data: &[u8], n: usize) -> Option<Vec<f32>> {
     if dtype == DType::F32 {
         return Some(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect());
     }
-    // SAFETY: reads a table that is there for every type of a file.
+    // SAFETY: ggml's table has an entry for every `DType`.
     let to_float = unsafe { (*sys::ggml_get_type_traits(dtype.id())).to_float }?;
-    // A file's rows need not be aligned; ggml reads them as structs of at most 8 bytes' alignment.
+    // Rows of a file may be unaligned. ggml reads blocks as structs with an alignment of at most 8 bytes.
     let mut aligned = vec![0_u64; data.len().div_ceil(8)];
     let mut out = vec![0.0_f32; n];
-    // SAFETY: `aligned` has room for the bytes; they are whole blocks for `n` numbers (checked), which `out` has room for.
+    // SAFETY: `aligned` has room for the bytes. They are whole blocks of `n` values (checked), and `out` has room for
+    // these.
     unsafe {
         std::ptr::copy_nonoverlapping(data.as_ptr(), aligned.as_mut_ptr().cast::<u8>(), data.len());
         to_float(aligned.as_ptr().cast(), out.as_mut_ptr(), n as i64);
@@ -208,7 +211,7 @@ fn to_f32(dtype: DType, data: &[u8], n: usize) -> Option<Vec<f32>> {
     Some(out)
 }
 
-/// The path of file `number` of a model in `count` files.
+/// Returns the path of file `number` of a model that is split into `count` files.
 fn split(model: &Model, number: i32, count: i32) -> Option<PathBuf> {
     let path = CString::new(model.path().to_str()?).ok()?;
     let call = |write: &dyn Fn(*mut c_char, usize) -> i32| {
@@ -219,7 +222,7 @@ fn split(model: &Model, number: i32, count: i32) -> Option<PathBuf> {
         text.truncate(end);
         CString::new(text).ok()
     };
-    // SAFETY: both write at most as many bytes as they are told there are; the texts are NUL-terminated.
+    // SAFETY: llama.cpp writes at most `n` bytes, which `to` has room for; the path is NUL-terminated.
     let prefix = call(&|to, n| unsafe { sys::llama_split_prefix(to, n, path.as_ptr(), 0, count) })?;
     // SAFETY: as above.
     let path = call(&|to, n| unsafe { sys::llama_split_path(to, n, prefix.as_ptr(), number, count) })?;

@@ -1,9 +1,9 @@
 //! Removes the sources of computed nodes in RPC memory, so that ggml does not send them again.
 //!
-//! ggml's RPC sends a graph along with all that its nodes' sources were made of. The scheduler cuts a graph after each
-//! node that is observed, so every piece would bring all before it along: bytes that grow with the square of the layers.
-//! So nodes in a server's memory lose their sources once they are computed, and get them back before llama.cpp looks at
-//! the graph again.
+//! ggml's RPC sends a graph with all sources of its nodes, the sources of these, and so on. The scheduler splits a
+//! graph after each observed node, so every part would be sent with all parts before it: the bytes would grow with the
+//! square of the number of layers. So nodes in a server's memory lose their sources once they are computed, and get
+//! them back before llama.cpp reads the graph again.
 
 use std::ptr::NonNull;
 
@@ -15,12 +15,12 @@ use super::tensor::buffer_of;
 /// The nodes of an evaluation that have lost their sources.
 #[derive(Default)]
 pub(super) struct RpcDetach {
-    /// The first node of the evaluation. Once it comes again, the next has begun.
+    /// The first node of the evaluation. When it is announced again, the next evaluation has begun.
     first: Option<NonNull<sys::ggml_tensor>>,
-    /// Nodes that were announced and may not be computed yet.
+    /// Nodes that were announced and are not known to be computed.
     announced: Vec<NonNull<sys::ggml_tensor>>,
     taken: Vec<Taken>,
-    /// Kinds of memory, and whether they are a server's.
+    /// Buffer types, and whether they are a server's.
     kinds: Vec<(sys::ggml_backend_buffer_type_t, bool)>,
 }
 
@@ -38,10 +38,12 @@ impl RpcDetach {
     /// Records a remote node that the scheduler is about to compute.
     ///
     /// # Safety
-    /// For the scheduler's callback: `node` is a node of the graph that waits for the answer.
+    /// For the scheduler's callback: `node` is the node of the graph that it asks about, and nobody holds a reference
+    /// to a node of this or the last evaluation.
     pub(super) unsafe fn announce(&mut self, node: NonNull<sys::ggml_tensor>) {
         if self.first == Some(node) {
-            // SAFETY: between evaluations nothing is under way.
+            // SAFETY: the last evaluation is over, and no node of this one is computed yet. The context is alive, since
+            // its callback runs.
             unsafe { self.restore() };
         }
         self.first.get_or_insert(node);
@@ -57,7 +59,8 @@ impl RpcDetach {
     /// As for [`announce`](Self::announce), of the node that was computed last.
     pub(super) unsafe fn computed(&mut self) {
         for mut node in self.announced.drain(..) {
-            // SAFETY: a node of the graph that is being computed, which waits for us.
+            // SAFETY: by the contract of `announce` the node was part of the graph that is being computed, which waits
+            // for us; this is the only reference to it.
             let tensor = unsafe { node.as_mut() };
             if !tensor.src[0].is_null() {
                 self.taken.push(Taken { node, op: tensor.op, sources: tensor.src });
@@ -68,16 +71,16 @@ impl RpcDetach {
 
     /// Restores the sources of all nodes.
     ///
-    /// A decode of several micro-batches may make its graph anew, in the same memory, without our being told. What is
-    /// there then is not what lost its sources: an operation without any, which no graph has by itself. The latest first,
-    /// since an earlier one may have been in its place.
+    /// A decode of several micro-batches may build a new graph in the same memory. So a node gets its sources back only
+    /// if it still has its operation and no sources, which no new node has. The latest node is restored first, since an
+    /// earlier one may have been at the same address.
     ///
     /// # Safety
-    /// No graph is being computed, and the context that computed them is alive: graphs lie in memory that is its own for
-    /// as long.
+    /// No node is being computed, nobody holds a reference to one, and the context is alive: it keeps the memory of its
+    /// graphs allocated.
     pub(super) unsafe fn restore(&mut self) {
         for Taken { mut node, op, sources } in self.taken.drain(..).rev() {
-            // SAFETY: by contract the memory is there, and holds a tensor or what was one.
+            // SAFETY: by contract the memory is allocated, and holds this node or a later tensor of the same context.
             let tensor = unsafe { node.as_mut() };
             if tensor.op == op && tensor.src == NONE {
                 tensor.src = sources;
@@ -92,7 +95,7 @@ impl RpcDetach {
     /// # Safety
     /// `node` is a node of a graph.
     pub(super) unsafe fn is_remote(&mut self, node: NonNull<sys::ggml_tensor>) -> bool {
-        // SAFETY: by contract a node, whose buffer lives as long as it does.
+        // SAFETY: by contract the node is alive; its buffer lives as long.
         let kind = unsafe {
             let buffer = buffer_of(node.as_ref());
             if buffer.is_null() {
@@ -103,7 +106,7 @@ impl RpcDetach {
         if let Some((_, remote)) = self.kinds.iter().find(|(known, _)| *known == kind) {
             return *remote;
         }
-        // SAFETY: the kind is that of a live buffer.
+        // SAFETY: the type is that of a live buffer.
         let device = unsafe { Device::of_buffer_type(kind) };
         let remote = device.is_some_and(Device::is_remote);
         self.kinds.push((kind, remote));
@@ -116,7 +119,7 @@ mod tests {
     use super::*;
 
     fn tensor(op: sys::ggml_op, source: *mut sys::ggml_tensor) -> Box<sys::ggml_tensor> {
-        // SAFETY: a struct of numbers and pointers, for which zeros are valid.
+        // SAFETY: the struct has numbers and raw pointers, for which zeros are valid.
         let mut tensor: Box<sys::ggml_tensor> = Box::new(unsafe { std::mem::zeroed() });
         tensor.op = op;
         tensor.src[0] = source;
@@ -124,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_come_back_unless_another_graph_is_in_their_place() {
+    fn sources_are_restored_unless_the_memory_has_another_graph() {
         let mut leaf = tensor(sys::GGML_OP_NONE, std::ptr::null_mut());
         let source = &raw mut *leaf;
         let mut nodes = [(); 3].map(|()| tensor(sys::GGML_OP_ADD, source));

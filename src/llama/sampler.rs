@@ -1,7 +1,7 @@
 //! A sampler that samples nothing, so that llama.cpp copies no logits.
 //!
-//! Logits of a sequence with a sampler on the backend are left where they are: the sampler is to have taken what it
-//! wants of them. This one wants nothing.
+//! llama.cpp does not copy the logits of a sequence whose sampler runs on the backend, since the sampler has read them
+//! there. This sampler reads none.
 
 use std::ffi::{CStr, c_char};
 use std::ptr::{NonNull, null_mut};
@@ -10,9 +10,6 @@ use llama_cpp_sys_2 as sys;
 
 /// A sampler chain that contains only this sampler. A context that uses it must be freed first.
 pub(super) struct NoSampler(NonNull<sys::llama_sampler>);
-
-// SAFETY: this value owns the sampler, which has no state.
-unsafe impl Send for NoSampler {}
 
 /// Callbacks of the sampler. llama.cpp keeps a pointer to this struct.
 static INTERFACE: sys::llama_sampler_i = sys::llama_sampler_i {
@@ -32,7 +29,7 @@ static INTERFACE: sys::llama_sampler_i = sys::llama_sampler_i {
 
 impl NoSampler {
     pub(super) fn new() -> Option<Self> {
-        // SAFETY: the interface lives as long as the process and is not written to; the chain owns the sampler.
+        // SAFETY: the interface lives as long as the process, and llama.cpp only reads it. The chain owns the sampler.
         unsafe {
             let chain = NonNull::new(sys::llama_sampler_chain_init(sys::llama_sampler_chain_default_params()))?;
             let sampler = sys::llama_sampler_init((&raw const INTERFACE).cast_mut(), null_mut());
@@ -48,7 +45,7 @@ impl NoSampler {
 
 impl Drop for NoSampler {
     fn drop(&mut self) {
-        // SAFETY: ours, freed once; by contract no context uses it any more.
+        // SAFETY: the chain is ours and freed once. By contract no context uses it any more.
         unsafe { sys::llama_sampler_free(self.0.as_ptr()) };
     }
 }
@@ -70,6 +67,7 @@ unsafe extern "C" fn backend_apply(
     _: *mut sys::ggml_cgraph,
     data: *mut sys::llama_sampler_data,
 ) {
-    // SAFETY: llama.cpp passes a valid struct. It copies no logits if this pointer is null.
+    // SAFETY: llama.cpp passes a valid struct, which it reads after this returns. It copies no logits if this pointer
+    // is null.
     unsafe { (*data).logits = null_mut() };
 }

@@ -1,4 +1,4 @@
-//! A tensor's description: name, operation, type, shape, sources, place. Its data is `data.rs`'s.
+//! A tensor's description: name, operation, type, shape, sources, memory. For its data see `data.rs`.
 
 use std::ffi::{CStr, c_char};
 use std::fmt;
@@ -9,15 +9,15 @@ use llama_cpp_sys_2 as sys;
 
 use super::Device;
 
-/// The operation of a graph node, as far as this crate tells them apart.
+/// The operation of a graph node, as far as this crate distinguishes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Op {
     /// `dst = src0ᵀ · src1`.
     MulMat,
-    /// The same with a matrix for each row, chosen by the ids in `src2`: routed experts.
+    /// The same with a matrix per row, chosen by the ids in `src2`: routed experts.
     MulMatId,
-    /// Any other.
+    /// Any other operation.
     Other,
 }
 
@@ -58,7 +58,7 @@ pub(super) fn is_weight(tensor: &sys::ggml_tensor) -> bool {
     usage == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS && tensor.op == sys::GGML_OP_NONE
 }
 
-/// The device whose memory a tensor lies in, as its buffer names it.
+/// Returns the device of a tensor's buffer type.
 pub(super) fn device_of(tensor: &sys::ggml_tensor) -> Option<Device> {
     let buffer = NonNull::new(buffer_of(tensor))?;
     // SAFETY: the buffer lives as long as the tensor.
@@ -67,17 +67,18 @@ pub(super) fn device_of(tensor: &sys::ggml_tensor) -> Option<Device> {
 
 impl<'a> TensorInfo<'a> {
     /// # Safety
-    /// `ptr`, if not null, is a ggml tensor whose fields nobody writes during `'a`, and so are its sources.
+    /// `ptr`, if not null, is a ggml tensor that is alive during `'a`, and so are its sources, their sources and the
+    /// tensors that they view. Nobody writes their fields while a reference from this value is in use.
     pub(super) unsafe fn new(ptr: *mut sys::ggml_tensor) -> Option<Self> {
         NonNull::new(ptr).map(|ptr| Self { ptr, graph: PhantomData })
     }
 
     pub(super) fn raw(self) -> &'a sys::ggml_tensor {
-        // SAFETY: new()'s contract: valid and unwritten during 'a.
+        // SAFETY: by the contract of new() the tensor is alive, and nobody writes it while the reference is in use.
         unsafe { self.ptr.as_ref() }
     }
 
-    /// Which tensor of the graph this is: equal for the same tensor during one evaluation, reused in later ones.
+    /// Identifies the tensor during one evaluation. Later evaluations may use the same number for other tensors.
     #[must_use]
     pub(crate) fn id(self) -> usize {
         self.ptr.as_ptr() as usize
@@ -87,24 +88,24 @@ impl<'a> TensorInfo<'a> {
         self.ptr
     }
 
-    /// The tensor's name, such as `blk.0.attn_q.weight`; cut at the first byte that is not UTF-8.
+    /// Returns the tensor's name, such as `blk.0.attn_q.weight`, up to the first byte that is not UTF-8.
     #[must_use]
     pub fn name(self) -> &'a str {
         let name = &self.raw().name;
-        // SAFETY: c_char and u8 have one size and alignment; the length is the array's.
+        // SAFETY: c_char and u8 have the same size and alignment; the length is the array's.
         let bytes = unsafe { std::slice::from_raw_parts(name.as_ptr().cast::<u8>(), name.len()) };
         let bytes = bytes.split(|&b| b == 0).next().unwrap_or_default();
         std::str::from_utf8(bytes).or_else(|e| std::str::from_utf8(&bytes[..e.valid_up_to()])).unwrap_or_default()
     }
 
-    /// The name without what the scheduler puts around a copy of it: `CUDA0#blk.0.attn_k.weight#0` is
-    /// `blk.0.attn_k.weight`.
+    /// Returns the name of the original if the tensor is a copy that the scheduler made: `blk.0.attn_k.weight` for
+    /// `CUDA0#blk.0.attn_k.weight#0`.
     #[must_use]
     pub(crate) fn base_name(self) -> &'a str {
         weight_name(self.name())
     }
 
-    /// The operation that computes this tensor.
+    /// Returns the operation that computes this tensor.
     #[must_use]
     pub fn op(self) -> Op {
         match self.raw().op {
@@ -114,15 +115,15 @@ impl<'a> TensorInfo<'a> {
         }
     }
 
-    /// Source `i` of the operation, if it has one.
+    /// Returns source `i` of the operation, if it has one.
     #[must_use]
     pub fn src(self, i: usize) -> Option<Self> {
         let ptr = *self.raw().src.get(i)?;
-        // SAFETY: a node's sources live as long as the node does.
+        // SAFETY: by the contract of new(), which covers sources of sources.
         unsafe { Self::new(ptr) }
     }
 
-    /// Elements along each dimension.
+    /// Number of elements along each dimension.
     #[must_use]
     pub fn ne(self) -> [i64; 4] {
         self.raw().ne
@@ -149,7 +150,7 @@ impl<'a> TensorInfo<'a> {
     /// Bytes from the first element to the end of the last, gaps included.
     #[must_use]
     pub fn n_bytes(self) -> usize {
-        // SAFETY: reads shape and type of a valid tensor.
+        // SAFETY: reads the shape and type of a live tensor.
         unsafe { sys::ggml_nbytes(self.ptr.as_ptr()) }
     }
 
@@ -180,32 +181,33 @@ impl<'a> TensorInfo<'a> {
     /// ggml's name of the elements' type, such as `f32`, `q4_K` or `iq2_xxs`.
     #[must_use]
     pub fn type_name(self) -> &'static str {
-        // SAFETY: the type of a valid tensor; names are string literals.
+        // SAFETY: the type is that of a live tensor; names are string literals.
         unsafe { text(sys::ggml_type_name(self.raw().type_)) }
     }
 
-    /// ggml's name of the operation, such as `MUL_MAT`, `RMS_NORM` or, of unary ones, `SILU`.
+    /// ggml's name of the operation, such as `MUL_MAT`, `RMS_NORM`, or `SILU` for a unary one.
     #[must_use]
     pub fn op_name(self) -> &'static str {
-        // SAFETY: reads the operation of a valid tensor; names are string literals.
+        // SAFETY: reads the operation of a live tensor; names are string literals.
         unsafe { text(sys::ggml_op_desc(self.raw())) }
     }
 
-    /// The tensor that this one is a view of.
+    /// Returns the tensor that this one is a view of.
     #[must_use]
     pub(crate) fn view_src(self) -> Option<Self> {
-        // SAFETY: a view's source lives as long as the view, and is written no more than it.
+        // SAFETY: by the contract of new(), which covers the tensors that are viewed.
         unsafe { Self::new(self.raw().view_src) }
     }
 
-    /// The memory that holds it, such as `CPU`, `CPU_Mapped`, `CUDA0` or `RPC0[host:port]`; `None` where there is none.
+    /// Returns the name of its buffer type, such as `CPU`, `CPU_Mapped`, `CUDA0` or `RPC0[host:port]`. `None` if it has
+    /// no memory.
     #[must_use]
     pub fn buffer_name(self) -> Option<String> {
         let buffer = self.buffer();
         if buffer.is_null() {
             return None;
         }
-        // SAFETY: the buffer of a tensor of a live graph; its name is NUL-terminated and copied here.
+        // SAFETY: the buffer lives as long as the tensor; its type's name is NUL-terminated and copied here.
         unsafe {
             let name = sys::ggml_backend_buft_name(sys::ggml_backend_buffer_get_type(buffer));
             (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
@@ -223,7 +225,7 @@ impl fmt::Debug for TensorInfo<'_> {
     }
 }
 
-/// Returns a weight's name without what the scheduler puts around it in the name of a copy.
+/// Returns the weight's name in the name of a copy that the scheduler made, `backend#name#copy`.
 fn weight_name(tensor: &str) -> &str {
     match tensor.split_once('#') {
         None => tensor,
@@ -246,7 +248,7 @@ mod tests {
     use super::weight_name;
 
     #[test]
-    fn names_lose_their_backend_and_copy() {
+    fn base_names_omit_the_backend_and_the_copy() {
         assert_eq!(weight_name("CUDA0#blk.0.attn_k.weight#0"), "blk.0.attn_k.weight");
         assert_eq!(weight_name("CUDA0#blk.0.attn_k.weight"), "blk.0.attn_k.weight");
         assert_eq!(weight_name("blk.0.attn_k.weight"), "blk.0.attn_k.weight");

@@ -1,23 +1,23 @@
-//! Threads: which CPUs they run on, how urgently, and the pools that ggml runs them in.
+//! Threads: their CPUs, their priority, and ggml's thread pools.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-/// How urgent threads are.
+/// Priority of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Priority {
-    /// Below others.
+    /// Below normal.
     Low,
-    /// As others.
+    /// The system's default.
     #[default]
     Normal,
-    /// Above others.
+    /// Above normal.
     Medium,
-    /// Far above others.
+    /// Far above normal.
     High,
-    /// Before all others.
+    /// Real-time.
     Realtime,
 }
 
@@ -32,10 +32,10 @@ impl Priority {
         }
     }
 
-    /// Gives the whole process this priority.
+    /// Sets the priority of the whole process.
     ///
     /// # Errors
-    /// The operating system's: more than the normal priority takes privileges.
+    /// The operating system's error: a priority above normal requires privileges.
     pub fn apply_to_process(self) -> std::io::Result<()> {
         #[cfg(unix)]
         {
@@ -61,16 +61,16 @@ impl Priority {
     }
 }
 
-/// How a pool of threads works.
+/// Options of a thread pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThreadOptions {
-    /// The CPUs to run on, by number; empty for all.
+    /// CPUs to run on, by index; empty for all.
     pub cpus: Vec<bool>,
-    /// A CPU for each thread, rather than all for all.
+    /// Pin each thread to one of the CPUs.
     pub strict: bool,
-    /// How urgent they are.
+    /// Priority of the threads.
     pub priority: Priority,
-    /// How long a thread spins for work before it sleeps, 0 to 100. Without effect under OpenMP.
+    /// How long a thread polls for work before it sleeps, 0 to 100. Has no effect with OpenMP.
     pub poll: u32,
 }
 
@@ -81,12 +81,12 @@ impl Default for ThreadOptions {
 }
 
 impl ThreadOptions {
-    /// CPUs a mask can name.
+    /// Most CPUs in [`cpus`](Self::cpus).
     pub const MAX_CPUS: usize = 512;
 
     fn to_c(&self, n_threads: i32) -> sys::ggml_threadpool_params {
         let mut params = std::mem::MaybeUninit::uninit();
-        // SAFETY: init writes every field of the struct it is given.
+        // SAFETY: the call writes every field of the struct.
         let mut params: sys::ggml_threadpool_params = unsafe {
             sys::ggml_threadpool_params_init(params.as_mut_ptr(), n_threads);
             params.assume_init()
@@ -101,19 +101,19 @@ impl ThreadOptions {
     }
 }
 
-/// The pools of a context: one for single tokens, one for batches.
+/// Options of a context's two thread pools.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PoolOptions {
-    /// Single tokens.
+    /// For decodes of one token.
     pub single: ThreadOptions,
-    /// Batches.
+    /// For decodes of several tokens.
     pub batch: ThreadOptions,
 }
 
-/// `GGML_MAX_N_THREADS`: ggml has no room for more.
+/// `GGML_MAX_N_THREADS`: ggml supports no more.
 const MAX_THREADS: usize = 512;
 
-/// The nearest number of threads that ggml can run.
+/// Returns the nearest number of threads that ggml supports.
 pub(super) fn clamp_threads(n_threads: usize) -> usize {
     n_threads.clamp(1, MAX_THREADS)
 }
@@ -121,32 +121,32 @@ pub(super) fn clamp_threads(n_threads: usize) -> usize {
 type New = unsafe extern "C" fn(*mut sys::ggml_threadpool_params) -> *mut sys::ggml_threadpool;
 type Free = unsafe extern "C" fn(*mut sys::ggml_threadpool);
 
-/// Pools that were made, freed on drop. They must outlive the context they are attached to.
+/// Thread pools, freed on drop. They must outlive the context that they are attached to.
 pub(super) struct Pools {
     free: Free,
     single: NonNull<sys::ggml_threadpool>,
-    /// `None` where one pool does for both.
+    /// `None` if one pool serves both.
     batch: Option<NonNull<sys::ggml_threadpool>>,
 }
 
 impl Pools {
-    /// `None` where there is no CPU backend, or no memory: ggml then makes threads as it needs them.
+    /// Creates the pools. `None` without a CPU backend or without memory: ggml then creates threads when it needs them.
     pub(super) fn new(options: &PoolOptions, n_threads: i32, n_threads_batch: i32) -> Option<Self> {
         let [n_threads, n_threads_batch] =
             [n_threads, n_threads_batch].map(|n| clamp_threads(n.max(1) as usize) as i32);
         let (new, free) = pool_functions()?;
         let mut single = options.single.to_c(n_threads);
         let mut batch = options.batch.to_c(n_threads_batch);
-        // SAFETY: reads two initialized structs.
+        // SAFETY: both structs are initialized.
         let same = unsafe { sys::ggml_threadpool_params_match(&raw const single, &raw const batch) };
         // The pool for batches runs first; the other waits for its first token.
         single.paused = !same;
-        // SAFETY: ggml's constructor, given initialized parameters which it copies.
+        // SAFETY: the parameters are initialized, and ggml copies them.
         let batch = if same { None } else { Some(NonNull::new(unsafe { new(&raw mut batch) })?) };
         // SAFETY: as above.
         let Some(single) = NonNull::new(unsafe { new(&raw mut single) }) else {
             if let Some(batch) = batch {
-                // SAFETY: made above, attached to nothing.
+                // SAFETY: the pool was made above and is attached to no context.
                 unsafe { free(batch.as_ptr()) };
             }
             return None;
@@ -158,7 +158,7 @@ impl Pools {
     /// `context` is valid, and freed before these pools are.
     pub(super) unsafe fn attach(&self, context: *mut sys::llama_context) {
         let batch = self.batch.map_or(std::ptr::null_mut(), NonNull::as_ptr);
-        // SAFETY: by contract; a null pool for batches stands for the other one.
+        // SAFETY: our own contract. A null pool for batches stands for the pool for single tokens.
         unsafe { sys::llama_attach_threadpool(context, self.single.as_ptr(), batch) };
     }
 }
@@ -166,15 +166,17 @@ impl Pools {
 impl Drop for Pools {
     fn drop(&mut self) {
         for pool in self.batch.into_iter().chain([self.single]) {
-            // SAFETY: the pool is ours and freed once, by the backend that made it; the context that used it is already freed.
+            // SAFETY: the pool is ours and freed once, by the backend that made it; the context that used it is already
+            // freed.
             unsafe { (self.free)(pool.as_ptr()) };
         }
     }
 }
 
-/// The CPU backend's own functions: where backends are loaded at run time there is nothing to link to.
+/// Returns the CPU backend's functions, looked up at run time: a backend that is loaded at run time cannot be linked
+/// to.
 fn pool_functions() -> Option<(New, Free)> {
-    // SAFETY: reads the registry; a null device is not asked.
+    // SAFETY: reads ggml's registry; a null device is not passed on.
     let reg = unsafe {
         let cpu = sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU);
         if cpu.is_null() {
@@ -182,8 +184,8 @@ fn pool_functions() -> Option<(New, Free)> {
         }
         sys::ggml_backend_dev_backend_reg(cpu)
     };
-    // SAFETY: the registry is valid, names are NUL-terminated, and under them it hands out functions of exactly these
-    // signatures, or null.
+    // SAFETY: the registry is valid and the names are NUL-terminated. Under these names ggml returns functions of
+    // exactly these types, or null, which is `None`.
     unsafe {
         let new = sys::ggml_backend_reg_get_proc_address(reg, c"ggml_threadpool_new".as_ptr());
         let free = sys::ggml_backend_reg_get_proc_address(reg, c"ggml_threadpool_free".as_ptr());
@@ -198,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_threads_wait_and_where_reaches_ggml() {
+    fn cpus_and_polling_reach_ggml() {
         let options = ThreadOptions { cpus: vec![false, true], strict: true, poll: 7, ..ThreadOptions::default() };
         let params = options.to_c(3);
         assert_eq!((params.n_threads, params.poll, params.strict_cpu), (3, 7, true));

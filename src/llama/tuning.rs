@@ -1,4 +1,4 @@
-//! What can be set of a context besides its shape.
+//! Settings of a context that have defaults.
 
 use std::ops::RangeInclusive;
 
@@ -23,7 +23,7 @@ impl CacheType {
     }
 }
 
-/// Settings of a [`Context`](super::Context) that are llama.cpp's own where none is given.
+/// Settings of a [`Context`](super::Context). The defaults are llama.cpp's.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of llama.cpp's")]
 pub struct Tuning {
@@ -35,10 +35,10 @@ pub struct Tuning {
     pub no_kv_offload: bool,
     /// Keep operations on host tensors on the CPU.
     pub no_op_offload: bool,
-    /// A cache of full size where attention sees a window only.
+    /// Use a full-size cache for layers with sliding-window attention.
     pub swa_full: bool,
-    /// One cache for all sequences, rather than one of equal size for each: sequences of unequal length then come in the
-    /// batch's order, and take no more room than they need.
+    /// Use one cache for all sequences instead of one of equal size per sequence. Sequences of different lengths then
+    /// keep the batch's order and take only the cells that they need.
     pub unified_cache: bool,
     /// Measure no times.
     pub no_perf: bool,
@@ -46,7 +46,7 @@ pub struct Tuning {
     pub rope: Rope,
     /// Pools of threads; `None` leaves threads to ggml.
     pub pools: Option<PoolOptions>,
-    /// A control vector and the layers it is added in.
+    /// A control vector, and the layers that it is added to.
     pub control_vector: Option<(ControlVector, RangeInclusive<i32>)>,
 }
 

@@ -14,7 +14,7 @@ mod shim {
     include!(concat!(env!("OUT_DIR"), "/tokenizer.rs"));
 }
 
-/// Bytes kept of what a tokenizer's exception says.
+/// Bytes kept of the message of a tokenizer's exception.
 const REASON: usize = 256;
 
 /// Type of a vocabulary's tokenizer.
@@ -42,7 +42,7 @@ pub struct Vocab<'m> {
     model: PhantomData<&'m Model>,
 }
 
-// SAFETY: a vocabulary is never written after loading; tokenizing keeps its state on the caller's stack and heap.
+// SAFETY: a vocabulary is not written after loading, and a call that tokenizes keeps its state to itself.
 unsafe impl Send for Vocab<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Vocab<'_> {}
@@ -55,11 +55,11 @@ impl<'m> Vocab<'m> {
     /// Number of tokens, which is also the width of a row of logits.
     #[must_use]
     pub fn n_tokens(&self) -> usize {
-        // SAFETY: the vocabulary lives as long as the model it borrows.
+        // SAFETY: the vocabulary lives as long as the model, which this value borrows.
         usize::try_from(unsafe { sys::llama_vocab_n_tokens(self.ptr) }).unwrap_or(0)
     }
 
-    /// The token that begins a text, where texts begin with one.
+    /// Returns the token that the tokenizer puts before a text, if it does.
     #[must_use]
     pub fn leading_bos(&self) -> Option<Token> {
         // SAFETY: as in n_tokens, for both calls.
@@ -67,7 +67,7 @@ impl<'m> Vocab<'m> {
         (add && bos >= 0).then_some(bos)
     }
 
-    /// The token that ends a text, where texts end with one.
+    /// Returns the token that the tokenizer puts after a text, if it does.
     #[must_use]
     pub(crate) fn trailing_eos(&self) -> Option<Token> {
         // SAFETY: as in n_tokens, for both calls.
@@ -75,46 +75,47 @@ impl<'m> Vocab<'m> {
         (add && eos >= 0).then_some(eos)
     }
 
-    /// The token for the beginning of a text, whether or not texts get one.
+    /// Returns the BOS token, if there is one, whether or not the tokenizer adds it.
     #[must_use]
     pub fn bos(&self) -> Option<Token> {
         // SAFETY: as in n_tokens.
         Some(unsafe { sys::llama_vocab_bos(self.ptr) }).filter(|&token| token >= 0)
     }
 
-    /// The token for the end of a text, whether or not texts get one.
+    /// Returns the EOS token, if there is one, whether or not the tokenizer adds it.
     #[must_use]
     pub fn eos(&self) -> Option<Token> {
         // SAFETY: as in n_tokens.
         Some(unsafe { sys::llama_vocab_eos(self.ptr) }).filter(|&token| token >= 0)
     }
 
-    /// The kind of tokenizer.
+    /// Returns the type of tokenizer.
     #[must_use]
     pub(crate) fn kind(&self) -> VocabKind {
         // SAFETY: as in n_tokens.
         VocabKind(unsafe { sys::llama_vocab_type(self.ptr) })
     }
 
-    /// A token as the vocabulary's table has it.
+    /// Returns a token's text in the vocabulary's table.
     #[must_use]
     pub fn text(&self, token: Token) -> Option<&'m CStr> {
         let known = usize::try_from(token).is_ok_and(|token| token < self.n_tokens());
         if !known || self.kind().0 == sys::LLAMA_VOCAB_TYPE_NONE {
-            return None; // llama.cpp throws, or has an assertion fail
+            return None; // llama.cpp would throw, or fail an assertion
         }
-        // SAFETY: the token exists, so this is a string of the vocabulary, which lives as long as the model.
+        // SAFETY: the token exists (checked), so llama.cpp returns a string of the vocabulary, which lives as long as
+        // the model.
         let text = unsafe { sys::llama_vocab_get_text(self.ptr, token) };
-        // SAFETY: as above; NUL-terminated.
+        // SAFETY: as above; the string is NUL-terminated.
         (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) })
     }
 
-    /// The bytes that a token stands for in a text; those of a character may be spread over several tokens. Control tokens
-    /// and numbers outside the vocabulary stand for none.
+    /// Returns the bytes that a token stands for in a text. Several tokens may share the bytes of one character.
+    /// Control tokens and numbers outside the vocabulary have none.
     #[must_use]
     pub fn piece(&self, token: Token) -> Vec<u8> {
         if self.text(token).is_none() {
-            return Vec::new(); // llama.cpp throws
+            return Vec::new(); // llama.cpp would throw
         }
         let mut bytes = vec![0_u8; 32];
         loop {
@@ -126,7 +127,7 @@ impl<'m> Vocab<'m> {
                     bytes.truncate(n);
                     return bytes;
                 }
-                // The count came back negated.
+                // Negative: the number of bytes that are needed.
                 Err(_) if n.unsigned_abs() as usize > bytes.len() => bytes.resize(n.unsigned_abs() as usize, 0),
                 Err(_) => return Vec::new(),
             }
@@ -136,14 +137,14 @@ impl<'m> Vocab<'m> {
     /// Returns true for an end-of-generation token: the end of a text or of a turn.
     #[must_use]
     pub fn is_end(&self, token: Token) -> bool {
-        // SAFETY: as in n_tokens; the call looks the token up in a set.
+        // SAFETY: as in n_tokens; the call looks up the token in a set.
         unsafe { sys::llama_vocab_is_eog(self.ptr, token) }
     }
 
     /// Checks that texts can be tokenized.
     ///
     /// # Errors
-    /// [`Error::Vocabulary`]: llama.cpp would end the process.
+    /// [`Error::Vocabulary`] if llama.cpp would end the process.
     pub fn check(&self) -> Result<(), Error> {
         self.check_for(true)
     }
@@ -169,8 +170,8 @@ impl<'m> Vocab<'m> {
         vocab_check::check(&facts, around).map_err(|reason| Error::Vocabulary { reason })
     }
 
-    /// Tokenizes `text`, with the tokens the vocabulary puts around a text; `parse_special` reads control tokens
-    /// written out in it, such as `<|im_start|>`, as themselves.
+    /// Tokenizes `text` and adds the tokens that the vocabulary puts around a text. With `parse_special`, control
+    /// tokens in the text, such as `<|im_start|>`, become these tokens.
     ///
     /// # Errors
     /// [`Error::TextTooLong`] beyond 2 GiB; [`Error::Vocabulary`]; [`Error::Tokenizer`].
@@ -186,14 +187,14 @@ impl<'m> Vocab<'m> {
         let mut tokens: Vec<Token> = vec![0; text.len() + 2];
         let mut n = self.tokenize_into(text, len, &mut tokens, around, parse_special)?;
         if n < 0 && n != i32::MIN {
-            // Rare: normalization made more tokens than there were bytes. The count came back negated.
+            // Rare: normalization made more tokens than bytes. The result is the negative number of tokens.
             tokens.resize(n.unsigned_abs() as usize, 0);
             n = self.tokenize_into(text, len, &mut tokens, around, parse_special)?;
         }
         tokens.truncate(usize::try_from(n).map_err(|_| too_long())?);
         let known = 0..self.n_tokens();
         match tokens.iter().find(|&&token| !usize::try_from(token).is_ok_and(|token| known.contains(&token))) {
-            // What a vocabulary without an unknown token has for what it does not know.
+            // llama.cpp returns it for unknown text if the vocabulary has no unknown token.
             Some(token) => Err(Error::Tokenizer { reason: format!("there is no token {token}") }),
             None => Ok(tokens),
         }
@@ -210,8 +211,9 @@ impl<'m> Vocab<'m> {
         let capacity = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
         let (mut n, mut reason) = (0, [0_u8; REASON]);
         let (text, tokens) = (text.as_ptr().cast(), tokens.as_mut_ptr());
-        // SAFETY: all buffers are valid for the lengths passed with them, and the shim writes at most `capacity` tokens and
-        // `REASON` bytes. It lets no exception through, and `check_for` has refused what would fail an assertion.
+        // SAFETY: all buffers are valid for the lengths passed with them, and the shim writes at most `capacity` tokens
+        // and `REASON` bytes. It catches exceptions, and `check_for` has refused vocabularies that would fail an
+        // assertion.
         let status = unsafe {
             shim::imatrix_tokenizer_tokenize(
                 self.ptr,

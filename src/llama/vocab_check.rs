@@ -1,6 +1,7 @@
 //! Vocabularies on which llama.cpp's tokenizer would end the process.
 //!
-//! Its exceptions are caught; a `GGML_ASSERT` or `GGML_ABORT` cannot be. What reaches one is refused beforehand:
+//! Its exceptions are caught; a `GGML_ASSERT` or `GGML_ABORT` cannot be. Vocabularies that would reach one are refused
+//! before:
 //!
 //! | llama.cpp | reached by | refused in |
 //! |---|---|---|
@@ -60,12 +61,12 @@ pub(super) fn check(facts: &Facts, around: bool) -> Result<(), &'static str> {
 
 /// Checks that llama.cpp can load the vocabulary of this file. Returns the reason otherwise.
 ///
-/// A file that cannot be read passes: llama.cpp, which loads it next, says what is wrong.
+/// A file that cannot be read passes: llama.cpp, which loads it next, reports the error.
 pub(super) fn check_file(path: &Path) -> Result<(), String> {
     let Ok(file) = File::open(path) else { return Ok(()) };
     let tokens = file.get("tokenizer.ggml.tokens").and_then(Value::as_strings).unwrap_or_default();
     let mut seen = HashSet::with_capacity(tokens.len());
-    // llama.cpp gives tokens without a text names of their own.
+    // llama.cpp invents names for tokens without text.
     let twice = tokens.iter().enumerate().find(|(_, token)| !token.is_empty() && !seen.insert(token.as_str()));
     if let Some((index, token)) = twice {
         return Err(format!("tokenizer.ggml.tokens has {token:?} twice, the second time at {index}"));

@@ -118,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn a_matching_pair_passes() {
+    fn a_trunk_and_its_draft_are_accepted() {
         assert!(check_trunk(Path::new("m.gguf"), &trunk()).is_ok());
         assert!(check_pair(Some(&trunk()), Path::new("d.gguf"), &draft()).is_ok());
         assert!(check_pair(None, Path::new("d.gguf"), &draft()).is_ok());
     }
 
     #[test]
-    fn a_draft_alone_and_a_draft_for_a_model_with_nextn_are_refused() {
+    fn a_draft_without_a_trunk_or_for_a_model_with_nextn_is_refused() {
         let path = Path::new("m.gguf");
         assert!(check_alone(path, &trunk()).is_ok());
         assert!(check_alone(path, &ModelHeader { has_trunk: true, ..draft() }).is_ok());

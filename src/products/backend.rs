@@ -20,9 +20,9 @@ static FUNCTIONS: ffi::imatrix_products_functions = ffi::imatrix_products_functi
 /// Registers the backend with ggml.
 ///
 /// # Safety
-/// Called once, when ggml's registry has been filled.
+/// Called once, after ggml's registry has been filled and while no other thread uses it.
 pub(super) unsafe fn register(name: &'static CStr) {
-    // SAFETY: both live as long as the process; our own contract.
+    // SAFETY: our own contract; the name and the functions live as long as the process.
     unsafe { ffi::imatrix_products_register(name.as_ptr(), &raw const FUNCTIONS) };
 }
 
@@ -31,23 +31,25 @@ extern "C" fn create() -> *mut c_void {
 }
 
 unsafe extern "C" fn destroy(state: *mut c_void) {
-    // SAFETY: ggml frees what create() returned, once.
+    // SAFETY: ggml passes a pointer that create() returned, once, and does not use it afterwards.
     drop(unsafe { Box::from_raw(state.cast::<State>()) });
 }
 
 unsafe extern "C" fn set_threads(state: *mut c_void, threads: c_int) {
-    // SAFETY: a state that create() returned; a context uses its backends from one thread at a time.
+    // SAFETY: create() returned the state, and a context uses its backends from one thread at a time, so this is the
+    // only reference.
     let state = unsafe { &mut *state.cast::<State>() };
     state.set_threads(usize::try_from(threads).unwrap_or(1));
 }
 
 unsafe extern "C" fn supports(node: *const sys::ggml_tensor) -> bool {
-    // SAFETY: ggml asks about a node with its sources. A panic would come of a mistake of ours: ggml then has the node.
+    // SAFETY: ggml passes a live node, whose sources are alive too. After a panic, which would be a bug, ggml computes
+    // the node.
     catch_unwind(|| unsafe { node.as_ref().is_some_and(|node| Product::is_taken(node)) }).unwrap_or(false)
 }
 
 unsafe extern "C" fn compute(state: *mut c_void, node: *mut sys::ggml_tensor) -> bool {
-    // SAFETY: as in set_threads(); ggml has computed the node's sources and waits.
+    // SAFETY: as in set_threads(). ggml has computed the node's sources, and waits until this returns.
     let compute = || unsafe {
         let state = &mut *state.cast::<State>();
         let node = &*node;

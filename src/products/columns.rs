@@ -1,5 +1,5 @@
-//! Activations as columns: converted by ggml to the type that it multiplies with, then laid out for a kernel. Products that
-//! read the same activations share them: query, key and value; gate and up; all experts.
+//! Activations as columns: converted by ggml to the type that it multiplies with, then laid out for a kernel. Products
+//! that read the same activations share them: query, key and value; gate and up; all experts.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -61,7 +61,7 @@ impl Columns {
             k: product.k,
             kernel: product.kernel.name,
         };
-        // A product that comes again is of another evaluation, announced or not.
+        // If a product comes again, another evaluation has begun, even if `forget` was not called.
         let shared = self.held.as_mut().filter(|held| held.key == key && !held.readers.contains(&product.matrix));
         if let Some(held) = shared {
             held.readers.push(product.matrix);
@@ -77,7 +77,8 @@ impl Columns {
         done
     }
 
-    /// Converts all rows and lays them out, unless they are to be plain. Sets `plain` where the kernel wants them so.
+    /// Converts all rows, and lays them out unless `plain`. Sets `self.plain` if the kernel does not have ggml's bits
+    /// for them.
     ///
     /// # Safety
     /// As for [`hold`](Self::hold).
@@ -113,8 +114,8 @@ impl Columns {
                 }
                 for row in first..rows.min(first + ROWS_AT_ONCE) {
                     let (inner, outer) = (row % input.rows[0], row / input.rows[0]);
-                    // SAFETY: by contract `k` floats are at each row of the input. The column's bytes are this thread's alone,
-                    // since each row is given out once; so is the converted row, since each thread has its number.
+                    // SAFETY: by contract each row of the input has `k` floats. Each row is given out once, so only
+                    // this thread writes its column. Each thread has its own number, so only this one uses `converted`.
                     unsafe {
                         let from = data.add(inner * input.bytes[0] + outer * input.bytes[1]);
                         let column = columns.add(row * stride);

@@ -8,7 +8,7 @@ use llama_cpp_sys_2 as sys;
 use super::check;
 use super::kernel::{self, Kernel};
 
-/// A kind of product: what is multiplied, and whether experts take part.
+/// A kind of product: the type of its weights, and whether it is routed to experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
     pub(super) weights: Weights,
@@ -93,26 +93,26 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// The kind.
+    /// Returns the kind.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The name of the kernel that computes it, or `None` if it is left to ggml.
+    /// Returns the name of the kernel that computes it, or `None` for ggml.
     #[must_use]
     pub fn kernel(&self) -> Option<&'static str> {
         self.kernel.map(|kernel| kernel.name)
     }
 
-    /// The names of kernels that this CPU can run and that did not have ggml's bits.
+    /// Returns the names of the kernels that this CPU can run but that did not have ggml's bits.
     #[must_use]
     pub fn inexact(&self) -> &[&'static str] {
         &self.inexact
     }
 }
 
-/// The choice for each kind, made on the first call by comparing small products with ggml's.
+/// Returns the choice per kind. The first call makes it, by comparing small products with ggml's.
 pub(super) fn choices() -> &'static [Choice] {
     static CHOICES: OnceLock<Vec<Choice>> = OnceLock::new();
     CHOICES.get_or_init(|| Kind::ALL.iter().map(|&kind| choose(kind)).collect())

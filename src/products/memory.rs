@@ -1,26 +1,26 @@
-//! Aligned memory that is kept from product to product, and pointers that threads share.
+//! Aligned memory that products reuse, and pointers that threads share.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
-/// Bytes on a cache line's boundary, uninitialized.
+/// Uninitialized bytes, aligned to a cache line.
 #[derive(Default)]
 pub(super) struct Bytes(Option<(NonNull<u8>, Layout)>);
 
-// SAFETY: the memory is owned.
+// SAFETY: this value owns the memory, which is bound to no thread.
 unsafe impl Send for Bytes {}
 
 impl Bytes {
     const ALIGN: usize = 64;
 
-    /// Has room for `size` bytes; what was in it may be lost.
+    /// Makes room for `size` bytes. The contents may be lost.
     pub(super) fn at_least(&mut self, size: usize) {
         if self.0.is_some_and(|(_, layout)| layout.size() >= size) {
             return;
         }
         self.free();
         let layout = Layout::from_size_align(size.max(1), Self::ALIGN).expect("sizes of tensors fit");
-        // SAFETY: the layout is of at least one byte.
+        // SAFETY: the layout has at least one byte.
         let ptr = NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
         self.0 = Some((ptr, layout));
     }
@@ -47,17 +47,18 @@ impl Drop for Bytes {
     }
 }
 
-/// A pointer that threads share. Each thread accesses separate bytes, or bytes that no thread writes.
+/// A pointer that threads share. Each thread must access separate bytes, or bytes that no thread writes.
 #[derive(Clone, Copy)]
 pub(super) struct Shared<T>(pub(super) *mut T);
 
-// SAFETY: the code that dereferences it must prevent data races.
+// SAFETY: sending a pointer is harmless. Dereferencing it is unsafe, and each such block states why there is no data
+// race.
 unsafe impl<T> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
-    /// The pointer. A method, so that a closure captures the whole and not the field.
+    /// Returns the pointer. This is a method so that a closure captures the whole value and not the field.
     pub(super) fn get(&self) -> *mut T {
         self.0
     }

@@ -1,9 +1,9 @@
 //! Matrix products that are faster than ggml's on a CPU, to the bit.
 //!
-//! [`register`] adds a backend to ggml, of the kind that llama.cpp takes into each context by itself (as it does BLAS). The
-//! backend computes products with weights in host memory whose type has a kernel here; everything else stays with ggml. The
-//! weights are used where they are, without a copy. Results have ggml's bits: before a kernel is used, small products of its
-//! kind are computed by ggml as well, on this machine, and one bit apart leaves the kind to ggml.
+//! [`register`] adds a backend to ggml that llama.cpp uses in each context without further settings, as it uses BLAS.
+//! The backend computes products with weights in host memory whose type has a kernel here; ggml computes everything
+//! else. The weights are used in place, without a copy. Results have ggml's bits: before a kernel is used, small
+//! products of its kind are compared with ggml's on this machine. If one bit differs, ggml computes this kind.
 //!
 //! ```
 //! use llama_imatrix::products;
@@ -17,8 +17,8 @@
 //! Any program that uses llama.cpp needs only this call.
 //!
 //! There are kernels for x86-64 Linux with AVX2 or more. Elsewhere, without the feature `openmp`, and with
-//! `dynamic-backends`, [`register`] does nothing and returns no choices. Where a GPU is in use that computes large batches with weights in host
-//! memory, register nothing: ggml would have the CPU compute those batches.
+//! `dynamic-backends`, [`register`] does nothing and returns no choices. Do not call it if a GPU computes large batches
+//! with weights in host memory: ggml would compute these batches on the CPU.
 #![allow(unsafe_code)] // Kernels and what ggml calls; every block states the invariant it relies on.
 
 #[cfg(products)]
@@ -55,8 +55,8 @@ pub use without::{Choice, Kind};
 
 /// Registers the backend with ggml, on the first call, and returns what computes each kind of product on this machine.
 ///
-/// Call it before a model is loaded. It affects all models that the process loads and all contexts that it creates
-/// afterwards.
+/// Call it before other threads use llama.cpp, since ggml does not lock its registry. It affects all models that the
+/// process loads and all contexts that it creates afterwards.
 #[allow(clippy::must_use_candidate, reason = "it is called for its effect")]
 pub fn register() -> &'static [Choice] {
     #[cfg(products)]
@@ -65,7 +65,7 @@ pub fn register() -> &'static [Choice] {
         let _ = crate::llama::Backend::init();
         let choices = kind::choices();
         if choices.iter().any(|choice| choice.kernel().is_some()) {
-            // SAFETY: Backend::init() has filled the registry.
+            // SAFETY: Backend::init() has filled the registry, and `Once` makes this the only call.
             ONCE.call_once(|| unsafe { backend::register(crate::llama::PRODUCTS) });
         }
         choices
@@ -74,7 +74,7 @@ pub fn register() -> &'static [Choice] {
     &[]
 }
 
-/// The names of the kernels for a kind of product that this CPU can run, the fastest first.
+/// Returns the names of the kernels for a kind of product that this CPU can run, the fastest first.
 #[must_use]
 pub fn kernels(kind: Kind) -> Vec<&'static str> {
     #[cfg(products)]
@@ -83,8 +83,9 @@ pub fn kernels(kind: Kind) -> Vec<&'static str> {
     match kind {}
 }
 
-/// Computes a random product of a kind by ggml and by the kernel of that name, and compares the bits. The same seed gives the
-/// same operands. Returns `None` if this CPU cannot run a kernel of that name for the kind, or there is no memory.
+/// Computes a random product of a kind with ggml and with the kernel of that name, and compares the bits. The same seed
+/// gives the same operands. Returns `None` if this CPU cannot run a kernel of that name for the kind, the kernel cannot
+/// compute the shape, or there is no memory.
 #[must_use]
 pub fn compare(
     kind: Kind,
@@ -99,7 +100,7 @@ pub fn compare(
     {
         let _ = crate::llama::Backend::init();
         let kernel = kind.kernels().find(|candidate| candidate.name == kernel)?;
-        if !shape.k.is_multiple_of(kernel.step) {
+        if !shape.is_valid() || !shape.k.is_multiple_of(kernel.step) {
             return None;
         }
         let mut trial = trial::Trial::new(kind, kernel, shape, threads)?;

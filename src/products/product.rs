@@ -7,7 +7,7 @@ use llama_cpp_sys_2 as sys;
 use super::kernel::Kernel;
 use super::kind::{Kind, Weights};
 
-/// Fewer rows of activations than this are left to ggml: laying out the weights would cost what the tiles gain.
+/// Fewest rows of activations. With fewer, laying out the weights would cost more than the tiles gain.
 const LEAST_ROWS: i64 = 8;
 
 /// A product that a kernel computes. The pointers are those of the node.
@@ -61,7 +61,7 @@ impl Product {
     pub(super) unsafe fn is_taken(node: &sys::ggml_tensor) -> bool {
         // SAFETY: our own contract.
         let Some((kind, weight)) = (unsafe { kind_of(node) }) else { return false };
-        // SAFETY: a weight's buffer lives as long as it does; it is null while sizes are being found out.
+        // SAFETY: a weight's buffer, if it has one, lives as long as the weight.
         let in_model = !weight.buffer.is_null()
             && unsafe { sys::ggml_backend_buffer_get_usage(weight.buffer) } == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
         in_model && kind.kernel().is_some_and(|kernel| (weight.ne[0] as usize).is_multiple_of(kernel.step))
@@ -83,7 +83,7 @@ impl Product {
     pub(super) unsafe fn new(node: &sys::ggml_tensor, kernel: &'static Kernel) -> Option<Self> {
         // SAFETY: our own contract.
         let (kind, weight) = unsafe { kind_of(node)? };
-        // SAFETY: kind_of() has found the sources to be there.
+        // SAFETY: kind_of() has found these sources; they live as long as the node.
         let input = unsafe { &*node.src[1] };
         let routes = kind.routed.then(|| {
             // SAFETY: as above.
@@ -131,12 +131,12 @@ impl Routes {
     /// # Safety
     /// Both are in range, and the tensor is computed.
     pub(super) unsafe fn expert(&self, token: usize, slot: usize) -> i32 {
-        // SAFETY: by contract an i32 is there.
+        // SAFETY: by contract the tensor has an i32 for this token and slot.
         unsafe { self.data.add(token * self.bytes[1] + slot * self.bytes[0]).cast::<i32>().read_unaligned() }
     }
 }
 
-/// The kind of product that a node is, with its weight, if it has a shape that kernels can compute.
+/// Returns the kind of product and the weight of a node, if kernels can compute its shape.
 ///
 /// # Safety
 /// `node` and its sources are alive.
@@ -176,7 +176,7 @@ unsafe fn kind_of(node: &sys::ggml_tensor) -> Option<(Kind, &sys::ggml_tensor)> 
     (fits && shape).then_some((kind, weight))
 }
 
-/// The tensor whose values `tensor` has: what was reshaped, and not the memory that it may share with others.
+/// Returns the tensor before any reshapes. Memory is no identity: tensors may share it.
 ///
 /// # Safety
 /// `tensor` and what it was made of are alive.

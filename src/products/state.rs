@@ -10,8 +10,8 @@ use super::memory::{Bytes, Shared};
 use super::product::{Product, Routes};
 use super::team;
 
-/// Bytes of panels that a thread lays out at once, and of columns that it then multiplies with all of them: together they fit
-/// a core's second cache.
+/// Bytes of panels that a thread lays out at once, and of columns that it then multiplies with all of them: together
+/// they fit a core's second cache.
 const PANEL_BYTES: usize = 96 << 10;
 const COLUMN_BYTES: usize = 160 << 10;
 
@@ -110,7 +110,7 @@ impl State {
     fn cut(&mut self, product: &Product, matrix: usize, cells: std::ops::Range<usize>) {
         let kernel = product.kernel;
         let panels = (PANEL_BYTES / panel_bytes(product)).max(1);
-        // Small enough that no thread is left with much more than the others.
+        // Small enough that all threads finish at about the same time.
         let fair = product.rows.div_ceil(self.threads * 4).div_ceil(kernel.rows).max(1);
         let step = panels.min(fair) * kernel.rows;
         for first in (0..product.rows).step_by(step) {
@@ -137,11 +137,13 @@ impl State {
         let next = AtomicUsize::new(0);
         let plain = self.columns.are_plain();
         team::run(self.threads, |thread, _| {
-            // SAFETY: both outlive the team's work and are not written during it. Only this thread uses the workspace.
+            // SAFETY: state and product outlive the team's work, and nobody writes them during it. There is one
+            // workspace per thread, and only this thread uses this one.
             let (state, product, workspace) =
                 unsafe { (&*shared.get(), &*product.get(), &mut *workspaces.get().add(thread)) };
             while let Some(job) = state.jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                // SAFETY: each job runs once, and no two jobs write to the same memory.
+                // SAFETY: each job runs once, and no two jobs write to the same memory. The cells point to columns of
+                // the product, and the workspace has room for the job's panels (see above).
                 unsafe {
                     let cells = &state.cells[job.cells.clone()];
                     if plain { run_plain(product, job, cells) } else { run(product, job, cells, workspace) }
@@ -200,8 +202,9 @@ unsafe fn run_plain(product: &Product, job: &Job, cells: &[Cell]) {
 /// Multiplies the rows of a job with its columns.
 ///
 /// # Safety
-/// The matrix has the rows, the cells point to columns of the product's length and to room for all rows of a matrix, and
-/// no other thread writes the job's rows there. The workspace has room for the job's panels and the kernel's floats.
+/// The matrix has the rows, the cells point to columns of the product's length and to room for all rows of a matrix,
+/// and no other thread writes the job's rows there. The workspace has room for the job's panels and the kernel's
+/// floats.
 unsafe fn run(product: &Product, job: &Job, cells: &[Cell], workspace: &mut Workspace) {
     let (kernel, k) = (product.kernel, product.k);
     let panel_bytes = panel_bytes(product);

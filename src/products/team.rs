@@ -15,7 +15,8 @@ struct Job<'a, W> {
 pub(super) fn run<W: Fn(usize, usize) + Sync>(threads: usize, work: W) -> bool {
     let job = Job { work: &work, panicked: AtomicBool::new(false) };
     let threads = c_int::try_from(threads.max(1)).unwrap_or(c_int::MAX);
-    // SAFETY: `call` is for a job of this very type, which outlives the call; all threads are through when it returns.
+    // SAFETY: `call::<W>` expects a `Job<W>`, which `job` is. It outlives the call, which returns when all threads have
+    // finished.
     unsafe { ffi::imatrix_products_team(threads, Some(call::<W>), (&raw const job).cast_mut().cast()) };
     !job.panicked.into_inner()
 }

@@ -29,8 +29,9 @@ impl Trial {
     pub(super) fn new(kind: Kind, kernel: &'static Kernel, shape: Shape, threads: usize) -> Option<Self> {
         let (k, rows, tokens) = (shape.k as i64, shape.rows as i64, shape.tokens as i64);
         let (experts, used) = (shape.experts.0 as i64, shape.experts.1 as i64);
-        // SAFETY: plain constructors of ggml; the context is large enough for five tensors and a graph, and all are freed
-        // together. Null is checked before anything is made in it.
+        // SAFETY: the context is checked for null and large enough for five tensors and a graph. The shape is valid
+        // (see `Shape::is_valid`), so the view of the ids lies within its tensor. `Trial` owns all of it and frees it
+        // together.
         unsafe {
             let params = sys::ggml_init_params {
                 mem_size: 16 * sys::ggml_tensor_overhead() + sys::ggml_graph_overhead(),
@@ -69,10 +70,10 @@ impl Trial {
         }
     }
 
-    /// Fills the tensors: the same seed, the same values.
+    /// Fills the tensors. The same seed gives the same values.
     pub(super) fn fill(&mut self, values: Values, seed: u64) {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        // SAFETY: the tensors are ours, allocated in host memory, and not in use.
+        // SAFETY: the tensors are ours, contiguous, allocated in host memory, and not in use.
         unsafe {
             let node = &*self.node;
             fill_weights(&*node.src[0], values, &mut random);
@@ -91,7 +92,8 @@ impl Trial {
 
     /// Computes the product both ways and compares.
     pub(super) fn run(&mut self) -> Option<Outcome> {
-        // SAFETY: the tensors are ours and filled; the graph is computed before its result is read.
+        // SAFETY: the tensors are ours, filled, and in host memory. The graph is computed before its result is read,
+        // and nothing else uses the node. `compare` and the tests pass a kernel of the product's kind.
         unsafe {
             let node = &*self.node;
             let count = (node.ne[0] * node.ne[1] * node.ne[2]) as usize;
@@ -120,7 +122,7 @@ impl Trial {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        // SAFETY: all are ours, and freed once; ggml takes null for buffer and backend.
+        // SAFETY: all are ours and freed once; ggml accepts null for the buffer and the backend.
         unsafe {
             sys::ggml_backend_buffer_free(self.buffer);
             sys::ggml_backend_free(self.backend);
@@ -132,12 +134,12 @@ impl Drop for Trial {
 /// Returns the CPU time of the calling thread.
 fn cpu_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes the time into a local.
+    // SAFETY: the call writes the time to a local.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Random weights, converted by ggml.
+/// Fills a weight with random values, quantized by ggml.
 ///
 /// # Safety
 /// The tensor is allocated in host memory and nobody else uses it.
@@ -145,7 +147,7 @@ unsafe fn fill_weights(weight: &sys::ggml_tensor, values: Values, random: &mut R
     let k = weight.ne[0] as usize;
     let values = if values == Values::NotFinite { Values::Extreme } else { values };
     let mut row = vec![0.0_f32; k];
-    // SAFETY: by contract all rows are there; quantize_chunk writes one of them.
+    // SAFETY: by contract the weight has these rows, and quantize_chunk writes one of them, whose size is `nb[1]`.
     unsafe {
         for i in 0..(weight.ne[1] * weight.ne[2]) as usize {
             random.fill(&mut row, values);
@@ -155,7 +157,7 @@ unsafe fn fill_weights(weight: &sys::ggml_tensor, values: Values, random: &mut R
     }
 }
 
-/// Random experts for each token, each at most once; few experts get most tokens, and some none.
+/// Fills the ids with random experts, each at most once per token. Few experts get most tokens, and some get none.
 ///
 /// # Safety
 /// As for [`fill_weights`].
@@ -166,7 +168,7 @@ unsafe fn fill_ids(ids: &sys::ggml_tensor, experts: usize, random: &mut Random) 
             let left = experts - slot;
             let pick = slot + random.below(left).min(random.below(left));
             order.swap(slot, pick);
-            // SAFETY: by contract the slot is there.
+            // SAFETY: by contract the tensor has this slot.
             unsafe {
                 let to = ids.data.cast::<u8>().add(token * ids.nb[1] + slot * ids.nb[0]);
                 to.cast::<i32>().write_unaligned(order[slot]);
@@ -190,12 +192,12 @@ impl Random {
         ((self.next() >> 33) as usize) % n.max(1)
     }
 
-    /// From -1 to 1.
+    /// Returns a number from -1 to 1.
     fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    /// A power of two, from the smallest subnormal numbers to nearly the largest.
+    /// Returns a power of two, from the smallest subnormal number to nearly the largest number.
     fn power(&mut self) -> f32 {
         match self.below(250) as u32 {
             subnormal @ 0..23 => f32::from_bits(1 << subnormal),
@@ -204,7 +206,7 @@ impl Random {
     }
 
     fn fill(&mut self, row: &mut [f32], values: Values) {
-        // A whole row of the same magnitude, or each value of its own.
+        // One magnitude per row, or one per value.
         let (scale, apart) = match values {
             Values::Usual => (1.0, false),
             _ => (self.power(), self.below(2) == 0),

@@ -37,14 +37,21 @@ pub struct Outcome {
     pub results: usize,
     /// Number of results that differ from ggml's in any bit; two NaNs count as equal.
     pub apart: usize,
-    /// CPU time that ggml took on the calling thread: all of it where that is the only one.
+    /// CPU time of ggml on the calling thread: its whole CPU time with one thread.
     pub ggml: Duration,
-    /// The same of the kernel, with all that it prepares.
+    /// The same for the kernel, including its preparation of operands.
     pub kernel: Duration,
 }
 
 impl Shape {
-    /// Multiplications and additions.
+    /// Returns true if no size is 0 and tokens are routed to at most all experts.
+    #[cfg(products)]
+    pub(super) fn is_valid(&self) -> bool {
+        let (experts, used) = self.experts;
+        self.k > 0 && self.rows > 0 && self.tokens > 0 && (1..=experts).contains(&used)
+    }
+
+    /// Returns the number of multiplications and additions.
     #[must_use]
     pub fn operations(&self, kind: Kind) -> usize {
         2 * self.k * self.rows * self.tokens * if kind.is_routed() { self.experts.1 } else { 1 }

@@ -1,7 +1,8 @@
 //! What an error of a weight's product costs the model: its sensitivity, cost per squared error.
 //!
-//! Measured sensitivities are the change of the KL divergence per squared error (`llama-imatrix sensitivity`). Without them this
-//! module estimates them from the sizes of the products alone. Both give the recipe its costs; only their ratios matter.
+//! Measured sensitivities are the change of the KL divergence per squared error (`llama-imatrix sensitivity`). Without
+//! them this module estimates them from the sizes of the products alone. Both give the recipe its costs; only their
+//! ratios matter.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +29,7 @@ pub struct Product<'a> {
     pub experts_used: f64,
 }
 
-/// The shape of the attention; what is not known is left out of the estimate.
+/// The shape of the attention. The estimate omits unknown parts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Heads {
     /// Heads of queries.
@@ -58,8 +59,8 @@ enum Part {
 
 /// Estimates the sensitivity of each weight.
 ///
-/// It assumes that an error of the stream, relative to the stream where it is added, is the relative error of the logits: later
-/// layers keep its size. Then a squared error `e` costs
+/// It assumes that an error of the stream, relative to the stream where it is added, is the relative error of the
+/// logits: later layers keep its size. Then a squared error `e` costs
 ///
 /// - in a product that is added to the stream: `e / S`, where `S` is the square of the stream after that layer, the sum of the
 ///   squares of all that was added so far (terms are taken as uncorrelated);
@@ -127,7 +128,7 @@ impl<'p> Stream<'p> {
             *(if is_feed_forward(product.name) { &mut layer.feed_forward } else { &mut layer.attention }) +=
                 added(product);
         }
-        // Without an embedding of its own (tied, or not known) the stream begins with what the first layer adds.
+        // Without known embeddings the stream begins with the output of the first layer.
         let first_added = layers.values().next().map_or(1.0, |layer| layer.attention + layer.feed_forward);
         let first = embedding.map_or(first_added, |p| p.power).max(f64::MIN_POSITIVE);
         let mut sum = first;
@@ -169,7 +170,7 @@ impl<'p> Stream<'p> {
         let down = self.products.get(product.name.replacen(own, "ffn_down", 1).as_str())?;
         let used = product.experts_used.max(1.0);
         let other = self.products.get(product.name.replacen(own, other, 1).as_str());
-        // Of a token's experts each has its share of the square.
+        // Each of a token's experts has its share of the square.
         let mean_square = other.map_or(1.0, |other| other.power / used / down.columns);
         Some(factor * mean_square * down.norm / down.columns / used.powi(2))
     }

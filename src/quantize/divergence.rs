@@ -1,7 +1,7 @@
-//! How far a model's distributions are from a reference's: llama-perplexity's numbers, from logits in memory.
+//! Compares a model's distributions with a reference's: llama-perplexity's numbers, from logits in memory.
 //!
-//! `llama-perplexity` keeps the reference's log-probabilities in 16 bits. This module rounds them in the same way, so that the
-//! results are the same.
+//! `llama-perplexity` keeps the reference's log-probabilities in 16 bits. This module rounds them in the same way, so
+//! that the results are the same.
 
 use crate::lens::base::{BaseRow, log_sum_exp};
 
@@ -13,7 +13,7 @@ const LOWEST: f32 = -16.0;
 pub struct RowScore {
     /// Negative log-likelihood of the next token, of the candidate and of the reference.
     pub nll: f32,
-    /// Of the reference.
+    /// Negative log-likelihood of the reference.
     pub nll_base: f32,
     /// KL divergence of the candidate from the reference.
     pub divergence: f64,
@@ -23,8 +23,8 @@ pub struct RowScore {
     pub same_top: bool,
 }
 
-/// Compares a candidate's row of logits with the reference's; `next` is the token that follows. `None` if a length or the
-/// token is wrong, or no logit is a number.
+/// Compares a candidate's row of logits with the reference's; `next` is the token that follows. `None` if a length or
+/// the token is wrong, or no logit is a number.
 #[must_use]
 pub fn compare(base: &BaseRow, logits: &[f32], next: usize) -> Option<RowScore> {
     if logits.len() != base.n_vocab() {

@@ -1,4 +1,5 @@
-//! The expected squared error of each weight's product, per type: rows quantized by ggml itself, with the matrix as importance.
+//! The expected squared error of each weight's product, per type: rows quantized by ggml itself, with the matrix as
+//! importance.
 
 use rayon::prelude::*;
 
@@ -29,8 +30,8 @@ pub struct Errors {
     pub power: f64,
     /// Sum of the squares of the weights, per matrix.
     pub norm: f64,
-    /// The same of the rows less their mean, each column times the mean square of its input: what an error of the inputs, in a
-    /// random direction and as large as they are, changes the differences of the products by.
+    /// The same of the rows less their mean, each column times the mean square of its input: what an error of the
+    /// inputs, in a random direction and as large as they are, changes the differences of the products by.
     pub spread: f64,
     /// Number of rows that were quantized.
     pub rows: u64,
@@ -97,11 +98,11 @@ fn squares(source: &Source, weight: &Weight, inputs: &Inputs, blocks: &[&[Row]])
     Ok((norm, spread))
 }
 
-/// Chooses rows: the rows of a matrix are cut into as many equal parts as rows are wanted, and one is drawn from each.
+/// Chooses rows: splits the rows of a matrix into as many equal parts as rows are needed, and draws one from each.
 fn sampled_rows(weight: &Weight, sampling: Sampling) -> Vec<Row> {
     let (matrices, rows) = (weight.matrices(), weight.rows());
     let wanted = sampling.rows.map_or(rows, |n| n.div_ceil(matrices.max(1)).clamp(1, rows));
-    // The weight's name takes part, so that the choice does not depend on other weights.
+    // The seed includes the weight's name, so that the choice does not depend on other weights.
     let name = weight.name.bytes().fold(sampling.seed, |seed, b| seed.wrapping_mul(0x0100_0000_01b3) ^ u64::from(b));
     let mut random = SplitMix64::new(name);
     let at = |part: u64| (u128::from(part) * u128::from(rows) / u128::from(wanted)) as u64;
@@ -115,7 +116,8 @@ fn sampled_rows(weight: &Weight, sampling: Sampling) -> Vec<Row> {
     chosen
 }
 
-/// Returns the expected squared error of some rows of one matrix as a type; without a type that of leaving the rows out.
+/// Returns the expected squared error of some rows of one matrix as a type; without a type that of leaving the rows
+/// out.
 fn block_error(
     source: &Source,
     weight: &Weight,

@@ -86,12 +86,13 @@ impl<'m> Evaluation<'m> {
         Ok(Self { context, bos: model.vocab().leading_bos(), n_vocab: model.vocab().n_tokens() })
     }
 
-    /// Forgets the last chunk.
+    /// Clears the memory of the last chunk.
     pub fn begin(&mut self) {
         self.context.clear_memory();
     }
 
-    /// Evaluates some tokens of a chunk, at most [`TOKENS_AT_ONCE`], after those before them. Returns a row of logits per token.
+    /// Evaluates some tokens of a chunk, at most [`TOKENS_AT_ONCE`], after those before them. Returns a row of logits
+    /// per token.
     ///
     /// # Errors
     /// As [`Context::decode`].
@@ -206,7 +207,8 @@ impl<'r> BaseRows<'r> {
 /// and that of the chunk alone; it may end the comparison. The reference's distributions go to `save` as a logits file, which is
 /// complete if `each` does not end the comparison.
 ///
-/// Beside the models, the memory that this takes does not depend on the text: it is that of 64 rows of logits per model.
+/// Beside the models, the memory that this takes does not depend on the text: it is that of 64 rows of logits per
+/// model.
 ///
 /// # Errors
 /// See [`EvaluationError`].

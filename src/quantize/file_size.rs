@@ -42,7 +42,7 @@ fn key_bytes<V>(source: &Source, matrix: &Path, loaded: &Loaded<V>) -> u64 {
         set.extend((loaded.chunk_count > 0).then_some(("quantize.imatrix.chunks_count", 4)));
     }
     let replaced = |key: &str| PARTS.contains(&key) || set.iter().any(|(name, _)| *name == key);
-    // Not the sum of the values: bytes of a text that are not UTF-8 are others in a `Value`.
+    // Not the sum of the sizes of the values: a `Value` replaces bytes that are not UTF-8.
     let dropped = source
         .first()
         .keys()

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 /// Groups weights by name. Each group has the indices of its members; most have one.
 ///
-/// llama.cpp computes `ffn_gate` and `ffn_up` of a layer, their experts included, in one kernel if both have the same type.
+/// llama.cpp computes `ffn_gate` and `ffn_up` of a layer, their experts included, in one kernel if both have the same
+/// type.
 pub(super) fn fused<'a>(names: impl Iterator<Item = (usize, &'a str)>) -> Vec<Vec<usize>> {
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (i, name) in names {

@@ -1,12 +1,12 @@
 //! One choice per item, of least cost within a budget: the multiple-choice knapsack.
 //!
-//! The Lagrangian `cost + λ bytes` gives the solution on the convex hull and a lower bound. An exchange of one or two choices
-//! fills the rest of the budget. Then all choices that the bound cannot rule out are searched, which ends with the optimum
-//! unless there are too many.
+//! The Lagrangian `cost + λ bytes` gives the solution on the convex hull and a lower bound. An exchange of one or two
+//! choices fills the rest of the budget. Then all choices that the bound cannot rule out are searched, which ends with
+//! the optimum unless there are too many.
 
 use std::cmp::Ordering;
 
-/// States that the last search keeps in all before it is given up.
+/// Most states of the last search. With more it ends without a result.
 const MOST_STATES: usize = 4_000_000;
 
 /// One way to store an item.
@@ -221,7 +221,8 @@ struct State {
     choice: u32,
 }
 
-/// Searches all solutions that may cost less than `best`. Returns `None` if there are too many, else the cheapest, if any.
+/// Searches all solutions that may cost less than `best`. Returns `None` if there are too many, else the cheapest, if
+/// any.
 #[expect(clippy::option_option, reason = "not finished, finished without a better one, finished with one")]
 fn search(items: &[Vec<Choice>], budget: u64, lambda: f64, best: f64) -> Option<Option<Vec<usize>>> {
     let relaxed = |c: &Choice| c.cost + lambda * c.bytes as f64;

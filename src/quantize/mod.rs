@@ -24,6 +24,7 @@ pub mod file_size;
 mod groups;
 pub mod knapsack;
 pub mod moments;
+mod pattern;
 #[cfg(feature = "llama")]
 mod price;
 mod recipe;
@@ -35,6 +36,7 @@ mod source;
 pub mod types_file;
 
 pub use error::Error;
+pub use pattern::name_matches;
 #[cfg(feature = "llama")]
 pub use price::{Measured, Pricing, price};
 pub use recipe::{Budget, Constraints, Pick, Priced, Recipe};

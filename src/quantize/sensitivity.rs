@@ -1,4 +1,4 @@
-//! Measured sensitivities: what the error of one weight alone changes the model's predictions by.
+//! Measured sensitivities: the change of the model's predictions by the error of one weight alone.
 //!
 //! The weight's data are replaced by their image, quantized and dequantized, and restored afterwards.
 
@@ -64,8 +64,8 @@ pub fn image(source: &Source, weight: &Weight, inputs: &Inputs, dtype: DType) ->
     Ok(Image { bytes: done.into_iter().flat_map(|(bytes, _)| bytes).collect(), error })
 }
 
-/// The reference's distributions over chunks, in memory: two bytes per token of the text and of the vocabulary, for half of the
-/// text.
+/// The reference's distributions over chunks, in memory: two bytes per token of the text and of the vocabulary, for
+/// half of the text.
 pub struct Reference {
     rows: Vec<Vec<BaseRow>>,
     n_threads: usize,
@@ -123,7 +123,7 @@ impl Reference {
 /// See [`EvaluationError`].
 ///
 /// # Panics
-/// If the weight's data are not what they were after they were restored, which would spoil all that follows.
+/// If the restored data differ from the original, since all later measurements would be wrong.
 pub fn measure(
     model: &mut EditableModel,
     reference: &Reference,

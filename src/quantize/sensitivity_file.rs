@@ -32,7 +32,8 @@ pub struct Setup {
     pub ctx_size: u32,
     /// Number of chunks.
     pub chunks: usize,
-    /// The type that weights are quantized to; those whose rows do not fit its blocks to what `llama-quantize` falls back to.
+    /// The type that weights are quantized to; those whose rows do not fit its blocks to what `llama-quantize` falls
+    /// back to.
     #[serde(rename = "type")]
     pub dtype: String,
 }
@@ -43,7 +44,8 @@ pub struct Measurement {
     /// The type that the weight was quantized to.
     #[serde(rename = "type")]
     pub dtype: String,
-    /// Expected squared error of its product. Single precision is read back as it was written; the JSON reader may round f64.
+    /// Expected squared error of its product. Single precision is read back as it was written; the JSON reader may
+    /// round f64.
     pub error: f32,
     /// KL divergence that this error caused.
     pub divergence: f32,

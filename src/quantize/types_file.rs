@@ -18,8 +18,8 @@ fn line(pick: &Pick) -> String {
     format!("{}={}", pattern(&pick.name), pick.dtype)
 }
 
-/// Returns a regular expression for exactly this name. `llama-quantize` splits the file at white space, a line at the first
-/// `=`, and turns the pattern into lower case: such characters become a dot, which stands for any one.
+/// Returns a regular expression for exactly this name. `llama-quantize` splits the file at white space, a line at the
+/// first `=`, and turns the pattern into lower case: such characters become a dot, which stands for any one.
 fn pattern(name: &str) -> String {
     let mut out = String::from("^");
     for c in name.chars() {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::printf::number;
 use crate::quantize::divergence::{Divergence, Uncertain, median, percentile};
 
-/// Upstream makes no statistics of fewer tokens.
+/// Upstream prints no statistics of fewer tokens.
 const FEWEST: usize = 100;
 
 /// The heading of the lines per chunk.
@@ -69,21 +69,8 @@ fn divergences(all: &Divergence) -> String {
     let mean = all.divergence();
     let _ = writeln!(text, "Mean    KLD: {} ± {}", number(mean.value, 10, 6), number(mean.error, 10, 6));
     let sorted = all.sorted_divergences();
-    let at = |fraction: f32| percentile(&sorted, fraction);
-    for (name, value) in [
-        ("Maximum", at(1.0)),
-        ("99.9%  ", at(0.999)),
-        ("99.0%  ", at(0.990)),
-        ("95.0%  ", at(0.950)),
-        ("90.0%  ", at(0.900)),
-        ("Median ", median(&sorted)),
-        ("10.0%  ", at(0.100)),
-        (" 5.0%  ", at(0.050)),
-        (" 1.0%  ", at(0.010)),
-        (" 0.1%  ", at(0.001)),
-        ("Minimum", at(0.0)),
-    ] {
-        let _ = writeln!(text, "{name} KLD: {}", number(value.into(), 10, 6));
+    for (name, value) in quantiles(&sorted).filter(|(name, _)| !QUARTILES.contains(name)) {
+        let _ = writeln!(text, "{name} KLD: {}", number(value, 10, 6));
     }
     text
 }
@@ -93,25 +80,34 @@ fn differences(all: &Divergence) -> String {
     let uncertain = |x: Uncertain| format!("{} ± {} %", number(100.0 * x.value, 6, 3), number(100.0 * x.error, 5, 3));
     let _ = writeln!(text, "Mean    Δp: {}", uncertain(all.difference()));
     let sorted = all.sorted_differences();
-    let at = |fraction: f32| percentile(&sorted, fraction);
-    for (name, value) in [
-        ("Maximum", at(1.0)),
-        ("99.9%  ", at(0.999)),
-        ("99.0%  ", at(0.990)),
-        ("95.0%  ", at(0.950)),
-        ("90.0%  ", at(0.900)),
-        ("75.0%  ", at(0.750)),
-        ("Median ", median(&sorted)),
-        ("25.0%  ", at(0.250)),
-        ("10.0%  ", at(0.100)),
-        (" 5.0%  ", at(0.050)),
-        (" 1.0%  ", at(0.010)),
-        (" 0.1%  ", at(0.001)),
-        ("Minimum", at(0.0)),
-    ] {
-        let _ = writeln!(text, "{name} Δp: {}%", number(100.0 * f64::from(value), 6, 3));
+    for (name, value) in quantiles(&sorted) {
+        let _ = writeln!(text, "{name} Δp: {}%", number(100.0 * value, 6, 3));
     }
     let _ = writeln!(text, "RMS Δp    : {}", uncertain(all.rms_difference()));
     let _ = writeln!(text, "Same top p: {}", uncertain(all.same_top()));
     text
+}
+
+/// Quantiles that upstream prints for probabilities only.
+const QUARTILES: [&str; 2] = ["75.0%  ", "25.0%  "];
+
+/// Returns the names and values of the quantiles that upstream prints, from the largest to the smallest.
+fn quantiles(sorted: &[f32]) -> impl Iterator<Item = (&'static str, f64)> {
+    [
+        ("Maximum", percentile(sorted, 1.0)),
+        ("99.9%  ", percentile(sorted, 0.999)),
+        ("99.0%  ", percentile(sorted, 0.990)),
+        ("95.0%  ", percentile(sorted, 0.950)),
+        ("90.0%  ", percentile(sorted, 0.900)),
+        ("75.0%  ", percentile(sorted, 0.750)),
+        ("Median ", median(sorted)),
+        ("25.0%  ", percentile(sorted, 0.250)),
+        ("10.0%  ", percentile(sorted, 0.100)),
+        (" 5.0%  ", percentile(sorted, 0.050)),
+        (" 1.0%  ", percentile(sorted, 0.010)),
+        (" 0.1%  ", percentile(sorted, 0.001)),
+        ("Minimum", percentile(sorted, 0.0)),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name, f64::from(value)))
 }

@@ -1,4 +1,4 @@
-//! Sheets with a row per expert: a busy expert does not hide one without data.
+//! Sheets with one row per expert. They show an expert without data beside a busy one.
 
 use super::difference::{MEASURES, Metric, by_difference, measures};
 use super::sheet::{Cell, Heading, Sheet};

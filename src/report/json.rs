@@ -1,4 +1,5 @@
-//! Serializes sheets as JSON: each row is an object with the keys of the columns, in order. Undefined numbers are `null`.
+//! Serializes sheets as JSON: each row is an object with the keys of the columns, in order. Undefined numbers are
+//! `null`.
 //!
 //! `docs/stats.md` describes the documents; `docs/stats.schema.json` is the schema of the statistics.
 

@@ -1,7 +1,7 @@
 //! The HTML page: one file that contains its data, styles and scripts, and loads nothing.
 //!
-//! The data is JSON in the page. Our scripts turn it into tables and heat maps (HTML tables, so that screen readers can read
-//! them); uPlot draws the curves.
+//! The data is JSON in the page. Our scripts turn it into tables and heat maps (HTML tables, so that screen readers can
+//! read them); uPlot draws the curves.
 
 mod data;
 

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_as_glibc_prints_them() {
+    fn numbers_are_printed_as_by_glibc() {
         assert_eq!(number(f64::NAN, 8, 2), "     nan");
         assert_eq!(number(-f64::NAN, 8, 2), "    -nan");
         assert_eq!(number(f64::NEG_INFINITY, 6, 2), "  -inf");

@@ -60,8 +60,8 @@ impl Cell {
 }
 
 impl Sheet {
-    /// Sorts by a column, numbers in descending order unless `ascending`. The sort is stable; rows without a number come
-    /// last. Returns false if there is no such column.
+    /// Sorts by a column, numbers in descending order unless `ascending`. The sort is stable; rows without a number
+    /// come last. Returns false if there is no such column.
     pub fn sort(&mut self, key: &str, ascending: bool) -> bool {
         let Some(column) = self.headings.iter().position(|h| h.key == key) else { return false };
         self.rows.sort_by(|a, b| {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn undefined_numbers_are_sorted_last() {
+    fn undefined_numbers_sort_last() {
         let mut sheet = Sheet {
             headings: vec![Heading::new("x", "X", 0)],
             rows: [f64::NAN, 1.0, 3.0, 2.0].map(|x| vec![Cell::Number(x)]).to_vec(),

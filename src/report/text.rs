@@ -49,8 +49,8 @@ fn shown_rows(sheet: &Sheet) -> Vec<Vec<String>> {
     sheet.rows.iter().map(row).collect()
 }
 
-/// Returns the column's number of decimals, less one per digit before the point of its largest number: 679.8168 is 679.82
-/// for people, who read no more than five digits.
+/// Returns the column's number of decimals, less one per digit before the point of its largest number: 679.8168 is
+/// 679.82 for people, who read no more than five digits.
 fn decimals(sheet: &Sheet, column: usize) -> usize {
     let most = sheet.headings[column].decimals;
     let numbers = sheet.rows.iter().filter_map(|row| match row.get(column) {
@@ -80,8 +80,9 @@ pub fn aligned(sheet: &Sheet) -> String {
     out
 }
 
-/// Leaves out columns until the rows of [`aligned`] have at most `width` characters: the first two always stay, those of
-/// the keys in `preferred` come next, then the others from the left. Returns the titles of the columns left out, too.
+/// Leaves out columns until the rows of [`aligned`] have at most `width` characters: the first two always stay, those
+/// of the keys in `preferred` come next, then the others from the left. Returns the titles of the columns left out,
+/// too.
 #[must_use]
 pub fn fit(sheet: Sheet, width: usize, preferred: &[&str]) -> (Sheet, Vec<&'static str>) {
     let widths = widths(&sheet, &shown_rows(&sheet));
@@ -114,8 +115,8 @@ fn words(sheet: &Sheet) -> Vec<bool> {
     (0..sheet.headings.len()).map(text).collect()
 }
 
-/// Writes RFC 4180 CSV with `\n` line ends: the keys of the columns, then the rows. Numbers have all digits; an undefined
-/// number is `nan`, a missing value is empty.
+/// Writes RFC 4180 CSV with `\n` line ends: the keys of the columns, then the rows. Numbers have all digits; an
+/// undefined number is `nan`, a missing value is empty.
 #[must_use]
 pub fn csv(sheet: &Sheet) -> String {
     let mut out = sheet.headings.iter().map(|h| h.key).collect::<Vec<_>>().join(",");
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn people_see_five_digits_of_a_columns_largest_number() {
+    fn aligned_columns_show_five_digits_of_their_largest_number() {
         let of = |values: &[f64]| Sheet {
             headings: vec![Heading::new("x", "X", 4)],
             rows: values.iter().map(|&x| vec![Cell::Number(x)]).collect(),

@@ -99,7 +99,7 @@ fn refusals_are_predicted_with_their_reason_and_tensor() {
 }
 
 #[test]
-fn each_hole_has_its_finding() {
+fn each_gap_in_a_matrix_has_its_finding() {
     let cases = Cases::new();
     let codes = |model: &str, matrix: &str| -> Vec<&'static str> {
         cases.check(model, matrix, None).findings.iter().map(|finding| finding.code).collect()

@@ -128,7 +128,7 @@ fn all() -> Vec<(PathBuf, Vec<u8>)> {
 
 /// Makes the corpus where `FUZZ_CORPUS` names a folder: `FUZZ_CORPUS=fuzz/corpus cargo test fuzz_corpus`.
 #[test]
-fn fuzz_corpus_is_what_this_makes() {
+fn the_fuzz_corpus_is_current() {
     let make = std::env::var_os("FUZZ_CORPUS");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     for (path, bytes) in all() {

@@ -206,7 +206,7 @@ pub(super) fn all() -> Vec<Input> {
 
 /// Also for `tests/data/formats/make.sh`, which runs this with a folder in `FORMATS_INPUTS` and goes on from the files.
 #[test]
-fn inputs_are_the_same_each_time() {
+fn generated_inputs_are_deterministic() {
     let first: Vec<Input> = all();
     assert!(first == all());
     if let Some(folder) = std::env::var_os("FORMATS_INPUTS") {

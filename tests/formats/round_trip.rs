@@ -50,7 +50,7 @@ fn written(imatrix: &Imatrix, format: Format) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn gguf(imatrix in imatrix()) {
+    fn gguf_files_round_trip(imatrix in imatrix()) {
         // Files are grouped by what their names end in: a weight named like a part would be taken for one.
         prop_assume!(!imatrix.entries.keys().any(|name| name.contains(".in_sum") || name.contains(".counts")));
         let bytes = written(&imatrix, Format::Gguf);
@@ -65,7 +65,7 @@ proptest! {
     }
 
     #[test]
-    fn dat(imatrix in imatrix()) {
+    fn dat_files_round_trip(imatrix in imatrix()) {
         let seen: BTreeMap<_, _> =
             imatrix.entries.iter().filter(|(_, entry)| entry.counts.iter().any(|&count| count > 0)).collect();
         prop_assume!(!seen.is_empty());

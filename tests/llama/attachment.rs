@@ -111,7 +111,7 @@ fn a_foreign_context_gives_the_sums_of_our_own() {
 
 /// Who forgets to say where a decode ends still gets right sums: each weight takes its own from then on.
 #[test]
-fn sums_are_right_without_word_of_where_decodes_end() {
+fn sums_are_right_without_finish_decode() {
     let lengths = [N_TOKENS, 1, N_TOKENS, 5];
     let collector = collector();
     let attachment = Attachment::new(collector.lane());

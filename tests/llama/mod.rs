@@ -134,7 +134,7 @@ fn an_observers_error_comes_out_of_the_decode() {
 }
 
 #[test]
-fn an_observers_panic_goes_on_where_the_decode_was_called() {
+fn an_observers_panic_is_resumed_after_the_decode() {
     with_model(|model| {
         let mut context = context(model, Watch::new("blk.1.ffn_up.weight", Some(|| panic!("in the callback"))));
         let payload = catch_unwind(AssertUnwindSafe(|| context.decode(&mut batch()))).unwrap_err();

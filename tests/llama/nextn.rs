@@ -32,13 +32,13 @@ fn fill(layer: &mut NextnContext<'_, Watch>) {
 }
 
 #[test]
-fn the_model_tells_its_layers() {
+fn a_model_reports_its_nextn_layers() {
     with_nextn(|model| assert_eq!((model.n_layer(), model.n_layer_nextn(), model.n_embd_out()), (2, 1, N_EMBD)));
     with_model(|model| assert_eq!((model.n_layer(), model.n_layer_nextn()), (3, 0)));
 }
 
 #[test]
-fn states_are_there_once_they_are_kept() {
+fn hidden_states_are_readable_once_kept() {
     with_nextn(|model| {
         let mut context = context(model, ());
         context.decode(&mut batch()).unwrap();
@@ -75,7 +75,7 @@ fn a_layer_is_evaluated_on_tokens_with_states() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn tokens_and_states_that_do_not_fit_are_refused() {
     with_nextn(|model| {
         let mut layer = NextnContext::new(model, &options(), Watch::new("none", None), false).unwrap();
         let narrow = layer.push(3, 7, &[0.5; N_EMBD / 2]);
@@ -98,7 +98,7 @@ fn what_does_not_fit_is_refused() {
 }
 
 #[test]
-fn an_observers_error_and_panic_come_out() {
+fn errors_and_panics_of_a_nextn_observer_are_raised() {
     with_nextn(|model| {
         let weight = "blk.2.nextn.eh_proj.weight";
         for fault in [|| Err("not today".into()), || panic!("not today")] as [fn() -> Result<(), ObserverError>; 2] {

@@ -30,7 +30,7 @@ fn bytes(imatrix: &Imatrix) -> Vec<u8> {
 }
 
 #[test]
-fn a_text_becomes_a_matrix_and_progress_is_told_in_order() {
+fn a_session_collects_a_matrix_and_reports_progress_in_order() {
     with_model(|model| {
         let text = support::text(1500, 3);
         let mut heard = Vec::new();
@@ -61,7 +61,7 @@ fn a_text_becomes_a_matrix_and_progress_is_told_in_order() {
 }
 
 #[test]
-fn a_cancelled_session_gives_what_there_is() {
+fn a_cancelled_session_returns_the_sums_so_far() {
     with_model(|model| {
         let text = support::text(1500, 3);
         let session = Session::new(model, options());
@@ -110,7 +110,7 @@ fn sums_can_be_added_to_earlier_ones() {
 }
 
 #[test]
-fn what_cannot_be_done_is_an_error() {
+fn impossible_sessions_are_errors() {
     with_model(|model| {
         let run = |options: SessionOptions, text: &str| Session::new(model, options).collect(text.as_bytes(), go_on);
         for size in [0, usize::MAX] {

@@ -36,7 +36,7 @@ fn logits_are_those_of_the_last_decode_or_none() {
 }
 
 #[test]
-fn targets_are_one_for_each_token_and_of_the_vocabulary() {
+fn targets_must_be_one_per_token_and_in_the_vocabulary() {
     with_model(|model| {
         let n_vocab = model.vocab().n_tokens() as i32;
         for outputs in [Outputs::All, Outputs::Scores] {
@@ -96,7 +96,7 @@ impl Observer for Reach {
 }
 
 #[test]
-fn what_is_not_computed_or_gone_cannot_be_read() {
+fn only_data_that_is_computed_and_kept_can_be_read() {
     with_model(|model| {
         let mut context = context_with(model, Outputs::Nothing, Reach::default());
         context.decode(&mut batch()).unwrap();
@@ -107,6 +107,47 @@ fn what_is_not_computed_or_gone_cannot_be_read() {
         let mut context = self::context(model, Reach::default());
         context.decode(&mut batch()).unwrap();
         assert_eq!(context.observer().own, Some(true), "where all is computed");
+    });
+}
+
+/// Observes the first norm, and the first view of a product.
+#[derive(Default)]
+struct Behind {
+    norm: Option<[bool; 2]>,
+    view: Option<[bool; 2]>,
+}
+
+impl Observer for Behind {
+    fn asks(&mut self, node: TensorInfo<'_>) -> bool {
+        node.op_name() == "RMS_NORM" || node.op_name() == "RESHAPE" || node.op_name() == "VIEW"
+    }
+
+    fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
+        let reads = |tensor: TensorRef<'_>| tensor.to_bytes(&mut Vec::new()).is_ok();
+        match node.view_src() {
+            None if self.norm.is_none() => {
+                let embeddings = node.src(0).unwrap();
+                assert_eq!(embeddings.op_name(), "GET_ROWS");
+                self.norm = Some([0, 1].map(|source| reads(embeddings.src(source).unwrap())));
+            }
+            Some(viewed) if self.view.is_none() && viewed.op() == Op::MulMat => {
+                self.view = Some([reads(viewed), reads(viewed.src(1).unwrap())]);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// ggml may use the memory of other tensors again once their last reader is computed.
+#[test]
+fn behind_a_source_and_behind_a_view_only_weights_can_be_read() {
+    with_model(|model| {
+        let mut context = context(model, Behind::default());
+        context.decode(&mut batch()).unwrap();
+        let Behind { norm, view } = context.into_observer();
+        assert_eq!(norm, Some([true, false]), "the embeddings are a weight, the tokens an input");
+        assert_eq!(view, Some([true, false]), "a view has its original's data; the original's sources may be gone");
     });
 }
 
@@ -122,7 +163,7 @@ fn a_model_without_nextn_layers_has_no_nextn_context() {
 }
 
 #[test]
-fn any_number_of_threads_is_one_that_ggml_can_run() {
+fn any_number_of_threads_is_clamped_to_ggmls_range() {
     with_model(|model| {
         for n_threads in [i32::MIN, 0, 1, i32::MAX] {
             let options = ContextOptions { n_threads, n_threads_batch: n_threads, ..options(Outputs::All) };
@@ -130,6 +171,10 @@ fn any_number_of_threads_is_one_that_ggml_can_run() {
             context.set_threads(0);
             context.decode(&mut batch()).unwrap();
         }
+        let mut context = context_with(model, Outputs::Scores, ());
+        assert_eq!(context.computes_all_logits(), None);
+        context.set_threads(1 << 16);
+        assert!(context.score(&mut batch(), vec![Some(3); 32]).unwrap().is_some());
     });
 }
 

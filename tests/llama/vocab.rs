@@ -5,7 +5,7 @@ use llama_imatrix::llama::Error;
 use super::with_built;
 
 #[test]
-fn a_model_without_a_tokenizer_says_so_and_has_no_tokens_texts() {
+fn a_model_without_a_tokenizer_is_an_error_and_has_no_token_texts() {
     with_built("llama-no-vocab", |model| {
         let vocab = model.vocab();
         assert!(matches!(vocab.check(), Err(Error::Vocabulary { .. })));

@@ -5,7 +5,7 @@ use super::*;
 const COLLECT: &str = "-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 2";
 
 #[test]
-fn no_model() {
+fn a_run_without_a_model_is_refused() {
     let bench = Bench::new(&["llama"]);
     bench.fails("-f calibration.txt", &["--model is required"]);
     bench.fails("-m none.gguf -f calibration.txt", &["none.gguf", "No such file"]);
@@ -13,7 +13,7 @@ fn no_model() {
 }
 
 #[test]
-fn a_model_that_is_none_or_is_cut_short() {
+fn files_that_are_not_models_or_truncated_are_refused() {
     let bench = Bench::new(&[]);
     bench.write("text.gguf", b"this is no model, but it is long enough for a header");
     bench.fails("-m text.gguf -f calibration.txt", &["'text.gguf' is not a GGUF file", "hint: --model"]);
@@ -28,7 +28,7 @@ fn a_model_that_is_none_or_is_cut_short() {
 
 /// GPT-2 looks positions up in a table, where upstream's tool aborts.
 #[test]
-fn chunks_longer_than_the_positions_that_were_learned() {
+fn chunks_beyond_the_learned_positions_are_refused() {
     let bench = Bench::new(&["gpt2"]);
     bench.write("long.txt", support::text(6000, 3).as_bytes());
     let run = "-m gpt2.gguf -f long.txt --chunks 1";
@@ -38,7 +38,7 @@ fn chunks_longer_than_the_positions_that_were_learned() {
 }
 
 #[test]
-fn a_text_that_is_missing_or_too_short() {
+fn missing_and_short_texts_are_refused() {
     let bench = Bench::new(&["llama"]);
     bench.fails("-m llama.gguf -f none.txt", &["none.txt", "No such file"]);
     bench.write("short.txt", b"a few words");
@@ -55,7 +55,7 @@ fn a_text_that_is_missing_or_too_short() {
 }
 
 #[test]
-fn flags_that_are_unknown_or_out_of_range() {
+fn unknown_flags_and_values_out_of_range_are_refused() {
     let bench = Bench::new(&["llama"]);
     bench.fails("-m llama.gguf -f calibration.txt --no-such-flag", &["invalid argument: --no-such-flag"]);
     bench.fails("-m llama.gguf -f calibration.txt -zz", &["invalid argument: -z"]);
@@ -114,7 +114,7 @@ fn a_disk_that_fills_up_leaves_the_earlier_file() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_cannot_be_saved_where_it_should_be_is_saved_elsewhere() {
+fn a_matrix_that_cannot_be_saved_goes_to_the_temporary_folder() {
     let bench = Bench::new(&["llama"]);
     let rescue = tempfile::tempdir().unwrap();
     let ran = run(bench.command(&format!("{COLLECT} -o /dev/full")).env("TMPDIR", rescue.path()));
@@ -128,7 +128,7 @@ fn what_cannot_be_saved_where_it_should_be_is_saved_elsewhere() {
 }
 
 #[test]
-fn activations_that_are_not_numbers() {
+fn non_finite_activations_end_the_run_and_keep_an_earlier_output() {
     for model in ["llama-nan-layer", "llama-inf-layer"] {
         let bench = Bench::new(&[model]);
         bench.write("imatrix.gguf", EARLIER_MATRIX);
@@ -154,7 +154,7 @@ fn activations_that_are_not_numbers() {
 }
 
 #[test]
-fn activations_that_stop_being_numbers_keep_what_was_saved() {
+fn non_finite_activations_keep_the_earlier_saves() {
     let bench = Bench::new(&["llama-nan-token"]);
     // The token with the broken embedding comes late in the text; each chunk before it is saved.
     let run = "-m llama-nan-token.gguf -f calibration.txt -c 64 -b 64 --nan abort --state-interval 0";
@@ -169,7 +169,7 @@ fn activations_that_stop_being_numbers_keep_what_was_saved() {
 
 /// The other chunks' sums are those of a run that never saw the bad one.
 #[test]
-fn a_discarded_chunk_leaves_no_trace() {
+fn a_discarded_chunk_leaves_the_other_sums_unchanged() {
     let bench = Bench::new(&["llama-nan-token"]);
     let run = |more: &str| bench.ok(&format!("-m llama-nan-token.gguf -f calibration.txt -c 64 -b 64 --no-ppl {more}"));
     for lanes in [1, 2] {
@@ -185,7 +185,7 @@ fn a_discarded_chunk_leaves_no_trace() {
 }
 
 #[test]
-fn an_in_file_that_is_no_matrix() {
+fn an_in_file_that_is_not_a_matrix_is_refused() {
     let bench = Bench::new(&["llama"]);
     bench.write("noise.gguf", &[7; 3000]);
     let with = |file: &str| format!("{COLLECT} --in-file {file}");
@@ -198,7 +198,7 @@ fn an_in_file_that_is_no_matrix() {
 }
 
 #[test]
-fn an_in_file_of_another_model() {
+fn an_in_file_of_another_model_is_refused() {
     let bench = Bench::new(&["llama", "qwen2"]);
     bench.ok("-m qwen2.gguf -f calibration.txt -c 64 -b 64 --chunks 2 -o qwen2.imatrix.gguf");
     let ran =

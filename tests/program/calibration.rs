@@ -74,7 +74,7 @@ fn assert_close(a: &Loaded, b: &Loaded, what: &str) {
 }
 
 #[test]
-fn several_files_are_what_cat_makes_of_them() {
+fn several_files_equal_their_concatenation() {
     let bench = Bench::new(&["llama"]);
     let text = support::text(1500, 3);
     let (first, second) = text.split_at(text.find(' ').unwrap() + 2000);
@@ -106,7 +106,7 @@ fn several_files_are_what_cat_makes_of_them() {
 }
 
 #[test]
-fn compressed_files_give_the_bytes_of_what_is_in_them() {
+fn compressed_texts_give_the_same_matrix() {
     use std::io::Write as _;
     let bench = Bench::new(&["llama"]);
     let text = bench.read("calibration.txt");
@@ -231,7 +231,7 @@ fn bad_conversations_are_named_by_file_and_line() {
         ("-f calibration.txt -f missing.txt", "error: failed to open file 'missing.txt'"),
         ("-f calibration.txt --tokens 63 -c 64", "error: --tokens 63 is less than one chunk of 64 tokens"),
         ("-f calibration.txt --tokens 0", "expected a number from 1 on"),
-        ("-f calibration.txt --documents --chunk 100000", "and 100000 are to be left out (--chunk)"),
+        ("-f calibration.txt --documents --chunk 100000", "--chunk 100000 skips all "),
         ("-f calibration.txt --tokens-per-second 5", "error: --tokens-per-second requires --dry-run"),
         ("-f calibration.txt --chat-date today", "'today' is no date as in 2024-07-26"),
         ("--in-file x --dry-run", "error: failed to open file 'x'"),
@@ -280,7 +280,7 @@ fn the_bundled_conversations_work_with_the_bundled_model() {
 }
 
 #[test]
-fn documents_do_not_see_each_other() {
+fn documents_share_no_context() {
     // A cache, windows of two sizes, experts, a matrix a head, a state, no memory at all.
     for model in ["llama", "gemma3", "qwen3moe", "deepseek2", "lfm2", "llada"] {
         let bench = Bench::new(&[model]);
@@ -365,7 +365,7 @@ fn shards_of_documents_merge_to_the_bytes_of_one_run() {
 }
 
 #[test]
-fn a_run_over_documents_that_was_stopped_goes_on_to_the_same_bytes() {
+fn a_stopped_run_over_documents_resumes_to_the_same_bytes() {
     let bench = Bench::new(&["llama"]);
     documents(&bench, &WORDS.repeat(2));
     let run = "-m llama.gguf --documents -f docs -c 64 -ub 96 --lanes 1";
@@ -440,7 +440,7 @@ fn a_sample_is_random_and_the_same_each_time() {
 }
 
 #[test]
-fn a_dry_run_says_what_a_run_would_be_and_does_nothing() {
+fn a_dry_run_describes_the_run_and_writes_nothing() {
     let bench = Bench::new(&["llama"]);
     documents(&bench, &WORDS);
     let run = "-m llama.gguf -f docs --documents -c 64 -ub 128 -t 2";
@@ -466,7 +466,7 @@ fn a_dry_run_says_what_a_run_would_be_and_does_nothing() {
     assert!(real.stderr.contains(&format!("in {batches} batches")), "{}", real.stderr);
     assert!(line("memory").starts_with("host: ") && line("memory").contains("weights 0.7 MiB"), "{}", line("memory"));
     assert!(line("work").contains("operations in matrix products"));
-    assert!(line("time").ends_with("at 10 tokens a second"), "{}", line("time"));
+    assert!(line("time").ends_with("at 10 tokens per second"), "{}", line("time"));
     assert!(bench.ok(&format!("{run} --dry-run")).stdout.contains("time        unknown, since nothing was computed"));
     // What a matrix is already there for stays as it is.
     bench.write("imatrix.gguf", b"mine");

@@ -109,7 +109,7 @@ fn filling_in_a_run_and_in_a_merge_gives_the_same_bytes() {
 }
 
 #[test]
-fn tables_by_expert_name_what_is_unseen_or_filled() {
+fn expert_tables_name_unseen_and_filled_experts() {
     let bench = bench();
     let row = "1,blk.1.ffn_down_exps.weight,5,";
     let line = |text: &str| text.lines().find(|line| line.contains(row)).map(str::to_owned).unwrap_or_default();

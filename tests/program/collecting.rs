@@ -23,7 +23,7 @@ fn standard_output_is_perplexity_and_nothing_else() {
 }
 
 #[test]
-fn without_perplexity_only_the_lines_of_the_saves_are_left() {
+fn without_perplexity_only_saves_are_printed() {
     let bench = Bench::new(&["llama"]);
     let ran = bench.ok("-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 12 --no-ppl");
     let (save, rest) = ran.stdout.split_once(" minutes\n").unwrap();
@@ -33,7 +33,7 @@ fn without_perplexity_only_the_lines_of_the_saves_are_left() {
 }
 
 #[test]
-fn same_input_same_bytes_on_any_number_of_threads() {
+fn collecting_gives_the_same_bytes_on_any_number_of_threads() {
     let bench = Bench::new(&["qwen3moe"]);
     let args = "-m qwen3moe.gguf -f calibration.txt -c 64 -b 128 --chunks 4";
     bench.ok(&format!("{args} -t 1 -o one.gguf"));
@@ -42,7 +42,7 @@ fn same_input_same_bytes_on_any_number_of_threads() {
 }
 
 #[test]
-fn what_the_file_says_about_itself() {
+fn the_file_records_its_chunks_and_datasets() {
     let bench = Bench::new(&["llama"]);
     bench.ok("-m llama.gguf -f calibration.txt -c 64 -b 64 --chunk 2 --chunks 3 -o a.gguf");
     let a = Imatrix::load(bench.path("a.gguf")).unwrap();
@@ -58,7 +58,7 @@ fn what_the_file_says_about_itself() {
 }
 
 #[test]
-fn the_output_matrix_on_request_also_where_it_is_tied() {
+fn the_output_matrix_is_collected_on_request_tied_or_not() {
     let bench = Bench::new(&["llama", "gemma3"]);
     for (model, weight) in [("llama", "output.weight"), ("gemma3", "token_embd.weight")] {
         bench.ok(&format!("-m {model}.gguf -f calibration.txt -c 64 -b 64 --chunks 2 --process-output"));
@@ -121,7 +121,7 @@ fn saves_hold_whole_chunks_for_all_weights() {
 
 #[cfg(unix)]
 #[test]
-fn killed_at_any_instant_the_last_save_is_whole() {
+fn a_kill_at_any_instant_leaves_the_last_save_whole() {
     use std::time::{Duration, Instant};
     let bench = Bench::new(&["llama"]);
     let args = "-m llama.gguf -f calibration.txt -c 32 -b 32 -ofreq 1 --no-ppl";
@@ -194,7 +194,7 @@ fn special_tokens_are_read_on_request() {
 }
 
 #[test]
-fn what_is_left_of_the_text_is_kept_on_request() {
+fn the_tail_of_the_text_is_collected_on_request() {
     let bench = Bench::new(&["llama"]);
     let args = "-m llama.gguf -f calibration.txt -c 512 -b 1024";
     let plain = bench.ok(&format!("{args} -o plain.gguf"));
@@ -216,7 +216,7 @@ fn what_is_left_of_the_text_is_kept_on_request() {
 }
 
 #[test]
-fn small_batches_are_passed_over_with_a_word_or_collected_on_request() {
+fn small_inputs_are_skipped_with_a_warning_or_collected_on_request() {
     let bench = Bench::new(&["llama"]);
     let args = "-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 2 -ub 8";
     let ran = bench.ok(&format!("{args} -o none.gguf"));

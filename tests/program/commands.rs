@@ -61,7 +61,7 @@ fn stats_as_json_has_the_schemas_keys_and_upstreams_numbers() {
 }
 
 #[test]
-fn stats_select_sort_and_take_other_forms() {
+fn stats_can_be_selected_sorted_and_printed_in_other_formats() {
     let bench = bench(&["collect/qwen3moe.gguf", "formats/dense.dat"]);
     let csv = bench.ok("stats qwen3moe.gguf --format csv --sort h_norm --ascending --tensor *exps* --layer 0-1").stdout;
     let mut lines = csv.lines();
@@ -125,7 +125,7 @@ fn compare_tells_equal_from_different() {
 }
 
 #[test]
-fn report_is_a_page_and_pictures() {
+fn report_writes_a_page_and_images() {
     let bench = bench(&["collect/qwen3moe.gguf", "collect/llama.gguf", "report/first.lens.json"]);
     std::fs::rename(bench.path("first.lens.json"), bench.path("qwen3moe.lens.json")).unwrap();
     bench.ok("report qwen3moe.gguf llama.gguf --png pictures -o page.html");
@@ -147,7 +147,7 @@ fn report_is_a_page_and_pictures() {
 }
 
 #[test]
-fn numbers_without_meaning_are_shown_as_such() {
+fn undefined_statistics_are_shown_as_undefined() {
     use llama_imatrix::imatrix::{Entry, Format, Imatrix};
     let bench = Bench::new(&[]);
     let mut matrix = Imatrix { chunk_size: 512, ..Imatrix::default() };

@@ -210,7 +210,7 @@ mod with_server {
     }
 
     #[test]
-    fn urls_go_where_the_model_is_said_to_be() {
+    fn a_url_is_downloaded_to_the_path_of_the_model() {
         let (bench, server) = (Bench::new(&[]), Server::start());
         server.put("/m.gguf", llama(None));
         let args = format!("-mu {}/m.gguf -m sub/mine.gguf", server.address);
@@ -225,7 +225,7 @@ mod with_server {
     }
 
     #[test]
-    fn what_cannot_be_downloaded_leaves_nothing() {
+    fn a_failed_download_leaves_no_file() {
         let (bench, server) = (Bench::new(&[]), Server::start());
         let address = server.address.clone();
         std::fs::create_dir(bench.path("cache")).unwrap();
@@ -257,7 +257,7 @@ mod with_server {
     }
 
     #[test]
-    fn a_download_that_broke_off_goes_on_where_it_was() {
+    fn an_interrupted_download_continues() {
         let (bench, server) = (Bench::new(&[]), Server::start());
         let url = format!("-mu {}/m.gguf", server.address);
         let (model, half) = (support::build("llama"), support::build("llama").len() / 2);
@@ -310,7 +310,7 @@ mod with_server {
     }
 
     #[test]
-    fn a_blob_that_broke_off_is_known_by_its_digest() {
+    fn an_interrupted_blob_is_checked_by_its_digest() {
         let (bench, server) = (Bench::new(&[]), Server::start());
         let model = support::build("llama");
         let digest = format!("{:x}", sha2::Sha256::digest(&model));
@@ -342,7 +342,7 @@ mod with_server {
     /// A process that is killed in the midst leaves its part; the next on the same file waits for nobody.
     #[cfg(unix)]
     #[test]
-    fn what_a_kill_has_left_is_in_nobodys_way() {
+    fn leftovers_of_a_killed_download_do_no_harm() {
         let (bench, server) = (Bench::new(&[]), Server::start());
         std::fs::create_dir(bench.path("cache")).unwrap();
         bench.write("cache/.m.gguf.download", b"what came before the kill");
@@ -353,7 +353,7 @@ mod with_server {
     }
 
     #[test]
-    fn tokens_go_to_their_server_alone() {
+    fn access_tokens_are_sent_to_their_server_only() {
         let (bench, server, other) = (Bench::new(&[]), Server::start(), Server::start());
         let token = format!("hf_{}", "x".repeat(34));
         for server in [&server, &other] {
@@ -372,7 +372,7 @@ mod with_server {
     }
 
     #[test]
-    fn repositories_give_the_quantization_asked_for() {
+    fn repositories_give_the_requested_quantization() {
         let (bench, server) = (Bench::new(&[]), Server::start());
         let names = ["m-BF16.gguf", "m-Q4_K_M.gguf", "Q8_0/m-Q8_0.gguf", "mmproj-Q4_K_M.gguf"];
         server.repository("user/model", &names, None);
@@ -404,7 +404,7 @@ mod with_server {
     }
 
     #[test]
-    fn blobs_have_the_digest_that_was_promised() {
+    fn blobs_with_another_digest_are_refused() {
         let (bench, server) = (Bench::new(&[]), Server::start());
         let model = support::build("llama");
         let digest = format!("{:x}", sha2::Sha256::digest(&model));
@@ -421,7 +421,7 @@ mod with_server {
     }
 
     #[test]
-    fn parts_come_all() {
+    fn all_parts_of_a_split_model_are_downloaded() {
         let (bench, server) = (Bench::new(&[]), Server::start());
         let names = ["m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf"];
         server.repository("user/model", &names, None);

@@ -47,7 +47,7 @@ fn formats_convert() {
 /// A legacy file does not say how long its chunks were. llama.cpp's tool takes the run's, so that the same file weighs
 /// more in a run of longer chunks.
 #[test]
-fn a_legacy_file_weighs_the_same_in_any_run() {
+fn a_legacy_file_is_scaled_by_its_own_chunk_size_in_any_run() {
     let bench = bench();
     bench.ok("--in-file a.gguf -o a.dat -c 64"); // 3 chunks
     let rows = |args: &str| {

@@ -110,7 +110,7 @@ fn every_variable_of_upstreams_is_read() {
 }
 
 #[test]
-fn the_environment_acts_and_its_mistakes_are_errors() {
+fn environment_variables_set_flags_and_bad_values_are_errors() {
     let bench = Bench::new(&["llama"]);
     let args = "-f calibration.txt --chunks 2";
     let with = |env: &[(&str, &str)]| run(bench.command(args).envs(env.iter().copied()));
@@ -129,7 +129,7 @@ fn the_environment_acts_and_its_mistakes_are_errors() {
 }
 
 #[test]
-fn what_is_asked_for_instead_of_a_run() {
+fn information_flags_print_and_start_no_run() {
     let bench = Bench::new(&[]);
     for help in ["--help", "--usage"] {
         let ran = bench.ok(help);

@@ -20,7 +20,7 @@ fn logged(bench: &Bench, model: &str, args: &str) -> String {
 }
 
 #[test]
-fn what_changes_numbers() {
+fn flags_that_change_numbers_change_the_matrix() {
     let bench = Bench::new(&["qwen2"]);
     let yarn = "--rope-scaling yarn --rope-scale 4 --yarn-orig-ctx 32";
     let all = [
@@ -55,7 +55,7 @@ fn what_changes_numbers() {
 }
 
 #[test]
-fn what_llama_cpp_says_it_does() {
+fn flags_reach_llama_cpp_as_its_log_shows() {
     let bench = Bench::new(&["qwen2", "gemma3", "qwen3moe"]);
     for (model, args, says) in [
         ("qwen2", "-ctk q8_0 -ctv bf16 -fa on", "K (q8_0): "),
@@ -136,7 +136,7 @@ fn bad_values_are_errors_before_the_run() {
 }
 
 #[test]
-fn texts_from_everywhere() {
+fn texts_are_read_from_every_source() {
     let bench = Bench::new(&["llama"]);
     let words = String::from_utf8(bench.read("calibration.txt")).unwrap();
     let args = "-m llama.gguf -c 64 -b 128 --chunks 2 -o out.gguf";
@@ -235,7 +235,7 @@ fn has_a_thread(bench: &Bench, args: &str, name: &str, line: impl Fn(&str) -> bo
 
 #[cfg(target_os = "linux")]
 #[test]
-fn threads_run_where_and_how_they_are_told() {
+fn threads_get_their_cpus_and_priorities() {
     let bench = Bench::new(&["llama"]);
     let runs_on = |args: &str, cpu: &str| {
         has_a_thread(&bench, args, "status", |line| {
@@ -262,7 +262,7 @@ fn threads_run_where_and_how_they_are_told() {
 }
 
 #[test]
-fn layers_go_to_a_server() {
+fn layers_are_placed_on_an_rpc_server() {
     let Some(server) = rpc_server() else { return };
     let bench = Bench::new(&["qwen3moe"]);
     let devices = bench.ok(&format!("--rpc {server} --list-devices")).stdout;

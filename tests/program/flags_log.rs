@@ -37,7 +37,7 @@ fn a_disabled_log_leaves_the_matrix_alone() {
 }
 
 #[test]
-fn a_log_file_holds_all_that_was_shown() {
+fn a_log_file_has_all_lines_of_the_terminal() {
     let bench = Bench::new(&["llama"]);
     let ran = bench.ok(&format!("{COLLECT} --log-file log.txt"));
     let log = String::from_utf8(bench.read("log.txt")).unwrap();
@@ -47,7 +47,7 @@ fn a_log_file_holds_all_that_was_shown() {
 }
 
 #[test]
-fn json_lines_take_the_place_of_all_output() {
+fn json_lines_replace_all_output() {
     let bench = Bench::new(&["llama"]);
     let ran = bench.ok(&format!("{COLLECT} --log-jsonl"));
     assert_eq!(ran.stderr, "");

@@ -22,7 +22,7 @@ fn a_vocabulary_that_cannot_tokenize_is_an_error() {
 
 /// llama.cpp's tokenizer throws for what is above the last code point, and runs through other bytes without a word.
 #[test]
-fn a_text_that_is_not_utf8_is_told_of_by_its_offset() {
+fn text_that_is_not_utf8_is_reported_by_its_offset() {
     let bench = Bench::new(&["llama", "qwen2"]);
     let mut text = bench.read("calibration.txt");
     text.extend_from_slice(b"caf\xe9");
@@ -116,7 +116,7 @@ fn a_matrix_of_a_split_model_passes() {
 }
 
 #[test]
-fn a_merge_of_unrelated_matrices_is_told_of() {
+fn merging_unrelated_matrices_warns() {
     let bench = Bench::new(&["llama", "qwen3moe"]);
     for model in ["llama", "qwen3moe"] {
         bench.ok(&format!("-m {model}.gguf {RUN} -o {model}.imatrix.gguf"));
@@ -216,7 +216,7 @@ fn a_pipe_is_read_once() {
 
 /// As llama.cpp's tool has it: none of the text, or all of it.
 #[test]
-fn numbers_of_chunks_that_mean_none_or_all_are_told_of() {
+fn chunk_counts_that_mean_none_or_all_are_explained() {
     let bench = Bench::new(&["llama"]);
     let run = "-m llama.gguf -f calibration.txt -c 64 -b 64";
     bench.ok(&format!("{run} --chunks 2 -o two.gguf"));

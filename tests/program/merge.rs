@@ -32,7 +32,7 @@ fn shards_make_one_run_to_the_byte() {
 }
 
 #[test]
-fn a_scheduler_says_which_shard_it_is() {
+fn the_shard_is_read_from_the_schedulers_environment() {
     let bench = Bench::new(&["llama"]);
     let run = "-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 6 --accumulate f64 --shard auto";
     bench.fails(run, &["SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"]);

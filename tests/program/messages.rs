@@ -106,7 +106,7 @@ fn wrong_usages_lead_on() {
 }
 
 #[test]
-fn an_error_says_each_thing_once() {
+fn an_error_states_each_cause_once() {
     let bench = Bench::new(&["llama"]);
     let whole = bench.read("llama.gguf");
     bench.write("cut.gguf", &whole[..whole.len() - 4000]);
@@ -125,7 +125,7 @@ fn an_error_says_each_thing_once() {
 }
 
 #[test]
-fn layers_for_devices_that_do_not_exist_are_warned_of() {
+fn gpu_layers_without_a_gpu_warn() {
     let bench = Bench::new(&["llama"]);
     let ran = bench.ok(&format!("{COLLECT} -ngl 99"));
     if bench.ok("--list-devices").stdout.contains("(none)") {

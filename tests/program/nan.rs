@@ -48,7 +48,7 @@ fn a_bad_chunk_leaves_the_others_sums_as_they_are_without_it() {
 }
 
 #[test]
-fn an_abort_keeps_all_before_it() {
+fn an_abort_on_a_bad_chunk_keeps_the_earlier_sums() {
     let bench = Bench::new(&["llama-nan-token"]);
     let whole = bench.ok(&format!("{RUN} -o whole.gguf"));
     let bad = discarded(&whole);

@@ -23,7 +23,7 @@ fn nextn_weights(imatrix: &Loaded) -> Vec<&str> {
 }
 
 #[test]
-fn the_same_as_llama_cpps_tool() {
+fn nextn_sums_equal_those_of_llama_cpps_tool() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nextn");
     let bench = Bench::new(&["nextn", "nextn-hybrid", "nextn-trunk", "draft-head"]);
     bench.write("calibration.txt", support::calibration().as_bytes());
@@ -48,7 +48,7 @@ fn the_same_as_llama_cpps_tool() {
 }
 
 #[test]
-fn the_trunk_is_collected_as_without() {
+fn nextn_does_not_change_the_trunks_sums() {
     let bench = Bench::new(&["nextn"]);
     let with = bench.ok(&format!("-m nextn.gguf {TEXT} --nextn -o with.gguf"));
     let without = bench.ok(&format!("-m nextn.gguf {TEXT} -o without.gguf"));
@@ -103,7 +103,7 @@ fn an_output_matrix_of_the_layers_own_is_collected() {
 }
 
 #[test]
-fn a_run_goes_on_from_another() {
+fn a_nextn_run_continues_from_an_in_file() {
     let bench = Bench::new(&["nextn-trunk", "draft"]);
     let args = format!("-m nextn-trunk.gguf -md draft.gguf {TEXT} --no-ppl");
     bench.ok(&format!("{args} -o a.gguf"));
@@ -116,7 +116,7 @@ fn a_run_goes_on_from_another() {
 }
 
 #[test]
-fn several_chunks_a_batch() {
+fn nextn_refuses_several_chunks_per_batch() {
     let bench = Bench::new(&["nextn", "nextn-trunk", "draft"]);
     let says = ["need a single sequence per batch", "'--batch-size' to at most '--ctx-size' (64)", "128"];
     for model in ["-m nextn.gguf --nextn", "-m nextn-trunk.gguf -md draft.gguf"] {
@@ -126,7 +126,7 @@ fn several_chunks_a_batch() {
 }
 
 #[test]
-fn a_model_without_the_layer_is_worth_a_warning() {
+fn a_model_without_nextn_layers_warns() {
     let bench = Bench::new(&["llama", "nextn-empty"]);
     for (model, says) in [
         ("llama", "the model has no NextN layers, '--nextn' has no effect"),
@@ -140,14 +140,14 @@ fn a_model_without_the_layer_is_worth_a_warning() {
 }
 
 #[test]
-fn a_layer_that_llama_cpp_does_not_evaluate() {
+fn a_nextn_layer_that_llama_cpp_does_not_evaluate_is_refused() {
     let bench = Bench::new(&["nextn-unused"]);
     bench.ok(&format!("-m nextn-unused.gguf {TEXT} --no-ppl -o without.gguf"));
     bench.fails(&format!("-m nextn-unused.gguf {TEXT} --nextn"), &["failed to create the NextN context"]);
 }
 
 #[test]
-fn files_that_do_not_go_together() {
+fn a_trunk_and_a_draft_that_do_not_match_are_refused() {
     let models = [
         "llama",
         "nextn",

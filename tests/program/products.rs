@@ -21,7 +21,7 @@ fn has_kernels() -> bool {
 }
 
 #[test]
-fn kernels_of_our_own_write_the_bytes_of_ggmls() {
+fn our_kernels_give_the_bytes_of_ggmls() {
     for model in support::MODELS.iter().map(|model| model.name).chain(["nextn", "nextn-hybrid"]) {
         let bench = Bench::new(&[model]);
         // NextN takes one sequence per batch.
@@ -57,7 +57,7 @@ fn products_with_kernels_leave_ggmls_backend() {
 }
 
 #[test]
-fn the_backend_is_no_device_to_choose() {
+fn the_products_backend_is_not_listed_as_a_device() {
     let bench = Bench::new(&["llama"]);
     let listed = bench.ok("--list-devices").stdout;
     assert!(!listed.contains("PRODUCTS"), "{listed}");

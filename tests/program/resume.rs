@@ -35,7 +35,7 @@ fn start(bench: &Bench, args: &str) -> Option<std::process::Child> {
 }
 
 #[test]
-fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
+fn a_killed_run_resumes_to_the_same_bytes() {
     let bench = Bench::new(&["llama", "qwen3moe"]);
     for (model, flags) in [("llama", "--lanes 1"), ("llama", "--lanes 2"), ("qwen3moe", "--accumulate f64 -ofreq 7")] {
         let run = format!("-m {model}.gguf -f calibration.txt -c 64 -b 64 {flags}");
@@ -61,7 +61,7 @@ fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
 
 /// Each instant of a save: what is on the disk is the file before it or the one after it, never a part.
 #[test]
-fn a_run_that_was_killed_inside_a_save_has_the_last_one() {
+fn a_run_killed_inside_a_save_resumes_from_the_last_one() {
     let bench = Bench::new(&["llama"]);
     let run = format!("{RUN} --chunks 9");
     let (bytes, estimate_line) = never_stopped(&bench, &run);
@@ -86,7 +86,7 @@ fn a_run_that_was_killed_inside_a_save_has_the_last_one() {
 }
 
 #[test]
-fn a_second_run_keeps_away_from_the_first_ones_files() {
+fn a_second_run_leaves_the_first_ones_files_alone() {
     let bench = Bench::new(&["llama"]);
     bench.write("calibration.txt", support::text(8000, 3).as_bytes());
     let (bytes, _) = never_stopped(&bench, RUN);
@@ -126,7 +126,7 @@ fn a_matrix_that_cannot_be_saved_at_the_end_is_in_the_state() {
 }
 
 #[test]
-fn a_state_knows_what_its_run_started_from() {
+fn a_state_records_the_in_files_of_its_run() {
     let bench = Bench::new(&["llama"]);
     for (name, chunks) in [("a", 2), ("b", 3)] {
         bench.ok(&format!("{RUN} --chunks {chunks} --no-ppl -o {name}.gguf"));
@@ -154,7 +154,7 @@ fn no_state_is_kept_beside_a_device() {
 }
 
 #[test]
-fn a_state_is_gone_on_from_by_the_same_run_alone() {
+fn a_state_is_resumed_only_by_the_same_run() {
     let bench = Bench::new(&["llama", "qwen2"]);
     bench.write("other.txt", support::text(1500, 4).as_bytes());
     let ran = bench.ok(&format!("{RUN} --chunks 2 --resume -o none.gguf"));
@@ -198,7 +198,7 @@ fn a_state_is_gone_on_from_by_the_same_run_alone() {
 
 /// The shell's file size limit stands in for a full disk.
 #[test]
-fn a_state_that_cannot_be_saved_costs_nothing() {
+fn a_state_that_cannot_be_saved_does_not_end_the_run() {
     let bench = Bench::new(&["llama"]);
     let run = format!("{RUN} --chunks 8");
     let (bytes, _) = never_stopped(&bench, &run);

@@ -163,7 +163,7 @@ fn an_output_that_is_neither_a_matrix_nor_a_state_is_refused() {
 }
 
 #[test]
-fn shards_named_like_a_matrix_get_a_state_each() {
+fn each_shard_named_like_a_matrix_gets_its_own_state() {
     let bench = Bench::new(&["llama"]);
     let run = "-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 6 --accumulate f64";
     bench.ok(&format!("{run} -o whole.gguf"));
@@ -249,7 +249,7 @@ fn nothing_is_created_beside_a_device() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn results_that_standard_output_cannot_take_are_an_error_and_in_the_log() {
+fn a_failing_standard_output_is_an_error_and_the_results_are_logged() {
     let bench = Bench::new(&["llama"]);
     let full = |args: &str| run_in_shell(&bench, "exec \"$0\" \"$@\" >/dev/full", args);
     let ran = full(COLLECT);

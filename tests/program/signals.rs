@@ -124,7 +124,7 @@ fn a_signal_asks_for_progress_and_a_save() {
 
 /// `nohup` has the end of a terminal ignored, and so it stays.
 #[test]
-fn what_is_ignored_stays_so() {
+fn ignored_signals_stay_ignored() {
     let bench = Bench::new(&["llama"]);
     bench.write("long.txt", support::text(8000, 1).as_bytes());
     let script = "trap '' HUP; \"$0\" \"$@\" & while [ ! -e imatrix.gguf.state ]; do sleep 0.01; done; \

@@ -123,7 +123,7 @@ fn slowed(address: &str, pause: Duration) -> String {
 /// All graphs of a chunk are sent at once, and take longer than the worker may be silent: what is known of it in between is
 /// that it answers when it is asked to.
 #[test]
-fn a_slow_worker_is_not_a_silent_one() {
+fn a_slow_worker_does_not_count_as_silent() {
     let Some(worker) = Worker::start() else { return };
     let bench = bench();
     let slow = slowed(&worker.address, Duration::from_millis(300));

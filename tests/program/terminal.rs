@@ -77,7 +77,7 @@ fn a_pipe_gets_the_list_while_the_terminal_shows_the_bar() {
 }
 
 #[test]
-fn a_resumed_run_begins_where_it_was() {
+fn the_bar_of_a_resumed_run_begins_at_the_resumed_chunk() {
     let bench = Bench::new(&["qwen3moe"]);
     bench.write("long.txt", support::text(30_000, 1).as_bytes());
     // The state of half of the run.

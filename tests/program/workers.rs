@@ -140,7 +140,7 @@ fn experts_may_stay_on_the_cpu() {
 }
 
 #[test]
-fn nextn_layers_are_summed_there_too() {
+fn nextn_layers_are_summed_on_a_worker() {
     let Some(worker) = Worker::start() else { return };
     for name in ["nextn", "nextn-hybrid"] {
         let bench = Bench::new(&[name]);
@@ -171,7 +171,7 @@ fn lanes_and_saves_do_not_change_a_bit() {
 }
 
 #[test]
-fn what_is_fetched_is_upstreams_to_the_bit() {
+fn sums_on_the_host_of_a_workers_activations_equal_upstreams() {
     let Some(worker) = Worker::start() else { return };
     let bench = Bench::new(&["llama"]);
     let run = "-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 4";
@@ -189,7 +189,7 @@ fn what_is_fetched_is_upstreams_to_the_bit() {
 }
 
 #[test]
-fn a_bad_chunk_is_discarded_there_too() {
+fn a_bad_chunk_on_a_worker_is_discarded() {
     let Some(worker) = Worker::start() else { return };
     let bench = Bench::new(&["llama-nan-token"]);
     let run = "-m llama-nan-token.gguf -f calibration.txt -c 64 -b 64";
@@ -285,7 +285,7 @@ fn a_worker_that_dies_leaves_a_run_to_resume() {
 }
 
 #[test]
-fn who_is_no_worker_is_told_from_one() {
+fn peers_that_are_not_workers_are_refused() {
     let bench = Bench::new(&["llama"]);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -306,7 +306,7 @@ fn who_is_no_worker_is_told_from_one() {
 /// A worker that gets no more memory than it has.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_worker_without_room_is_an_error_that_says_what_to_do() {
+fn a_worker_without_memory_is_an_error_with_a_hint() {
     let Some(worker) = Worker::start() else { return };
     let pid = worker.child.id();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -347,7 +347,7 @@ fn a_worker_stops_when_it_is_told_and_warns_when_it_is_open() {
 }
 
 #[test]
-fn a_worker_refuses_what_it_cannot_do() {
+fn a_worker_refuses_unknown_devices_bad_values_and_taken_ports() {
     let bench = Bench::new(&[]);
     bench.fails("worker --device CUDA7", &["unknown device 'CUDA7', expected one of "]);
     bench.fails("worker --port 0", &["0 is not in 1..=65535"]);

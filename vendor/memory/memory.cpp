@@ -2,7 +2,7 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 
-#include "ggml-backend-impl.h" // how buffers are made: no part of ggml's interface, the reason for this file
+#include "ggml-backend-impl.h" // creation of buffers, not in ggml's public interface: the reason for this file
 
 #include <cstddef>
 #include <cstdint>
@@ -15,8 +15,8 @@
 
 namespace {
 
-// llama.cpp reserves room for the logits of a whole batch and clears it, and clears the memory of all sequences, whether
-// or not they are used. Cleared pages are resident; fresh ones are not until they are written.
+// llama.cpp allocates and clears memory for the logits of a whole batch, and clears the memory of all sequences, even if
+// these are not used. Cleared pages are resident. Fresh pages are not, until they are written.
 
 constexpr size_t SMALLEST = 1 << 20;
 

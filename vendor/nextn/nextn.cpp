@@ -64,8 +64,8 @@ extern "C" imatrix_nextn_status imatrix_nextn_batch_add(
         if (idx < 0 || !llama_batch_ext_set_pos(batch, idx, &position)) {
             return IMATRIX_NEXTN_REFUSED;
         }
-        // The state's place was the token's embedding until llama.cpp gave it one of its own. The older library has
-        // the newer call as a stub that returns false, the newer one needs it: its graph aborts without.
+        // Older versions of llama.cpp take the state as the token's embedding, newer ones by a separate call. In the older
+        // library that call is a stub that returns false. The newer library requires it: its graph aborts without.
         const llama_embd embd = { state, /*n_rows=*/ 1, n_embd };
         if (!llama_batch_ext_set_embd_state(batch, idx, embd) && !llama_batch_ext_set_embd_token(batch, idx, embd)) {
             return IMATRIX_NEXTN_REFUSED;

@@ -1,6 +1,6 @@
 #include "products.h"
 
-#include "ggml-backend-impl.h" // how backends are made: no part of ggml's interface, the reason for this file
+#include "ggml-backend-impl.h" // creation of backends, not in ggml's public interface: the reason for this file
 #include "ggml-cpu.h"
 
 #include <cstring>
@@ -57,7 +57,7 @@ const char * device_description(ggml_backend_dev_t) {
 }
 
 void device_memory(ggml_backend_dev_t, size_t * free, size_t * total) {
-    *free  = 0; // it has none of its own
+    *free  = 0; // it has no memory
     *total = 0;
 }
 

@@ -23,8 +23,8 @@ struct imatrix_products_functions {
     bool (*compute)(void * state, struct ggml_tensor * node);
 };
 
-// Registers the backend with ggml under this name. The name and the functions must live as long as the process. Called once,
-// before a model is loaded.
+// Registers the backend with ggml under this name. The name and the functions must live as long as the process. Call it once,
+// before a model is loaded and while no other thread uses ggml's registry, which has no lock.
 void imatrix_products_register(const char * name, const struct imatrix_products_functions * functions);
 
 // Runs work(data, thread, threads) on each thread of a team of at most `threads`. With OpenMP it is ggml's team.

@@ -16,7 +16,7 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
-/// The day that templates take for today, at midnight.
+/// The day that templates use as today, at midnight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Date {
     year: u16,
@@ -24,7 +24,7 @@ pub struct Date {
     day: u8,
 }
 
-/// The 26th of July 2024, which Llama 3's templates put where there is no clock.
+/// The 26th of July 2024, which Llama 3's templates use without a clock.
 impl Default for Date {
     fn default() -> Self {
         Self { year: 2024, month: 7, day: 26 }
@@ -62,7 +62,7 @@ impl Date {
     /// As Python's `strftime`, in English.
     ///
     /// # Errors
-    /// A letter that stands for nothing.
+    /// A letter that is not a format code.
     pub(crate) fn format(self, format: &str) -> Result<String, String> {
         let mut out = String::new();
         let mut letters = format.chars();
@@ -105,7 +105,7 @@ impl Date {
         (1..self.month).map(|month| days_in(self.year, month)).sum::<u16>() + u16::from(self.day)
     }
 
-    /// From Sunday, 0. The calendar repeats itself every 400 years, which begin on a Saturday.
+    /// Returns the day of the week, 0 for Sunday. The calendar repeats every 400 years, which begin on a Saturday.
     fn weekday(self) -> usize {
         let years = usize::from(self.year) % 400;
         let leap_days = if years == 0 { 0 } else { (years - 1) / 4 + 1 - (years - 1) / 100 };
@@ -123,7 +123,7 @@ mod tests {
 
     /// What Python 3 prints.
     #[test]
-    fn days_are_pythons() {
+    fn dates_equal_pythons() {
         for (date, text) in [
             ("2024-07-26", "Friday Fri 208 24"),
             ("2000-01-01", "Saturday Sat 001 00"),

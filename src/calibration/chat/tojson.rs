@@ -1,4 +1,4 @@
-//! The filter `tojson` as Hugging Face has it: Python's `json.dumps`, nothing escaped for HTML.
+//! The filter `tojson` of Hugging Face: Python's `json.dumps`, without escapes for HTML.
 
 use std::fmt::Write as _;
 
@@ -90,7 +90,7 @@ impl Style {
             }
             other => return invalid(format!("tojson: {other} cannot be written as JSON")),
         }
-        // What is inside was paid for inside.
+        // The elements have already been counted.
         state.consume_fuel(1 + if depth == 0 { (out.len() - before) as u64 / 64 } else { 0 })
     }
 
@@ -137,7 +137,7 @@ impl Style {
     }
 }
 
-/// A key, which JSON has as a string.
+/// Converts a key to a string, which JSON requires.
 fn name(key: &Value) -> Result<String, Error> {
     match key.kind() {
         ValueKind::String | ValueKind::Number => Ok(key.to_string()),
@@ -184,9 +184,9 @@ mod tests {
         environment.render_str(&format!("{{{{ x | {filter} }}}}"), Value::from_pairs([("x", value)])).unwrap()
     }
 
-    /// What `json.dumps` of Python 3 gives for the same value, with `ensure_ascii=False` but in the last.
+    /// Results of Python 3's `json.dumps`, with `ensure_ascii=False` in all cases but the last.
     #[test]
-    fn the_same_as_pythons() {
+    fn tojson_writes_what_pythons_json_writes() {
         let b = "1, -2.5, 1e+16, 1e+22, 0.0001, 1e-05, 12345678901234567890";
         assert_eq!(
             render("tojson"),

@@ -25,12 +25,12 @@ impl DeviceAccumulator {
         Ok(Self { device, channels, matrices, routed, memory: DeviceBuffer::new(device, &shapes)? })
     }
 
-    /// Whether they are of this kind.
+    /// Returns true if the sums are on this device and have this shape.
     pub(super) fn fits(&self, device: Device, channels: i64, matrices: i64, routed: bool) -> bool {
         (self.device, self.channels, self.matrices, self.routed) == (device, channels, matrices, routed)
     }
 
-    /// Whether they can be compared with `other` where they are.
+    /// Returns true if `other` has the same device and shape.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         other.fits(self.device, self.channels, self.matrices, self.routed)
     }
@@ -43,7 +43,7 @@ impl DeviceAccumulator {
         self.memory.get(0)
     }
 
-    /// Rows of each expert.
+    /// Returns the number of rows per expert, if rows are routed.
     pub(super) fn expert_rows(&self) -> Option<Node> {
         self.routed.then(|| self.memory.get(1))
     }

@@ -9,10 +9,10 @@ use crate::llama::graph_runner::{GraphRunner, read_f32, write};
 use crate::llama::logit_ops::LogitOps;
 use crate::llama::{Device, Token};
 
-/// Logits that are on the device at once, over all rows.
+/// Most logits on the device at once, over all rows.
 const LOGITS_AT_ONCE: i64 = 16 << 20;
 
-/// Sums of exponentials that are fetched of a row, at most: f32 rounds each of them, and the host adds them up exactly.
+/// Most partial sums of exponentials per row. The device adds up each in f32; the host adds them up in f64.
 const PARTS: i64 = 1024;
 
 /// Computes negative log-likelihoods on one device.
@@ -21,12 +21,13 @@ pub(in crate::llama) struct DeviceScorer {
     runner: GraphRunner,
 }
 
-/// A graph for some rows. In each, the target's logit and all others are compared with the likeliest token's.
+/// The results of a graph for some rows. Per row: the target's logit, the largest logit, and partial sums of
+/// exp(logit − largest).
 struct Scores {
     targets: Node,
     target_logits: Node,
     likeliest_logits: Node,
-    /// Of the differences from the likeliest, `parts` of each row.
+    /// Partial sums of exp(logit − largest), `parts` per row.
     sums_of_exponentials: Node,
     parts: usize,
 }
@@ -38,11 +39,11 @@ impl Scores {
 }
 
 impl DeviceScorer {
-    /// For the output matrix `weight` and what follows it. `None` where the device cannot be set up, or lacks an
-    /// operation.
+    /// Creates a scorer for the output matrix `weight` and the operations after it. `None` if ggml cannot create the
+    /// device's backend, or the device lacks an operation.
     ///
     /// # Safety
-    /// `weight` is a matrix on `device` that stays allocated, and so are the operands of `logit_ops`.
+    /// `weight` and the operands of `logit_ops` are on `device` and stay allocated during the call.
     pub(in crate::llama) unsafe fn new(
         device: Device,
         weight: &sys::ggml_tensor,
@@ -50,8 +51,8 @@ impl DeviceScorer {
     ) -> Option<Self> {
         let mut runner = GraphRunner::new(device)?;
         let supported = runner.supports(|builder| {
-            // A leaf in another's place has that one's type and row length: only these are looked at.
-            // SAFETY: our own contract; nothing is computed.
+            // The leaf stands for the input: the check reads its type and shape alone.
+            // SAFETY: our own contract, and a matrix has a first row; nothing is computed.
             let rows = unsafe { builder.leaf_of_rows(weight, &(0..1)) };
             let rows = builder.cast(rows, sys::GGML_TYPE_F32);
             let scores = scores(builder, weight, rows, [0; 16], logit_ops);
@@ -60,16 +61,16 @@ impl DeviceScorer {
         supported.then_some(Self { runner })
     }
 
-    /// Rows whose logits there is room for.
+    /// Returns the number of rows whose logits fit at once.
     pub(in crate::llama) fn rows_at_once(n_vocab: i64) -> usize {
         (LOGITS_AT_ONCE / n_vocab.max(1)).clamp(16, 512) as usize
     }
 
-    /// The scores of `rows` of the input of `node`, the product with the output matrix, for these targets.
+    /// Appends the scores of `rows` of the input of `node`, the product with the output matrix, for these targets.
     ///
     /// # Safety
-    /// The node's sources and the operands of `logit_ops` are computed and stay so for the call; its input is a matrix with these
-    /// rows.
+    /// The node's sources and the operands of `logit_ops` are computed, in the device's memory, and stay so during the
+    /// call. The input is a matrix with these rows.
     pub(in crate::llama) unsafe fn score(
         &mut self,
         node: &sys::ggml_tensor,
@@ -91,7 +92,7 @@ impl DeviceScorer {
                 let [target, likeliest, sums] = scores.results().map(read_f32);
                 for ((target, likeliest), sums) in target.iter().zip(likeliest).zip(sums.chunks_exact(scores.parts)) {
                     let sum: f64 = sums.iter().copied().map(f64::from).sum();
-                    // What lies between the two in f32, as upstream takes it.
+                    // The difference in f32, as upstream computes it.
                     into.push(sum.ln() - f64::from(target - likeliest));
                 }
             },
@@ -99,7 +100,7 @@ impl DeviceScorer {
     }
 }
 
-/// The graph: logits, and of them what is read.
+/// Adds the logits and the results to a graph.
 fn scores(
     builder: &GraphBuilder<'_>,
     weight: &sys::ggml_tensor,
@@ -111,8 +112,8 @@ fn scores(
     let product = builder.mul_mat_like(weight, input, params);
     let logits = builder.each(product, logit_ops);
     let [n_vocab, n_rows, ..] = logits.ne();
-    // No number becomes 0 here: where none is the largest, some device's place of it is outside of the row. Of logits whose
-    // probabilities f32 cannot tell apart any will do.
+    // `relu` turns NaN into 0: if a row has no largest value, some devices return an index outside of the row. Among
+    // logits whose probabilities are equal in f32, any will do.
     let probabilities = builder.relu(builder.soft_max(logits));
     let likeliest = builder.reshape_2d(builder.argmax(probabilities), 1, n_rows);
     let targets = builder.input_i32(n_rows);

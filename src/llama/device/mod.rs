@@ -1,7 +1,8 @@
 //! Sums on the device that has the activations: small graphs of our own, computed while the scheduler waits.
 //!
-//! Only sums leave the device. They are f32 and added up in f32 for some batches, then transferred to the host by whoever
-//! has them as [`OnDevice`]; a channel's rows are added as a tree, so the error grows with the logarithm of their number. What a device lacks an operation for, or multiplies too coarsely, is left to the host.
+//! Only sums leave the device. The device adds them up in f32 for some batches; then the owner of the [`OnDevice`]
+//! transfers them to the host. The rows of a channel are added as a tree, so the error grows with the logarithm of
+//! their number. If a device lacks an operation, or its products are too inexact, the host sums.
 
 mod accumulator;
 mod buffer;
@@ -29,22 +30,22 @@ use reduce::Layout;
 
 pub(super) use logits::DeviceScorer;
 
-/// Why a device could not sum.
+/// Reason why a device failed to sum.
 #[derive(Debug)]
 pub(crate) struct DeviceError {
     pub(crate) device: String,
     pub(crate) reason: String,
 }
 
-/// What one lane sums with on devices.
+/// The device sums of one lane.
 #[derive(Debug, Default)]
 pub(crate) struct DeviceSums {
     places: BTreeMap<usize, Place>,
 }
 
 impl DeviceSums {
-    /// Whether the input of `node`, which is computed, is to be summed on its device. `host_too`: also what lies in host
-    /// memory, on the CPU.
+    /// Returns true if the device sums the input of `node`, which is computed. With `host_too`, the CPU counts as the
+    /// device of host memory.
     pub(crate) fn takes(&mut self, node: TensorRef<'_>, host_too: bool) -> bool {
         let Some(input) = node.src(1) else { return false };
         if input.is_on_host() && !host_too {
@@ -52,7 +53,8 @@ impl DeviceSums {
         }
         let (Some(layout), Some(device)) = (Layout::of(*node), device_for(input)) else { return false };
         let Some(place) = self.place(device) else { return false };
-        // SAFETY: the node and its sources are computed and stay so while it is borrowed.
+        // SAFETY: an observer has a `TensorRef` only for a node whose sources are computed, and they stay so during its
+        // lifetime.
         let (verdict, new) = unsafe { place.verdict(node, layout, input.ne()[0]) };
         if verdict == Verdict::Host && new {
             let weight = node.src(0).map_or("?", |weight| weight.base_name());
@@ -62,8 +64,8 @@ impl DeviceSums {
         verdict != Verdict::Host
     }
 
-    /// Adds the input of `node`, of `weight`, to `accumulator` on its device, and creates one if there is none. Only after
-    /// [`takes`](Self::takes) has said yes.
+    /// Adds the input of `node`, whose weight is `weight`, to `accumulator` on its device. Creates an accumulator if
+    /// there is none. Call it only if [`takes`](Self::takes) has returned true.
     pub(crate) fn add(
         &mut self,
         weight: &str,
@@ -96,24 +98,24 @@ impl DeviceSums {
         }
         let place = self.place(device).ok_or_else(|| failed("it cannot be set up".to_owned()))?;
         let method = place.method(layout, channels);
-        // SAFETY: the node and its sources are computed and stay so while it is borrowed.
+        // SAFETY: as in `takes`.
         unsafe { place.add(weight, node, layout, method, own) }.map_err(|r| failed(advise(&r)))?;
         Ok(accumulator)
     }
 
-    /// A batch begins.
+    /// Begins a batch.
     pub(crate) fn begin_batch(&mut self) {
         for place in self.places.values() {
             place.health.clear();
         }
     }
 
-    /// A weight whose sums of this batch are not all finite. Waits for the devices.
+    /// Returns a weight whose sums of this batch are not all finite, if there is one. Waits for the devices.
     pub(crate) fn first_bad(&mut self) -> Option<String> {
         self.places.values().find_map(|place| place.health.first_bad())
     }
 
-    /// Whether both hold the same.
+    /// Returns true if both have the same sums.
     pub(crate) fn same(&mut self, own: &dyn OnDevice, other: &dyn OnDevice) -> bool {
         let both = (own_kind(own), own_kind(other));
         let (Some(own), Some(other)) = both else { return false };
@@ -147,7 +149,7 @@ fn own_kind(sums: &dyn OnDevice) -> Option<&DeviceAccumulator> {
     (sums as &dyn Any).downcast_ref()
 }
 
-/// What to do where there is no room.
+/// Appends a hint to a reason.
 fn advise(reason: &str) -> String {
     format!(
         "{reason}; fewer layers on it (--n-gpu-layers), a smaller --ubatch-size, --lanes 1 or --sum-on host need less of \
@@ -155,7 +157,7 @@ fn advise(reason: &str) -> String {
     )
 }
 
-/// The device that sums what lies where the tensor does: the CPU for memory that is no device's.
+/// Returns the device that sums a tensor: that of its memory, or the CPU for memory of no device.
 fn device_for(tensor: TensorRef<'_>) -> Option<Device> {
     NonNull::new(tensor.buffer())?;
     if tensor.is_on_host() { Device::cpu() } else { device_of(tensor.raw()).or_else(Device::cpu) }

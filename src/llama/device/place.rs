@@ -1,4 +1,4 @@
-//! What sums on one device.
+//! Sums on one device.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -13,8 +13,7 @@ use crate::llama::graph_builder::{GraphBuilder, Node};
 use crate::llama::graph_runner::{GraphRunner, read_f32, write};
 use crate::llama::{Device, TensorRef};
 
-/// How far sums of squares by expert may be off, as a root mean square of relative errors: f32 comes to 1e-7, TF32 to
-/// 2e-6 and more.
+/// Largest root mean square of the relative errors of sums of squares per expert. f32 has 1e-7, TF32 has 2e-6 and more.
 const TOLERANCE: f64 = 5e-7;
 
 /// Where an input is summed.
@@ -24,7 +23,7 @@ pub(super) enum Verdict {
     Device(Method),
 }
 
-/// One device.
+/// A device that sums.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) runner: GraphRunner,
@@ -45,10 +44,10 @@ impl Place {
         Some(Self { runner, verdicts: BTreeMap::new(), identities: BTreeMap::new(), health })
     }
 
-    /// Where the input of `node` is summed, and whether that has just been found out.
+    /// Returns where the input of `node` is summed, and whether that was decided by this call.
     ///
     /// # Safety
-    /// `node` and its sources are computed and stay so for the call.
+    /// The sources of `node` are computed and stay so during the call.
     pub(super) unsafe fn verdict(&mut self, node: TensorRef<'_>, layout: Layout, channels: i64) -> (Verdict, bool) {
         let key = (layout, channels);
         if let Some(&verdict) = self.verdicts.get(&key) {
@@ -60,7 +59,7 @@ impl Place {
         (verdict, true)
     }
 
-    /// How rows are added up per expert, if they are routed.
+    /// Returns how rows are added up per expert, if they are routed.
     pub(super) fn method(&self, layout: Layout, channels: i64) -> Method {
         match self.verdicts.get(&(layout, channels)) {
             Some(&Verdict::Device(method)) => method,
@@ -68,10 +67,11 @@ impl Place {
         }
     }
 
-    /// Methods to try, the best first.
+    /// Returns the methods to try, the most exact first.
     ///
-    /// On an H100, cuBLAS multiplies in TF32: sums of split inner products were off by 1.6e-5, those of outer products by
-    /// 3e-6. A worker says that it has every operation, and ends where it does not: it gets the common one.
+    /// On an H100, cuBLAS multiplies in TF32: sums of split inner products had an error of 1.6e-5, those of outer
+    /// products of 3e-6. A worker claims to support every operation, and ends at one that it lacks: it gets only the
+    /// common method.
     fn methods(&self) -> &'static [Method] {
         const ALL: [Method; 4] = [
             Method::Outer(Products::Plain),
@@ -110,7 +110,7 @@ impl Place {
         Verdict::Host
     }
 
-    /// Whether what went to the experts adds up to what came in, summed without products.
+    /// Returns true if the sums over all experts equal the sums of the input, computed without products.
     ///
     /// # Safety
     /// As for [`verdict`](Self::verdict).
@@ -137,11 +137,11 @@ impl Place {
             let expected = f64::from(whole[channel]) * times as f64;
             error += ((sum - expected) / expected.abs().max(f64::from(f32::MIN_POSITIVE))).powi(2);
         }
-        // Input that is not finite says nothing about the device.
+        // An input that is not finite says nothing about the device.
         error.is_nan() || error / channels as f64 <= TOLERANCE * TOLERANCE
     }
 
-    /// Adds the input of `node`, of `weight`, to `accumulator`.
+    /// Adds the input of `node`, whose weight is `weight`, to `accumulator`.
     ///
     /// # Safety
     /// As for [`verdict`](Self::verdict).
@@ -188,10 +188,10 @@ impl Place {
     }
 }
 
-/// The input of `node`, summed.
+/// Adds the sums of the input of `node` to a graph. `identity` is needed if rows are routed.
 ///
 /// # Safety
-/// The node's sources stay allocated until the builder is computed; `identity` is there where rows are routed.
+/// The node's sources stay allocated until the builder is computed.
 unsafe fn reduce(
     builder: &GraphBuilder<'_>,
     node: TensorRef<'_>,
@@ -203,7 +203,7 @@ unsafe fn reduce(
         let tensor = node.src(i).expect("a product has sources, and its layout was found").raw();
         // SAFETY: our own contract.
         let leaf = unsafe { builder.leaf(tensor) };
-        // SAFETY: a leaf is a valid tensor.
+        // SAFETY: the leaf is a live tensor of the builder.
         if unsafe { sys::ggml_is_contiguous(leaf.0.as_ptr()) } { leaf } else { builder.cont(leaf) }
     };
     match (layout, identity) {

@@ -1,18 +1,18 @@
-//! From rows to sums: the graphs.
+//! Graphs that sum rows.
 //!
-//! A matrix's sums lie side by side, `[Σx, Σx²]` of `2 · channels`, one matrix after the other.
+//! The sums of a matrix are one row of `2 · channels` values, Σx and then Σx². The matrices follow one another.
 
 use llama_cpp_sys_2 as sys;
 
 use crate::llama::graph_builder::{GraphBuilder, Node};
 use crate::llama::{Op, TensorInfo};
 
-/// How the rows of a product's input lie, and which matrix each goes to.
+/// Shape of a product's input, and the matrix that each row is multiplied with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Layout {
-    /// As many rows for each matrix.
+    /// The same number of rows per matrix.
     Dense { rows: i64, matrices: i64 },
-    /// Each token's row, or one for each slot, goes to the experts in its slots.
+    /// One row per token, or one per slot of a token, for the experts in the token's slots.
     Routed { tokens: i64, slots: i64, experts: i64, row_a_slot: bool },
 }
 
@@ -49,18 +49,18 @@ impl Layout {
 /// Precision of a device's f32 products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Products {
-    /// As f32.
+    /// f32.
     Plain,
-    /// With fewer bits (TF32): values are split into three parts of 8 bits, whose products with 0 and 1 are exact.
+    /// Fewer bits (TF32): each value is split into three parts of 8 bits, whose products with 0 and 1 are exact.
     Split,
 }
 
 /// How rows are added up per expert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
-    /// Outer products of each row with its ones and zeros. The rows stay as they lie. Few devices have the operation.
+    /// Outer products of each row with its ones and zeros. The rows are not transposed. Few devices have the operation.
     Outer(Products),
-    /// Inner products, of transposed rows. All devices have the operation.
+    /// Inner products of transposed rows. All devices have the operation.
     Inner(Products),
 }
 
@@ -69,16 +69,16 @@ pub(super) enum Method {
 pub(super) struct Reduced {
     /// `[2 · channels, matrices]`.
     pub(super) sums: Node,
-    /// `[1, experts]`, where rows are routed.
+    /// `[1, experts]`, if rows are routed.
     pub(super) counts: Option<Node>,
 }
 
-/// Sums of `x`, `[channels, rows of a matrix, matrices]` in whatever dimensions, contiguous.
+/// Sums `x`, which is contiguous and has the elements of `[channels, rows, matrices]` in any dimensions.
 pub(super) fn dense(builder: &GraphBuilder<'_>, x: Node, rows: i64, matrices: i64) -> Reduced {
     let channels = x.ne()[0];
     let x = builder.reshape_3d(x, channels, rows, matrices);
     let squares = builder.sqr(x);
-    // The first halving before both are put side by side, which copies them.
+    // Halve the rows once before x and x² are concatenated: that copies them.
     let half = rows / 2;
     let pair = |first, count| {
         builder.concat(builder.rows(x, first, count), builder.rows(squares, first, count), 0) // 2 · channels
@@ -93,7 +93,8 @@ pub(super) fn dense(builder: &GraphBuilder<'_>, x: Node, rows: i64, matrices: i6
     Reduced { sums: builder.reshape_2d(sums, 2 * channels, matrices), counts: None }
 }
 
-/// `[n, rows, matrices]` to `[n, 1, matrices]`: halves are added up, which keeps errors to the logarithm of the rows.
+/// Sums `[n, rows, matrices]` to `[n, 1, matrices]` by adding halves, so the error grows with the logarithm of the
+/// rows.
 fn tree(builder: &GraphBuilder<'_>, mut x: Node) -> Node {
     let mut rest = None;
     loop {
@@ -111,8 +112,8 @@ fn tree(builder: &GraphBuilder<'_>, mut x: Node) -> Node {
     rest.map_or(x, |rest| builder.add(x, rest))
 }
 
-/// Sums per expert: rows times a matrix of ones and zeros, which has a column per expert. `identity` is the experts'
-/// identity matrix, whose rows the ids pick.
+/// Sums rows per expert: multiplies them with a matrix of ones and zeros that has one column per expert. Its rows are
+/// picked by the ids from `identity`, an identity matrix.
 pub(super) fn routed(
     builder: &GraphBuilder<'_>,
     (x, ids, identity): (Node, Node, Node),
@@ -144,7 +145,7 @@ pub(super) fn routed(
     Reduced { sums, counts: Some(builder.sum_rows(by_expert)) }
 }
 
-/// The `product` of `x` with ones and zeros.
+/// Computes the `product` of `x` with ones and zeros.
 fn multiply(builder: &GraphBuilder<'_>, x: Node, products: Products, product: impl Fn(Node) -> Node) -> Node {
     match products {
         Products::Plain => product(x),

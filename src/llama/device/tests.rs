@@ -1,4 +1,4 @@
-//! The graphs, on the CPU as a device, against loops.
+//! Compares the graphs, with the CPU as a device, with plain loops.
 
 use llama_cpp_sys_2 as sys;
 
@@ -18,7 +18,7 @@ fn cpu() -> GraphRunner {
     runner
 }
 
-/// Numbers of many sizes.
+/// Returns numbers of different magnitudes.
 fn numbers(n: usize) -> Vec<f32> {
     let mut state = 7_u32;
     (0..n)
@@ -77,7 +77,7 @@ fn any_number_of_rows_is_summed_for_any_number_of_matrices() {
 }
 
 #[test]
-fn rows_go_to_their_experts_also_in_three_parts() {
+fn routed_rows_are_summed_per_expert_by_every_method() {
     let mut runner = cpu();
     let (channels, tokens, slots, experts) = (40_usize, 33_usize, 3_usize, 5_usize);
     // Expert 4 is never routed to.
@@ -123,7 +123,7 @@ fn rows_go_to_their_experts_also_in_three_parts() {
 }
 
 #[test]
-fn a_sum_that_is_no_number_is_found_and_only_until_the_next_batch() {
+fn a_sum_that_is_not_finite_is_found_until_the_next_batch() {
     let runner = cpu();
     let mut health = Health::default();
     assert_eq!(health.first_bad(), None);
@@ -138,7 +138,7 @@ fn a_sum_that_is_no_number_is_found_and_only_until_the_next_batch() {
     assert_eq!(health.first_bad(), None);
 }
 
-/// What a device lacks is found out before it would abort the process over it.
+/// ggml would abort the process at an operation that the device lacks.
 #[test]
 fn an_operation_that_the_device_lacks_is_not_computed_there() {
     let mut runner = cpu();
@@ -148,7 +148,7 @@ fn an_operation_that_the_device_lacks_is_not_computed_there() {
     assert!(!cast(&mut runner, sys::GGML_TYPE_IQ2_XXS), "it takes an importance matrix");
 }
 
-/// Off by less than one f32 sum of all exponentials would be, which is 1e-8 and more.
+/// The error is less than that of one f32 sum of all exponentials, which is 1e-8 or more.
 #[test]
 fn scores_are_those_of_exact_sums() {
     let mut runner = cpu();

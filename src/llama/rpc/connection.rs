@@ -4,8 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-/// A TCP stream whose reads and writes fail once the deadline has passed: a peer that sends a byte now and then cannot
-/// keep us waiting.
+/// A TCP stream whose reads and writes fail once the deadline has passed, even if the peer keeps sending single bytes.
 pub(super) struct Connection {
     stream: TcpStream,
     deadline: Instant,
@@ -26,8 +25,8 @@ impl Connection {
     }
 }
 
-/// The addresses that `host:port` stands for, as far as ggml connects to them: it knows IPv4 alone, and aborts the process
-/// at an endpoint that it cannot parse.
+/// Returns the addresses of `host:port` that ggml can connect to. ggml supports IPv4 only, and aborts the process at an
+/// endpoint that it cannot parse.
 pub(super) fn addresses(endpoint: &str) -> io::Result<Vec<SocketAddr>> {
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what);
     if endpoint.matches(':').count() != 1 {

@@ -5,8 +5,8 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 
-/// The protocol of the ggml that is linked, `RPC_PROTO_MAJOR_VERSION` and `_MINOR_` of its `ggml-rpc.h`. The bindings have
-/// neither, and ggml aborts the process at another major version or a later minor one.
+/// The protocol of the ggml that is linked, `RPC_PROTO_MAJOR_VERSION` and `_MINOR_` of its `ggml-rpc.h`. The bindings
+/// have neither, and ggml aborts the process at another major version or a later minor one.
 pub(crate) const PROTOCOL: (u8, u8) = (7, 0);
 /// The command that opens a connection.
 pub(crate) const HELLO: u8 = 14;

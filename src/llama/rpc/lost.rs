@@ -1,5 +1,5 @@
-//! Handles the loss of an RPC server during a run. ggml would abort the process from any of its threads; here the
-//! program is told first, and the process exits with a code.
+//! Handles the loss of an RPC server during a run. ggml would abort the process from any of its threads. Here a hook of
+//! the program runs first, and the process exits with the hook's code.
 
 use std::ffi::{CStr, c_char};
 use std::io::{self, Write as _};
@@ -22,10 +22,10 @@ pub enum LostServer {
     /// The connection has ended.
     #[error("RPC server {} is gone: it ended, failed, or the connection to it broke", one_of(servers))]
     Gone {
-        /// The server, or those among which it is.
+        /// The server, or the servers that it may be.
         servers: Vec<String>,
     },
-    /// The connection stands, and nothing has come over it for too long. See
+    /// The connection is open, but has had no traffic for too long. See
     /// [`Backend::watch_rpc_servers`](crate::llama::Backend::watch_rpc_servers).
     #[error("RPC server '{server}' has not answered for {seconds} seconds: it is stopped, or the network to it is cut")]
     Silent {
@@ -54,15 +54,15 @@ fn one_of(servers: &[String]) -> String {
 
 type Hook = Box<dyn Fn(&LostServer) -> i32 + Send + Sync>;
 static HOOK: OnceLock<Hook> = OnceLock::new();
-/// What the watchdog has found, before it ended the connection.
+/// The silent server that the watchdog has found.
 static SILENT: Mutex<Option<LostServer>> = Mutex::new(None);
 
 /// Calls `hook` when a server is lost during a run. The process then exits with the code that the
 /// hook returns. Without a hook ggml aborts the process. The first call counts.
 pub fn on_lost_server(hook: impl Fn(&LostServer) -> i32 + Send + Sync + 'static) {
     if HOOK.set(Box::new(hook)).is_ok() {
-        // SAFETY: the callback is a plain function that lives as long as the process, and does not return to what has
-        // failed.
+        // SAFETY: the callback is a function of the program. It does not unwind, and ggml aborts the process if it
+        // returns.
         unsafe { sys::ggml_set_abort_callback(Some(on_abort)) };
     }
 }
@@ -89,7 +89,7 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
     if let Ok(Some(code)) = code {
         // `_exit` skips exit handlers: they could block on threads that wait for the lost server.
         #[cfg(unix)]
-        // SAFETY: ends the process; no other thread's state is touched.
+        // SAFETY: `_exit` may be called at any time: it runs no handlers and only ends the process.
         unsafe {
             libc::_exit(code)
         };
@@ -97,7 +97,7 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
         #[expect(clippy::exit, reason = "the alternative is an abort")]
         std::process::exit(code);
     }
-    // As without a callback: ggml aborts once this returns.
+    // As without a callback: ggml aborts when this returns.
     let _ = writeln!(io::stderr(), "{message}");
 }
 
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_messages_about_servers_are_taken_for_a_lost_one() {
+    fn only_abort_messages_about_servers_mean_a_lost_server() {
         assert_eq!(lost("ggml.c:3: GGML_ASSERT(false) failed"), None);
         assert!(lost("rpc.cpp:9: Failed to connect to far:1\n").unwrap().to_string().contains("'far:1'"));
         assert!(lost("rpc.cpp:9: Remote RPC server crashed or returned malformed response").is_some());

@@ -29,10 +29,10 @@ pub(super) use pulse::Pulse;
 /// Timeout for a server's greeting. A server that is busy with another client does not greet.
 const GREETING: Duration = Duration::from_secs(10);
 
-/// The servers in use. Entries are never removed, nor does ggml forget a server.
+/// The servers in use. Entries are never removed; ggml never removes a server either.
 static SERVERS: Mutex<Vec<Server>> = Mutex::new(Vec::new());
 
-/// A server as it was named, and the addresses that the name stood for then.
+/// A server's endpoint as given, and the addresses that it resolved to.
 #[derive(Debug, Clone)]
 struct Server {
     endpoint: String,
@@ -45,16 +45,17 @@ fn servers() -> MutexGuard<'static, Vec<Server>> {
 }
 
 impl Backend {
-    /// Adds the devices of the RPC server at `endpoint` (`host:port`) to those of this process.
+    /// Adds the devices of the RPC server at `endpoint` (`host:port`) to those of this process. Call it before other threads use
+    /// llama.cpp, since ggml does not lock its registry.
     ///
     /// # Errors
-    /// [`Error::Rpc`] if this build has no RPC, the peer does not answer within 10 seconds, or it is no server of this
-    /// protocol: ggml would abort the process.
+    /// [`Error::Rpc`] if this build has no RPC, the peer does not answer within 10 seconds, or it is not a server of
+    /// this protocol: ggml would abort the process.
     pub fn add_rpc_server(&self, endpoint: &str) -> Result<(), Error> {
         let error = |reason: String| Error::Rpc { endpoint: endpoint.to_owned(), reason };
         let add = rpc_function(c"ggml_backend_rpc_add_server");
         let add = add.ok_or_else(|| error("RPC not supported in this build".to_owned()))?;
-        // SAFETY: under this name the RPC registry hands out a function of exactly this signature.
+        // SAFETY: under this name ggml's RPC backend returns a function of exactly this type.
         let add = unsafe { std::mem::transmute::<NonNull<c_void>, AddServer>(add) };
         let c_endpoint = CString::new(endpoint).map_err(|_| error("a NUL byte in its name".to_owned()))?;
         let mut connection = Connection::open(endpoint, GREETING).map_err(|e| error(e.to_string()))?;
@@ -62,26 +63,26 @@ impl Backend {
         drop(connection); // the server takes one client at a time
         let addresses = connection::addresses(endpoint).map_err(|e| error(e.to_string()))?;
         servers().push(Server { endpoint: endpoint.to_owned(), addresses });
-        // SAFETY: ggml's own function of this signature; the string outlives the call, which copies it.
+        // SAFETY: the string outlives the call, which copies it. ggml guards its list of servers with a lock.
         let (server, reason) = with_reason(|| unsafe { add(c_endpoint.as_ptr()) });
         if server.is_null() {
             return Err(error(reason));
         }
-        // SAFETY: a registry that add_server made, and that lives as long as the process.
+        // SAFETY: `add` has made this registry, which lives as long as the process.
         unsafe { sys::ggml_backend_register(server) };
         Ok(())
     }
 
-    /// Watches the connections to RPC servers and closes one that has had no traffic for `timeout`
-    /// while this process waits for it. ggml then fails, and [`on_lost_server`] tells which server it was: call that first,
-    /// since without a hook ggml aborts the process. The first call counts.
+    /// Watches the connections to RPC servers and closes one that has had no traffic for `timeout` while this process
+    /// waits for it. ggml then fails, and [`on_lost_server`] tells which server it was: call that first, since without
+    /// a hook ggml aborts the process. The first call counts.
     ///
-    /// Once `hurry` is set, the bound is four times the longest silence so far that ended with an answer, at least 5 seconds
-    /// and at most `timeout`.
+    /// Once `hurry` is set, the bound is four times the longest silence so far that ended with an answer, at least 5
+    /// seconds and at most `timeout`.
     ///
     /// A server that computes sends nothing either. While an observer watches a [`Context`](super::Context), it has the
-    /// server answer in between, as often as about every second, so `timeout` must exceed the time that a server takes for
-    /// the nodes between two of those that are observed: part of a layer.
+    /// server answer in between, as often as about every second, so `timeout` must exceed the time that a server takes
+    /// for the nodes between two of those that are observed: part of a layer.
     ///
     /// On Linux. Other systems do not tell what a thread waits for: there only a lost network ends a connection.
     pub fn watch_rpc_servers(&self, timeout: Duration, hurry: Arc<AtomicBool>) {
@@ -93,8 +94,9 @@ impl Backend {
 }
 
 /// Runs an RPC server for `devices` at `endpoint` (`host:port`), one client at a time, until the process ends. There is
-/// no access control: use an address that only trusted machines can reach. With a `cache`, weights that were sent once are kept
-/// in that folder. On Unix, a client whose machine has not answered for `client_timeout` is disconnected; 0 waits for ever.
+/// no access control: use an address that only trusted machines can reach. With a `cache`, weights that were sent once
+/// are kept in that folder. On Unix, a client whose machine has not answered for `client_timeout` is disconnected; 0
+/// waits for ever.
 ///
 /// # Errors
 /// [`Error::Rpc`] where this build has no RPC, no device is given, or the server cannot listen.
@@ -108,7 +110,7 @@ pub fn serve_rpc(
     let error = |reason: &str| Error::Rpc { endpoint: endpoint.to_owned(), reason: reason.to_owned() };
     let start =
         rpc_function(c"ggml_backend_rpc_start_server").ok_or_else(|| error("RPC not supported in this build"))?;
-    // SAFETY: under this name the RPC registry hands out a function of exactly this signature.
+    // SAFETY: under this name ggml's RPC backend returns a function of exactly this type.
     let start = unsafe { std::mem::transmute::<NonNull<c_void>, StartServer>(start) };
     let c_string = |text: &str| CString::new(text).map_err(|_| error("a NUL byte in a name"));
     let c_endpoint = c_string(endpoint)?;
@@ -125,7 +127,7 @@ pub fn serve_rpc(
     }
     #[cfg(not(unix))]
     let _ = client_timeout;
-    // SAFETY: strings and devices outlive the call; without a folder there is no cache.
+    // SAFETY: the strings and the array of devices outlive the call; a null folder means no cache.
     unsafe { start(c_endpoint.as_ptr(), cache, n_threads, devices.len(), devices.as_mut_ptr()) };
     Err(error("it stopped listening, or never could: is the address another program's?"))
 }
@@ -133,9 +135,9 @@ pub fn serve_rpc(
 type StartServer = unsafe extern "C" fn(*const c_char, *const c_char, usize, usize, *mut sys::ggml_backend_dev_t);
 type AddServer = unsafe extern "C" fn(*const c_char) -> sys::ggml_backend_reg_t;
 
-/// A function of ggml's RPC backend, looked up at run time: not every build links it.
+/// Looks up a function of ggml's RPC backend at run time: not every build links it.
 fn rpc_function(name: &CStr) -> Option<NonNull<c_void>> {
-    // SAFETY: both names are NUL-terminated; a null registry is not asked.
+    // SAFETY: both names are NUL-terminated; a null registry is not passed on.
     let function = unsafe {
         let rpc = sys::ggml_backend_reg_by_name(c"RPC".as_ptr());
         if rpc.is_null() {
@@ -155,7 +157,7 @@ mod tests {
     use super::*;
     use greeting::{CAPABILITIES, HELLO, Refused};
 
-    /// What a client is told that connects to a peer which answers with `answer`.
+    /// Returns the result for a client whose peer sends `answer`.
     fn greeted_by(answer: impl FnOnce(&mut TcpStream) + Send + 'static, timeout: Duration) -> Result<(), Refused> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = listener.local_addr().unwrap().to_string();
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_of_other_versions_and_no_servers_are_told_apart() {
+    fn other_versions_and_other_programs_are_distinguished() {
         assert_eq!(greeted_with(&[28, 0, 0, 0, 0, 0, 0, 0, 7, 0, 3, 0]), Ok(()));
         let old = greeted_with(&[3, 0, 0, 0, 0, 0, 0, 0, 3, 5, 0]).unwrap_err();
         assert_eq!(old, Refused::Version(3, 5));

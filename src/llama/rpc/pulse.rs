@@ -1,8 +1,9 @@
 //! Reads a few bytes from a busy RPC server from time to time, so that the watchdog sees it respond.
 //!
-//! Graphs are sent without an answer, and the results of a whole batch may be fetched at its end: a slow server then says
-//! nothing for minutes, as a stopped one does. So now and then the client reads four bytes of the node that was computed
-//! last. The answer comes once the server is through with it, and shows the watchdog that it works.
+//! A server does not answer when it receives a graph, and the results of a whole batch may be fetched at its end. So a
+//! slow server may send nothing for minutes, as a stopped one does. From time to time the client therefore reads four
+//! bytes of the node that was computed last. The server answers once it has computed the node, which shows the watchdog
+//! that it works.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -35,7 +36,7 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// Counts an observed node in a server's memory, and waits for the server if it is time to.
+    /// Counts an observed node in a server's memory. After every `spacing` nodes, waits for the server's answer.
     ///
     /// # Safety
     /// `node` is a node of the graph that is being computed, sent to its server, and nothing writes its fields.

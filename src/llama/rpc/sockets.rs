@@ -1,14 +1,13 @@
-//! The sockets that ggml opens for itself: found among the files of this process, and told when to give a lost peer up.
+//! Finds the sockets that ggml has opened among the files of this process, and sets their timeouts.
 
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 use std::time::Duration;
 
-/// A second handle to a connection that ggml has open, to be held for a moment only: the connection does not end before it
-/// is dropped.
+/// A second handle to a connection that ggml has open. Drop it soon: the connection does not end before.
 pub(super) struct Socket {
-    /// The number of ggml's own file, as a thread waits for it.
+    /// ggml's file descriptor of the connection.
     #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "there is no watchdog"))]
     pub(super) number: RawFd,
     pub(super) stream: TcpStream,
@@ -16,7 +15,8 @@ pub(super) struct Socket {
 
 /// Returns all stream sockets of this process.
 pub(super) fn all() -> Vec<Socket> {
-    // Two steps: a duplicate of ours may get a number of the list that was free by now, and is no second connection.
+    // Two steps: a duplicate of ours may get a number of the list that has become free, and must not count as a
+    // connection.
     let sockets: Vec<_> = numbers().into_iter().filter(|&number| is_stream(number)).collect();
     sockets.into_iter().filter_map(open).collect()
 }
@@ -39,7 +39,8 @@ fn numbers() -> Vec<RawFd> {
 }
 
 fn open(number: RawFd) -> Option<Socket> {
-    // SAFETY: the number is duplicated at once. Whatever file has it by now stays open through the duplicate, which is ours.
+    // SAFETY: the number is borrowed for this call alone, which duplicates it. If it has been closed or reused
+    // meanwhile, the call fails or duplicates another file; it closes nothing. The duplicate is ours.
     let own = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned().ok()?;
     Some(Socket { number, stream: TcpStream::from(own) })
 }
@@ -49,8 +50,8 @@ impl Socket {
         option(self.stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|listens| listens != 0)
     }
 
-    /// Has the system ask the peer's for an answer while the connection is idle, and give the connection up once there was
-    /// none for `timeout`. Connections that a listener accepts have its settings.
+    /// Turns on keep-alive: the system probes an idle connection, and ends it after `timeout` without an answer.
+    /// Connections inherit the settings of the listener that accepts them.
     pub(super) fn give_up_after(&self, timeout: Duration) {
         let quarter = i32::try_from(timeout.as_secs() / 4).unwrap_or(i32::MAX).max(1);
         let mut options = vec![(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)];
@@ -66,12 +67,12 @@ impl Socket {
             i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX),
         ));
         for (level, name, value) in options {
-            // What the system refuses it does without: the watchdog is left.
+            // A setting that the system refuses is left out: the watchdog remains.
             let _ = set_option(self.stream.as_raw_fd(), level, name, value);
         }
     }
 
-    /// Bytes received, and bytes sent of which the peer's system has confirmed the receipt.
+    /// Returns the number of bytes received, plus the bytes sent that the peer's system has acknowledged.
     #[cfg(target_os = "linux")]
     pub(super) fn traffic(&self) -> io::Result<u64> {
         /// The beginning of Linux's `struct tcp_info`: it only ever grows at its end.
@@ -93,17 +94,17 @@ impl Socket {
         if status != 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: all fields are numbers, zero where nothing was written.
+        // SAFETY: all fields are numbers, and zero if the call did not write them.
         let info = unsafe { info.assume_init() };
         Ok(info.acked.wrapping_add(info.received))
     }
 }
 
-/// Has the server at `endpoint`, which is about to listen, drop clients whose machine has not answered for `timeout`.
+/// Makes the server at `endpoint`, which is about to listen, drop clients whose machine has not answered for `timeout`.
 pub(super) fn free_from_lost_clients(endpoint: &str, timeout: Duration) {
-    /// The server either listens after a moment, or has failed.
+    /// After these passes the server listens, or has failed.
     const PASSES: u32 = 100;
-    /// Clients that came before the listener had its settings are found by later passes.
+    /// Passes after the listener is found, for clients that were accepted before it had its settings.
     const AFTER: u32 = 20;
     let Some(port) = endpoint.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()) else { return };
     let set = move || {

@@ -1,8 +1,8 @@
-//! Ends a connection over which nothing has come for too long while a thread of ours waits for it.
+//! Ends a connection that has had no traffic for too long while a thread of this process waits for it.
 //!
-//! A process that is stopped still has its system confirm what is sent to it, so no timeout of TCP's notices. What Linux
-//! tells is enough: for each thread the system call that it waits in, and for each connection the bytes that were received
-//! and confirmed.
+//! The system of a stopped process still acknowledges data, so TCP's timeouts do not notice it. Linux shows which
+//! system call each thread waits in, and how many bytes each connection has received and had acknowledged. The watchdog
+//! uses both.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -50,7 +50,7 @@ struct Silence {
 }
 
 impl Silence {
-    /// Takes note of the traffic so far, `elapsed` after the last time. Returns the silence that has ended, if one has.
+    /// Records the traffic so far, `elapsed` after the last call. Returns the silence that has ended, if one has.
     fn note(&mut self, traffic: u64, waited_for: bool, elapsed: Duration) -> Option<Duration> {
         if traffic == self.traffic && waited_for {
             self.lasted += elapsed;
@@ -67,7 +67,7 @@ impl Watchdog {
         let mut last = Instant::now();
         loop {
             std::thread::sleep(interval);
-            // Time in which this process was stopped is not the server's.
+            // Do not count time in which this process itself was stopped.
             let elapsed = last.elapsed().min(interval * 2);
             last = Instant::now();
             self.look(elapsed);
@@ -105,15 +105,15 @@ fn limit(timeout: Duration, hurry: bool, longest: Duration) -> Duration {
     if hurry { (longest * 4).max(HURRIED).min(timeout) } else { timeout }
 }
 
-/// The server that a socket is connected to, and our own address, if it is one of these servers.
+/// Returns the server that a socket is connected to, and the socket's own address, if it is one of these servers.
 fn connection<'s>(socket: &Socket, servers: &'s [Server]) -> Option<(&'s Server, SocketAddr)> {
     let peer = socket.stream.peer_addr().ok()?;
     let server = servers.iter().find(|server| server.addresses.contains(&peer))?;
     Some((server, socket.stream.local_addr().ok()?))
 }
 
-/// The files from which a thread of this process waits to receive, or to which it waits to send. `None` where the system
-/// does not tell.
+/// Returns the files that a thread of this process waits to receive from or to send to. `None` if the system does not
+/// tell.
 fn waited_for() -> Option<HashSet<RawFd>> {
     let mut told = false;
     let mut files = HashSet::new();
@@ -125,7 +125,8 @@ fn waited_for() -> Option<HashSet<RawFd>> {
     told.then_some(files)
 }
 
-/// The file of a `recv` or `send` in a line such as `45 0x7 0x7f65 ..`: the number of the call, and its arguments.
+/// Returns the file of a `recv` or `send` in a line such as `45 0x7 0x7f65 ..`: the number of the system call and its
+/// arguments.
 fn transfer(call: &str) -> Option<RawFd> {
     let mut words = call.split(' ');
     let number: libc::c_long = words.next()?.parse().ok()?;
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_what_is_waited_through_without_a_byte() {
+    fn silence_is_time_without_traffic_while_a_thread_waits() {
         let second = Duration::from_secs(1);
         let mut silence = Silence::default();
         assert_eq!(silence.note(10, true, second), Some(Duration::ZERO));
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_wants_to_end_waits_for_what_the_server_usually_takes() {
+    fn a_hurried_limit_follows_the_longest_silence() {
         let seconds = Duration::from_secs;
         assert_eq!(limit(seconds(60), false, seconds(1)), seconds(60));
         assert_eq!(limit(seconds(60), true, seconds(1)), seconds(5));

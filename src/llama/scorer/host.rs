@@ -32,10 +32,11 @@ impl HostScorer {
         self.runner.set_threads(self.n_threads);
     }
 
-    /// The scores of `rows` of the input of `node`, the product with the output matrix, for these targets.
+    /// Appends the scores of `rows` of the input of `node`, the product with the output matrix, for these targets.
     ///
     /// # Safety
-    /// The node's sources and the operands of `logit_ops` are computed and in the CPU's memory; its input has these rows.
+    /// The node's sources and the operands of `logit_ops` are computed and in the CPU's memory; its input has these
+    /// rows.
     pub(super) unsafe fn score(
         &mut self,
         node: &sys::ggml_tensor,
@@ -50,7 +51,8 @@ impl HostScorer {
         let n_threads = self.n_threads.min(rows.len());
         self.runner.compute(
             |builder| {
-                // SAFETY: our own contract; the job outlives the computation.
+                // SAFETY: our own contract. The job, and the scores that it points to, outlive the computation, and
+                // nobody else uses them meanwhile. The custom node's source has one row of logits per target.
                 unsafe {
                     let (weight, input) = (NonNull::from(&*node.src[0]), builder.leaf_of_rows(&*node.src[1], rows));
                     let product = builder.mul_mat_like(Node(weight), input, node.op_params);
@@ -71,12 +73,12 @@ struct Job<'a> {
     n_vocab: usize,
 }
 
-/// The score of every `n_threads`th row of logits, from row `thread` on.
+/// Computes the score of every `n_threads`th row of logits, from row `thread` on.
 ///
 /// # Safety
-/// For ggml alone: `dst`'s source holds a row of logits for each target of the [`Job`] that `user_data` is.
+/// For ggml alone: `user_data` is a [`Job`], and `dst`'s source has one computed row of logits per target of it.
 unsafe extern "C" fn score_rows(dst: *mut sys::ggml_tensor, thread: i32, n_threads: i32, user_data: *mut c_void) {
-    // SAFETY: by contract; logits are contiguous, since the graph's allocator placed them.
+    // SAFETY: by contract. The logits are contiguous, since they are a new tensor of the graph and not a view.
     let (job, logits) = unsafe {
         let job = &*user_data.cast::<Job<'_>>();
         let logits = (*(*dst).src[0]).data.cast::<f32>();
@@ -86,7 +88,7 @@ unsafe extern "C" fn score_rows(dst: *mut sys::ggml_tensor, thread: i32, n_threa
     let _ = catch_unwind(AssertUnwindSafe(|| {
         for row in (thread as usize..job.targets.len()).step_by(n_threads as usize) {
             let score = negative_log_likelihood(&logits[row * job.n_vocab..][..job.n_vocab], job.targets[row]);
-            // SAFETY: each row is handled by one thread, and `scores` has one element per row.
+            // SAFETY: `scores` has one element per row, and only one thread handles a row.
             unsafe { job.scores.add(row).write(score) };
         }
     }));

@@ -1,11 +1,12 @@
 //! F16 and BF16 weights, multiplied as f32, with the bits of ggml's `ggml_vec_dot_f16` and `ggml_vec_dot_bf16` on x86.
 //!
-//! These have four vectors of eight lanes per dot product, of which vector `p` takes the values `32i + 8p` to `32i + 8p + 7` of
-//! each 32. They convert each value to f32 as they come to it; the kernels convert weights once per panel. Dense products do
-//! not go this way in ggml, but through tinyBLAS, which gains nothing from panels.
+//! These have four vectors of eight lanes per dot product. Of each 32 values, vector `p` takes those from `32i + 8p` on.
+//! They convert each value to f32 when they read it; the kernels convert weights once per panel.
+//! Dense products do not go this way in ggml, but through tinyBLAS, which gains nothing from panels.
 //!
-//! A panel holds, for each of the vectors in turn, the eight values of each row as f32, step by step. A column holds its values in
-//! the same order and its own type: it streams through the cache, and half the bytes cost less than the conversion.
+//! A panel holds, for each of the vectors in turn, the eight values of each row as f32, step by step. A column holds
+//! its values in the same order and its own type: it streams through the cache, and half the bytes cost less than the
+//! conversion.
 
 use std::arch::x86_64::*;
 
@@ -71,7 +72,8 @@ unsafe fn prepare(converted: *const u8, k: usize, column: *mut u8) -> bool {
     let steps = k / (PARTS * LANES);
     for part in 0..PARTS {
         for step in 0..steps {
-            // SAFETY: by contract the source has `k` values, each read once, and the destination has room for `k` values.
+            // SAFETY: by contract the source has `k` values, each read once, and the destination has room for `k`
+            // values.
             unsafe {
                 let values = _mm_loadu_si128(converted.add((step * PARTS + part) * LANES * 2).cast());
                 _mm_storeu_si128(column.add((part * steps + step) * LANES * 2).cast(), values);
@@ -107,8 +109,8 @@ unsafe fn tile<const BF16: bool, const FUSED: bool, const SUM: u8>(
     out: *mut f32,
 ) {
     let steps = k / (PARTS * LANES);
-    // SAFETY: by contract the panel has 4 rows of `k` floats, the three columns `k` values each, `scratch` has 4 vectors per
-    // row and column, and `out` has 12 floats.
+    // SAFETY: by contract the panel has 4 rows of `k` floats, the three columns `k` values each, `scratch` has 4
+    // vectors per row and column, and `out` has 12 floats.
     unsafe {
         let mut x = panel.cast::<f32>();
         let mut y: [*const u8; COLS] = [0, 1, 2].map(|c| *columns.get_unchecked(c));

@@ -1,5 +1,5 @@
-//! F16 and BF16 weights on AVX-512: [`float`](super::float) with vectors of sixteen lanes, and BF16 by `vdpbf16ps` where ggml
-//! takes that.
+//! F16 and BF16 weights on AVX-512: [`float`](super::float) with vectors of sixteen lanes, and BF16 by `vdpbf16ps`
+//! where ggml takes that.
 
 use std::arch::x86_64::*;
 
@@ -83,7 +83,8 @@ unsafe fn prepare<const PARTS: usize, const KIND: u8>(converted: *const u8, k: u
     let mut to = column.cast::<f32>();
     for part in 0..PARTS {
         for step in 0..k / (PARTS * values(KIND)) {
-            // SAFETY: by contract the source has `k` values, each read once, and the destination has room for `k` values.
+            // SAFETY: by contract the source has `k` values, each read once, and the destination has room for `k`
+            // values.
             unsafe {
                 _mm512_storeu_ps(to, load::<KIND>(converted, (step * PARTS + part) * values(KIND)));
                 to = to.add(LANES);
@@ -125,9 +126,8 @@ fn multiply_add<const KIND: u8, const FUSED: bool>(a: __m512, b: __m512, sum: __
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn multiply_add_pairs(a: __m512, b: __m512, mut sum: __m512) -> __m512 {
-    // The intrinsic's operands have a type of their own, and a function that is to be inlined into the tile cannot enable what
-    // the tile does not.
-    // SAFETY: by contract the instruction exists; it reads and writes registers alone.
+    // The intrinsic's operands have a type of their own, and a function that is to be inlined into the tile cannot
+    // enable what the tile does not. SAFETY: by contract the instruction exists; it reads and writes registers alone.
     unsafe {
         std::arch::asm!("vdpbf16ps {sum}, {a}, {b}", sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
             options(pure, nomem, nostack));
@@ -144,8 +144,8 @@ unsafe fn tile<const PARTS: usize, const KIND: u8, const FUSED: bool>(
     out: *mut f32,
 ) {
     let steps = k / (PARTS * values(KIND));
-    // SAFETY: by contract the panel has 4 rows and there are 6 columns of `k` values each, `scratch` has 4 vectors per row and
-    // column, and `out` has 24 floats.
+    // SAFETY: by contract the panel has 4 rows and there are 6 columns of `k` values each, `scratch` has 4 vectors per
+    // row and column, and `out` has 24 floats.
     unsafe {
         let mut x = panel.cast::<f32>();
         let mut y: [*const f32; COLS] = [0, 1, 2, 3, 4, 5].map(|c| columns.get_unchecked(c).cast::<f32>());

@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-/// The sums of four vectors, each as ggml's `hsum_float_8` adds: upper half to lower, then lanes two apart, then the last two.
+/// The sums of four vectors, each as ggml's `hsum_float_8` adds: upper half to lower, then lanes two apart, then the
+/// last two.
 #[inline]
 #[target_feature(enable = "avx")]
 pub(super) fn sum_of_four(v: [__m256; 4]) -> __m128 {
@@ -13,7 +14,8 @@ pub(super) fn sum_of_four(v: [__m256; 4]) -> __m128 {
     _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a))
 }
 
-/// The sums of four vectors, each as ggml's `GGML_F32x8_REDUCE` adds: upper half to lower, then neighbours, then the two left.
+/// The sums of four vectors, each as ggml's `GGML_F32x8_REDUCE` adds: upper half to lower, then neighbours, then the
+/// two left.
 #[inline]
 #[target_feature(enable = "avx")]
 pub(super) fn sum_of_four_by_pairs(v: [__m256; 4]) -> __m128 {

@@ -1,7 +1,7 @@
 //! Kernels: how rows of weights and columns of activations are laid out, and how a tile of their products is computed.
 //!
-//! Each kernel has ggml's bits: it adds the same terms in the same order as the code of ggml that it stands for, only for
-//! several rows and columns at once. Nothing here takes that on trust: see [`check`](super::check).
+//! Each kernel has ggml's bits: it adds the same terms in the same order as ggml's code, for several rows and columns
+//! at once. [`check`](super::check) compares them before a kernel is used.
 #![allow(
     clippy::wildcard_imports,
     clippy::cast_ptr_alignment,
@@ -18,12 +18,12 @@ mod q8_0_512;
 /// A kernel for one type of weights and one instruction set.
 ///
 /// # Safety
-/// The functions may be called where [`is_available`](Self::is_available) is true, with pointers to as much as their own
-/// contract says.
+/// The functions may be called if [`is_available`](Self::is_available) returns true, with pointers to the sizes that
+/// each field states.
 pub(super) struct Kernel {
     /// Weights, instructions and order, such as `Q8_0 AVX2`.
     pub(super) name: &'static str,
-    /// The instructions it takes.
+    /// The instruction set that it needs.
     pub(super) instructions: Instructions,
     /// Rows per tile, which a panel holds.
     pub(super) rows: usize,
@@ -35,10 +35,10 @@ pub(super) struct Kernel {
     pub(super) panel_bytes: fn(k: usize) -> usize,
     /// Bytes of a column of `k` values.
     pub(super) column_bytes: fn(k: usize) -> usize,
-    /// Floats that a tile needs for itself.
+    /// Number of floats of scratch memory per tile.
     pub(super) scratch: fn(k: usize) -> usize,
-    /// Lays out a column of `k` values that ggml has converted to the type it multiplies with. Returns false if the kernel does
-    /// not have ggml's bits for them.
+    /// Lays out a column of `k` values that ggml has converted to the type it multiplies with. Returns false if the
+    /// kernel does not have ggml's bits for them.
     pub(super) prepare: unsafe fn(converted: *const u8, k: usize, column: *mut u8) -> bool,
     /// Lays out [`rows`](Self::rows) rows of `k` weights each.
     pub(super) pack: unsafe fn(rows: &[*const u8], k: usize, panel: *mut u8),

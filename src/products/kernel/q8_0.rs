@@ -1,11 +1,11 @@
 //! `Q8_0` weights with `Q8_0` activations, with the bits of ggml's `ggml_vec_dot_q8_0_q8_0` on x86.
 //!
-//! ggml keeps eight f32 lanes per dot product. Per block of 32, lane `i` takes the exact integer sum of the products `4i` to
-//! `4i + 3`, converted to f32, in one fused multiply-add with the f32 product of the two scales. At the end the lanes are
-//! added in a fixed order. The kernels below do the same for a tile of rows and columns at once.
+//! ggml keeps eight f32 lanes per dot product. Per block of 32, lane `i` takes the exact integer sum of the products
+//! `4i` to `4i + 3`, converted to f32, in one fused multiply-add with the f32 product of the two scales. At the end the
+//! lanes are added in a fixed order. The kernels below do the same for a tile of rows and columns at once.
 //!
-//! A panel holds the quantized values of its rows, block by block, then their scales as f32, block by block. A column holds
-//! its quantized values, then its scales as f32.
+//! A panel holds the quantized values of its rows, block by block, then their scales as f32, block by block. A column
+//! holds its quantized values, then its scales as f32.
 
 use std::arch::x86_64::*;
 
@@ -32,7 +32,8 @@ pub(super) const AVX2: Kernel = Kernel {
     tile: tile_avx2,
 };
 
-/// AVX-VNNI, which takes weights without a sign: they have 128 added, and each sum starts with -128 times the activations'.
+/// AVX-VNNI, which takes weights without a sign: they have 128 added, and each sum starts with -128 times the
+/// activations'.
 pub(super) const AVX_VNNI: Kernel = Kernel {
     name: "Q8_0 AVX-VNNI",
     instructions: Instructions::AvxVnni,
@@ -76,15 +77,16 @@ pub(super) fn has_lowest(values: __m256i) -> bool {
     _mm256_movemask_epi8(_mm256_cmpeq_epi8(values, _mm256_set1_epi8(i8::MIN))) != 0
 }
 
-/// Defines a kernel's `prepare` for weights that have 128 added: values, the start of each sum, scales. `$dpbusd` multiplies,
-/// in the encoding of the instructions `$features`.
+/// Defines a kernel's `prepare` for weights that have 128 added: values, the start of each sum, scales. `$dpbusd`
+/// multiplies, in the encoding of the instructions `$features`.
 macro_rules! prepare_with_starts {
     ($name:ident, $features:literal, $dpbusd:ident) => {
         #[target_feature(enable = $features)]
         unsafe fn $name(quantized: *const u8, k: usize, column: *mut u8) -> bool {
             let blocks = k / BLOCK;
             let mut lowest = false;
-            // SAFETY: by contract `quantized` holds `blocks` blocks, and `column` has room for their values, starts and scales.
+            // SAFETY: by contract `quantized` holds `blocks` blocks, and `column` has room for their values, starts and
+            // scales.
             unsafe {
                 let starts = column.add(k).cast::<i32>();
                 let scales = column.add(2 * k).cast::<f32>();
@@ -141,7 +143,8 @@ unsafe fn pack_flipped(rows: &[*const u8], k: usize, panel: *mut u8, flip: i8) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile_avx2(k: usize, panel: *const u8, columns: &[*const u8], scratch: *mut f32, out: *mut f32) {
     let blocks = k / BLOCK;
-    // SAFETY: by contract the panel and the two columns are of `k` values, `scratch` has 8 floats per block, `out` has 8.
+    // SAFETY: by contract the panel and the two columns are of `k` values, `scratch` has 8 floats per block, `out` has
+    // 8.
     unsafe {
         let (y0, y1) = (*columns.get_unchecked(0), *columns.get_unchecked(1));
         let (d0, d1) = (y0.add(k).cast::<f32>(), y1.add(k).cast::<f32>());
@@ -174,7 +177,8 @@ unsafe fn tile_avx2(k: usize, panel: *const u8, columns: &[*const u8], scratch: 
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn multiply_scales(blocks: usize, dx: *const f32, d: [*const f32; 2], to: *mut f32) {
-    // SAFETY: by contract there are four scales per block of the rows, one per block of each column, and room for eight.
+    // SAFETY: by contract there are four scales per block of the rows, one per block of each column, and room for
+    // eight.
     unsafe {
         for b in 0..blocks {
             let dx = _mm_loadu_ps(dx.add(b * 4));
@@ -187,7 +191,8 @@ unsafe fn multiply_scales(blocks: usize, dx: *const f32, d: [*const f32; 2], to:
 #[target_feature(enable = "avx2,fma,avxvnni")]
 unsafe fn tile_vnni(k: usize, panel: *const u8, columns: &[*const u8], scratch: *mut f32, out: *mut f32) {
     let blocks = k / BLOCK;
-    // SAFETY: by contract the panel and the two columns are of `k` values, `scratch` has 8 floats per block, `out` has 8.
+    // SAFETY: by contract the panel and the two columns are of `k` values, `scratch` has 8 floats per block, `out` has
+    // 8.
     unsafe {
         let y = [*columns.get_unchecked(0), *columns.get_unchecked(1)];
         multiply_scales(blocks, panel.add(4 * k).cast(), y.map(|y| y.add(2 * k).cast()), scratch);

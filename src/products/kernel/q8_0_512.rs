@@ -1,12 +1,13 @@
-//! `Q8_0` on AVX-512 with VNNI: the sums and the order of [`q8_0`](super::q8_0), laid out so that no lane is ever shuffled.
+//! `Q8_0` on AVX-512 with VNNI: the sums and the order of [`q8_0`](super::q8_0), laid out so that no lane is ever
+//! shuffled.
 //!
-//! A vector holds the same of ggml's eight lanes for sixteen rows. Per lane and column one `vpdpbusd` multiplies four weights of
-//! each row with the same four activations, which are broadcast. That instruction takes weights without a sign: they have 128
-//! added, and the sum starts with -128 times the four activations. At the end ggml's order of lanes is a few additions of whole
-//! vectors.
+//! A vector holds the same of ggml's eight lanes for sixteen rows. Per lane and column one `vpdpbusd` multiplies four
+//! weights of each row with the same four activations, which are broadcast. That instruction takes weights without a
+//! sign: they have 128 added, and the sum starts with -128 times the four activations. At the end ggml's order of lanes
+//! is a few additions of whole vectors.
 //!
-//! Per block, a panel holds eight vectors of sixteen rows' four values each; after all blocks, sixteen f32 scales each. A column
-//! holds its values, then the start of each sum as i32, then its scales as f32.
+//! Per block, a panel holds eight vectors of sixteen rows' four values each; after all blocks, sixteen f32 scales each.
+//! A column holds its values, then the start of each sum as i32, then its scales as f32.
 
 use std::arch::x86_64::*;
 

@@ -9,7 +9,7 @@ trap 'rm -rf "$inputs"' EXIT
 
 cd "$here/../../.."
 FORMATS_INPUTS=$inputs cargo test --release --no-default-features --test integration -- \
-    --exact formats::inputs::inputs_are_the_same_each_time
+    --exact formats::inputs::generated_inputs_are_deterministic
 cd "$inputs"
 
 while read -r golden kind ctx exit files; do

@@ -6,14 +6,14 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-h", "--help", "--usage"],
         "",
-        "Show the commands and the flags used most (-h), or all flags",
+        "Show the most used flags and the commands (-h), or all flags",
         Set::Special(Special::Help),
     )
     .same_bits(),
     Flag::new(
         &["--version"],
         "",
-        "Show versions, of this program and of its llama.cpp",
+        "Show the versions of this program and of its llama.cpp",
         Set::Special(Special::Version),
     )
     .same_bits(),
@@ -53,7 +53,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--list-devices"],
         "",
-        "List devices that layers can go to, those of --rpc included",
+        "List the devices that can hold layers, including those of --rpc",
         Set::Special(Special::ListDevices),
     )
     .same_bits(),

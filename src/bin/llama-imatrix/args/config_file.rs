@@ -128,12 +128,12 @@ mod tests {
     }
 
     #[test]
-    fn the_users_file_has_the_last_word() {
+    fn the_users_configuration_file_overrides_the_systems() {
         assert_eq!(read(&["ctx-size = 64\nbatch-size = 64", "ctx-size = 96"]).unwrap().flags.ctx_size, 96);
     }
 
     #[test]
-    fn what_is_not_known_is_a_warning_and_what_is_wrong_an_error() {
+    fn unknown_options_of_a_configuration_file_warn_and_bad_values_are_errors() {
         let parsed = read(&["port = 1234"]).unwrap();
         assert!(parsed.warnings[0].contains("ignoring option 'port'"), "{:?}", parsed.warnings);
         assert!(read(&["ctx-size = many"]).unwrap_err().contains("'ctx-size'"));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_the_systems_and_the_users() {
+    fn configuration_files_are_the_systems_and_the_users() {
         let with = |name: &'static str| {
             places(&move |asked| (asked == name).then(|| "/x".into()))
                 .into_iter()

@@ -1,4 +1,4 @@
-//! The context, and how a model is evaluated in it.
+//! Flags of the context and of evaluation.
 
 use llama_imatrix::options::{CacheType, RopeScaling};
 
@@ -15,29 +15,25 @@ pub(super) static FLAGS: &[Flag] = &[
     })
     .env("LLAMA_ARG_CTX_SIZE")
     .key(Key::ChunkSize),
-    Flag::int(
-        &["-b", "--batch-size"],
-        "Tokens per batch: as many chunks as fit are evaluated side by side (2048)",
-        |flags, n| {
-            flags.batch_size = n;
-            Ok(())
-        },
-    )
+    Flag::int(&["-b", "--batch-size"], "Tokens per batch, which has as many whole chunks as fit (2048)", |flags, n| {
+        flags.batch_size = n;
+        Ok(())
+    })
     .env("LLAMA_ARG_BATCH")
     .key(Key::Batch),
-    Flag::int(&["-ub", "--ubatch-size"], "Tokens computed at once (512)", |flags, n| {
+    Flag::int(&["-ub", "--ubatch-size"], "Tokens per micro-batch (512)", |flags, n| {
         flags.ubatch_size = n;
         Ok(())
     })
     .env("LLAMA_ARG_UBATCH")
     .key(Key::Ubatch),
-    Flag::int(&["-np", "--parallel"], "Sequences side by side", |_, _| Ok(()))
+    Flag::int(&["-np", "--parallel"], "Number of sequences", |_, _| Ok(()))
         .env("LLAMA_ARG_N_PARALLEL")
-        .ignored("-b over -c decides how many"),
+        .ignored("it is --batch-size divided by --ctx-size"),
     Flag::new(
         &["-fa", "--flash-attn"],
         "WHEN",
-        "Compute attention fused: always, never, or where all backends can (auto)",
+        "Use flash attention: always, never, or if all backends support it (auto)",
         Set::Tristate(|flags, when| flags.flash_attn = when),
     )
     .env("LLAMA_ARG_FLASH_ATTN")
@@ -45,7 +41,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-ctk", "--cache-type-k"],
         "TYPE",
-        "The type of cached keys (f16)",
+        "Type of cached keys (f16)",
         Set::Choice(CacheType::WORDS, |flags, name| {
             flags.cache_type_k = CacheType::parse(name)?;
             Ok(())
@@ -56,7 +52,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-ctv", "--cache-type-v"],
         "TYPE",
-        "The type of cached values (f16)",
+        "Type of cached values (f16)",
         Set::Choice(CacheType::WORDS, |flags, name| {
             flags.cache_type_v = CacheType::parse(name)?;
             Ok(())
@@ -75,11 +71,11 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::toggle(
         &["--op-offload"],
         &["--no-op-offload"],
-        "Let a device compute on what lies in host memory (yes)",
+        "Compute large batches on a device if the weights are in host memory (yes)",
         |flags, on| flags.no_op_offload = !on,
     )
     .named("no-op-offload"),
-    Flag::switch(&["--swa-full"], "A cache of full size also where attention sees a window only", |flags| {
+    Flag::switch(&["--swa-full"], "Use a full-size cache for layers with sliding-window attention", |flags| {
         flags.swa_full = true;
     })
     .env("LLAMA_ARG_SWA_FULL")
@@ -87,7 +83,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--rope-scaling"],
         "HOW",
-        "Stretch rotary positions to a longer context (as the model's file says, else linear)",
+        "Method of scaling RoPE to a longer context (from the model, or else linear)",
         Set::Choice(RopeScaling::WORDS, |flags, how| {
             flags.rope_scaling = Some(RopeScaling::parse(how)?);
             Ok(())
@@ -95,55 +91,63 @@ pub(super) static FLAGS: &[Flag] = &[
     )
     .env("LLAMA_ARG_ROPE_SCALING_TYPE")
     .named("rope"),
-    Flag::float(&["--rope-scale"], "Stretch them to N times the context", |flags, n| {
+    Flag::float(&["--rope-scale"], "RoPE: extend the context by a factor of N", |flags, n| {
         flags.rope_freq_scale = Some(1.0 / n);
         Ok(())
     })
     .env("LLAMA_ARG_ROPE_SCALE")
     .named("rope"),
-    Flag::float(&["--rope-freq-base"], "The base of their frequencies (the model's)", |flags, n| {
+    Flag::float(&["--rope-freq-base"], "RoPE: base frequency (from the model)", |flags, n| {
         flags.rope_freq_base = Some(n);
         Ok(())
     })
     .env("LLAMA_ARG_ROPE_FREQ_BASE")
     .named("rope"),
-    Flag::float(&["--rope-freq-scale"], "A factor on their frequencies: 1/N of --rope-scale N", |flags, n| {
+    Flag::float(&["--rope-freq-scale"], "RoPE: factor on the frequencies, 1/N for --rope-scale N", |flags, n| {
         flags.rope_freq_scale = Some(n);
         Ok(())
     })
     .env("LLAMA_ARG_ROPE_FREQ_SCALE")
     .named("rope"),
-    Flag::int(&["--yarn-orig-ctx"], "YaRN: tokens of context the model was trained on (0, the model's)", |flags, n| {
-        flags.yarn_orig_ctx = Some(n);
-        Ok(())
-    })
+    Flag::int(
+        &["--yarn-orig-ctx"],
+        "YaRN: context length that the model was trained with (0, from the model)",
+        |flags, n| {
+            flags.yarn_orig_ctx = Some(n);
+            Ok(())
+        },
+    )
     .env("LLAMA_ARG_YARN_ORIG_CTX")
     .named("rope"),
-    Flag::float(&["--yarn-ext-factor"], "YaRN: share of extrapolation (-1, the model's)", |flags, n| {
+    Flag::float(&["--yarn-ext-factor"], "YaRN: share of extrapolation (-1, from the model)", |flags, n| {
         flags.yarn_ext_factor = Some(n);
         Ok(())
     })
     .env("LLAMA_ARG_YARN_EXT_FACTOR")
     .named("rope"),
-    Flag::float(&["--yarn-attn-factor"], "YaRN: factor on the attention's magnitude (-1, the model's)", |flags, n| {
-        flags.yarn_attn_factor = Some(n);
-        Ok(())
-    })
+    Flag::float(
+        &["--yarn-attn-factor"],
+        "YaRN: factor on the attention's magnitude (-1, from the model)",
+        |flags, n| {
+            flags.yarn_attn_factor = Some(n);
+            Ok(())
+        },
+    )
     .env("LLAMA_ARG_YARN_ATTN_FACTOR")
     .named("rope"),
-    Flag::float(&["--yarn-beta-slow"], "YaRN: where extrapolation ends (-1, the model's)", |flags, n| {
+    Flag::float(&["--yarn-beta-slow"], "YaRN: where extrapolation ends (-1, from the model)", |flags, n| {
         flags.yarn_beta_slow = Some(n);
         Ok(())
     })
     .env("LLAMA_ARG_YARN_BETA_SLOW")
     .named("rope"),
-    Flag::float(&["--yarn-beta-fast"], "YaRN: where extrapolation begins (-1, the model's)", |flags, n| {
+    Flag::float(&["--yarn-beta-fast"], "YaRN: where extrapolation begins (-1, from the model)", |flags, n| {
         flags.yarn_beta_fast = Some(n);
         Ok(())
     })
     .env("LLAMA_ARG_YARN_BETA_FAST")
     .named("rope"),
-    Flag::toggle(&["--perf"], &["--no-perf"], "Measure how long evaluation takes (yes)", |flags, on| {
+    Flag::toggle(&["--perf"], &["--no-perf"], "Measure and log evaluation times (yes)", |flags, on| {
         flags.no_perf = !on;
     })
     .env("LLAMA_ARG_PERF")
@@ -151,19 +155,19 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-dt", "--defrag-thold"],
         "N",
-        "When to defragment the cache",
+        "Threshold for defragmenting the cache",
         Set::Text(|flags, _| {
             flags.defrag_thold = true;
             Ok(())
         }),
     )
     .env("LLAMA_ARG_DEFRAG_THOLD")
-    .ignored("llama.cpp no longer does; a warning says so"),
-    Flag::toggle(&["--context-shift"], &["--no-context-shift"], "Go on where the context is full", |_, _| ())
+    .ignored("llama.cpp no longer defragments; warns"),
+    Flag::toggle(&["--context-shift"], &["--no-context-shift"], "Shift the context when it is full", |_, _| ())
         .env("LLAMA_ARG_CONTEXT_SHIFT")
         .ignored(NO_GENERATION),
     Flag::int(&["-n", "--predict", "--n-predict"], "Tokens to generate", |_, _| Ok(()))
         .env("LLAMA_ARG_N_PREDICT")
         .ignored(NO_GENERATION),
-    Flag::int(&["--keep"], "Tokens to keep where the context is full", |_, _| Ok(())).ignored(NO_GENERATION),
+    Flag::int(&["--keep"], "Tokens to keep when the context is full", |_, _| Ok(())).ignored(NO_GENERATION),
 ];

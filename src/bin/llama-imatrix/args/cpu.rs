@@ -1,4 +1,4 @@
-//! Threads: how many, where, how urgent.
+//! Flags of threads: their number, CPUs and priority.
 
 use llama_imatrix::options::Numa;
 
@@ -6,13 +6,13 @@ use super::choices::{Choice as _, CpuProducts};
 use super::lowargs::{Cpu, Flags};
 use super::table::{Checked, Flag, Set};
 
-/// CPUs a mask can name, ggml's `GGML_MAX_N_THREADS`.
+/// Most CPUs in a mask: ggml's `GGML_MAX_N_THREADS`.
 const MAX_CPUS: usize = 512;
-/// Digits of a mask that count; those after are dropped, as by llama.cpp.
+/// Digits of a mask that count. Further digits are dropped, as in llama.cpp.
 const MAX_DIGITS: usize = MAX_CPUS / 4;
 
 pub(super) static FLAGS: &[Flag] = &[
-    Flag::int(&["-t", "--threads"], "CPU threads; below 1 for all (one thread per core)", |flags, n| {
+    Flag::int(&["-t", "--threads"], "CPU threads; all for a number below 1 (one per core)", |flags, n| {
         flags.cpu.threads = Some(n);
         Ok(())
     })
@@ -23,44 +23,44 @@ pub(super) static FLAGS: &[Flag] = &[
         Ok(())
     })
     .same_bits(),
-    mask(&["-C", "--cpu-mask"], "CPUs to run on, as bits of a hexadecimal number (all)", |flags, value| {
+    mask(&["-C", "--cpu-mask"], "CPUs to run on, as a hexadecimal mask (all)", |flags, value| {
         add_mask(&mut flags.cpu, value)
     }),
-    range(&["-Cr", "--cpu-range"], "CPUs to run on, as the first and the last; adds to --cpu-mask", |flags, value| {
+    range(&["-Cr", "--cpu-range"], "CPUs to run on, first and last; added to --cpu-mask", |flags, value| {
         add_range(&mut flags.cpu, value)
     }),
-    strict(&["--cpu-strict"], "Give each thread its own CPU (0)", |flags, value| {
+    strict(&["--cpu-strict"], "Pin each thread to one CPU (0)", |flags, value| {
         flags.cpu.strict = Some(value != 0);
         Ok(())
     }),
     Flag::int(
         &["--prio"],
-        "How urgent process and threads are: -1 low, 0 normal, 1 medium, 2 high, 3 realtime (0)",
+        "Priority of the process and its threads: -1 low, 0 normal, 1 medium, 2 high, 3 realtime (0)",
         |flags, n| set_prio(&mut flags.cpu, n, -1),
     )
     .same_bits(),
-    poll(&["--poll"], "How long a thread spins for work, 0 to 100; no effect under OpenMP (50)", |flags, n| {
+    poll(&["--poll"], "How long a thread polls for work before it sleeps, 0 to 100; no effect with OpenMP (50)", |flags, n| {
         set_poll(&mut flags.cpu, n)
     }),
-    mask(&["-Cb", "--cpu-mask-batch"], "The same for batches (as --cpu-mask)", |flags, value| {
+    mask(&["-Cb", "--cpu-mask-batch"], "CPUs to run on for batches, as a mask (as --cpu-mask)", |flags, value| {
         add_mask(&mut flags.cpu_batch, value)
     }),
-    range(&["-Crb", "--cpu-range-batch"], "The same for batches; adds to --cpu-mask-batch", |flags, value| {
+    range(&["-Crb", "--cpu-range-batch"], "CPUs to run on for batches, first and last; added to --cpu-mask-batch", |flags, value| {
         add_range(&mut flags.cpu_batch, value)
     }),
-    strict(&["--cpu-strict-batch"], "The same for batches (as --cpu-strict)", |flags, value| {
+    strict(&["--cpu-strict-batch"], "Pin each thread for batches to one CPU (as --cpu-strict)", |flags, value| {
         flags.cpu_batch.strict = Some(value != 0);
         Ok(())
     }),
-    Flag::int(&["--prio-batch"], "The same for threads that compute batches, from 0 on (as --prio)", |flags, n| {
+    Flag::int(&["--prio-batch"], "Priority of threads for batches, 0 to 3 (as --prio)", |flags, n| {
         set_prio(&mut flags.cpu_batch, n, 0)
     })
     .same_bits(),
-    poll(&["--poll-batch"], "The same for batches (as --poll)", |flags, n| set_poll(&mut flags.cpu_batch, n)),
+    poll(&["--poll-batch"], "Polling of threads for batches (as --poll)", |flags, n| set_poll(&mut flags.cpu_batch, n)),
     Flag::new(
         &["--numa"],
         "TYPE",
-        "On a machine of several NUMA nodes: spread threads over all, keep them on one, or do as numactl says",
+        "On a machine with several NUMA nodes: distribute threads over all nodes, keep them on one, or follow numactl",
         Set::Choice(Numa::WORDS, |flags, numa| {
             // As llama.cpp reads it.
             flags.numa = Some(if numa.is_empty() { Numa::Distribute } else { Numa::parse(numa)? });
@@ -72,7 +72,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--cpu-products"],
         "WHO",
-        "Compute matrix products on the CPU with our own kernels if they are faster and have ggml's bits, or leave all to ggml; \
+        "Compute matrix products on the CPU with this program's kernels where they are faster, or with ggml's only; the bits of \
          the results are the same (auto)",
         Set::Choice(CpuProducts::WORDS, |flags, who| {
             flags.cpu_products = CpuProducts::parse(who)?;

@@ -9,26 +9,25 @@ const INTRO: &str = "\
 # Flags
 
 All flags of llama.cpp 0.6.0's `llama-imatrix`, under all their names, and our own. Made from the program's table:
-`UPDATE_FLAGS_MD=1 cargo test --release current` writes this file, the manual page and the completions (`assets/`) again
-after a change, and tests compare them.
-Another test holds the table against the options of upstream's program (`tests/data/flags/upstream-options.txt`).
+`UPDATE_FLAGS_MD=1 cargo test --release current` writes this file, the manual page and the completions (`assets/`) after a
+change; tests fail if one is not current. Another test compares the table with the options of upstream's program
+(`tests/data/flags/upstream-options.txt`).
 
-Long flags take `_` for `-`, and `--flag=value` as well as `--flag value`. Environment variables count where a flag is
-not given; for a flag that can be negated, `LLAMA_ARG_NO_X` stands for the negation of `LLAMA_ARG_X`. Numbers must be
-numbers to their last letter, where upstream reads `12x` as 12. Of a flag given twice the last counts, with a warning,
-unless values add up (`-f`, `--in-file`, `--lora`, `--override-kv`, `-ot`, `--rpc` and the like).
+Long flags accept `_` for `-`, and `--flag=value` as well as `--flag value`. An environment variable applies if its flag is
+not given; `LLAMA_ARG_NO_X` is the negation of `LLAMA_ARG_X`, if the flag has one. A number followed by letters, such as
+`12x`, is an error; upstream reads it as 12. If a flag is repeated, the last value counts, with a warning, unless the values
+accumulate (`-f`, `--in-file`, `--lora`, `--override-kv`, `-ot`, `--rpc` and others).
 
-Where flags differ from upstream's:
+Flags that differ from upstream's:
 
-- Threads for batches take from `--cpu-mask`, `--cpu-strict`, `--prio` and `--poll` what their own flags leave open;
-  upstream ignores those of their own unless `-tb` is given too.
-- The log's lines begin with words (`warning:`); upstream's letters and times are there with `--log-prefix` and
-  `--log-timestamps`.
+- `--cpu-mask`, `--cpu-strict`, `--prio` and `--poll` are the defaults of their `-batch` flags. Upstream ignores the `-batch`
+  flags unless `-tb` is given too.
+- Lines of the log begin with words (`warning:`). `--log-prefix` and `--log-timestamps` give upstream's letters and times.
 - `--version` goes to standard output.
 - An RPC server that does not answer is an error, not the end of the process.
 - The order of `--rpc`, `-dev` and `-ot` does not matter.
-- `config.ini` files (`/etc/llama.cpp`, `~/.config/llama.cpp`) are read before all else, as upstream has it; there a
-  switch set to `off` stays off.
+- `config.ini` files (`/etc/llama.cpp`, `~/.config/llama.cpp`) are read first, as by upstream. A switch that is set to `off`
+  there is off; upstream turns it on.
 
 ";
 
@@ -38,7 +37,7 @@ pub(super) fn markdown() -> String {
     let mut text = INTRO.to_owned();
     let _ = writeln!(
         text,
-        "{} flags of upstream's act, {} are ignored since they cannot matter; {} are our own.",
+        "{} flags of upstream have an effect, {} are ignored since they cannot have one; {} are our own.",
         count(|effect| effect == Effect::Acts),
         count(|effect| matches!(effect, Effect::Ignored(_))),
         count(|effect| effect == Effect::Ours),

@@ -197,7 +197,7 @@ mod tests {
 
     /// Files of the version before have these and no others.
     #[test]
-    fn a_run_of_defaults_has_the_fingerprint_it_always_had() {
+    fn the_fingerprint_of_a_run_with_defaults_does_not_change() {
         let names: Vec<_> = deciding_of("").into_keys().collect();
         let expected = "cache-type-k cache-type-v chunk control-vector device flash-attn keep-tail lora min-rows n-gpu-layers \
                         nextn no-kv-offload no-op-offload no-repack override-kv override-tensor ppl process-output rope rpc \

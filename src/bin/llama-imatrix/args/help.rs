@@ -33,7 +33,7 @@ pub(super) fn full(commands: &[Command]) -> String {
             text.push('\n');
         }
     }
-    text += "\nCommands, in first place; each has its own --help:\n\n";
+    text += "\nCommands, as the first argument; each has a --help:\n\n";
     text += &listed(commands, COLUMN);
     text += "\nAccepted as by llama.cpp's tools, without an effect:\n\n";
     text + &wrapped(flags().filter(|flag| has_no_effect(flag)).flat_map(Flag::spellings))

@@ -1,4 +1,4 @@
-//! The matrix: what it is made from, where it goes, what it holds.
+//! Flags of the matrix: its text, its output and its contents.
 
 use super::bits::Key;
 use super::choices::{Choice as _, FillExperts, OutputFormat};
@@ -10,8 +10,8 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-f", "--file"],
         "FNAME",
-        "The calibration text: a file, or a folder with all files in it; repeat it for more. .gz and .zst are decompressed, \
-         .jsonl holds one conversation or document per line",
+        "Calibration text: a file, or a folder with all its files; may be repeated. .gz and .zst files are decompressed; \
+         .jsonl files have one conversation or document per line",
         Set::Raw(|flags, value| {
             flags.add_file(value.into(), false);
             Ok(())
@@ -21,7 +21,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-bf", "--binary-file"],
         "FNAME",
-        "The same, as plain text to the last byte whatever the file's name: -f drops a line end at the end",
+        "Calibration text: a file, read as plain text whatever its name is, up to its last byte (--file drops a line end there)",
         Set::Raw(|flags, value| {
             flags.add_file(value.into(), true);
             Ok(())
@@ -31,7 +31,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-p", "--prompt"],
         "PROMPT",
-        "The calibration text itself, in place of files named before",
+        "Calibration text itself; replaces the files given before it",
         Set::Raw(|flags, value| {
             flags.text = Some(Text::Prompt(value.into()));
             Ok(())
@@ -41,14 +41,14 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::toggle(
         &["-e", "--escape"],
         &["--no-escape"],
-        "Read \\n, \\r, \\t, \\', \\\", \\\\ and \\xHH in plain text as the characters they stand for",
+        "Replace the escape sequences \\n, \\r, \\t, \\', \\\", \\\\ and \\xHH in plain text",
         |flags, on| flags.escape = on,
     )
     .key(Key::Text),
     Flag::new(
         &["-o", "--output", "--output-file"],
         "FNAME",
-        "Where the matrix goes: a file, which is replaced if it is a matrix, or a pipe or device, which gets it at the end \
+        "Output file for the matrix; an existing matrix is replaced. A pipe or device receives the matrix at the end of the run \
          (imatrix.gguf)",
         Set::Raw(|flags, value| {
             flags.output = Some(value.into());
@@ -59,7 +59,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--output-format"],
         "FORMAT",
-        "The format it is written in; dat is that of older versions (gguf)",
+        "Format of the output file; dat is the format of older versions (gguf)",
         Set::Choice(OutputFormat::WORDS, |flags, format| {
             flags.output_format = Some(OutputFormat::parse(format)?);
             Ok(())
@@ -96,7 +96,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--in-file"],
         "FNAME",
-        "A matrix to go on from, or to merge; repeat it, or separate files by commas",
+        "Matrix to continue from, to merge or to show; may be repeated, or separate files by commas",
         Set::Text(|flags, value| {
             if value.is_empty() {
                 return Err("expected a file name, found none".to_owned());
@@ -108,7 +108,7 @@ pub(super) static FLAGS: &[Flag] = &[
     .key(Key::Base),
     Flag::int(
         &["--legacy-chunk-size"],
-        "Tokens per chunk in the runs that .dat files came from (512; in a merge --ctx-size)",
+        "Tokens per chunk of the runs that wrote the .dat files (512; in a merge --ctx-size)",
         |flags, n| {
             flags.legacy_chunk_size = Some(n);
             Ok(())
@@ -120,7 +120,7 @@ pub(super) static FLAGS: &[Flag] = &[
         flags.show_statistics = true;
     })
     .same_bits(),
-    Flag::int(&["--chunk", "--from-chunk"], "Begin with chunk N (0)", |flags, n| {
+    Flag::int(&["--chunk", "--from-chunk"], "Start at chunk N (0)", |flags, n| {
         flags.chunk = n;
         Ok(())
     })
@@ -132,15 +132,15 @@ pub(super) static FLAGS: &[Flag] = &[
     .key(Key::Chunks),
     Flag::toggle(&["--ppl"], &["--no-ppl"], "Compute perplexity (yes)", |flags, on| flags.no_ppl = !on)
     .named("ppl"),
-    Flag::switch(&["--process-output"], "Also collect for the output matrix", |flags| flags.process_output = true)
+    Flag::switch(&["--process-output"], "Also collect the output matrix", |flags| flags.process_output = true)
     .named("process-output"),
-    Flag::switch(&["--nextn"], "Also collect for the layers that predict further tokens (MTP, NextN)", |flags| {
+    Flag::switch(&["--nextn"], "Also collect the NextN (MTP) layers, which predict further tokens", |flags| {
         flags.nextn = true;
     })
     .named("nextn"),
     Flag::switch(
         &["--parse-special"],
-        "Read special tokens written out in the text, such as <|im_start|>, as themselves",
+        "Parse special tokens in the text, such as <|im_start|>",
         |flags| flags.parse_special = true,
     )
     .key(Key::Text),
@@ -227,7 +227,7 @@ pub(super) static FLAGS: &[Flag] = &[
     .named("keep-tail"),
     Flag::int(
         &["--min-rows"],
-        "Collect inputs with at least N rows, and all inputs of experts (16; with --documents 1)",
+        "Collect dense inputs only if they have at least N rows; inputs of experts always (16; with --documents 1)",
         |flags, n| {
             flags.min_rows = Some(u32::try_from(n).map_err(|_| format!("{n} is below 0"))?);
             Ok(())
@@ -268,7 +268,7 @@ mod tests {
     use super::tokens;
 
     #[test]
-    fn tokens_are_counted_in_thousands_too() {
+    fn token_counts_take_k_and_m_suffixes() {
         for (text, n) in [("7", Some(7)), ("2M", Some(2_000_000)), ("3k", Some(3000)), ("1G", Some(1_000_000_000))] {
             assert_eq!(tokens(text), n, "{text}");
         }

@@ -1,11 +1,11 @@
-//! The log: how much, where, in what form.
+//! Flags of the log: its level, its place and its format.
 
 use super::table::{Flag, Set};
 
 pub(super) static FLAGS: &[Flag] = &[
     Flag::int(
         &["-lv", "--verbosity", "--log-verbosity"],
-        "What to log: 0 output alone, 1 errors, 2 warnings, 3 information, 4 more of it, 5 everything (3)",
+        "Log level: 0 output only, 1 errors, 2 warnings, 3 information, 4 more information, 5 everything (3)",
         |flags, n| {
             flags.verbosity = n;
             Ok(())
@@ -17,14 +17,14 @@ pub(super) static FLAGS: &[Flag] = &[
         .same_bits(),
     Flag::switch(
         &["--log-disable"],
-        "Log nothing, and leave out perplexities on standard output, which are part of llama.cpp's log",
+        "Log nothing, and print no perplexities on standard output, which are part of llama.cpp's log",
         |flags| flags.log.disable = true,
     )
     .same_bits(),
     Flag::new(
         &["--log-file"],
         "FNAME",
-        "Write the log, perplexities included, to a file too",
+        "Also write the log, with the perplexities, to a file",
         Set::Raw(|flags, value| {
             flags.log.file = Some(value.into());
             Ok(())
@@ -51,7 +51,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::toggle(
         &["--log-prefix"],
         &["--no-log-prefix"],
-        "Begin lines with E, W, I or D rather than words (no)",
+        "Begin lines with E, W, I or D instead of words (no)",
         |flags, on| flags.log.prefix = on,
     )
     .env("LLAMA_ARG_LOG_PREFIX")

@@ -31,28 +31,27 @@ const DESCRIPTION: &str = r#"
 .I COMMAND
 .RI [ ARGUMENTS ]
 .SH DESCRIPTION
-Collects an importance matrix: what the inputs of a model's weights look like over a calibration text, per channel the sum
-and the sum of squares, and how many rows there were.
+Collects an importance matrix: statistics of the inputs of a model's weights over a calibration text. Per channel these are the
+sum and the sum of squares; per weight, the number of rows.
 .BR llama\-quantize (1)
-reads it to decide where precision matters; several of its smallest types refuse to run without one.
+reads it to decide where precision matters. Several of its smallest types require one.
 .PP
 Called with the flags of llama.cpp's tool of this name, it behaves as that tool does and writes the same file, to the byte.
 Results go to standard output, the log and a progress bar to standard error.
 .SH COMMANDS
-A word in first place; each has a
+A command is the first argument. Its
 .B \-\-help
-of its own, which
+is also shown by
 .B llama\-imatrix help
-.I COMMAND
-shows too. They load no model.
+.IR COMMAND .
 "#;
 
 const END: &str = r#"
 .SH EXIT STATUS
-0, or 1 for any error. A run that SIGINT, SIGTERM or SIGHUP ended has saved what there is, and exits with 130, 143 or 129.
+0, or 1 for any error. If SIGINT, SIGTERM or SIGHUP ends a run, it saves the matrix and exits with 130, 143 or 129.
 .SH SIGNALS
-The first SIGINT, SIGTERM or SIGHUP lets the chunk be finished; the second does not wait. SIGUSR1 saves the state of the run
-and says how far it is.
+After the first SIGINT, SIGTERM or SIGHUP the run finishes the current batch and saves; after the second it ends at once. SIGUSR1
+saves the state of the run and logs its progress.
 .SH FILES
 .TP
 .I FNAME.state
@@ -135,7 +134,7 @@ fn roff(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn roff_takes_text_for_text() {
+    fn the_manual_page_escapes_roff() {
         assert_eq!(super::roff(".5 -x \\n ~"), "\\&.5 \\-x \\en \\(ti");
     }
 }

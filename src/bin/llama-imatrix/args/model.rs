@@ -1,4 +1,4 @@
-//! The model: where it comes from, how it is loaded, which devices hold it, what is added to it.
+//! Flags of the model: its source, loading, devices, adapters.
 
 use std::path::PathBuf;
 
@@ -17,9 +17,9 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-m", "--model"],
         "FNAME",
-        "The model to evaluate, a GGUF file",
+        "Model to evaluate, a GGUF file",
         Set::Raw(|flags, value| {
-            // As with llama.cpp's tool, a name of no letters is none.
+            // An empty name counts as none, as in llama.cpp's tool.
             flags.model = (!value.is_empty()).then(|| value.into());
             Ok(())
         }),
@@ -40,7 +40,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-dr", "--docker-repo"],
         "[REPO/]MODEL[:TAG]",
-        "Download the model from Docker Hub, of ai/ and latest if nothing else is named (if built with the feature `download`)",
+        "Download the model from Docker Hub; the default repository is ai, the default tag latest (if built with the feature `download`)",
         Set::Text(|flags, value| {
             flags.remote.docker_repo = named(value);
             Ok(())
@@ -51,7 +51,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-hf", "-hfr", "--hf-repo"],
         "USER/MODEL[:QUANT]",
-        "Download the model from Hugging Face: the quantization named, else Q4_K_M, Q8_0 or the first file (if built with the feature `download`)",
+        "Download the model from Hugging Face: quantization QUANT, or else Q4_K_M, Q8_0 or the first file (if built with the feature `download`)",
         Set::Text(|flags, value| {
             flags.remote.hf_repo = named(value);
             Ok(())
@@ -62,7 +62,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-hff", "--hf-file"],
         "FILE",
-        "Which file of --hf-repo",
+        "File of --hf-repo to download",
         Set::Text(|flags, value| {
             flags.remote.hf_file = named(value);
             Ok(())
@@ -83,7 +83,7 @@ pub(super) static FLAGS: &[Flag] = &[
     .same_bits(),
     Flag::switch(
         &["--offline"],
-        "Take the model from the cache alone, download nothing; --rpc connects all the same, as with llama.cpp's tool",
+        "Use only the cached model and download nothing; --rpc still connects, as in llama.cpp's tool",
         |flags| flags.remote.offline = true,
     )
     .env("LLAMA_ARG_OFFLINE")
@@ -109,7 +109,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-dev", "--device"],
         "DEV,..",
-        "The devices layers go to, by the names that --list-devices shows; none for the CPU alone (all)",
+        "Devices that hold layers, by the names that --list-devices shows; none for the CPU only (all)",
         Set::Text(|flags, value| {
             let names: Vec<_> = value.split(',').map(str::to_owned).collect();
             flags.devices = Some(if names == ["none"] { Vec::new() } else { names });
@@ -121,7 +121,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--rpc"],
         "HOST:PORT,..",
-        "Servers that lend their devices",
+        "RPC servers whose devices the run uses",
         Set::Text(|flags, value| {
             flags.rpc.extend(value.split(',').map(str::to_owned));
             Ok(())
@@ -142,7 +142,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-sm", "--split-mode"],
         "HOW",
-        "What goes to several devices: none of it, layers, rows of matrices, or matrices and cache (layer)",
+        "Split the model over devices: not at all, by layers, by rows of matrices, or by matrices and cache (layer)",
         Set::Choice(SplitMode::WORDS, |flags, mode| {
             flags.split_mode = SplitMode::parse(mode)?;
             Ok(())
@@ -153,7 +153,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-ts", "--tensor-split"],
         "N0,N1,..",
-        "Each device's share, in proportion (after their free memory)",
+        "Proportions of the devices' shares (by their free memory)",
         Set::Text(|flags, value| {
             let number = |text: &str| text.trim().parse().map_err(|_| format!("'{text}' is not a number"));
             flags.tensor_split =
@@ -163,7 +163,7 @@ pub(super) static FLAGS: &[Flag] = &[
     )
     .env("LLAMA_ARG_TENSOR_SPLIT")
     .named("split-mode"),
-    Flag::int(&["-mg", "--main-gpu"], "The device that holds what is not split (0)", |flags, n| {
+    Flag::int(&["-mg", "--main-gpu"], "Device that holds everything that is not split (0)", |flags, n| {
         flags.main_gpu = n;
         Ok(())
     })
@@ -173,7 +173,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-ot", "--override-tensor"],
         "PATTERN=BUFFER,..",
-        "Put tensors whose names match a regular expression into a memory, by its name; the first match counts",
+        "Buffer type for tensors whose names match a regular expression; the first match counts",
         Set::Text(|flags, value| {
             for item in value.split(',') {
                 let (pattern, buffer) =
@@ -185,12 +185,12 @@ pub(super) static FLAGS: &[Flag] = &[
     )
     .env("LLAMA_ARG_OVERRIDE_TENSOR")
     .named("override-tensor"),
-    Flag::switch(&["-cmoe", "--cpu-moe"], "Keep all experts' weights on the CPU", |flags| {
+    Flag::switch(&["-cmoe", "--cpu-moe"], "Keep the weights of all experts on the CPU", |flags| {
         flags.override_tensor.push((EXPERTS.to_owned(), "CPU".to_owned()));
     })
     .env("LLAMA_ARG_CPU_MOE")
     .named("override-tensor"),
-    Flag::int(&["-ncmoe", "--n-cpu-moe"], "Keep the experts' weights of the first N layers on the CPU", |flags, n| {
+    Flag::int(&["-ncmoe", "--n-cpu-moe"], "Keep the weights of the experts of the first N layers on the CPU", |flags, n| {
         keep_on_cpu(&mut flags.override_tensor, n, EXPERTS)
     })
     .env("LLAMA_ARG_N_CPU_MOE")
@@ -202,24 +202,24 @@ pub(super) static FLAGS: &[Flag] = &[
     )
     .env("LLAMA_ARG_N_CPU_FFN")
     .named("override-tensor"),
-    Flag::int(&["--moe-cache-mib"], "A device's cache for experts that the CPU keeps", |flags, n| {
+    Flag::int(&["--moe-cache-mib"], "Size of a device's cache for experts that are on the CPU", |flags, n| {
         flags.moe_cache_mib = u32::try_from(n).map(|_| n).map_err(|_| format!("invalid value {n}, below 0"))?;
         Ok(())
     })
     .env("LLAMA_ARG_MOE_CACHE_MIB")
-    .ignored("the llama.cpp that is linked has no such cache; it would change speed, not results; a warning says so"),
+    .ignored("the linked llama.cpp has no such cache, which would change speed only; warns"),
     Flag::new(
         &["-fit", "--fit"],
         "on|off",
-        "Choose what was not given so that it fits into the devices' memory",
+        "Choose unset options so that the model fits into the devices' memory",
         Set::OnOff(|flags, on| flags.fit = Some(on)),
     )
     .env("LLAMA_ARG_FIT")
-    .ignored("llama.cpp's library does not offer it; -ngl, -ts and -ot say what goes where; on a CPU it does nothing"),
+    .ignored("llama.cpp's library does not have it: use -ngl, -ts and -ot; no effect on a CPU"),
     Flag::new(
         &["-fitt", "--fit-target"],
         "MiB0,MiB1,..",
-        "Memory for --fit to leave free",
+        "Memory that --fit leaves free",
         Set::Text(|_, value| {
             let right = value.split([',', '/']).all(|text| text.parse::<u64>().is_ok());
             if right { Ok(()) } else { Err(format!("invalid value '{value}'")) }
@@ -227,14 +227,14 @@ pub(super) static FLAGS: &[Flag] = &[
     )
     .env("LLAMA_ARG_FIT_TARGET")
     .ignored("see --fit"),
-    Flag::int(&["-fitc", "--fit-ctx"], "The smallest context for --fit to choose", |_, _| Ok(()))
+    Flag::int(&["-fitc", "--fit-ctx"], "Smallest context that --fit may choose", |_, _| Ok(()))
         .env("LLAMA_ARG_FIT_CTX")
         .ignored("see --fit; the size of chunks is never chosen"),
     Flag::new(
         &["-lm", "--load-mode"],
         "MODE",
-        "How weights get into memory: mapped if all devices can (auto), read (none), mapped, locked there, past the \
-         system's cache",
+        "Load weights by mapping the file if all devices support it (auto), reading it (none), mapping it, locking it in memory, or \
+         direct I/O",
         Set::Choice(LoadMode::WORDS, |flags, mode| {
             flags.load_mode = LoadMode::parse(mode)?;
             Ok(())
@@ -245,7 +245,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["-lzm", "--lazy-mode"],
         "MODE",
-        "Read rows of big tables as they are needed, such as per-layer embeddings: always, above 4 GiB (auto), never",
+        "Read rows of large tables, such as per-layer embeddings, when they are needed: always, above 4 GiB (auto), never",
         Set::Choice(LazyMode::WORDS, |flags, mode| {
             flags.lazy_mode = LazyMode::parse(mode)?;
             Ok(())
@@ -256,17 +256,17 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::toggle(
         &["--repack"],
         &["-nr", "--no-repack"],
-        "Reorder weights for the CPU where that is faster (yes)",
+        "Repack weights for the CPU if that is faster (yes)",
         |flags, on| flags.no_repack = !on,
     )
     .env("LLAMA_ARG_REPACK")
     .named("no-repack"),
-    Flag::switch(&["--no-host"], "Bypass the devices' host buffers, so that others can be used", |flags| {
+    Flag::switch(&["--no-host"], "Bypass the devices' host buffers, so that other buffers can be used", |flags| {
         flags.no_host = true;
     })
     .env("LLAMA_ARG_NO_HOST")
     .named("no-host"),
-    Flag::switch(&["--check-tensors"], "Look for invalid values while loading", |flags| {
+    Flag::switch(&["--check-tensors"], "Check the model's weights for invalid values", |flags| {
         flags.check_tensors = true;
     })
     .same_bits(),
@@ -320,7 +320,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--control-vector-layer-range"],
         "START END",
-        "The first and the last layer they are added in (all)",
+        "First and last layer that control vectors are added to (all)",
         Set::Pair(|flags, start, end| {
             let number = |text: &str| text.parse().map_err(|_| format!("'{text}' is not a whole number"));
             flags.control_vector_layers = (number(start)?, number(end)?);
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn scales_stand_after_the_last_colon() {
+    fn the_scale_follows_the_last_colon() {
         let mut files = Vec::new();
         add_scaled(&mut files, "a:0.5,c:/b:-2", "lora-scaled").unwrap();
         assert_eq!(files, [("a".into(), 0.5), ("c:/b".into(), -2.0)]);

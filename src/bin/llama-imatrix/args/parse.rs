@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn no_spelling_and_no_variable_is_there_twice() {
+    fn spellings_and_variables_of_flags_are_unique() {
         let mut seen = HashSet::new();
         for flag in flags() {
             for spelling in flag.spellings() {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn files_add_up_and_a_prompt_takes_their_place() {
+    fn files_accumulate_and_a_prompt_replaces_them() {
         let files = |words: &str| match parsed(words).text {
             Some(Text::Files(files)) => files.into_iter().map(|file| (file.path, file.raw)).collect::<Vec<_>>(),
             other => panic!("{other:?}"),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_taken_as_they_are() {
+    fn values_keep_underscores_and_leading_dashes() {
         assert_eq!(parsed("--prompt a_b").text, Some(Text::Prompt("a_b".into())));
         assert_eq!(parsed("--prompt=--a_b").text, Some(Text::Prompt("--a_b".into())));
         assert_eq!(parsed("-p -f").text, Some(Text::Prompt("-f".into())));
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn parse_errors_name_the_flag_and_the_value() {
         for (words, says) in [
             ("--no-such", "error: invalid argument: --no-such"),
             ("--ctx-siz 3", "did you mean --ctx-size?"),

@@ -28,7 +28,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--accumulate"],
         "f32|f64",
-        "Keep sums in f32 as llama.cpp does, or in f64: exact, in any order of chunks (f32)",
+        "Add up in f32 as llama.cpp does, or with f64 exactly, in any order of chunks (f32)",
         Set::Choice(Accumulate::WORDS, |flags, kind| {
             flags.accumulate = Some(Accumulate::parse(kind)?);
             Ok(())
@@ -39,8 +39,8 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--sum-on"],
         "auto|device|host",
-        "Sum activations on the device that computes them if they are in its memory (auto), always on it, or on the host, \
-         which fetches them",
+        "Sum activations on the device if they are in its memory (auto), always by a graph on the device, or on the host after \
+         transferring them",
         Set::Choice(SumOn::WORDS, |flags, place| {
             flags.sum_on = SumOn::parse(place)?;
             Ok(())
@@ -51,8 +51,8 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--shard"],
         "I/N|auto",
-        "Process part I of N of the chunks, counted from 0, and write a state file for `llama-imatrix merge`: FNAME, or \
-         NAME.I-of-N.state if FNAME is NAME.gguf; auto: from the variables of Slurm or Kubernetes",
+        "Evaluate part I of N of the chunks, counted from 0, and write a state file for `llama-imatrix merge`: FNAME, or \
+         NAME.I-of-N.state if FNAME is NAME.gguf; auto takes I and N from the variables of Slurm or Kubernetes",
         Set::Text(|flags, value| {
             flags.shard = Some(value.to_owned());
             Ok(())
@@ -63,7 +63,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--nan"],
         "discard|abort",
-        "Discard chunks whose activations are not finite, or abort the run (discard)",
+        "On chunks with non-finite activations: discard them, or abort the run (discard)",
         Set::Choice(Nan::WORDS, |flags, what| {
             flags.nan = Nan::parse(what)?;
             Ok(())
@@ -71,7 +71,7 @@ pub(super) static FLAGS: &[Flag] = &[
     )
     .ours()
     .same_bits(),
-    Flag::int(&["--max-bad-chunks"], "Discard at most N chunks before aborting the run (1 % of all, at least 1)", |flags, n| {
+    Flag::int(&["--max-bad-chunks"], "Abort the run after more than N discarded chunks (1 % of all, at least 1)", |flags, n| {
         flags.max_bad_chunks = Some(usize::try_from(n).map_err(|_| format!("{n} is below 0"))?);
         Ok(())
     })

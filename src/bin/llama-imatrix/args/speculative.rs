@@ -13,7 +13,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--spec-draft-model", "-md", "--model-draft"],
         "FNAME",
-        "A draft model whose layers predict further tokens: collect for it, beside the model",
+        "Draft model with NextN (MTP) layers; also collect these layers",
         Set::Raw(|flags, value| {
             flags.draft_model = (!value.is_empty()).then(|| value.into());
             Ok(())
@@ -24,7 +24,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--spec-draft-type-k", "-ctkd", "--cache-type-k-draft"],
         "TYPE",
-        "The type of the draft's cached keys",
+        "Type of the draft's cached keys",
         Set::Choice(CacheType::WORDS, |_, name| CacheType::parse(name).map(drop)),
     )
     .env("LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_K")
@@ -32,7 +32,7 @@ pub(super) static FLAGS: &[Flag] = &[
     Flag::new(
         &["--spec-draft-type-v", "-ctvd", "--cache-type-v-draft"],
         "TYPE",
-        "The type of the draft's cached values",
+        "Type of the draft's cached values",
         Set::Choice(CacheType::WORDS, |_, name| CacheType::parse(name).map(drop)),
     )
     .env("LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_V")

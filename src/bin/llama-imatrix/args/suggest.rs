@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_words_lead_to_what_was_meant() {
+    fn unknown_words_suggest_the_nearest_flag_or_command() {
         for (word, is_first, says) in [
             ("--modle", true, "error: invalid argument: --modle\nhint: did you mean --model?"),
             ("--ctx-siz", false, "did you mean --ctx-size?"),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_its_flag_gets_the_flag() {
+    fn a_file_without_a_flag_suggests_the_flag() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/quickstart");
         for (file, says) in [("quickstart.gguf", "-m names the model"), ("README.md", "-f names a text")] {
             let message = Refused::Unknown(format!("{root}/{file}").into(), true).message(&commands());

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_beside_the_output_is_written_too() {
+    fn files_beside_the_output_count_as_outputs() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         let refused = |read: &str, more: &[&str]| {

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matrices_and_states_may_be_replaced_whole_or_cut_and_nothing_else() {
+    fn only_matrices_and_states_whole_or_truncated_may_be_replaced() {
         let data = |name: &str| {
             let path = format!("{}/tests/data/formats/{name}", env!("CARGO_MANIFEST_DIR"));
             std::fs::read(path).unwrap()

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_for_batches_take_what_they_lack_from_the_others() {
+    fn thread_options_for_batches_default_to_the_others() {
         let cpu = Cpu { prio: Some(2), strict: Some(true), ..Cpu::default() };
         let batch = Cpu { prio: Some(1), ..Cpu::default() };
         let threads = Threads::new(&batch, &cpu);

@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_lead_nowhere_else() {
+    fn names_that_leave_the_cache_folder_are_refused() {
         let item = |path: &str, oid: &str| serde_json::json!({"type": "file", "path": path, "lfs": {"oid": oid}});
         let oid = "a".repeat(64);
         assert!(repo_file(&item("a/m.gguf", &oid), Path::new("s")).is_some());

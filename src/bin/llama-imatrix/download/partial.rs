@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_later_try_goes_on_from_what_was_noted() {
+    fn a_later_download_continues_from_the_noted_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("m.gguf");
         let mut first = Partial::open(&target, Note { len: 0, etag: Some("\"1\"".into()) }).unwrap();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_of_what_is_not_there_counts_for_nothing() {
+    fn a_note_whose_partial_file_is_missing_or_shorter_is_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("m.gguf");
         Note { len: 5, etag: None }.write(&target).unwrap();

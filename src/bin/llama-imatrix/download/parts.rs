@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_told_by_their_names() {
+    fn split_files_are_recognized_by_name() {
         assert_eq!(part_of("a/m-Q8_0-00002-of-00003.gguf"), Some(("a/m-Q8_0", 2, 3)));
         for whole in
             ["m.gguf", "m-00001-of-00001.gguf", "m-1-of-2.gguf", "m-00001-of-00002.bin", "-00001-of-00002.gguf"]

@@ -23,10 +23,10 @@ pub(crate) struct Check {
     /// Importance matrix, GGUF or legacy .dat
     #[arg(value_name = "MATRIX")]
     matrix: PathBuf,
-    /// Type that llama-quantize is asked for: predict whether it refuses the matrix
+    /// Type to quantize to: also predict whether llama-quantize refuses the matrix
     #[arg(long = "type", value_name = "TYPE", value_parser = file_type(), ignore_case = true)]
     file_type: Option<FileType>,
-    /// List experts that saw fewer tokens
+    /// List experts that saw fewer tokens than this
     #[arg(long, value_name = "N", default_value_t = MIN_TOKENS, value_parser = clap::value_parser!(i64).range(0..))]
     min_tokens: i64,
     /// Output format
@@ -36,7 +36,7 @@ pub(crate) struct Check {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Lines for people; the last is the verdict.
+    /// Lines of text; the last is the verdict.
     #[default]
     Text,
     /// One document, described by docs/check.schema.json.

@@ -49,11 +49,11 @@ enum MetricName {
     /// Jensen-Shannon divergence of the energies as distributions, in bits
     #[default]
     Jsd,
-    /// Length of the difference over the length of the first
+    /// Norm of the difference, divided by the norm of the first
     RelL2,
-    /// 1 less the cosine
+    /// 1 minus the cosine
     Cosine,
-    /// 1 less Spearman's rank correlation
+    /// 1 minus Spearman's rank correlation
     Spearman,
 }
 

@@ -44,10 +44,10 @@ pub(crate) struct RecipeArgs {
     /// Types to choose from [default: iq1_s to q8_0, without those of blocks of 32]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = dtype)]
     types: Vec<DType>,
-    /// Leave out types of fewer bits than this one
+    /// Exclude types with fewer bits than this one
     #[arg(long, value_name = "TYPE", value_parser = dtype)]
     min_type: Option<DType>,
-    /// Leave out types of more bits than this one
+    /// Exclude types with more bits than this one
     #[arg(long, value_name = "TYPE", value_parser = dtype)]
     max_type: Option<DType>,
     /// Give weights whose name matches a pattern of * and ? this type; may be given more than once
@@ -65,10 +65,10 @@ pub(crate) struct RecipeArgs {
     /// Quantize all rows
     #[arg(long, conflicts_with = "rows")]
     exact: bool,
-    /// Seed of the choice of rows
+    /// Seed for choosing the rows
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Leave out the errors' means: only variances around zero count
+    /// Ignore the means of the inputs: use their mean squares only
     #[arg(long)]
     no_means: bool,
     /// Threads [default: one per CPU]
@@ -125,7 +125,7 @@ pub(crate) fn run(args: &RecipeArgs) -> anyhow::Result<()> {
     output::write(args, &plan(args, budget)?)
 }
 
-/// Refuses to write over an input, or over a file that is no text.
+/// Refuses to write over an input, or over a file that is not text.
 #[cfg(feature = "llama")]
 fn refuse_overlap(args: &RecipeArgs) -> anyhow::Result<()> {
     use crate::config::overlap::Files;
@@ -154,7 +154,7 @@ fn rayon_threads(n: u16) -> anyhow::Result<()> {
     Ok(rayon::ThreadPoolBuilder::new().num_threads(n.into()).build_global()?)
 }
 
-/// A recipe and what it was made from.
+/// A recipe and its inputs.
 #[cfg(feature = "llama")]
 struct Plan {
     source: llama_imatrix::quantize::Source,
@@ -236,7 +236,7 @@ fn some_of(names: &[&str]) -> String {
     if more == 0 { shown } else { format!("{shown} and {more} others") }
 }
 
-/// Fails if the matrix says nothing about the model, and names what it says nothing about.
+/// Fails if the matrix has no entry for the model. Warns of weights without an entry.
 #[cfg(feature = "llama")]
 fn warn_of_missing(
     source: &llama_imatrix::quantize::Source,

@@ -14,7 +14,7 @@ use crate::config::overlap::Files;
 use crate::config::replaceable::refuse_foreign_page;
 use crate::ui::log;
 
-/// Draws matrices on one self-contained HTML page, with FILE.lens.json where it lies beside a matrix
+/// Draws matrices on one self-contained HTML page, with FILE.lens.json if it is next to a matrix
 #[derive(Debug, clap::Args)]
 pub(crate) struct Report {
     /// Importance matrices, GGUF or legacy .dat; the others are compared with the first

@@ -1,6 +1,7 @@
 //! Selects weights and layers.
 
 use anyhow::bail;
+use llama_imatrix::quantize::name_matches;
 
 /// `--layer` and `--tensor`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -46,7 +47,7 @@ impl Selection {
 
     pub(super) fn has(&self, block: Option<i32>, label: &str, tensor: &str) -> bool {
         let meant = |pattern: &String| {
-            if pattern.contains(['*', '?']) { matches(pattern, tensor) } else { tensor.contains(pattern.as_str()) }
+            if pattern.contains(['*', '?']) { name_matches(pattern, tensor) } else { tensor.contains(pattern.as_str()) }
         };
         self.has_layer(block, label) && (self.tensor.is_empty() || self.tensor.iter().any(meant))
     }
@@ -60,54 +61,12 @@ impl Selection {
     }
 }
 
-/// Returns true if a name matches a pattern of `*` and `?`.
-fn matches(pattern: &str, name: &str) -> bool {
-    let (p, n): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-    let (mut i, mut j) = (0, 0);
-    // Where to go on after the last star, should what follows it not fit here.
-    let mut star: Option<(usize, usize)> = None;
-    while j < n.len() {
-        match p.get(i) {
-            Some('*') => {
-                star = Some((i + 1, j));
-                i += 1;
-            }
-            Some(&c) if c == '?' || c == n[j] => {
-                i += 1;
-                j += 1;
-            }
-            _ => {
-                let Some((after, from)) = star else { return false };
-                star = Some((after, from + 1));
-                i = after;
-                j = from + 1;
-            }
-        }
-    }
-    p.get(i..).unwrap_or_default().iter().all(|&c| c == '*')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn patterns() {
-        for (pattern, name, expected) in [
-            ("blk.*.attn_?.weight", "blk.12.attn_q.weight", true),
-            ("blk.*.attn_?.weight", "blk.12.attn_qk.weight", false),
-            ("*exps*", "blk.0.ffn_up_exps.weight", true),
-            ("*a*b", "xaybzb", true),
-            ("*a*b", "xaybzc", false),
-            ("a?", "a", false),
-            ("**", "", true),
-        ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
-        }
-    }
-
-    #[test]
-    fn layers() {
+    fn layers_and_patterns_select_weights() {
         let list: Vec<Layers> = "0-3,7,mtp0".split(',').map(|s| s.parse().unwrap()).collect();
         let s = Selection { layer: list, tensor: vec!["attn".into(), "blk.?.x".into()] };
         assert!(s.has(Some(2), "2", "blk.2.attn_q.weight") && s.has(Some(7), "7", "blk.7.x"));

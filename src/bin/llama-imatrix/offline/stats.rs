@@ -15,7 +15,7 @@ use super::select::Selection;
 use super::tables::{By, Destination, Format, joined, titled};
 use crate::ui::log;
 
-/// Columns of a table that has to fit a screen; those of experts are shown where there are any.
+/// Columns of a table that must fit a screen. Those of experts are shown only if there are experts.
 const SHOWN: [&str; 18] = [
     "layer",
     "tensor",
@@ -120,7 +120,7 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The experts of the chosen weights, and a line for those that no token reached.
+/// Returns the experts of the chosen weights, and a line that names those without tokens.
 fn by_expert(args: &Stats, imatrix: &Imatrix, summary: &Summary) -> anyhow::Result<Sheet> {
     let chosen = summary.tensors.iter().filter(|t| args.selection.has(t.block, &t.layer, &t.stats.tensor));
     sorted(args, experts::of_matrix(imatrix, chosen))
@@ -139,7 +139,7 @@ fn keys(sheet: &Sheet) -> String {
     sheet.headings.iter().map(|h| h.key).collect::<Vec<_>>().join(", ")
 }
 
-/// Leaves the columns that were asked for, or those that fit.
+/// Keeps the requested columns, or those that fit.
 fn columns(args: &Stats, sheet: Sheet) -> anyhow::Result<Sheet> {
     if args.columns.iter().any(|c| c == "all") || (args.columns.is_empty() && !args.is_for_people()) {
         return Ok(sheet);

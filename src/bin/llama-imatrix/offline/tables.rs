@@ -13,7 +13,7 @@ use crate::config::overlap::Files;
 use crate::ui::log;
 use crate::ui::print::print_document;
 
-/// Where the tables go.
+/// Destination of the tables.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Destination {
     /// Write to this file instead of standard output
@@ -43,7 +43,7 @@ impl Destination {
         terminal.features().is_attended().then(|| terminal.size_checked()).flatten().map(|(_, width)| width.into())
     }
 
-    /// Leaves out columns that do not fit the terminal, `preferred` ones last, and says which.
+    /// Removes columns that do not fit the terminal, `preferred` ones last, and logs their names.
     pub(super) fn fit(&self, format: Format, sheet: Sheet, preferred: &[&str]) -> Sheet {
         let (Some(width), Format::Table) = (self.width(), format) else { return sheet };
         let (sheet, left_out) = text::fit(sheet, width, preferred);

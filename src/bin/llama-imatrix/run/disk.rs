@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_save_takes_room_beside_what_it_replaces() {
+    fn a_save_needs_room_beside_the_file_it_replaces() {
         let sizes = Sizes { output: 100, state: 500, copies: 30 };
         assert_eq!(sizes.needed(0), 100 + 500 + 30 + 500);
         // Files that are there already are replaced.

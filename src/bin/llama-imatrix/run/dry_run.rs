@@ -46,8 +46,8 @@ pub(crate) fn report(
         line(
             "work",
             format!(
-                "{operations:.2e} operations in matrix products: 2 for each of {:.1} million weights a token goes through, the \
-                 output matrix's for {output} tokens; attention comes on top",
+                "{operations:.2e} operations in matrix products: 2 per token and weight, for {:.1} million weights per token, the output \
+                 matrix for {output} tokens; attention not included",
                 weights.active as f64 / 1e6
             ),
         );
@@ -55,10 +55,10 @@ pub(crate) fn report(
     line(
         "time",
         match task.flags.tokens_per_second {
-            Some(speed) => format!("{} at {speed} tokens a second", duration(tokens as f64 / f64::from(speed))),
+            Some(speed) => format!("{} at {speed} tokens per second", duration(tokens as f64 / f64::from(speed))),
             None => {
-                "unknown, since nothing was computed: --tokens-per-second N reckons with the speed that the log of an \
-                     earlier run shows at its end"
+                "unknown, since nothing was computed; hint: --tokens-per-second N, with the speed at the end of an earlier \
+                     run's log"
                     .to_owned()
             }
         },
@@ -106,7 +106,7 @@ fn memory(
     weights: Option<&Weights>,
 ) -> anyhow::Result<Vec<String>> {
     let Some(all) = model.memory_needed(&options.context(chunks, layout, nextn))? else {
-        return Ok(vec!["unknown: this was built without llama.cpp's own reckoning".to_owned()]);
+        return Ok(vec!["unknown: this program was built without llama.cpp's memory estimate".to_owned()]);
     };
     // In f32 two sums a channel; exact ones take three words and two.
     let bytes = if task.accumulate == Accumulate::F64 { 40 } else { 8 };
@@ -190,7 +190,7 @@ mod tests {
     use super::duration;
 
     #[test]
-    fn durations_are_rounded_to_what_matters() {
+    fn durations_are_rounded_to_two_units() {
         assert_eq!(duration(12.3), "12 s");
         assert_eq!(duration(100.0), "2 min");
         assert_eq!(duration(3600.0 * 5.0 + 600.0), "5 h 10 min");

@@ -124,7 +124,7 @@ impl Listener for EventHandler<'_> {
             log::warn(format_args!("the model computes no logits, so there is no perplexity"));
         }
         if let Some(reason) = plan.all_logits {
-            log::debug(format_args!("perplexity takes the logits of all positions: {reason}"));
+            log::debug(format_args!("perplexity requires the logits of all positions: {reason}"));
         }
         log::debug(format_args!("lanes: {}", plan.lanes));
     }

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time_and_nothing_stays() {
+    fn one_run_holds_the_lock_and_the_lock_file_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let output = dir.path().join("imatrix.gguf");
         let names = || std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
@@ -160,7 +160,7 @@ mod tests {
 
     /// Neither `OUTPUT.lock`, which many programs use, nor a file that happens to have the lock's own name.
     #[test]
-    fn a_file_that_no_run_created_stays_as_it_is() {
+    fn a_lock_leaves_files_of_others_alone() {
         for name in ["Cargo.lock", ".Cargo.imatrix-lock"] {
             for contents in [&b"deps"[..], b""] {
                 let dir = tempfile::tempdir().unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_that_come_and_go_never_hold_it_together() {
+    fn concurrent_runs_never_hold_the_lock_together() {
         use std::sync::atomic::{AtomicU32, Ordering};
         let dir = tempfile::tempdir().unwrap();
         let output = dir.path().join("imatrix.gguf");

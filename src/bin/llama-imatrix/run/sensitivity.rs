@@ -12,7 +12,7 @@ pub(crate) struct Sensitivity {
     /// Its importance matrix, GGUF or legacy .dat
     #[arg(value_name = "MATRIX")]
     matrix: PathBuf,
-    /// The text, best the calibration text; may be given more than once
+    /// The text, preferably the calibration text; may be given more than once
     #[arg(short, long = "file", required = true, value_name = "FNAME")]
     files: Vec<PathBuf>,
     /// The output file. A file of the same measurement is continued
@@ -27,7 +27,7 @@ pub(crate) struct Sensitivity {
     /// Tokens per chunk; the second half of each counts
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(4..))]
     ctx_size: u32,
-    /// Measure part I of N of the weights: 1/4, 2/4, ..; recipe takes all files
+    /// Measure part I of N of the weights: 1/4, 2/4, ..; give all files to recipe
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<(usize, usize)>,
     /// Threads [default: one per core]

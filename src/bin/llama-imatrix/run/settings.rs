@@ -63,7 +63,10 @@ fn register_products(flags: &Flags, backend: &Backend) {
         let kernel = choice.kernel().unwrap_or("ggml");
         log::debug(format_args!("{} on the CPU: {kernel}", choice.kind()));
         for inexact in choice.inexact() {
-            log::debug(format_args!("{} on the CPU: not {inexact}, whose bits are not ggml's here", choice.kind()));
+            log::debug(format_args!(
+                "{} on the CPU: ggml instead of {inexact}, which does not have ggml's bits on this machine",
+                choice.kind()
+            ));
         }
     }
 }

@@ -5,19 +5,19 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// Lends this machine's devices to a run elsewhere (`--rpc HOST:PORT` there), one at a time, until it is stopped.
+/// Lends this machine's devices to runs on other machines (`--rpc HOST:PORT` there), one run at a time, until it is stopped.
 ///
 /// Runs ggml's RPC server of the llama.cpp that this program is built with: both sides must use the same version of the
 /// protocol. There is no authentication and no encryption.
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
-    /// Address to listen on. Whoever reaches it can use this machine.
+    /// Address to listen on. Anyone who can reach it can use this machine.
     #[arg(short = 'H', long, default_value = "127.0.0.1")]
     host: String,
     /// Port to listen on.
     #[arg(short, long, default_value_t = 50052, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// Threads of the CPU, if it is lent [default: half of all]
+    /// CPU threads, if the CPU is lent [default: half of all]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
     /// Devices to lend, by name [default: all but the CPU, or the CPU if there is no other]
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_goes_without_a_warning() {
+    fn loopback_addresses_are_recognized() {
         for (host, loopback) in
             [("127.0.0.1", true), ("127.9.9.9", true), ("localhost", true), ("0.0.0.0", false), ("10.0.0.7", false)]
         {

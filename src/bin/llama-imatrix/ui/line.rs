@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn eighty_columns_hold_all_of_it() {
+    fn the_progress_line_fits_eighty_columns() {
         let text = line(Some(0.59), &fields(false), 80, false);
         assert_eq!(text, " 59% ███████████░░░░░░░░ chunk 128/217 · PPL 21.02 · 1383 tokens/s · 3m12s left");
         let text = line(Some(0.59), &fields(true), 80, false);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn no_width_makes_the_line_wrap() {
+    fn the_progress_line_never_wraps() {
         for experts in [false, true] {
             for width in 1..200 {
                 let text = line(Some(0.5), &fields(experts), width, false);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn colors_change_the_bar_alone() {
+    fn colors_apply_to_the_bar_only() {
         let (plain, colored) = (line(Some(0.5), &fields(false), 80, false), line(Some(0.5), &fields(false), 80, true));
         assert!(!plain.contains('\x1b'));
         let without = ["\x1b[36m", "\x1b[2m", "\x1b[0m"].iter().fold(colored, |text, code| text.replace(code, ""));

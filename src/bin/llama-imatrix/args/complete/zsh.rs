@@ -78,7 +78,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn what_zsh_reads_is_escaped() {
+    fn zsh_completions_escape_special_characters() {
         let spec = super::spec(["-x"].into_iter(), "a [b]: don't", &["N:M"], "", false);
         assert_eq!(spec, " \\\n                '*-x[a \\[b\\]\\: don'\\''t]:N\\:M:'");
     }

@@ -1,4 +1,4 @@
-//! What a recipe is shown and written as.
+//! The output of a recipe: its files and tables.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -14,6 +14,7 @@ use super::{Plan, RecipeArgs};
 use crate::offline::tables::{By, Format, titled};
 use crate::ui::log;
 use crate::ui::print::print_document;
+use crate::ui::results::shell_word;
 
 /// The output of `recipe --format json`.
 #[derive(Debug, Serialize)]
@@ -114,7 +115,11 @@ fn shown(args: &RecipeArgs, plan: &Plan, tensors: &Sheet, layers: &Sheet) -> any
             if args.output.is_none() {
                 log::info(format_args!("no file written: give -o FILE for llama-quantize --tensor-type-file"));
             }
-            let _ = writeln!(text, "{}", command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "));
+            let _ = writeln!(
+                text,
+                "{}",
+                command.iter().map(|word| shell_word(Path::new(word))).collect::<Vec<_>>().join(" ")
+            );
             Ok(text)
         }
     }
@@ -133,13 +138,4 @@ fn command(args: &RecipeArgs, recipe: &Recipe, plan: &Plan) -> Vec<String> {
     let name = format!("{stem}-{:.2}bpw.gguf", recipe.bits_per_weight());
     words.extend([text(&args.model), name, rules::preset(recipe.main_type()).to_owned()]);
     words
-}
-
-/// A word for a shell.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }

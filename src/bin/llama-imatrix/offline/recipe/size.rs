@@ -32,7 +32,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn sizes_have_units_of_1024_and_of_1000() {
+    fn sizes_are_read_in_binary_and_decimal_units() {
         for (text, expected) in [
             ("12.5GiB", Some(13_421_772_800)),
             ("900MB", Some(900_000_000)),

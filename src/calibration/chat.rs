@@ -260,12 +260,12 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(begin) = rest.find("{%") {
         let (before, tag) = rest.split_at(begin);
         out.push_str(before);
-        let Some(end) = tag.find("%}") else {
+        let Some(length) = tag[2..].find("%}") else {
             rest = tag;
             break;
         };
-        let (tag, after) = tag.split_at(end + 2);
-        match tag[2..end].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
+        let (tag, after) = tag.split_at(length + 4);
+        match tag[2..length + 2].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
             "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
             "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
             _ => out.push_str(tag),
@@ -300,6 +300,15 @@ mod tests {
 
     fn render(source: &str, line: &str) -> Result<String, ChatError> {
         template(source).render(&conversation(line))
+    }
+
+    #[test]
+    fn a_tag_that_ends_in_its_beginning_is_an_error() {
+        // The percent sign of `{%}` begins the tag and does not end it.
+        assert_eq!(without_generation_tags("a {%} b {% generation %}"), "a {%} b {% generation %}");
+        assert_eq!(without_generation_tags("{%%}{% generation %}{%"), "{%%}{% if true %}{%");
+        let special = SpecialTexts { bos: String::new(), eos: String::new() };
+        assert!(ChatTemplate::new("{%} %}", special, Date::default()).is_err());
     }
 
     #[test]

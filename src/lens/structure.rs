@@ -118,6 +118,12 @@ impl Structure {
             return Err(format!("the input of its output matrix has {rows} rows for {n_tokens} tokens"));
         }
         let finder = Finder::new(graph, width, rows);
+        if let Some(streams) = finder.several_streams() {
+            return Err(format!(
+                "it has {streams} residual streams, which its layers mix by weights that depend on the token: no single \
+                 stream can be read between two layers"
+            ));
+        }
         let (last, after_nodes, after) = finder.after(normed)?;
         let mut structure = Self {
             last,

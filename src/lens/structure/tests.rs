@@ -200,9 +200,9 @@ fn a_norm_on_the_stream_allows_the_lens_but_no_sum() {
         x = b.op(&format!("l_out-{layer}"), NodeOp::Norm { eps: 1e-5 }, &[sum]);
     }
     let s = b.find(x).unwrap();
-    assert!(s.terms.as_ref().unwrap_err().contains("does not begin with the embedding, but with 'l_out-1'"));
+    assert!(s.terms.as_ref().unwrap_err().contains("what its layers add: OP 'l_out-1' computes it anew"));
     assert!(s.steps.is_err());
-    assert_eq!(layers(&s), [Some(0), Some(1)], "by name");
+    assert_eq!(layers(&s), [None, Some(0), Some(1)], "the embedding, then the layers by name");
 }
 
 #[test]

@@ -143,7 +143,8 @@ impl<'g> Finder<'g> {
     /// Returns the number of streams of a model that has several (hyper-connections, AltUp), which its layers mix.
     pub(super) fn several_streams(&self) -> Option<i64> {
         let streams = |node: &Node| {
-            let is_stream = ["l_out-", "l_last-", "hc_init", "inp_stacked"].iter().any(|name| node.name.starts_with(name));
+            let is_stream =
+                ["l_out-", "l_last-", "hc_init", "inp_stacked"].iter().any(|name| node.name.starts_with(name));
             let [width, rest] = [node.ne[0], node.ne[1] * node.ne[2]];
             let several = width == self.width && rest % self.rows == 0 && rest > self.rows && node.ne[3] == 1;
             (is_stream && several && (node.ne[1] == self.rows || node.ne[2] == self.rows)).then(|| rest / self.rows)
@@ -297,16 +298,17 @@ impl<'g> Finder<'g> {
         Ok(terms)
     }
 
-    pub(super) fn steps(&self, states: &[(Option<u32>, usize)]) -> Result<Vec<Step>, String> {
-        states.windows(2).map(|pair| self.step(pair[0].1, pair[1])).collect()
+    pub(super) fn steps(&self, states: &[(Option<u32>, usize)], chain: &[usize]) -> Result<Vec<Step>, String> {
+        states.windows(2).map(|pair| self.step(pair[0].1, pair[1], chain)).collect()
     }
 
-    fn step(&self, before: usize, (layer, after): (Option<u32>, usize)) -> Result<Step, String> {
+    fn step(&self, before: usize, (layer, after): (Option<u32>, usize), chain: &[usize]) -> Result<Step, String> {
         let layer = layer.ok_or("its layers are out of order")?;
         let mut step = Step {
             layer,
             input: (before, Factor::one()),
             output: after,
+            between: None,
             attention: Vec::new(),
             feed_forward: Vec::new(),
             attention_reads_feed_forward: false,
@@ -330,7 +332,28 @@ impl<'g> Finder<'g> {
         }
         step.feed_forward_reads_attention = self.reads(&step.feed_forward, &step.attention);
         step.attention_reads_feed_forward = self.reads(&step.attention, &step.feed_forward);
+        step.between = self.between(&step, chain)?;
         Ok(step)
+    }
+
+    /// Returns the last node of the stream within the layer that has all of the attention's terms and none of the
+    /// feed-forward network's.
+    fn between(&self, step: &Step, chain: &[usize]) -> Result<Option<usize>, String> {
+        if step.attention.is_empty() || step.feed_forward.is_empty() || !step.feed_forward_reads_attention {
+            return Ok(None);
+        }
+        let attention: BTreeSet<usize> = step.attention.iter().map(|(at, _)| *at).collect();
+        let before = step.input.0;
+        for &at in chain.iter().filter(|&&at| before < at && at < step.output) {
+            let terms = self.sum(at, Some(before))?.into_iter().filter_map(|(value, _)| match value {
+                TermValue::Node(term) if term != before => Some(term),
+                _ => None,
+            });
+            if terms.collect::<BTreeSet<usize>>() == attention {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns true if any node of `of` depends on any node of `from`.

@@ -82,6 +82,7 @@ fn parallel_blocks_read_the_same_input() {
     assert_eq!(labels(&s), expected);
     let step = &s.steps.as_ref().unwrap()[0];
     assert!(!step.feed_forward_reads_attention && !step.attention_reads_feed_forward);
+    assert_eq!(step.between, None, "no feed-forward network reads the stream after the attention alone");
     assert_eq!(s.after, [AfterOp::Norm { eps: 1e-5, centered: false }, AfterOp::Mul(vec![2.0; 4])]);
 }
 
@@ -100,6 +101,10 @@ fn blocks_one_after_the_other_read_what_came_before() {
     let steps = s.steps.as_ref().unwrap();
     assert_eq!(steps.len(), 2);
     assert!(steps.iter().all(|step| step.feed_forward_reads_attention && !step.attention_reads_feed_forward));
+    let places: Vec<Place> = s.places().into_iter().map(|(place, _)| place).collect();
+    assert_eq!(places, [Place::Embedding, Place::Between(0), Place::After(0), Place::Between(1), Place::After(1)]);
+    // The stream between them is the sum that has the attention alone.
+    assert!(steps.iter().all(|step| step.between == Some(step.attention[0].0 + 1)));
 }
 
 #[test]
@@ -229,4 +234,25 @@ fn repeated_layers_have_no_steps() {
     // The sum is known nevertheless.
     assert_eq!(labels(&s).len(), 5);
     assert!(s.steps.as_ref().unwrap_err().contains("repeat"), "{:?}", s.steps);
+}
+
+#[test]
+fn several_streams_are_counted_and_refused() {
+    let mut b = Build::default();
+    let x = b.embedding();
+    b.0.push_node("hc_init", NodeOp::Other, [WIDTH, 4, ROWS, 1], &[x]);
+    let error = b.find(x).unwrap_err();
+    assert!(error.starts_with("it has 4 residual streams"), "{error}");
+}
+
+#[test]
+fn a_node_without_a_name_is_told_by_its_weight_or_layer() {
+    let mut b = Build::default();
+    let x = b.embedding();
+    let attention = b.block("blk.0.attn_output.weight", x);
+    let x = b.add(attention, x);
+    let weight = b.weight("hc_head_up.weight");
+    let odd = b.op("node_404", NodeOp::MulMat, &[weight, x]);
+    let error = b.head(odd).unwrap_err();
+    assert!(error.contains("is OP with 'hc_head_up.weight', which") && !error.contains("node_404"), "{error}");
 }

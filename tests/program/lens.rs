@@ -370,21 +370,21 @@ fn merging_shards_gives_the_lens_file_of_one_run() {
     let run = "-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 6 --accumulate f64 --lens-tokens 8";
     bench.ok(&format!("{run} {ALL} -o once.gguf"));
     for shard in 0..3 {
-        bench.ok(&format!("{run} {ALL} --shard {shard}/3 -o {shard}.gguf"));
+        bench.ok(&format!("{run} {ALL} --shard {shard}/3 -o {shard}.state"));
     }
-    let merged = bench.ok("merge 2.gguf.state 0.gguf.state 1.gguf.state -o merged.gguf");
+    let merged = bench.ok("merge 2.state 0.state 1.state -o merged.gguf");
     assert!(merged.stderr.contains("saved the measurements of layers to 'merged.lens.json'"), "{}", merged.stderr);
     assert!(bench.read("merged.lens.json") == bench.read("once.lens.json"));
     assert!(bench.read("merged.gguf") == bench.read("once.gguf"));
 
     // A shard without measurements: the matrix is merged all the same.
-    bench.ok(&format!("{run} --shard 1/3 -o without.gguf"));
-    let merged = bench.ok("merge 0.gguf.state without.gguf.state 2.gguf.state -o part.gguf");
+    bench.ok(&format!("{run} --shard 1/3 -o without.state"));
+    let merged = bench.ok("merge 0.state without.state 2.state -o part.gguf");
     assert!(merged.stderr.contains("layers were measured in 4 of 6 chunks"), "{}", merged.stderr);
     assert!(bench.read("part.gguf") == bench.read("once.gguf"));
     // A file that is no lens file is not replaced.
     bench.write("foreign.lens.json", b"mine");
-    bench.fails("merge 0.gguf.state 1.gguf.state 2.gguf.state -o foreign.gguf", &["cannot write 'foreign.lens.json'"]);
+    bench.fails("merge 0.state 1.state 2.state -o foreign.gguf", &["cannot write 'foreign.lens.json'"]);
     assert_eq!(bench.read("foreign.lens.json"), b"mine");
 }
 

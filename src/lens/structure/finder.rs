@@ -163,13 +163,25 @@ impl<'g> Finder<'g> {
             let Some(next) = next else {
                 return Err(format!(
                     "its residual stream is not the embedding plus what its layers add: {} computes it anew",
-                    self.describe(at)
+                    self.describe(self.origin(at))
                 ));
             };
             chain.push(next);
             at = next;
         }
         Ok(chain)
+    }
+
+    /// Follows the oldest terms of a sum to the operation that they come from.
+    fn origin(&self, mut at: usize) -> usize {
+        loop {
+            let sources = self.carried(at);
+            let sums = sources.iter().filter(|&&from| !self.carried(from).is_empty()).min();
+            match sums.or_else(|| sources.iter().min()) {
+                Some(&from) => at = from,
+                None => return at,
+            }
+        }
     }
 
     fn name(&self, at: usize) -> &str {

@@ -243,6 +243,24 @@ fn several_streams_are_counted_and_refused() {
     b.0.push_node("hc_init", NodeOp::Other, [WIDTH, 4, ROWS, 1], &[x]);
     let error = b.find(x).unwrap_err();
     assert!(error.starts_with("it has 4 residual streams"), "{error}");
+    // AltUp has them in another order: a matrix per stream.
+    let mut b = Build::default();
+    let x = b.embedding();
+    b.0.push_node("inp_stacked", NodeOp::Other, [WIDTH, ROWS, 5, 1], &[x]);
+    assert!(b.find(x).unwrap_err().starts_with("it has 5 residual streams"));
+}
+
+#[test]
+fn the_operation_that_computes_the_stream_anew_is_named() {
+    let mut b = Build::default();
+    let x = b.embedding();
+    let attention = b.block("blk.0.attn_output.weight", x);
+    let sum = b.add(attention, x);
+    let normed = b.op("stack_norm", NodeOp::RmsNorm { eps: 1e-5 }, &[sum]);
+    let feed_forward = b.block("blk.1.ffn_down.weight", normed);
+    let last = b.op("l_out-1", NodeOp::Add, &[feed_forward, normed]);
+    let s = b.find(last).unwrap();
+    assert!(s.terms.as_ref().unwrap_err().contains("OP 'stack_norm' computes it anew"), "{:?}", s.terms);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Activation scales (AWQ), which are called `ffn.act` where all other weights of the network begin with `ffn_`. No
 //! positions; layer norms; a plain feed-forward network.
 
-use super::{Embedding, ModelFile, Norm, Vocab, Weight};
+use super::{ModelFile, Norm, Vocab, Weight};
 
 const VOCAB: Vocab = Vocab::Spm;
 const N_VOCAB: u64 = VOCAB.len() as u64;
@@ -20,7 +20,7 @@ pub fn build() -> Vec<u8> {
     model.hparam("attention.layer_norm_epsilon", 1e-5f32);
     model.hparam("attention.max_alibi_bias", 0f32);
 
-    model.tensors("", &[("token_embd.weight", Embedding, &[N_EMBD, N_VOCAB]), ("output_norm.weight", Norm, &[N_EMBD])]);
+    model.tensors("", &[("token_embd.weight", Weight, &[N_EMBD, N_VOCAB]), ("output_norm.weight", Norm, &[N_EMBD])]);
     for layer in 0..N_LAYER {
         model.tensors(
             &format!("blk.{layer}."),

@@ -409,7 +409,9 @@ pub fn run(
             }));
         };
         attempt = restored;
-        bad.iter().for_each(|&chunk| attempt.position.findings.remove(chunk));
+        for chunk in bad {
+            attempt.position.findings.remove(chunk);
+        }
     };
     if let Some(failure) = failure {
         let mut position = delivery.position;

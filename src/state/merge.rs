@@ -79,7 +79,7 @@ impl Merger {
             }
         }
         let sums = SharedSums::Exact(Vec::new());
-        self.add_rest(State { sums, progress, likelihoods, measurements, fingerprint, output });
+        self.add_rest(State { fingerprint, progress, output, likelihoods, measurements, sums });
         Ok(())
     }
 

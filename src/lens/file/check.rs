@@ -21,8 +21,8 @@ impl LensFile {
         if let Some(Section::Measured(lens)) = &self.lens {
             ascending("lens", lens.layers.iter().map(|l| l.layer), n_layer)?;
             let within = lens.layers.iter().filter_map(|l| l.after_attention.as_ref());
-            let points = lens.embedding.iter().chain(lens.layers.iter().map(|l| &l.point)).chain(within);
-            points.map(check_point).collect::<Result<(), Error>>()?;
+            let mut points = lens.embedding.iter().chain(lens.layers.iter().map(|l| &l.point)).chain(within);
+            points.try_for_each(check_point)?;
         }
         if let Some(Section::Measured(prism)) = &self.prism {
             check_decomposition(&prism.next_token, n_layer)?;
@@ -37,8 +37,8 @@ impl LensFile {
                     .flatten()
                     .try_for_each(|s| check_spread("similarity", s, -1.0 - ROUNDING, 1.0 + ROUNDING))?;
                 let distances = layer.distance.map(|d| [Some(d.whole), d.attention, d.feed_forward]);
-                let distances = distances.iter().flatten().flatten();
-                distances.map(|s| check_spread("similarity", s, 0.0, f64::INFINITY)).collect::<Result<(), Error>>()?;
+                let mut distances = distances.iter().flatten().flatten();
+                distances.try_for_each(|s| check_spread("similarity", s, 0.0, f64::INFINITY))?;
             }
         }
         Ok(())
@@ -104,8 +104,8 @@ fn check_decomposition(prism: &Decomposition, n_layer: u32) -> Result<(), Error>
         [p.raw, p.relative].iter().try_for_each(|addition| check_addition(addition, most))?;
     }
     ascending("prism", prism.layers.iter().map(|l| l.layer), n_layer)?;
-    let of_layers = prism.layers.iter().flat_map(|l| [l.raw, l.relative]);
-    of_layers.map(|addition| check_addition(&addition, 1.0 + ROUNDING)).collect()
+    let mut of_layers = prism.layers.iter().flat_map(|l| [l.raw, l.relative]);
+    of_layers.try_for_each(|addition| check_addition(&addition, 1.0 + ROUNDING))
 }
 
 fn check_addition(addition: &Addition, most: f64) -> Result<(), Error> {

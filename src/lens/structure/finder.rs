@@ -140,7 +140,7 @@ impl<'g> Finder<'g> {
         format!("{}{place}", node.op_name)
     }
 
-    /// Returns the number of streams of a model that has several (hyper-connections, AltUp), which its layers mix.
+    /// Returns the number of streams of a model that has several (hyper-connections, `AltUp`), which its layers mix.
     pub(super) fn several_streams(&self) -> Option<i64> {
         let streams = |node: &Node| {
             let is_stream =

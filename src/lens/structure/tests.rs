@@ -274,3 +274,19 @@ fn a_node_without_a_name_is_told_by_its_weight_or_layer() {
     let error = b.head(odd).unwrap_err();
     assert!(error.contains("is OP with 'hc_head_up.weight', which") && !error.contains("node_404"), "{error}");
 }
+
+#[test]
+fn the_stream_between_the_parts_has_the_attention_alone() {
+    // The feed-forward network is added in two steps: the first of these sums is not the stream between.
+    let mut b = Build::default();
+    let x = b.embedding();
+    let attention = b.block("blk.0.attn_output.weight", x);
+    let between = b.add(attention, x);
+    let routed = b.block("blk.0.ffn_down_exps.weight", between);
+    let shared = b.block("blk.0.ffn_down_shexp.weight", between);
+    let with_routed = b.add(routed, between);
+    let last = b.add(shared, with_routed);
+    let s = b.find(last).unwrap();
+    let Source::Node(between) = between else { panic!() };
+    assert_eq!(s.steps.as_ref().unwrap()[0].between, Some(between));
+}

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compares logit lens, logit prism and layer similarity of the bundled model with a forward pass in numpy.
+# Compares logit lens, logit prism and layer similarity with a forward pass in numpy: of the bundled model, and of small
+# test models with shared experts and MLA, norms after blocks and soft caps, a parallel block, activation scales, a recurrence.
 #
 #   scripts/check-lens.sh [--with-upstream]
 #
@@ -17,7 +18,7 @@ case "${1:-}" in
 "") ;;
 --with-upstream) with_upstream=true ;;
 *)
-    sed -n '2,8p' "$0" >&2
+    sed -n '2,9p' "$0" >&2
     exit 1
     ;;
 esac
@@ -37,9 +38,25 @@ cargo build --release --quiet
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
 quickstart=assets/quickstart
-"$CARGO_TARGET_DIR/release/llama-imatrix" -m $quickstart/quickstart.gguf -f $quickstart/calibration.txt -c 512 --chunks 3 \
-    --no-ppl --logit-lens --logit-prism --layer-similarity --lens-tokens 512 -o "$folder/imatrix.gguf" -lv 1
-"$venv/bin/python" scripts/check_lens.py $quickstart/quickstart.gguf $quickstart/calibration.txt "$folder/imatrix.lens.json"
+
+# check MODEL TEXT CHUNK_SIZE CHUNKS
+check() {
+    "$CARGO_TARGET_DIR/release/llama-imatrix" -m "$1" -f "$2" -c "$3" --chunks "$4" --no-ppl \
+        --logit-lens --logit-prism --layer-similarity --lens-tokens "$3" -o "$folder/imatrix.gguf" -lv 1 >"$folder/log"
+    "$venv/bin/python" scripts/check_lens.py "$1" "$2" "$folder/imatrix.lens.json"
+}
+
+failed=""
+check $quickstart/quickstart.gguf $quickstart/calibration.txt 512 3 || failed=" the bundled model"
+# Shared experts and MLA; norms after the blocks and soft caps; a recurrence; a parallel block; activation scales.
+cargo run --release --quiet --no-default-features --example test-models -- "$folder/models"
+for model in deepseek2 gemma2 mamba streams/command-r streams/mpt; do
+    check "$folder/models/$model.gguf" "$folder/models/calibration.txt" 64 3 || failed="$failed $model"
+done
+if [ -n "$failed" ]; then
+    echo "numpy computes other numbers for:$failed" >&2
+    exit 1
+fi
 
 $with_upstream || exit 0
 bin=$(scripts/upstream.sh | tail -n 1)

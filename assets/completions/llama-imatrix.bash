@@ -6,7 +6,7 @@ _llama_imatrix() {
         stats) if [ "$COMP_CWORD" -gt 1 ]; then
             case "$prev" in
                 --format) COMPREPLY=($(compgen -W "table json csv markdown" -- "$cur")); return;;
-                --by) COMPREPLY=($(compgen -W "tensor layer expert" -- "$cur")); return;;
+                --by) COMPREPLY=($(compgen -W "tensor layer expert lens prism similarity" -- "$cur")); return;;
                 --sort) COMPREPLY=($(compgen -W "layer tensor elements sum_sq mean std_deviation min max skewness kurtosis zd1 zd3 h_norm top1_energy mean_to_rms gain l2_dist cossim pearson covariance experts unseen rare balance expert_rows_min expert_rows_max not_finite" -- "$cur")); return;;
                 --columns) COMPREPLY=($(compgen -W "layer tensor elements sum_sq mean std_deviation min max skewness kurtosis zd1 zd3 h_norm top1_energy mean_to_rms gain l2_dist cossim pearson covariance experts unseen rare balance expert_rows_min expert_rows_max not_finite" -- "$cur")); return;;
             esac

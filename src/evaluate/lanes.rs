@@ -8,7 +8,6 @@ use std::time::Instant;
 use crate::calibration::Chunks;
 use crate::collect::collector::Collector;
 use crate::collect::{self, Snapshot};
-use crate::lens::Findings;
 use crate::llama::{self, Model};
 use crate::nextn::Layer;
 use crate::state::ChunkSet;
@@ -149,8 +148,6 @@ pub(super) struct Delivery<'l> {
     kept: Option<Kept>,
     /// True if every expert has the requested number of tokens.
     pub(super) covered: bool,
-    /// Measurements of the layers.
-    pub(super) findings: Findings,
 }
 
 impl<'l> Delivery<'l> {
@@ -176,7 +173,6 @@ impl<'l> Delivery<'l> {
             asked: false,
             kept,
             covered: false,
-            findings: Findings::default(),
             position,
         }
     }
@@ -184,7 +180,7 @@ impl<'l> Delivery<'l> {
     fn deliver(&mut self, batches: &Batches, report: Report) -> Result<(), Error> {
         let Evaluated { nlls, findings } = report.evaluated?;
         for (chunk, findings) in findings {
-            self.findings.insert(chunk, findings);
+            self.position.findings.insert(chunk, findings);
         }
         let batch = &batches.0[report.index];
         let snapshots = self.collector.take_due(report.index);

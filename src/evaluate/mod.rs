@@ -160,6 +160,8 @@ pub struct Position {
     pub likelihoods: Likelihoods,
     /// Number of tokens evaluated.
     pub tokens: u64,
+    /// Measurements of the layers so far.
+    pub findings: Findings,
 }
 
 /// Sums and progress at the end of a batch, sufficient to resume the run.
@@ -379,10 +381,10 @@ pub fn run(
             Err(error) => error,
         };
         let Error::BadChunks { chunks: bad, .. } = &error else { return Err(error) };
+        let bad = bad.clone();
         let mut discarded = delivery.discarded.clone();
-        for &chunk in bad {
+        for &chunk in &bad {
             discarded.insert(chunk as u64..chunk as u64 + 1);
-            delivery.findings.remove(chunk);
         }
         let first_bad = bad[0];
         if discarded.len() > options.max_bad_chunks as u64 {
@@ -407,6 +409,9 @@ pub fn run(
             }));
         };
         attempt = restored;
+        for chunk in bad {
+            attempt.position.findings.remove(chunk);
+        }
     };
     if let Some(failure) = failure {
         let mut position = delivery.position;
@@ -429,11 +434,11 @@ pub fn run(
     // Nothing is scored if a shard is empty or all chunks are discarded.
     let (_, _, tokens_scored) = position.likelihoods.running.to_parts();
     Ok(Outcome {
+        findings: options.lens.is_some().then(|| position.findings.clone()),
         perplexity: (perplexity && tokens_scored > 0).then(|| position.likelihoods.running.estimate()),
         timings: Timings { load_ms, prompt_eval_ms, prompt_tokens },
         position,
         stopped,
         covered: delivery.covered,
-        findings: options.lens.is_some().then_some(delivery.findings),
     })
 }

@@ -112,6 +112,10 @@ pub struct LensLayer {
     /// Results for the stream after the layer.
     #[serde(flatten)]
     pub point: LensPoint,
+    /// Results for the stream after the layer's attention and before its feed-forward network; the reduction is from
+    /// before the layer. `None` if the two read the same stream, or in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_attention: Option<LensPoint>,
 }
 
 /// Measures of how close the distribution at one point of the stream is to the final distribution.
@@ -153,13 +157,39 @@ pub struct Spread {
     pub p95: f64,
 }
 
-/// The logit prism: the contribution of each part of the model to the logit of the next token.
+/// The logit prism: the contribution of each part of the model to the logits of two tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prism {
+    /// The logit of the text's next token.
+    #[serde(flatten)]
+    pub next_token: Decomposition,
+    /// The logit of the token that the model finds likeliest. `None` in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likeliest_token: Option<Decomposition>,
+}
+
+/// The contributions to a logit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decomposition {
     /// Parts: the embedding, the layers ascending, then parts outside the layers.
     pub parts: Vec<PrismPart>,
+    /// Layers, ascending. Empty in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<PrismLayer>,
     /// Error of the sum of the parts.
     pub sum_check: SumCheck,
+}
+
+/// The contributions of a layer: of all its parts together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrismLayer {
+    /// Index of the layer.
+    pub layer: u32,
+    /// Contribution to the logit. `mean_abs` is the mean of the absolute values of the sums, since parts of a layer may
+    /// cancel each other; `share` is of all layers and the parts outside of them.
+    pub raw: Addition,
+    /// Contribution to the logit minus the mean logit of the vocabulary.
+    pub relative: Addition,
 }
 
 /// The contributions of one part.
@@ -241,6 +271,20 @@ pub struct Similarity {
 pub struct SimilarityLayer {
     /// Index of the layer.
     pub layer: u32,
+    /// Before and after the layer.
+    pub whole: Spread,
+    /// Before and after its attention, or the operation in its place.
+    pub attention: Option<Spread>,
+    /// Before and after its feed-forward network.
+    pub feed_forward: Option<Spread>,
+    /// Relative distances. `None` in files of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distance: Option<Distance>,
+}
+
+/// Distances ‖after - before‖ / ‖before‖ of the stream before and after a layer, over the positions.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Distance {
     /// Before and after the layer.
     pub whole: Spread,
     /// Before and after its attention, or the operation in its place.

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::base::LogitsFile;
 use super::file::{
-    self, Addition, FORMAT, Lens, LensFile, LensLayer, LensPoint, Model, Part, Positions, Prism, PrismPart, Similarity,
-    SimilarityLayer, Spread, SumCheck, VERSION,
+    self, Addition, Decomposition, Distance, FORMAT, Lens, LensFile, LensLayer, LensPoint, Part, Positions, Prism,
+    PrismLayer, PrismPart, Similarity, SimilarityLayer, Spread, SumCheck, VERSION,
 };
+use super::measurements::Settings;
 
 /// The measurements of a run.
 #[derive(Debug, Clone)]
@@ -40,14 +43,25 @@ pub struct Base {
 /// `None` if not requested, an error if the architecture does not allow it.
 pub(super) type Wanted<T> = Option<Result<Vec<T>, String>>;
 
+/// A place where the lens reads the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Place {
+    /// Before the first layer.
+    Embedding,
+    /// Between the attention and the feed-forward network of a layer.
+    Between(u32),
+    /// After a layer.
+    After(u32),
+}
+
 /// The results per position, in order.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Columns {
-    /// Divergence, agreement and likelihood per state. The item is the layer before the state.
-    pub(super) lens: Wanted<Option<u32>>,
-    /// Raw and relative contribution per part, then the error of their sum.
+    /// Divergence, agreement and likelihood per place.
+    pub(super) lens: Wanted<Place>,
+    /// Raw and relative contribution per part, then the error of their sum: for the next token, then for the likeliest.
     pub(super) prism: Wanted<(Part, Option<u32>)>,
-    /// Three cosines per layer. The item says if the layer has attention and a feed-forward network.
+    /// Three cosines and three distances per layer. The item says if the layer has attention and a feed-forward network.
     pub(super) similarity: Wanted<(u32, bool, bool)>,
 }
 
@@ -83,9 +97,9 @@ impl RowLayout {
         let n = |n: Option<usize>, each: usize, more: usize| n.map_or(0, |n| n * each + more);
         match section {
             SectionId::Lens => n(self.columns.lens.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 3, 0),
-            SectionId::Prism => n(self.columns.prism.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 2, 1),
+            SectionId::Prism => n(self.columns.prism.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 4, 2),
             SectionId::Similarity => {
-                n(self.columns.similarity.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 3, 0)
+                n(self.columns.similarity.as_ref().and_then(|c| Some(c.as_ref().ok()?.len())), 6, 0)
             }
         }
     }
@@ -120,22 +134,52 @@ pub(crate) struct ChunkFindings {
 }
 
 /// The results of all chunks of a run.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Findings {
-    chunks: BTreeMap<usize, ChunkFindings>,
+    /// Shared with the copies that checkpoints keep.
+    chunks: BTreeMap<usize, Arc<ChunkFindings>>,
 }
 
 impl Findings {
     /// Inserts the results of a chunk, replacing earlier ones.
-    #[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "only a run uses it"))]
     pub(crate) fn insert(&mut self, chunk: usize, findings: ChunkFindings) {
-        self.chunks.insert(chunk, findings);
+        if self.layout().is_some_and(|layout| **layout != *findings.layout) {
+            // They cannot be combined: the later ones count.
+            self.chunks.clear();
+        }
+        self.chunks.insert(chunk, Arc::new(findings));
+    }
+
+    /// Adds the results of other chunks. Returns false, and adds nothing, if they have other parts.
+    pub(super) fn join(&mut self, other: Self) -> bool {
+        if let (Some(layout), Some(others)) = (self.layout(), other.layout())
+            && layout != others
+        {
+            return false;
+        }
+        self.chunks.extend(other.chunks);
+        true
+    }
+
+    /// Returns the columns of all rows.
+    pub(super) fn layout(&self) -> Option<&Arc<RowLayout>> {
+        self.chunks.values().next().map(|chunk| &chunk.layout)
+    }
+
+    /// Returns the chunks with their numbers, ascending.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = (usize, &ChunkFindings)> {
+        self.chunks.iter().map(|(&chunk, findings)| (chunk, &**findings))
     }
 
     /// Removes a discarded chunk.
     #[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "only a run uses it"))]
     pub(crate) fn remove(&mut self, chunk: usize) {
         self.chunks.remove(&chunk);
+    }
+
+    /// Returns true if every measured chunk fulfils a condition.
+    pub(crate) fn are_of(&self, condition: impl Fn(u64) -> bool) -> bool {
+        self.chunks.keys().all(|&chunk| condition(chunk as u64))
     }
 
     /// Returns true if no chunk was measured.
@@ -152,23 +196,12 @@ impl Findings {
 
     /// Summarizes the results. The chunks are taken in order, so the numbers do not depend on the order of evaluation.
     #[must_use]
-    pub fn file(
-        &self,
-        model: Model,
-        dataset: String,
-        chunk_size: u32,
-        run_chunks: u64,
-        options: &LensOptions,
-    ) -> LensFile {
+    pub(super) fn file(&self, settings: &Settings, dataset: String, chunk_size: u32, run_chunks: u64) -> LensFile {
         let layout = self.chunks.values().next().map(|chunk| Arc::clone(&chunk.layout)).unwrap_or_default();
         let rows: Vec<&[f64]> = self.chunks.values().flat_map(|chunk| chunk.rows.iter().map(Vec::as_slice)).collect();
         let table = |section| Table { rows: &rows, start: layout.start(section) };
-        let architecture = model.architecture.clone();
-        let unsupported = |reason: &str| format!("{architecture}: {reason}");
-        let base = options.base.as_ref().map_or_else(
-            || String::from("model"),
-            |base| base.file.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        );
+        let Settings { model, base, .. } = settings;
+        let unsupported = |reason: &str| format!("{}: {reason}", model.architecture);
         LensFile {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -177,16 +210,18 @@ impl Findings {
                 chunks: self.chunks.len() as u64,
                 run_chunks: Some(run_chunks),
                 chunk_size,
-                per_chunk: u32::try_from(options.per_chunk).unwrap_or(u32::MAX),
+                per_chunk: settings.per_chunk,
                 sampled: rows.len() as u64,
-                seed: options.seed,
+                seed: settings.seed,
             },
-            lens: section(layout.columns.lens.as_ref(), &unsupported, |c| lens(c, table(SectionId::Lens), base)),
+            lens: section(layout.columns.lens.as_ref(), &unsupported, |c| {
+                lens(c, table(SectionId::Lens), base.clone())
+            }),
             prism: section(layout.columns.prism.as_ref(), &unsupported, |c| prism(c, table(SectionId::Prism))),
             similarity: section(layout.columns.similarity.as_ref(), &unsupported, |c| {
                 similarity(c, table(SectionId::Similarity))
             }),
-            model,
+            model: model.clone(),
         }
     }
 }
@@ -252,28 +287,38 @@ fn spread(mut values: Vec<f64>) -> Spread {
     }
 }
 
-fn lens(states: &[Option<u32>], table: Table<'_>, base: String) -> Lens {
-    let mut before = f64::NAN;
+fn lens(places: &[Place], table: Table<'_>, base: String) -> Lens {
     let mut lens = Lens { base, embedding: None, layers: Vec::new() };
-    for (at, &layer) in states.iter().enumerate() {
+    // Mean KL before the layer, and the point within it.
+    let (mut before, mut between) = (f64::NAN, None);
+    for (at, &place) in places.iter().enumerate() {
         let kl = table.spread(3 * at);
         let kl_reduction = before - kl.mean;
-        before = kl.mean;
         let point =
             LensPoint { kl, kl_reduction, top1_agreement: table.mean(3 * at + 1), target_nll: table.mean(3 * at + 2) };
-        match layer {
-            None => lens.embedding = Some(point),
-            Some(layer) => lens.layers.push(LensLayer { layer, point }),
+        match place {
+            Place::Embedding => lens.embedding = Some(point),
+            Place::Between(_) => {
+                between = Some(point);
+                continue;
+            }
+            Place::After(layer) => lens.layers.push(LensLayer { layer, point, after_attention: between.take() }),
         }
+        before = kl.mean;
     }
     lens
 }
 
 fn prism(parts: &[(Part, Option<u32>)], table: Table<'_>) -> Prism {
+    let of_likeliest = Table { start: table.start + 2 * parts.len() + 1, ..table };
+    Prism { next_token: decomposition(parts, table), likeliest_token: Some(decomposition(parts, of_likeliest)) }
+}
+
+fn decomposition(parts: &[(Part, Option<u32>)], table: Table<'_>) -> Decomposition {
     let n = table.rows.len();
     let mean_abs = |at: usize| mean(table.column(at).map(f64::abs), n);
-    let counted = || parts.iter().enumerate().filter(|(_, (part, _))| !part.is_detail()).map(|(at, _)| at);
-    let totals = [0, 1].map(|kind| counted().map(|at| mean_abs(2 * at + kind)).sum::<f64>());
+    let counted = || parts.iter().enumerate().filter(|(_, (part, _))| !part.is_detail());
+    let totals = [0, 1].map(|kind| counted().map(|(at, _)| mean_abs(2 * at + kind)).sum::<f64>());
     let addition = |at: usize, kind: usize| {
         let mean_abs = mean_abs(2 * at + kind);
         Addition { mean: table.mean(2 * at + kind), mean_abs, share: mean_abs / totals[kind] }
@@ -281,27 +326,68 @@ fn prism(parts: &[(Part, Option<u32>)], table: Table<'_>) -> Prism {
     let largest = |a: f64, b: f64| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) };
     let error = table.column(2 * parts.len()).fold(if n == 0 { f64::NAN } else { 0.0 }, largest);
     let always = |part: Part| !matches!(part, Part::NormBias | Part::OutputBias | Part::Rounding);
-    Prism {
+    Decomposition {
         parts: (parts.iter().enumerate())
             .map(|(at, &(part, layer))| PrismPart { part, layer, raw: addition(at, 0), relative: addition(at, 1) })
             .filter(|part| always(part.part) || part.raw.mean_abs != 0.0)
             .collect(),
+        layers: layers(parts, table),
         sum_check: SumCheck { max_relative_error: error },
     }
 }
 
-fn similarity(layers: &[(u32, bool, bool)], table: Table<'_>) -> Similarity {
-    let layer = |(at, &(layer, attention, feed_forward)): (usize, &(u32, bool, bool))| SimilarityLayer {
+/// Sums the parts of each layer per position before taking absolute values: the parts of a layer may cancel each other.
+fn layers(parts: &[(Part, Option<u32>)], table: Table<'_>) -> Vec<PrismLayer> {
+    let n = table.rows.len();
+    let counted = || parts.iter().enumerate().filter(|(_, (part, _))| !part.is_detail());
+    let mut columns: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (at, (_, layer)) in counted() {
+        columns.entry((*layer).unwrap_or(u32::MAX)).or_default().push(2 * at);
+    }
+    let outside = columns.remove(&u32::MAX).unwrap_or_default();
+    let sums = |columns: &[usize], kind: usize| -> Vec<f64> {
+        let of_row = |row: &&[f64]| columns.iter().map(|at| row[table.start + at + kind]).sum();
+        table.rows.iter().map(of_row).collect()
+    };
+    let absolute = |columns: &[usize], kind: usize| mean(sums(columns, kind).into_iter().map(f64::abs), n);
+    let totals = [0, 1].map(|kind| {
+        let of_outside: f64 = outside.iter().map(|at| absolute(&[*at], kind)).sum();
+        of_outside + columns.values().map(|columns| absolute(columns, kind)).sum::<f64>()
+    });
+    let addition = |columns: &[usize], kind: usize| {
+        let mean_abs = absolute(columns, kind);
+        Addition { mean: mean(sums(columns, kind).into_iter(), n), mean_abs, share: mean_abs / totals[kind] }
+    };
+    let layer = |(&layer, columns): (&u32, &Vec<usize>)| PrismLayer {
         layer,
-        whole: table.spread(3 * at),
-        attention: attention.then(|| table.spread(3 * at + 1)),
-        feed_forward: feed_forward.then(|| table.spread(3 * at + 2)),
+        raw: addition(columns, 0),
+        relative: addition(columns, 1),
+    };
+    columns.iter().map(layer).collect()
+}
+
+fn similarity(layers: &[(u32, bool, bool)], table: Table<'_>) -> Similarity {
+    let layer = |(at, &(layer, attention, feed_forward)): (usize, &(u32, bool, bool))| {
+        let spread = |i: usize| table.spread(6 * at + i);
+        SimilarityLayer {
+            layer,
+            whole: spread(0),
+            attention: attention.then(|| spread(1)),
+            feed_forward: feed_forward.then(|| spread(2)),
+            distance: Some(Distance {
+                whole: spread(3),
+                attention: attention.then(|| spread(4)),
+                feed_forward: feed_forward.then(|| spread(5)),
+            }),
+        }
     };
     Similarity { layers: layers.iter().enumerate().map(layer).collect() }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::file::Model;
+    use super::super::{FindingsTable, Measurements, Settings};
     use super::*;
 
     #[test]
@@ -317,15 +403,15 @@ mod tests {
     #[test]
     fn chunks_are_summarized_in_order_and_removed_chunks_do_not_count() {
         let columns = Columns {
-            lens: Some(Ok(vec![None, Some(0)])),
+            lens: Some(Ok(vec![Place::Embedding, Place::Between(0), Place::After(0)])),
             prism: Some(Err("no sum".to_owned())),
             similarity: Some(Ok(vec![(0, true, false)])),
         };
         let layout = Arc::new(RowLayout { columns });
-        assert_eq!((layout.width(), layout.start(SectionId::Similarity)), (9, 6));
+        assert_eq!((layout.width(), layout.start(SectionId::Similarity)), (15, 9));
         let chunk = |kl: f64| ChunkFindings {
             layout: Arc::clone(&layout),
-            rows: vec![vec![kl, 0.0, 5.0, 0.0, 1.0, 3.0, 0.5, 0.9, f64::NAN]],
+            rows: vec![vec![kl, 0.0, 5.0, kl / 4.0, 0.5, 4.0, 0.0, 1.0, 3.0, 0.5, 0.9, f64::NAN, 2.0, kl, f64::NAN]],
         };
         let mut findings = Findings::default();
         findings.insert(1, chunk(3.0));
@@ -334,15 +420,55 @@ mod tests {
         findings.remove(2);
         let options = LensOptions { lens: true, prism: true, similarity: true, per_chunk: 1, seed: 0, base: None };
         let model = Model { name: "m".into(), architecture: "arch".into(), n_layer: 1 };
-        let file = findings.file(model, "text".into(), 8, 2, &options);
+        let measurements = Measurements { settings: Settings::new(model, &options), findings };
+        let file = measurements.file("text".into(), 8, 2);
         file.check().unwrap();
         let Some(file::Section::Measured(lens)) = &file.lens else { panic!() };
         assert_eq!((lens.embedding.as_ref().unwrap().kl.mean, lens.layers[0].point.kl_reduction), (2.0, 2.0));
+        // The layer's reduction is from before it; the attention's share of it is beside it.
+        let within = lens.layers[0].after_attention.as_ref().unwrap();
+        assert_eq!((within.kl.mean, within.kl_reduction), (0.5, 1.5));
         let Some(file::Section::Unsupported { unsupported }) = &file.prism else { panic!() };
         assert_eq!(unsupported, "arch: no sum");
         let Some(file::Section::Measured(similarity)) = &file.similarity else { panic!() };
         assert!(similarity.layers[0].feed_forward.is_none());
         assert!((similarity.layers[0].attention.unwrap().p50 - 0.9).abs() < 1e-12);
+        let distance = similarity.layers[0].distance.unwrap();
+        assert_eq!((distance.whole.mean, distance.attention.unwrap().mean), (2.0, 2.0));
         assert_eq!((file.positions.chunks, file.positions.sampled), (2, 2));
+
+        // As a table and back they are the same; with other settings they are not combined.
+        let table = measurements.table().unwrap();
+        let again = Measurements::from_table(measurements.settings.clone(), &table).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{measurements:?}"));
+        let broken = FindingsTable { values: table.values[1..].to_vec(), ..table.clone() };
+        assert!(Measurements::from_table(measurements.settings.clone(), &broken).is_err());
+        let mut other = again.clone();
+        other.settings.seed += 1;
+        let mut whole = again;
+        assert!(!whole.join(other) && whole.findings.n_chunks() == 2);
+    }
+    #[test]
+    fn a_layer_is_the_sum_of_its_parts_at_each_position() {
+        let parts = [
+            (Part::Embedding, None),
+            (Part::Attention, Some(0)),
+            (Part::FeedForward, Some(0)),
+            (Part::SharedExperts, Some(0)),
+            (Part::Rounding, None),
+        ];
+        // Attention and feed-forward cancel at the first position and add up at the second; a detail does not count.
+        let rows: [&[f64]; 2] = [
+            &[1.0, 0.5, 2.0, 1.0, -2.0, -1.5, 9.0, 9.0, 0.0, 0.0, 0.1],
+            &[-1.0, 0.5, 2.0, 1.0, 4.0, 3.0, 9.0, 9.0, 0.0, 0.0, 0.2],
+        ];
+        let found = decomposition(&parts, Table { rows: &rows, start: 0 });
+        let [layer] = &found.layers[..] else { panic!("{:?}", found.layers) };
+        assert_eq!((layer.raw.mean, layer.raw.mean_abs, layer.raw.share), (3.0, 3.0, 0.75));
+        assert_eq!((layer.relative.mean, layer.relative.mean_abs), (1.75, 2.25));
+        let of_parts: f64 =
+            found.parts.iter().filter(|p| p.layer.is_some() && !p.part.is_detail()).map(|p| p.raw.mean_abs).sum();
+        assert!((of_parts - 5.0).abs() < 1e-12, "the parts alone say more than the layer does");
+        assert!((found.sum_check.max_relative_error - 0.2).abs() < 1e-12);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -77,7 +78,7 @@ fn likeliest(logits: &[f32]) -> usize {
     best
 }
 
-/// Computes per state of the plan: KL(last ‖ state), 1 if both have the same most likely token, and -ln p of the target in
+/// Computes per place of the plan: KL(last ‖ state), 1 if both have the same most likely token, and -ln p of the target in
 /// the state. The results go to the beginning of each row.
 pub(super) fn divergences(
     view: &View<'_>,
@@ -89,8 +90,8 @@ pub(super) fn divergences(
 ) -> Result<(), String> {
     let width = readout.n_embd();
     let mut logits = Vec::new();
-    for (at, (_, node)) in view.plan.structure.states.iter().enumerate() {
-        let stream = &view.node(*node)[points.start * width..points.end * width];
+    for (at, (_, node)) in view.plan.structure.places().into_iter().enumerate() {
+        let stream = &view.node(node)[points.start * width..points.end * width];
         readout.compute(stream, Entry::Stream, Exit::Logits, &mut logits)?;
         let n_vocab = readout.n_vocab();
         let one = |row: usize| {
@@ -129,7 +130,7 @@ pub(super) struct PrismScale {
     norm: Option<(f64, bool)>,
     mean_row: Vec<f64>,
     /// Rows of the LM head for tokens seen so far.
-    known: HashMap<Token, Vec<f64>>,
+    known: HashMap<usize, Arc<Vec<f64>>>,
 }
 
 /// Maximum number of rows of the LM head in memory.
@@ -158,7 +159,8 @@ impl PrismScale {
         Self { rows, logit_ops, gain, bias, norm, mean_row, known: HashMap::new() }
     }
 
-    /// Computes per part its raw and relative contribution to the target's logit, then the error of their sum.
+    /// Computes the contributions to two logits of each position: the next token's, then the likeliest token's. Per logit
+    /// these are the raw and the relative contribution per part, then the error of their sum.
     pub(super) fn measure(
         &mut self,
         view: &View<'_>,
@@ -167,73 +169,105 @@ impl PrismScale {
         parts: &[(Part, Option<u32>)],
         rows: &mut [Vec<f64>],
     ) -> Result<(), String> {
-        let structure = &view.plan.structure;
         let n_vocab = readout.n_vocab();
-        let column_of: BTreeMap<_, usize> =
-            parts.iter().enumerate().map(|(at, part)| (*part, start + 2 * at)).collect();
-        let mut logits = Vec::new();
+        let width = 2 * parts.len() + 1;
+        let mut products = Vec::new();
         for (point, row) in rows.iter_mut().enumerate() {
             let at = point % ROWS_AT_ONCE;
             if at == 0 {
                 let width = readout.n_embd();
                 let end = (point + ROWS_AT_ONCE).min(view.points.len());
-                let normed = &view.node(structure.normed)[point * width..end * width];
-                readout.compute(normed, Entry::Normed, Exit::Product, &mut logits)?;
+                let normed = &view.node(view.plan.structure.normed)[point * width..end * width];
+                readout.compute(normed, Entry::Normed, Exit::Product, &mut products)?;
             }
-            row[start..start + 2 * parts.len()].fill(0.0);
-            let target = view.points[point].target;
-            let token = usize::try_from(target).map_err(|_| format!("token {target} is not in the vocabulary"))?;
-            self.know(target)?;
-            let of_target = &self.known[&target];
-            let last = view.row(structure.last, point);
-            let scale = self.scale(last);
-            let centered = self.norm.is_some_and(|(_, centered)| centered);
-            let mut add = |part: (Part, Option<u32>), [raw, relative]: [f64; 2]| {
-                if let Some(&at) = column_of.get(&part) {
-                    row[at] += raw;
-                    row[at + 1] += relative;
-                }
-            };
-            for term in structure.terms.iter().flatten() {
-                let value = match &term.value {
-                    TermValue::Node(at) => view.row(*at, point),
-                    TermValue::Constant(values) => values,
-                };
-                let addition = self.addition(value, &term.factor, scale, centered, of_target);
-                add((term.class.part(), term.layer), addition);
-                if let Some(detail) = term.class.detail() {
-                    add((detail, term.layer), addition);
-                }
+            let products = &products[at * n_vocab..][..n_vocab];
+            let next = view.points[point].target;
+            let next = usize::try_from(next).map_err(|_| format!("token {next} is not in the vocabulary"))?;
+            for (i, token) in [next, self.likeliest(products)].into_iter().enumerate() {
+                let product = *products.get(token).ok_or_else(|| format!("token {token} is not in the vocabulary"))?;
+                let logit = f64::from(product) * self.logit_ops.factor + self.logit_ops.bias(token);
+                let row = &mut row[start + i * width..][..width];
+                self.decompose(view, point, token, readout.is_on_cpu(), parts, row)?;
+                let counted = parts.iter().enumerate().filter(|(_, (part, _))| !part.is_detail());
+                let sum: f64 = counted.map(|(at, _)| row[2 * at]).sum();
+                row[width - 1] = (sum - logit).abs() / logit.abs().max(1.0);
             }
-            add((Part::NormBias, None), self.product(&self.bias, of_target));
-            let bias = self.logit_ops.bias(token);
-            add((Part::OutputBias, None), [bias, bias - self.logit_ops.mean_bias()]);
-            let normed = view.row(structure.normed, point);
-            if readout.is_on_cpu() {
-                let rounded = self.rows.rounded(normed);
-                let error: Vec<f64> = rounded.iter().zip(normed).map(|(&a, &b)| f64::from(a) - f64::from(b)).collect();
-                add((Part::Rounding, None), self.product(&error, of_target));
-            }
-
-            let own = f64::from(logits[at * n_vocab + token]) * self.logit_ops.factor + bias;
-            let counted = parts.iter().enumerate().filter(|(_, (part, _))| !part.is_detail());
-            let sum: f64 = counted.map(|(at, _)| row[start + 2 * at]).sum();
-            row[start + 2 * parts.len()] = (sum - own).abs() / own.abs().max(1.0);
         }
         Ok(())
     }
 
-    /// Reads the row of a token unless it is in memory.
-    fn know(&mut self, token: Token) -> Result<(), String> {
-        if self.known.contains_key(&token) {
-            return Ok(());
+    /// Returns the token with the largest logit. A soft cap does not change the order.
+    fn likeliest(&self, products: &[f32]) -> usize {
+        let logit = |token: usize| f64::from(products[token]) * self.logit_ops.factor + self.logit_ops.bias(token);
+        let mut best = (0, f64::NEG_INFINITY);
+        for token in 0..products.len() {
+            let logit = logit(token);
+            if logit > best.1 {
+                best = (token, logit);
+            }
+        }
+        best.0
+    }
+
+    /// Computes the raw and the relative contribution per part to the logit of `token`, at the beginning of `row`.
+    fn decompose(
+        &mut self,
+        view: &View<'_>,
+        point: usize,
+        token: usize,
+        is_on_cpu: bool,
+        parts: &[(Part, Option<u32>)],
+        row: &mut [f64],
+    ) -> Result<(), String> {
+        let structure = &view.plan.structure;
+        let column_of: BTreeMap<_, usize> = parts.iter().enumerate().map(|(at, part)| (*part, 2 * at)).collect();
+        row.fill(0.0);
+        let mut add = |part: (Part, Option<u32>), [raw, relative]: [f64; 2]| {
+            if let Some(&at) = column_of.get(&part) {
+                row[at] += raw;
+                row[at + 1] += relative;
+            }
+        };
+        let of_token = self.know(token)?;
+        let of_token = of_token.as_slice();
+        let scale = self.scale(view.row(structure.last, point));
+        let centered = self.norm.is_some_and(|(_, centered)| centered);
+        for term in structure.terms.iter().flatten() {
+            let value = match &term.value {
+                TermValue::Node(at) => view.row(*at, point),
+                TermValue::Constant(values) => values,
+            };
+            let addition = self.addition(value, &term.factor, scale, centered, of_token);
+            add((term.class.part(), term.layer), addition);
+            if let Some(detail) = term.class.detail() {
+                add((detail, term.layer), addition);
+            }
+        }
+        add((Part::NormBias, None), self.product(&self.bias, of_token));
+        let bias = self.logit_ops.bias(token);
+        add((Part::OutputBias, None), [bias, bias - self.logit_ops.mean_bias()]);
+        if is_on_cpu {
+            let normed = view.row(structure.normed, point);
+            let rounded = self.rows.rounded(normed);
+            let error: Vec<f64> = rounded.iter().zip(normed).map(|(&a, &b)| f64::from(a) - f64::from(b)).collect();
+            add((Part::Rounding, None), self.product(&error, of_token));
+        }
+        Ok(())
+    }
+
+    /// Returns the LM head's row of a token.
+    fn know(&mut self, token: usize) -> Result<Arc<Vec<f64>>, String> {
+        if let Some(row) = self.known.get(&token) {
+            return Ok(Arc::clone(row));
         }
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();
         }
-        let row = self.rows.row(token).ok_or_else(|| format!("'{}' has no row {token}", self.rows.name()))?;
-        self.known.insert(token, row.iter().map(|&x| f64::from(x)).collect());
-        Ok(())
+        let row = Token::try_from(token).ok().and_then(|token| self.rows.row(token));
+        let row = row.ok_or_else(|| format!("'{}' has no row {token}", self.rows.name()))?;
+        let row = Arc::new(row.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>());
+        self.known.insert(token, Arc::clone(&row));
+        Ok(row)
     }
 
     /// Returns the reciprocal of the final norm's denominator.
@@ -245,13 +279,13 @@ impl PrismScale {
         1.0 / (square + eps).sqrt()
     }
 
-    /// Computes the contribution of a term to the target's logit, and to that logit minus the vocabulary's mean.
-    fn addition(&self, value: &[f32], factor: &Factor, scale: f64, centered: bool, of_target: &[f64]) -> [f64; 2] {
+    /// Computes the contribution of a term to a token's logit, and to that logit minus the vocabulary's mean.
+    fn addition(&self, value: &[f32], factor: &Factor, scale: f64, centered: bool, of_token: &[f64]) -> [f64; 2] {
         let at = |i: usize| f64::from(value[i]) * factor.at(i);
         let n = value.len();
         let mean = if centered { (0..n).map(at).sum::<f64>() / n as f64 } else { 0.0 };
         let (mut raw, mut of_mean) = (0.0, 0.0);
-        for (i, (w, w_mean)) in of_target.iter().zip(&self.mean_row).enumerate() {
+        for (i, (w, w_mean)) in of_token.iter().zip(&self.mean_row).enumerate() {
             let x = (at(i) - mean) * scale * self.gain[i];
             raw += x * w;
             of_mean += x * w_mean;
@@ -260,14 +294,15 @@ impl PrismScale {
     }
 
     /// Computes the contribution of a part of the LM head's input.
-    fn product(&self, input: &[f64], of_target: &[f64]) -> [f64; 2] {
+    fn product(&self, input: &[f64], of_token: &[f64]) -> [f64; 2] {
         let dot = |row: &[f64]| input.iter().zip(row).map(|(x, w)| x * w).sum::<f64>();
-        let raw = dot(of_target);
+        let raw = dot(of_token);
         [raw * self.logit_ops.factor, (raw - dot(&self.mean_row)) * self.logit_ops.factor]
     }
 }
 
-/// Computes three cosines per layer: around the layer, its attention and its feed-forward network.
+/// Computes three cosines per layer, around the layer, its attention and its feed-forward network; then the three relative
+/// distances around them.
 pub(super) fn cosine_steps(view: &View<'_>, start: usize, rows: &mut [Vec<f64>]) {
     for (at, step) in view.plan.structure.steps.iter().flatten().enumerate() {
         for (point, row) in rows.iter_mut().enumerate() {
@@ -285,15 +320,20 @@ pub(super) fn cosine_steps(view: &View<'_>, start: usize, rows: &mut [Vec<f64>])
                 let before: Vec<f64> =
                     input.iter().zip(other).map(|(x, other)| if reads_other { x + other } else { *x }).collect();
                 let after: Vec<f64> = before.iter().zip(part).map(|(x, part)| x + part).collect();
-                cosine(&before, &after)
+                (before, after)
             };
-            let whole = cosine(
-                &scaled(view.row(step.input.0, point), &Factor::one()),
-                &scaled(view.row(step.output, point), &Factor::one()),
-            );
-            row[start + 3 * at] = whole;
-            row[start + 3 * at + 1] = around(&attention, &feed_forward, step.attention_reads_feed_forward);
-            row[start + 3 * at + 2] = around(&feed_forward, &attention, step.feed_forward_reads_attention);
+            let pairs = [
+                (
+                    scaled(view.row(step.input.0, point), &Factor::one()),
+                    scaled(view.row(step.output, point), &Factor::one()),
+                ),
+                around(&attention, &feed_forward, step.attention_reads_feed_forward),
+                around(&feed_forward, &attention, step.feed_forward_reads_attention),
+            ];
+            for (i, (before, after)) in pairs.iter().enumerate() {
+                row[start + 6 * at + i] = cosine(before, after);
+                row[start + 6 * at + 3 + i] = distance(before, after);
+            }
         }
     }
 }
@@ -305,6 +345,12 @@ fn scaled(row: &[f32], factor: &Factor) -> Vec<f64> {
 fn cosine(a: &[f64], b: &[f64]) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).clamp(-1.0, 1.0)
+}
+
+/// Computes ‖after - before‖ / ‖before‖.
+fn distance(before: &[f64], after: &[f64]) -> f64 {
+    let moved = before.iter().zip(after).map(|(a, b)| (b - a).powi(2)).sum::<f64>();
+    (moved / before.iter().map(|x| x * x).sum::<f64>()).sqrt()
 }
 
 #[cfg(test)]
@@ -328,5 +374,8 @@ mod tests {
     fn a_cosine_compares_directions() {
         assert!((cosine(&[1.0, 0.0], &[1.0, 1.0]) - 0.5_f64.sqrt()).abs() < 1e-12);
         assert!(cosine(&[0.0, 0.0], &[1.0, 1.0]).is_nan());
+        // A stream that doubles is not turned, but moves by its own length.
+        assert!((distance(&[3.0, 4.0], &[6.0, 8.0]) - 1.0).abs() < 1e-12);
+        assert!((distance(&[3.0, 4.0], &[3.0, 5.0]) - 0.2).abs() < 1e-12);
     }
 }

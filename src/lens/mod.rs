@@ -11,6 +11,7 @@
 pub mod base;
 pub mod file;
 mod findings;
+mod measurements;
 mod sample;
 
 #[cfg(feature = "llama")]
@@ -27,6 +28,8 @@ mod probe;
 mod structure;
 
 pub use findings::{Base, Findings, LensOptions};
+pub(crate) use measurements::FindingsTable;
+pub use measurements::{Measurements, Settings};
 #[cfg(feature = "llama")]
 pub(crate) use {
     capture::RowCapture, findings::ChunkFindings, probe::LensProbe, probe::SamplePoint, sample::positions,

@@ -53,6 +53,8 @@ enum WeightKind {
     Dense,
     Shared,
     Routed,
+    /// The input of a layer besides the stream: an embedding of the token for this layer (Gemma 4).
+    PerLayerInput,
 }
 
 /// The weights that a term is computed from.
@@ -69,12 +71,16 @@ impl TermWeights {
         let weight = name.splitn(3, '.').nth(2).unwrap_or_default();
         let kind = if weight.contains("norm") {
             return; // its name says where it is, not which part it belongs to, and one may serve both
+        } else if weight.starts_with("attn_") {
+            WeightKind::Attention // also attention with experts (attn_v_exps)
+        } else if ["inp_gate.", "proj.", "ple_"].iter().any(|start| weight.starts_with(start)) {
+            WeightKind::PerLayerInput
         } else if weight.contains("_shexp") {
             WeightKind::Shared
         } else if weight.contains("exps") || weight.starts_with("exp_probs") || weight.starts_with("ffn_gate_inp") {
             WeightKind::Routed
-        } else if weight.starts_with("ffn_") || weight.starts_with("channel_mix") {
-            WeightKind::Dense
+        } else if ["ffn_", "ffn.", "channel_mix"].iter().any(|start| weight.starts_with(start)) {
+            WeightKind::Dense // MPT's activation scales are called ffn.act
         } else {
             WeightKind::Attention
         };
@@ -93,7 +99,7 @@ impl TermWeights {
             [WeightKind::Attention] => Class::Attention,
             [WeightKind::Shared] => Class::SharedExperts,
             [WeightKind::Routed] => Class::RoutedExperts,
-            [] | [WeightKind::Attention, ..] => Class::Other,
+            [] | [WeightKind::Attention, ..] | [.., WeightKind::PerLayerInput] => Class::Other,
             _ => Class::FeedForward,
         };
         (self.layer, class)
@@ -123,6 +129,10 @@ mod tests {
             (&["blk.1.ffn_up_shexp.weight", "blk.1.ffn_up_exps.weight"], (Some(1), Class::FeedForward)),
             (&["blk.1.ffn_up.weight", "blk.1.attn_q.weight"], (Some(1), Class::Other)),
             (&["cache_k_l0"], (None, Class::Other)),
+            // MPT with activation scales, attention with experts, Gemma 4's embedding per layer.
+            (&["blk.2.ffn_up.weight", "blk.2.ffn.act.scales"], (Some(2), Class::FeedForward)),
+            (&["blk.2.attn_v_exps.weight", "blk.2.attn_q.weight"], (Some(2), Class::Attention)),
+            (&["blk.2.inp_gate.weight", "blk.2.proj.weight"], (Some(2), Class::Other)),
         ] {
             assert_eq!(label(names), expected, "{names:?}");
         }

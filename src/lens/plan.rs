@@ -28,7 +28,7 @@ impl Plan {
             nodes.insert(structure.normed);
         }
         if options.lens {
-            nodes.extend(structure.states.iter().map(|(_, at)| *at));
+            nodes.extend(structure.places().into_iter().map(|(_, at)| at));
         }
         if wants_parts {
             nodes.insert(structure.last);
@@ -146,7 +146,7 @@ impl LinearLogitOps {
 
 /// Returns the results per position, in order.
 fn columns(structure: &Structure, options: &LensOptions) -> Columns {
-    let lens = options.lens.then(|| Ok(structure.states.iter().map(|(layer, _)| *layer).collect()));
+    let lens = options.lens.then(|| Ok(structure.places().into_iter().map(|(place, _)| place).collect()));
     let parts = || {
         let terms = structure.terms.as_ref().map_err(Clone::clone)?;
         let mut parts = BTreeSet::new();

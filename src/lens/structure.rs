@@ -8,6 +8,7 @@ mod finder;
 
 use crate::llama::{Graph, Source};
 
+use super::findings::Place;
 use super::parts::Class;
 use finder::Finder;
 
@@ -78,6 +79,8 @@ pub(super) struct Step {
     pub(super) input: (usize, Factor),
     /// The stream after the layer.
     pub(super) output: usize,
+    /// The stream after the attention and before the feed-forward network, where one follows the other.
+    pub(super) between: Option<usize>,
     pub(super) attention: Vec<(usize, Factor)>,
     pub(super) feed_forward: Vec<(usize, Factor)>,
     /// True if attention reads what the feed-forward network has added; then the reverse.
@@ -118,6 +121,12 @@ impl Structure {
             return Err(format!("the input of its output matrix has {rows} rows for {n_tokens} tokens"));
         }
         let finder = Finder::new(graph, width, rows);
+        if let Some(streams) = finder.several_streams() {
+            return Err(format!(
+                "it has {streams} residual streams, which its layers mix by weights that depend on the token: no single \
+                 stream can be read between two layers"
+            ));
+        }
         let (last, after_nodes, after) = finder.after(normed)?;
         let mut structure = Self {
             last,
@@ -132,7 +141,7 @@ impl Structure {
             Ok(chain) => {
                 structure.states = finder.states(&chain);
                 structure.terms = finder.terms(last);
-                structure.steps = finder.steps(&structure.states);
+                structure.steps = finder.steps(&structure.states, &chain);
             }
             Err(reason) => {
                 structure.states = finder.named_states(last);
@@ -145,6 +154,19 @@ impl Structure {
 }
 
 impl Structure {
+    /// Returns the places where the lens reads the stream, in the order of the graph.
+    pub(super) fn places(&self) -> Vec<(Place, usize)> {
+        let between = |layer: u32| {
+            let step = self.steps.as_ref().ok()?.iter().find(|step| step.layer == layer)?;
+            Some((Place::Between(layer), step.between?))
+        };
+        let of_state = |&(layer, at): &(Option<u32>, usize)| match layer {
+            None => vec![(Place::Embedding, at)],
+            Some(layer) => between(layer).into_iter().chain([(Place::After(layer), at)]).collect(),
+        };
+        self.states.iter().flat_map(of_state).collect()
+    }
+
     /// Creates the structure of a model whose stream cannot be found.
     pub(super) fn empty() -> Self {
         Self {

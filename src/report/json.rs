@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use super::sheet::{Cell, Sheet};
 use crate::check::Check;
 use crate::imatrix::Filled;
+use crate::lens::file::LensFile;
 
 /// Serializes the sheet as an array of objects.
 impl Serialize for Sheet {
@@ -75,6 +76,9 @@ pub struct StatsFile {
     /// One row per expert; only with `--by expert`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experts: Option<Sheet>,
+    /// Measurements of the layers, from the lens file beside the matrix; only if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lens: Option<LensFile>,
     /// Experts whose sums were filled from other experts, by weight; only if there are any.
     #[serde(skip_serializing_if = "Filled::is_empty")]
     pub filled: Filled,

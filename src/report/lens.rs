@@ -1,11 +1,26 @@
 //! Sheets of a lens file.
 
 use super::sheet::{Cell, Heading, Sheet};
-use crate::lens::file::{Addition, LensFile, LensPoint, Part, Section, Spread};
+use crate::lens::file::{Addition, Decomposition, LensFile, LensPoint, Part, Section, Spread};
+
+/// What a table shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LensPart {
+    /// The logit lens.
+    Lens,
+    /// The logit prism of the next token.
+    Prism,
+    /// The logit prism of the model's likeliest token.
+    PrismOfLikeliest,
+    /// Layer similarity.
+    Similarity,
+}
 
 /// A section of a lens file: its title, and its results or the reason why there are none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LensTable {
+    /// What it shows.
+    pub part: LensPart,
     /// Title of the section.
     pub title: String,
     /// Results, or the reason why there are none.
@@ -27,26 +42,23 @@ pub fn tables(file: &LensFile) -> Vec<LensTable> {
         };
         let sheet = measured(section).map(|lens| {
             let points = lens.embedding.iter().map(|point| (Cell::Text("embedding".to_owned()), point));
-            let layers = lens.layers.iter().map(|l| (Cell::Count(l.layer.into()), &l.point));
-            Sheet { headings: LENS.to_vec(), rows: points.chain(layers).map(lens_row).collect() }
+            let points = points.map(|(label, point)| lens_row(label, point, None));
+            let layers =
+                lens.layers.iter().map(|l| lens_row(Cell::Count(l.layer.into()), &l.point, l.after_attention.as_ref()));
+            Sheet { headings: LENS.to_vec(), rows: points.chain(layers).collect() }
         });
         let last = measured(section).ok().and_then(|lens| lens.layers.last());
         let note = last.map(|last| format!("Mean KL of the last layer: {:.3e}", last.point.kl.mean));
-        tables.push(LensTable { title: format!("Logit lens ({sampled}{base})"), sheet, note });
+        let title = format!("Logit lens ({sampled}{base})");
+        tables.push(LensTable { part: LensPart::Lens, title, sheet, note });
     }
     if let Some(section) = &file.prism {
-        let sheet = measured(section).map(|prism| {
-            let row = |part: &crate::lens::file::PrismPart| {
-                let mut row = vec![Cell::count(part.layer), Cell::Text(name(part.part).to_owned())];
-                row.extend([part.raw, part.relative].iter().flat_map(addition));
-                row
-            };
-            Sheet { headings: PRISM.to_vec(), rows: prism.parts.iter().map(row).collect() }
-        });
-        let note = measured(section).ok().map(|prism| {
-            format!("Largest relative error of the parts' sum: {:.3e}", prism.sum_check.max_relative_error)
-        });
-        tables.push(LensTable { title: format!("Logit prism ({sampled})"), sheet, note });
+        let next = measured(section).map(|prism| &prism.next_token);
+        tables.push(prism_table(LensPart::Prism, format!("Logit prism ({sampled})"), next));
+        if let Some(likeliest) = measured(section).ok().and_then(|prism| prism.likeliest_token.as_ref()) {
+            let title = format!("Logit prism of the model's likeliest token ({sampled})");
+            tables.push(prism_table(LensPart::PrismOfLikeliest, title, Ok(likeliest)));
+        }
     }
     if let Some(section) = &file.similarity {
         let sheet = measured(section).map(|similarity| {
@@ -56,11 +68,16 @@ pub fn tables(file: &LensFile) -> Vec<LensTable> {
                 let mut row = vec![Cell::Count(l.layer.into())];
                 row.extend(whole);
                 row.extend([mean(&l.attention), mean(&l.feed_forward)]);
+                let distance = l.distance.as_ref();
+                row.push(mean(&distance.map(|d| d.whole)));
+                row.push(mean(&distance.and_then(|d| d.attention)));
+                row.push(mean(&distance.and_then(|d| d.feed_forward)));
                 row
             };
             Sheet { headings: SIMILARITY.to_vec(), rows: similarity.layers.iter().map(row).collect() }
         });
-        tables.push(LensTable { title: format!("Layer similarity ({sampled})"), sheet, note: None });
+        let title = format!("Layer similarity ({sampled})");
+        tables.push(LensTable { part: LensPart::Similarity, title, sheet, note: None });
     }
     tables
 }
@@ -72,21 +89,52 @@ fn measured<T>(section: &Section<T>) -> Result<&T, String> {
     }
 }
 
-const LENS: [Heading; 8] = [
+const LENS: [Heading; 10] = [
     Heading::new("layer", "Layer", 0),
     Heading::new("kl", "KL", 5),
     Heading::new("kl_p5", "5 %", 5),
     Heading::new("kl_p50", "Median", 5),
     Heading::new("kl_p95", "95 %", 5),
     Heading::new("kl_reduction", "Reduction", 5),
+    Heading::new("attention_kl_reduction", "Attention", 5),
+    Heading::new("feed_forward_kl_reduction", "Feed-forward", 5),
     Heading::new("top1_agreement", "Top-1", 4),
     Heading::new("target_nll", "NLL", 5),
 ];
 
-fn lens_row((label, point): (Cell, &LensPoint)) -> Vec<Cell> {
+/// Returns the row of a point. `within` is the point between the layer's attention and feed-forward network, which splits
+/// the reduction.
+fn lens_row(label: Cell, point: &LensPoint, within: Option<&LensPoint>) -> Vec<Cell> {
     let kl = &point.kl;
-    let numbers = [kl.mean, kl.p5, kl.p50, kl.p95, point.kl_reduction, point.top1_agreement, point.target_nll];
-    std::iter::once(label).chain(numbers.map(Cell::Number)).collect()
+    let mut row = vec![label];
+    row.extend([kl.mean, kl.p5, kl.p50, kl.p95, point.kl_reduction].map(Cell::Number));
+    row.push(within.map_or(Cell::Missing, |within| Cell::Number(within.kl_reduction)));
+    row.push(within.map_or(Cell::Missing, |within| Cell::Number(within.kl.mean - kl.mean)));
+    row.extend([point.top1_agreement, point.target_nll].map(Cell::Number));
+    row
+}
+
+/// Returns the parts of a logit, with a row for each whole layer after its parts.
+fn prism_table(part: LensPart, title: String, prism: Result<&Decomposition, String>) -> LensTable {
+    let row = |layer: Option<u32>, name: &str, raw: Addition, relative: Addition| {
+        let mut row = vec![Cell::count(layer), Cell::Text(name.to_owned())];
+        row.extend([raw, relative].iter().flat_map(addition));
+        row
+    };
+    let sheet = prism.as_ref().map_err(Clone::clone).map(|prism| {
+        let mut rows = Vec::new();
+        for (i, part) in prism.parts.iter().enumerate() {
+            rows.push(row(part.layer, name(part.part), part.raw, part.relative));
+            let is_last = prism.parts.get(i + 1).is_none_or(|next| next.layer != part.layer);
+            let layer = prism.layers.iter().find(|layer| Some(layer.layer) == part.layer).filter(|_| is_last);
+            rows.extend(layer.map(|layer| row(part.layer, "whole layer", layer.raw, layer.relative)));
+        }
+        Sheet { headings: PRISM.to_vec(), rows }
+    });
+    let error = |prism: &Decomposition| {
+        format!("Largest relative error of the parts' sum: {:.3e}", prism.sum_check.max_relative_error)
+    };
+    LensTable { part, title, sheet, note: prism.ok().map(error) }
 }
 
 const PRISM: [Heading; 8] = [
@@ -119,7 +167,7 @@ fn name(part: Part) -> &'static str {
     }
 }
 
-const SIMILARITY: [Heading; 7] = [
+const SIMILARITY: [Heading; 10] = [
     Heading::new("layer", "Layer", 0),
     Heading::new("whole", "Cosine", 5),
     Heading::new("whole_p5", "5 %", 5),
@@ -127,6 +175,9 @@ const SIMILARITY: [Heading; 7] = [
     Heading::new("whole_p95", "95 %", 5),
     Heading::new("attention", "Attention", 5),
     Heading::new("feed_forward", "Feed-forward", 5),
+    Heading::new("distance", "Distance", 5),
+    Heading::new("attention_distance", "Attention", 5),
+    Heading::new("feed_forward_distance", "Feed-forward", 5),
 ];
 
 #[cfg(test)]
@@ -144,6 +195,8 @@ mod tests {
             assert!(sheet.rows.iter().all(|row| row.len() == sheet.headings.len()), "{}", table.title);
             assert!(aligned(sheet).lines().count() > 3);
         }
+        // Files of earlier versions lack the later columns' numbers.
+        assert!(tables[2].sheet.as_ref().is_ok_and(|sheet| sheet.rows.iter().all(|row| row[7] == Cell::Missing)));
         assert!(tables[0].note.as_ref().unwrap().starts_with("Mean KL of the last layer: "));
         assert!(tables[1].note.as_ref().unwrap().contains("error of the parts' sum"));
     }

@@ -221,6 +221,7 @@ fn prism_curves(prism: &Prism) -> Curves {
     let curve = |(part, label): (Part, &str)| Curve {
         label: label.to_owned(),
         points: prism
+            .next_token
             .parts
             .iter()
             .filter(|p| p.part == part)

@@ -55,6 +55,9 @@ pub enum Error {
         /// Description of what is expected.
         expected: String,
     },
+    /// The measurements of layers break a rule.
+    #[error("the measurements of layers: {0}")]
+    Measurements(&'static str),
     /// A set of chunks breaks a rule.
     #[error("the {set} chunks are {found}, expected {rule}")]
     Chunks {

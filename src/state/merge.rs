@@ -72,13 +72,14 @@ impl Merger {
             }
         }
         self.parts.push(Part { path: path.to_owned(), shard: *shard, done: done.clone() });
-        let State { sums, progress, likelihoods, fingerprint, output } = state;
+        let State { sums, progress, likelihoods, measurements, fingerprint, output } = state;
         if let SharedSums::Exact(groups) = sums {
             for Group { weights, entry } in groups {
                 self.add_group(path, weights, entry.into_owned())?;
             }
         }
-        self.add_rest(State { sums: SharedSums::Exact(Vec::new()), progress, likelihoods, fingerprint, output });
+        let sums = SharedSums::Exact(Vec::new());
+        self.add_rest(State { fingerprint, progress, output, likelihoods, measurements, sums });
         Ok(())
     }
 
@@ -127,6 +128,14 @@ impl Merger {
         whole.progress.tokens = whole.progress.tokens.saturating_add(state.progress.tokens);
         if let (Some(likelihoods), Some(more)) = (&mut whole.likelihoods, state.likelihoods) {
             likelihoods.join(more);
+        }
+        match (&mut whole.measurements, state.measurements) {
+            // Chunks measured with other settings stay unmeasured: the sums are the same with and without them.
+            (Some(measurements), Some(more)) => {
+                measurements.join(more);
+            }
+            (measurements @ None, more) => *measurements = more,
+            (Some(_), None) => {}
         }
     }
 

@@ -19,6 +19,7 @@
 //!     progress,
 //!     output: Output { datasets: vec!["wiki.txt".into()], chunk_size: 512, ..Output::default() },
 //!     likelihoods: None,
+//!     measurements: None,
 //!     // Weights with the same entry share one copy of it in the file.
 //!     sums: SharedSums::exact([("blk.0.attn_k.weight", &entry), ("blk.0.attn_q.weight", &entry)]),
 //! };
@@ -36,6 +37,7 @@ mod collected;
 mod error;
 mod fingerprint;
 mod likelihoods;
+mod measurements;
 mod merge;
 mod model;
 mod output;
@@ -64,6 +66,7 @@ pub use crate::sums::Accumulate;
 use crate::atomic_file;
 use crate::gguf;
 use crate::imatrix::Imatrix;
+use crate::lens::Measurements;
 
 /// Version of the format that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
@@ -79,6 +82,8 @@ pub struct State<'a> {
     pub output: Output,
     /// Perplexity so far; `None` if it is not computed.
     pub likelihoods: Option<Likelihoods>,
+    /// Measurements of the layers so far; `None` if there are none.
+    pub measurements: Option<Measurements>,
     /// The sums, including those of the matrices that the run started from.
     pub sums: SharedSums<'a>,
 }
@@ -164,6 +169,11 @@ impl State<'_> {
         self.fingerprint.check()?;
         if let Some(likelihoods) = &self.likelihoods {
             likelihoods.check(done)?;
+        }
+        if let Some(measurements) = &self.measurements
+            && !measurements.findings.are_of(|chunk| done.contains(chunk))
+        {
+            return Err(Error::Measurements("layers were measured in a chunk that is not done"));
         }
         self.sums.check()
     }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::{
     Accumulate, ChunkSet, Digest, Error, Fingerprint, Group, Likelihoods, ModelFingerprint, Output, Progress, Shard,
-    SharedSums, State, VERSION, seal, write,
+    SharedSums, State, VERSION, measurements, seal, write,
 };
 use crate::exact::{ExactEntry, SQUARE_WORDS, SUM_WORDS};
 use crate::gguf::{Array, DType, File, MAGIC, Tensor, Value};
@@ -38,6 +38,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<State<'static>, Error> {
         progress: progress(&keys)?,
         output: output(&keys)?,
         likelihoods: likelihoods(&file, &keys)?,
+        measurements: measurements::read(&file)?,
         sums: match fingerprint.accumulate {
             Accumulate::F32 => SharedSums::F32(groups(&file, &keys, f32_entry)?),
             Accumulate::F64 => SharedSums::Exact(groups(&file, &keys, exact_entry)?),

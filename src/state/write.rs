@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Error, Fingerprint, Group, ModelFingerprint, Progress, SharedSums, State, VERSION, seal};
+use super::{Error, Fingerprint, Group, ModelFingerprint, Progress, SharedSums, State, VERSION, measurements, seal};
 use crate::exact::{ExactEntry, SQUARE_WORDS, SUM_WORDS};
 use crate::gguf::{DType, Value, Writer};
 use crate::imatrix::Entry;
@@ -28,6 +28,7 @@ pub(super) fn write(state: &State<'_>, w: impl io::Write) -> Result<(), Error> {
         SharedSums::Exact(groups) => add_groups(&mut file, groups, add_exact)?,
     }
     add_likelihoods(&mut file, state)?;
+    measurements::write(&mut file, state.measurements.as_ref())?;
     file.tensor(CHECKSUM, DType::I64, &[seal::BYTES as u64 / 8], vec![0; seal::BYTES])?;
     let mut sealing = seal::Sealing::new(w);
     file.write_to(&mut sealing)?;

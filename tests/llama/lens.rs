@@ -10,8 +10,8 @@ use llama_imatrix::calibration::{ChunkOptions, Chunks};
 use llama_imatrix::collect::{Earlier, Snapshot};
 use llama_imatrix::evaluate::{Lanes, Listener, RunOptions, Start, run};
 use llama_imatrix::imatrix::Entry;
-use llama_imatrix::lens::LensOptions;
 use llama_imatrix::lens::file::{LensFile, Model as ModelName, Section};
+use llama_imatrix::lens::{LensOptions, Measurements, Settings};
 use llama_imatrix::llama::{FlashAttention, Model, ModelOptions, Tuning};
 use llama_imatrix::{Collector, CollectorOptions};
 
@@ -54,7 +54,9 @@ fn look(model: &Model, lens: Option<LensOptions>) -> Result<(Sums, Option<LensFi
     let start = Start::new(Earlier::nothing());
     let outcome = run(model, None, &chunks, &collector, start, &options, &mut Silent).map_err(|e| e.to_string())?;
     let name = ModelName { name: model.name(), architecture: model.architecture(), n_layer: model.n_layer() as u32 };
-    let file = lens.zip(outcome.findings).map(|(lens, found)| found.file(name, String::new(), 32, 2, &lens));
+    let file = lens.zip(outcome.findings).map(|(lens, findings)| {
+        Measurements { settings: Settings::new(name, &lens), findings }.file(String::new(), 32, 2)
+    });
     let snapshot = collector.snapshot();
     Ok((snapshot.entries().map(|(name, entry)| (name.to_owned(), entry.into_owned())).collect(), file))
 }
@@ -117,8 +119,8 @@ fn any_architecture_decomposes_or_says_why_not() {
             }
         }
         if let Some(Section::Measured(prism)) = &file.prism {
-            let error = prism.sum_check.max_relative_error;
-            let _ = write!(line, " {} parts, error {error:.1e};", prism.parts.len());
+            let error = prism.next_token.sum_check.max_relative_error;
+            let _ = write!(line, " {} parts, error {error:.1e};", prism.next_token.parts.len());
             if error > 1e-3 {
                 bad.push(format!("{name}: the sum is off by {error}"));
             }

@@ -168,9 +168,11 @@ fn completions_work_in_bash() {
     }
     let script = "source <(\"$0\" --completion-bash); COMP_WORDS=(llama-imatrix stats \"$1\" \"$2\"); COMP_CWORD=3; \
                   _llama_imatrix; echo \"${COMPREPLY[@]}\"";
-    for (before, word, completed) in
-        [("--sort", "h_", "h_norm"), ("--by", "", "tensor layer expert"), ("--format", "c", "csv")]
-    {
+    for (before, word, completed) in [
+        ("--sort", "h_", "h_norm"),
+        ("--by", "", "tensor layer expert lens prism similarity"),
+        ("--format", "c", "csv"),
+    ] {
         let mut command = std::process::Command::new("bash");
         command.current_dir(bench.dir.path()).arg("-c").arg(script).arg(program()).args([before, word]);
         assert_eq!(run(&mut command).stdout.trim(), completed, "{before} {word}");

@@ -1,7 +1,7 @@
 //! `--logit-lens`, `--logit-prism`, `--layer-similarity`, and `--stop-when-covered`.
 
 use llama_imatrix::imatrix::Imatrix;
-use llama_imatrix::lens::file::{Lens, LensFile, Part, Prism, Section, Similarity};
+use llama_imatrix::lens::file::{Decomposition, Lens, LensFile, LensLayer, Part, Prism, Section, Similarity};
 use llama_imatrix::llama::{
     Batch, Context, ContextOptions, FlashAttention, Model, ModelOptions, Outputs, Token, Tuning,
 };
@@ -54,10 +54,10 @@ fn every_architecture_is_measured_and_its_matrix_keeps_its_bytes() {
             assert!((point.point.kl_reduction - (pair[0] - pair[1])).abs() < 1e-9);
         }
 
-        let error = prism.sum_check.max_relative_error;
+        let error = prism.next_token.sum_check.max_relative_error;
         assert!(error < 1e-3, "{name}: the parts' sum is off by {error}");
         // The mean of the sum is the sum of the means, and shares are of one whole.
-        let counted: Vec<_> = prism.parts.iter().filter(|part| !part.part.is_detail()).collect();
+        let counted: Vec<_> = prism.next_token.parts.iter().filter(|part| !part.part.is_detail()).collect();
         assert!((counted.iter().map(|part| part.raw.share).sum::<f64>() - 1.0).abs() < 1e-9, "{name}");
         assert!(counted.len() > n_layer && counted[0].part == Part::Embedding, "{name}");
         for layer in &similarity.layers {
@@ -81,7 +81,8 @@ fn shared_and_routed_experts_are_separate_and_add_up() {
     };
     let file = file_of("deepseek2");
     let prism = measured(file.prism.as_ref());
-    let mean = |part, layer| prism.parts.iter().find(|p| (p.part, p.layer) == (part, layer)).map(|p| p.raw.mean);
+    let mean =
+        |part, layer| prism.next_token.parts.iter().find(|p| (p.part, p.layer) == (part, layer)).map(|p| p.raw.mean);
     for layer in [1, 2] {
         let [whole, shared, routed] =
             [Part::FeedForward, Part::SharedExperts, Part::RoutedExperts].map(|part| mean(part, Some(layer)));
@@ -90,11 +91,64 @@ fn shared_and_routed_experts_are_separate_and_add_up() {
     assert_eq!(mean(Part::RoutedExperts, Some(0)), None, "the first layer is dense");
     assert!(file.lens.is_none() && file.similarity.is_none());
 
-    let has = |file: &LensFile, part| measured(file.prism.as_ref()).parts.iter().any(|p| p.part == part);
+    let has = |file: &LensFile, part| measured(file.prism.as_ref()).next_token.parts.iter().any(|p| p.part == part);
     let quantized = file_of("qwen2");
     assert!(has(&quantized, Part::Rounding) && !has(&quantized, Part::NormBias), "its output matrix is of Q8_0");
     let biased = file_of("gpt2");
     assert!(has(&biased, Part::NormBias) && !has(&biased, Part::Rounding), "its final norm has a bias");
+}
+
+/// Attention and feed-forward network are told apart by the names of their weights, and by what reads what.
+#[test]
+fn parts_are_told_apart_in_parallel_blocks_and_with_activation_scales() {
+    let bench = Bench::new(&["command-r", "mpt"]);
+    for model in ["command-r", "mpt"] {
+        bench.ok(&format!("-m {model}.gguf -f calibration.txt -c 64 -b 64 --chunks 2 {ALL}"));
+        let file = load(&bench, "imatrix.lens.json");
+        let (lens, prism, similarity) = parts(&file);
+        let found: Vec<_> = prism.next_token.parts.iter().map(|p| (p.part, p.layer)).collect();
+        let of_layer = |l| [(Part::Attention, Some(l)), (Part::FeedForward, Some(l))];
+        let expected: Vec<_> = [(Part::Embedding, None)].into_iter().chain((0..2).flat_map(of_layer)).collect();
+        assert_eq!(found, expected, "{model}");
+        assert!(similarity.layers.iter().all(|l| l.attention.is_some() && l.feed_forward.is_some()), "{model}");
+        let is_between = |l: &LensLayer| l.after_attention.is_some();
+        assert!(
+            lens.layers.iter().all(|l| is_between(l) == (model == "mpt")),
+            "{model}: a parallel block has no between"
+        );
+    }
+}
+
+/// What the file says of a layer agrees with what it says of its parts.
+#[test]
+fn a_layer_and_the_likeliest_token_are_decomposed_too() {
+    let bench = Bench::new(&["llama"]);
+    let ran = bench.ok(&format!("-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 3 {ALL}"));
+    let file = load(&bench, "imatrix.lens.json");
+    let (lens, prism, similarity) = parts(&file);
+    let likeliest = prism.likeliest_token.as_ref().unwrap();
+    for decomposition in [&prism.next_token, likeliest] {
+        assert!(decomposition.sum_check.max_relative_error < 1e-3);
+        assert_eq!(decomposition.layers.len(), 3);
+        for layer in &decomposition.layers {
+            let of_layer = decomposition.parts.iter().filter(|p| p.layer == Some(layer.layer));
+            let [mean, mean_abs] = of_layer.fold([0.0; 2], |[a, b], p| [a + p.raw.mean, b + p.raw.mean_abs]);
+            assert!((layer.raw.mean - mean).abs() < 1e-9, "the mean of the sum is the sum of the means");
+            assert!(layer.raw.mean_abs <= mean_abs + 1e-9 && layer.raw.mean_abs >= mean.abs() - 1e-9);
+        }
+    }
+    // No token has a larger logit.
+    let logit = |d: &Decomposition| d.parts.iter().filter(|p| !p.part.is_detail()).map(|p| p.raw.mean).sum::<f64>();
+    assert!(logit(likeliest) > logit(&prism.next_token) + 0.1);
+    for layer in &lens.layers {
+        let within = layer.after_attention.as_ref().unwrap();
+        let before = layer.point.kl.mean + layer.point.kl_reduction;
+        assert!((before - within.kl_reduction - within.kl.mean).abs() < 1e-9, "{layer:?}");
+    }
+    assert!(similarity.layers.iter().all(|l| l.distance.unwrap().whole.mean > 0.01));
+    for says in ["Logit prism of the model's likeliest token (", "whole layer", "Distance"] {
+        assert!(ran.stdout.contains(says), "{says}: {}", ran.stdout);
+    }
 }
 
 #[test]
@@ -128,7 +182,7 @@ fn results_depend_on_the_seed_but_not_on_lanes_or_micro_batches() {
         for (a, b) in a.0.layers.iter().zip(&b.0.layers) {
             assert!((a.point.target_nll - b.point.target_nll).abs() < 1e-3, "{model}: {a:?} {b:?}");
         }
-        assert!(b.1.sum_check.max_relative_error < 1e-3);
+        assert!(b.1.next_token.sum_check.max_relative_error < 1e-3);
     }
 }
 
@@ -286,20 +340,81 @@ fn a_discarded_chunk_is_not_measured() {
     assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
 }
 
+/// A state has the measurements of its chunks.
 #[test]
-fn a_resumed_run_measures_only_the_chunks_it_evaluates_and_says_so() {
+fn a_resumed_run_gives_the_lens_file_of_an_uninterrupted_one() {
     let bench = Bench::new(&["llama"]);
-    let run = "-m llama.gguf -f calibration.txt -c 64 -b 64 --lanes 1";
-    bench.ok(&format!("{run} -o whole.gguf"));
     // An error in the middle leaves a state.
     bench.write("llama-nan.gguf", &support::build("llama-nan-token"));
-    let broken = format!("{run} -m llama-nan.gguf --nan abort --state-frequency 1 --logit-lens");
-    assert_eq!(bench.run(&broken).code, Some(1));
-    assert!(!bench.path("imatrix.lens.json").exists());
-    let ran = bench.ok(&format!("{run} -m llama-nan.gguf --state-frequency 1 --resume --logit-lens"));
+    let run = format!("-m llama-nan.gguf -f calibration.txt -c 64 -b 64 --lanes 1 {ALL}");
+    bench.ok(&format!("{run} -o once.gguf"));
+    let interrupted = |name: &str| {
+        let broken = format!("{run} -o {name}.gguf --nan abort --state-frequency 1");
+        assert_eq!(bench.run(&broken).code, Some(1));
+        assert!(!bench.path(&format!("{name}.lens.json")).exists());
+        format!("{run} -o {name}.gguf --state-frequency 1 --resume")
+    };
+    let ran = bench.ok(&interrupted("same"));
+    assert!(!ran.stderr.contains("layers were measured in"), "{}", ran.stderr);
+    assert!(bench.read("same.lens.json") == bench.read("once.lens.json"));
+    // Measurements with other settings are not combined.
+    let ran = bench.ok(&format!("{} --lens-seed 5", interrupted("other")));
     assert!(ran.stderr.contains("layers were measured in "), "{}", ran.stderr);
-    let positions = load(&bench, "imatrix.lens.json").positions;
+    let positions = load(&bench, "other.lens.json").positions;
     assert!(positions.chunks < positions.run_chunks.unwrap(), "{positions:?}");
+}
+
+#[test]
+fn merging_shards_gives_the_lens_file_of_one_run() {
+    let bench = Bench::new(&["llama"]);
+    let run = "-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 6 --accumulate f64 --lens-tokens 8";
+    bench.ok(&format!("{run} {ALL} -o once.gguf"));
+    for shard in 0..3 {
+        bench.ok(&format!("{run} {ALL} --shard {shard}/3 -o {shard}.state"));
+    }
+    let merged = bench.ok("merge 2.state 0.state 1.state -o merged.gguf");
+    assert!(merged.stderr.contains("saved the measurements of layers to 'merged.lens.json'"), "{}", merged.stderr);
+    assert!(bench.read("merged.lens.json") == bench.read("once.lens.json"));
+    assert!(bench.read("merged.gguf") == bench.read("once.gguf"));
+
+    // A shard without measurements: the matrix is merged all the same.
+    bench.ok(&format!("{run} --shard 1/3 -o without.state"));
+    let merged = bench.ok("merge 0.state without.state 2.state -o part.gguf");
+    assert!(merged.stderr.contains("layers were measured in 4 of 6 chunks"), "{}", merged.stderr);
+    assert!(bench.read("part.gguf") == bench.read("once.gguf"));
+    // A file that is no lens file is not replaced.
+    bench.write("foreign.lens.json", b"mine");
+    bench.fails("merge 0.state 1.state 2.state -o foreign.gguf", &["cannot write 'foreign.lens.json'"]);
+    assert_eq!(bench.read("foreign.lens.json"), b"mine");
+}
+
+#[test]
+fn stats_print_the_lens_file_beside_a_matrix() {
+    let bench = Bench::new(&["llama"]);
+    let run = "-m llama.gguf -f calibration.txt -c 64 -b 64 --chunks 2";
+    let ran = bench.ok(&format!("{run} {ALL}"));
+    bench.ok(&format!("{run} --logit-prism -o prism.gguf"));
+    bench.ok(&format!("{run} -o plain.gguf"));
+    // The tables are those at the end of the run.
+    let stats = bench.ok("stats imatrix.gguf").stdout;
+    for title in ["Logit lens (", "Logit prism (", "Logit prism of the model's likeliest token (", "Layer similarity ("]
+    {
+        let table =
+            |text: &str| text.split_once(title).map(|(_, rest)| rest.lines().take(6).collect::<Vec<_>>().join("\n"));
+        assert!(table(&stats).is_some() && table(&stats) == table(&ran.stdout), "{title}: {stats}");
+    }
+    let csv = bench.ok("stats imatrix.gguf --by prism --format csv").stdout;
+    assert!(csv.starts_with("file,token,layer,part,raw_mean,"), "{csv}");
+    assert!(csv.contains("\nimatrix.gguf,next,") && csv.contains("\nimatrix.gguf,likeliest,"), "{csv}");
+    assert!(bench.ok("stats imatrix.gguf --by similarity --format csv").stdout.contains(",distance,"));
+    let json: serde_json::Value = serde_json::from_str(&bench.ok("stats imatrix.gguf --format json").stdout).unwrap();
+    assert_eq!(json["files"][0]["lens"]["format"], "llama-imatrix lens");
+    bench.fails("stats plain.gguf --by lens", &["'plain.gguf' has no lens file 'plain.lens.json'", "hint: "]);
+    bench.fails("stats prism.gguf --by lens", &["'prism.lens.json' was written without --logit-lens"]);
+    assert!(!bench.ok("stats plain.gguf").stdout.contains("Logit"));
+    // Upstream's tables stay upstream's.
+    let shown = |file: &str| bench.ok(&format!("--in-file {file} --show-statistics")).stdout.replace(file, "FILE");
+    assert_eq!(shown("imatrix.gguf"), shown("plain.gguf"));
 }
 
 #[test]
@@ -372,7 +487,7 @@ fn documents_are_measured() {
             assert!((a.point.target_nll - b.point.target_nll).abs() < 2e-2, "{model}: {a:?} {b:?}");
         }
         for file in [together, pieces] {
-            assert!(file.1.sum_check.max_relative_error < 1e-3, "{model}");
+            assert!(file.1.next_token.sum_check.max_relative_error < 1e-3, "{model}");
             assert!(file.0.layers.last().unwrap().point.kl.mean.abs() < 1e-5, "{model}");
         }
     }
@@ -402,8 +517,8 @@ fn models_on_a_device_are_measured() {
                 assert!((a.point.kl.mean - b.point.kl.mean).abs() < 1e-3, "{model} {flags}: {a:?} {b:?}");
                 assert!((a.point.target_nll - b.point.target_nll).abs() < 1e-3, "{model} {flags}: {a:?} {b:?}");
             }
-            assert!(there.1.sum_check.max_relative_error < 1e-3, "{model} {flags}");
-            assert_eq!(prism.parts.len(), there.1.parts.len());
+            assert!(there.1.next_token.sum_check.max_relative_error < 1e-3, "{model} {flags}");
+            assert_eq!(prism.next_token.parts.len(), there.1.next_token.parts.len());
             for (a, b) in similarity.layers.iter().zip(&there.2.layers) {
                 assert!((a.whole.mean - b.whole.mean).abs() < 1e-3, "{model} {flags}: {a:?} {b:?}");
             }

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::{fs, io};
 
 pub use arch::qwen3moe::{DEAD_EXPERT, DEAD_LAYER};
-use arch::{bert, deepseek2, dream, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, qwen2, qwen3moe};
+use arch::{bert, command_r, deepseek2, dream, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, mpt, qwen2, qwen3moe};
 pub use check::CHECK_MODELS;
 pub use hostile::{HOSTILE, truncated};
 pub use nextn::{DRAFTS, NEXTN};
@@ -92,9 +92,19 @@ pub const MODELS: &[TestModel] = &[
 pub const BEYOND: &[TestModel] =
     &[TestModel { name: "bert", about: "an encoder: no logits, no mask, no cache", build: bert::build }];
 
+/// Models whose residual stream has a structure that none of the others has.
+pub const STREAMS: &[TestModel] = &[
+    TestModel {
+        name: "command-r",
+        about: "attention and feed-forward network in parallel, a scale on the logits",
+        build: command_r::build,
+    },
+    TestModel { name: "mpt", about: "activation scales in the feed-forward network", build: mpt::build },
+];
+
 /// The bytes of the model of that name, of whatever list.
 pub fn build(name: &str) -> Vec<u8> {
-    let lists = [MODELS, BEYOND, HOSTILE, NEXTN, DRAFTS];
+    let lists = [MODELS, BEYOND, STREAMS, HOSTILE, NEXTN, DRAFTS];
     let model = lists.into_iter().flatten().find(|model| model.name == name);
     model.unwrap_or_else(|| panic!("no test model is called {name}")).bytes()
 }
@@ -105,12 +115,15 @@ pub fn calibration() -> String {
     text(words, seed)
 }
 
-/// Writes the models as `DIR/NAME.gguf`, those in `BEYOND` as `DIR/beyond/NAME.gguf`, the hostile ones as
+/// Writes the models as `DIR/NAME.gguf`, those in `BEYOND` as `DIR/beyond/NAME.gguf`, those in `STREAMS` as
+/// `DIR/streams/NAME.gguf`, the hostile ones as
 /// `DIR/hostile/NAME.gguf`, those with NextN layers and their drafts as `DIR/nextn/NAME.gguf`, and
 /// `DIR/calibration.txt`, and those for `check` in `DIR/check`.
 pub fn write_all(dir: &Path) -> io::Result<()> {
-    let [beyond, hostile, nextn] = ["beyond", "hostile", "nextn"].map(|name| dir.join(name));
-    for (dir, models) in [(dir, MODELS), (&beyond, BEYOND), (&hostile, HOSTILE), (&nextn, NEXTN), (&nextn, DRAFTS)] {
+    let [beyond, streams, hostile, nextn] = ["beyond", "streams", "hostile", "nextn"].map(|name| dir.join(name));
+    let lists =
+        [(dir, MODELS), (&beyond, BEYOND), (&streams, STREAMS), (&hostile, HOSTILE), (&nextn, NEXTN), (&nextn, DRAFTS)];
+    for (dir, models) in lists {
         fs::create_dir_all(dir)?;
         for model in models {
             fs::write(dir.join(model.name).with_extension("gguf"), model.bytes())?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Error, FORMAT, LensFile, LensPoint, MAX_LAYERS, Part, Prism, Section, Spread, VERSION};
+use super::{Addition, Decomposition, Error, FORMAT, LensFile, LensPoint, MAX_LAYERS, Part, Section, Spread, VERSION};
 
 /// Amount by which rounding may push a cosine or a share above 1.
 const ROUNDING: f64 = 1e-3;
@@ -20,10 +20,13 @@ impl LensFile {
         }
         if let Some(Section::Measured(lens)) = &self.lens {
             ascending("lens", lens.layers.iter().map(|l| l.layer), n_layer)?;
-            lens.embedding.iter().chain(lens.layers.iter().map(|l| &l.point)).try_for_each(check_point)?;
+            let within = lens.layers.iter().filter_map(|l| l.after_attention.as_ref());
+            let mut points = lens.embedding.iter().chain(lens.layers.iter().map(|l| &l.point)).chain(within);
+            points.try_for_each(check_point)?;
         }
         if let Some(Section::Measured(prism)) = &self.prism {
-            check_prism(prism, n_layer)?;
+            check_decomposition(&prism.next_token, n_layer)?;
+            prism.likeliest_token.iter().try_for_each(|prism| check_decomposition(prism, n_layer))?;
         }
         if let Some(Section::Measured(similarity)) = &self.similarity {
             ascending("similarity", similarity.layers.iter().map(|l| l.layer), n_layer)?;
@@ -33,6 +36,9 @@ impl LensFile {
                     .iter()
                     .flatten()
                     .try_for_each(|s| check_spread("similarity", s, -1.0 - ROUNDING, 1.0 + ROUNDING))?;
+                let distances = layer.distance.map(|d| [Some(d.whole), d.attention, d.feed_forward]);
+                let mut distances = distances.iter().flatten().flatten();
+                distances.try_for_each(|s| check_spread("similarity", s, 0.0, f64::INFINITY))?;
             }
         }
         Ok(())
@@ -76,7 +82,7 @@ fn check_point(point: &LensPoint) -> Result<(), Error> {
     within("lens", "a top-1 agreement of", point.top1_agreement, 0.0, 1.0 + ROUNDING, "0 to 1")
 }
 
-fn check_prism(prism: &Prism, n_layer: u32) -> Result<(), Error> {
+fn check_decomposition(prism: &Decomposition, n_layer: u32) -> Result<(), Error> {
     let mut seen = BTreeSet::new();
     for p in &prism.parts {
         let fits = match p.part {
@@ -93,14 +99,18 @@ fn check_prism(prism: &Prism, n_layer: u32) -> Result<(), Error> {
         if let Some(layer) = p.layer.filter(|&layer| layer >= n_layer) {
             return wrong_layer("prism", layer, n_layer);
         }
-        for addition in [p.raw, p.relative] {
-            within("prism", "a mean absolute value of", addition.mean_abs, 0.0, f64::INFINITY, "0 or more")?;
-            // Details may cancel each other, so a detail may be larger than its part.
-            let most = if p.part.is_detail() { f64::INFINITY } else { 1.0 + ROUNDING };
-            within("prism", "a share of", addition.share, 0.0, most, "0 to 1")?;
-        }
+        // Details may cancel each other, so a detail may be larger than its part.
+        let most = if p.part.is_detail() { f64::INFINITY } else { 1.0 + ROUNDING };
+        [p.raw, p.relative].iter().try_for_each(|addition| check_addition(addition, most))?;
     }
-    Ok(())
+    ascending("prism", prism.layers.iter().map(|l| l.layer), n_layer)?;
+    let mut of_layers = prism.layers.iter().flat_map(|l| [l.raw, l.relative]);
+    of_layers.try_for_each(|addition| check_addition(&addition, 1.0 + ROUNDING))
+}
+
+fn check_addition(addition: &Addition, most: f64) -> Result<(), Error> {
+    within("prism", "a mean absolute value of", addition.mean_abs, 0.0, f64::INFINITY, "0 or more")?;
+    within("prism", "a share of", addition.share, 0.0, most, "0 to 1")
 }
 
 fn check_spread(section: &str, s: &Spread, least: f64, most: f64) -> Result<(), Error> {

@@ -8,9 +8,17 @@ fn point(kl: f64) -> LensPoint {
     LensPoint { kl: spread(kl), kl_reduction: f64::NAN, top1_agreement: 0.5, target_nll: 2.0 }
 }
 
-fn file() -> LensFile {
+fn decomposition() -> Decomposition {
     let addition = Addition { mean: -1.0, mean_abs: 1.0, share: 0.5 };
     let part = |part, layer| PrismPart { part, layer, raw: addition, relative: addition };
+    Decomposition {
+        parts: vec![part(Part::Embedding, None), part(Part::Attention, Some(1))],
+        layers: vec![PrismLayer { layer: 1, raw: addition, relative: addition }],
+        sum_check: SumCheck { max_relative_error: 1e-6 },
+    }
+}
+
+fn file() -> LensFile {
     LensFile {
         format: FORMAT.into(),
         version: VERSION,
@@ -20,12 +28,9 @@ fn file() -> LensFile {
         lens: Some(Section::Measured(Lens {
             base: "model".into(),
             embedding: Some(point(3.0)),
-            layers: vec![LensLayer { layer: 1, point: point(0.0) }],
+            layers: vec![LensLayer { layer: 1, point: point(0.0), after_attention: Some(point(1.0)) }],
         })),
-        prism: Some(Section::Measured(Prism {
-            parts: vec![part(Part::Embedding, None), part(Part::Attention, Some(1))],
-            sum_check: SumCheck { max_relative_error: 1e-6 },
-        })),
+        prism: Some(Section::Measured(Prism { next_token: decomposition(), likeliest_token: Some(decomposition()) })),
         similarity: Some(Section::Unsupported { unsupported: "no residual stream".into() }),
     }
 }
@@ -56,12 +61,19 @@ fn each_broken_rule_has_its_error() {
         (broken(|f| f.format = "x".into()), "format"),
         (broken(|f| f.model.n_layer = 0), "0 layers"),
         (broken(|f| f.model.n_layer = 1), "layer 1 of 'lens'"),
-        (broken(|f| lens(f).layers.push(LensLayer { layer: 0, point: point(0.0) })), "layer 0 of 'lens'"),
+        (
+            broken(|f| lens(f).layers.push(LensLayer { layer: 0, point: point(0.0), after_attention: None })),
+            "layer 0 of 'lens'",
+        ),
         (broken(|f| lens(f).layers[0].point.top1_agreement = 2.0), "top-1 agreement of 2"),
         (broken(|f| lens(f).layers[0].point.kl.p5 = 9.0), "at least the quantile before"),
         (broken(|f| lens(f).layers[0].point.kl = spread(-1.0)), "mean of -1"),
-        (broken(|f| prism(f).parts[1].layer = None), "Attention"),
-        (broken(|f| prism(f).parts[0].raw.share = 1.5), "share of 1.5"),
+        (broken(|f| prism(f).next_token.parts[1].layer = None), "Attention"),
+        (broken(|f| prism(f).next_token.parts[0].raw.share = 1.5), "share of 1.5"),
+        (broken(|f| prism(f).next_token.layers[0].layer = 2), "layer 2 of 'prism'"),
+        (broken(|f| prism(f).next_token.layers[0].raw.share = 1.5), "share of 1.5"),
+        (broken(|f| likeliest(f).parts[0].raw.mean_abs = -1.0), "absolute value of -1"),
+        (broken(|f| lens(f).layers[0].after_attention = Some(point(-1.0))), "mean of -1"),
     ];
     for (found, part) in says {
         assert!(found.contains(part), "'{found}' does not mention '{part}'");
@@ -83,12 +95,32 @@ fn prism(file: &mut LensFile) -> &mut Prism {
     prism
 }
 
+fn likeliest(file: &mut LensFile) -> &mut Decomposition {
+    prism(file).likeliest_token.as_mut().unwrap()
+}
+
+/// The example was written before the file had layers of the prism, its likeliest token, distances, and the stream after
+/// the attention.
+#[test]
+fn files_of_earlier_versions_are_read() {
+    let file = LensFile::parse(include_bytes!("../../../tests/data/report/first.lens.json")).unwrap();
+    let Some(Section::Measured(prism)) = &file.prism else { panic!("{file:?}") };
+    assert!(prism.next_token.layers.is_empty() && prism.likeliest_token.is_none());
+    let Some(Section::Measured(similarity)) = &file.similarity else { panic!("{file:?}") };
+    assert!(similarity.layers.iter().all(|layer| layer.distance.is_none()));
+    let Some(Section::Measured(lens)) = &file.lens else { panic!("{file:?}") };
+    assert!(lens.layers.iter().all(|layer| layer.after_attention.is_none()));
+    let mut again = Vec::new();
+    file.write(&mut again).unwrap();
+    assert_eq!(format!("{:?}", LensFile::parse(&again).unwrap()), format!("{file:?}"));
+}
+
 #[test]
 fn the_documented_example_is_read() {
     let bytes = include_bytes!("../../../tests/data/report/first.lens.json");
     let file = LensFile::parse(bytes).unwrap();
     let Some(Section::Measured(prism)) = &file.prism else { panic!("{file:?}") };
-    assert!(prism.parts.iter().any(|p| p.part == Part::RoutedExperts && p.layer == Some(2)));
+    assert!(prism.next_token.parts.iter().any(|p| p.part == Part::RoutedExperts && p.layer == Some(2)));
     let Some(Section::Measured(lens)) = &file.lens else { panic!("{file:?}") };
     assert!(lens.embedding.as_ref().is_some_and(|e| e.kl_reduction.is_nan()) && lens.layers.len() == 3);
 }

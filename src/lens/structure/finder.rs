@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{AfterOp, Factor, Step, Term, TermValue};
 use crate::lens::file::Part;
 use crate::lens::parts::{Class, MAX_TERMS, TermWeights, layer};
-use crate::llama::{Graph, NodeOp, Source};
+use crate::llama::{Graph, Node, NodeOp, Source};
 
 /// Searches a graph for its residual stream.
 pub(super) struct Finder<'g> {
@@ -120,11 +120,36 @@ impl<'g> Finder<'g> {
     }
 
     fn no_norm(&self, at: usize) -> String {
+        let what = self.describe(at);
+        format!("between its residual stream and its output matrix is {what}, which is not a norm, factor or bias")
+    }
+
+    /// Names a node in the model's terms: its operation, and its name or the weights that it reads.
+    fn describe(&self, at: usize) -> String {
         let node = &self.graph.nodes()[at];
-        format!(
-            "between its residual stream and its output matrix is {} '{}', which is not a norm, factor or bias",
-            node.op_name, node.name
-        )
+        // ggml numbers the nodes that llama.cpp gives no name.
+        if !node.name.starts_with("node_") && !node.name.is_empty() {
+            return format!("{} '{}'", node.op_name, node.name);
+        }
+        let leaf = |source: &Source| match *source {
+            Source::Leaf(leaf) => Some(format!(" with '{}'", self.graph.leaves()[leaf].name)),
+            Source::Node(_) => None,
+        };
+        let layer = || self.top[at].map(|layer| format!(" in layer {layer}"));
+        let place = node.sources.iter().find_map(leaf).or_else(layer).unwrap_or_default();
+        format!("{}{place}", node.op_name)
+    }
+
+    /// Returns the number of streams of a model that has several (hyper-connections, `AltUp`), which its layers mix.
+    pub(super) fn several_streams(&self) -> Option<i64> {
+        let streams = |node: &Node| {
+            let is_stream =
+                ["l_out-", "l_last-", "hc_init", "inp_stacked"].iter().any(|name| node.name.starts_with(name));
+            let [width, rest] = [node.ne[0], node.ne[1] * node.ne[2]];
+            let several = width == self.width && rest % self.rows == 0 && rest > self.rows && node.ne[3] == 1;
+            (is_stream && several && (node.ne[1] == self.rows || node.ne[2] == self.rows)).then(|| rest / self.rows)
+        };
+        self.graph.nodes().iter().find_map(streams)
     }
 
     /// Returns the nodes of the stream from `last` back to the embedding.
@@ -137,14 +162,26 @@ impl<'g> Finder<'g> {
             let next = self.carried(at).into_iter().filter(|&from| self.streams[from]).max_by_key(far);
             let Some(next) = next else {
                 return Err(format!(
-                    "its residual stream does not begin with the embedding, but with '{}'",
-                    self.name(at)
+                    "its residual stream is not the embedding plus what its layers add: {} computes it anew",
+                    self.describe(self.origin(at))
                 ));
             };
             chain.push(next);
             at = next;
         }
         Ok(chain)
+    }
+
+    /// Follows the oldest terms of a sum to the operation that they come from.
+    fn origin(&self, mut at: usize) -> usize {
+        loop {
+            let sources = self.carried(at);
+            let sums = sources.iter().filter(|&&from| !self.carried(from).is_empty()).min();
+            match sums.or_else(|| sources.iter().min()) {
+                Some(&from) => at = from,
+                None => return at,
+            }
+        }
     }
 
     fn name(&self, at: usize) -> &str {
@@ -175,7 +212,19 @@ impl<'g> Finder<'g> {
         } else if let Some(layer) = self.top[last] {
             states.insert(Some(layer), last);
         }
+        let embeds = |&at: &usize| self.top[at].is_none() && self.streams[at] && self.reads_tokens(at);
+        if let Some(embedding) = (0..self.graph.nodes().len()).rev().find(embeds) {
+            states.insert(None, embedding);
+        }
         states.into_iter().collect()
+    }
+
+    /// Returns true if `at` is rows of the token embedding, or computed from them row by row.
+    fn reads_tokens(&self, at: usize) -> bool {
+        let node = &self.graph.nodes()[at];
+        let table = |source: &Source| matches!(*source, Source::Leaf(leaf) if self.graph.leaves()[leaf].name == "token_embd.weight");
+        (node.op == NodeOp::GetRows && node.sources.first().is_some_and(table))
+            || self.carried(at).iter().any(|&from| self.reads_tokens(from))
     }
 
     /// Splits `at` into the terms of a sum, down to the embedding or `stop`.
@@ -261,16 +310,17 @@ impl<'g> Finder<'g> {
         Ok(terms)
     }
 
-    pub(super) fn steps(&self, states: &[(Option<u32>, usize)]) -> Result<Vec<Step>, String> {
-        states.windows(2).map(|pair| self.step(pair[0].1, pair[1])).collect()
+    pub(super) fn steps(&self, states: &[(Option<u32>, usize)], chain: &[usize]) -> Result<Vec<Step>, String> {
+        states.windows(2).map(|pair| self.step(pair[0].1, pair[1], chain)).collect()
     }
 
-    fn step(&self, before: usize, (layer, after): (Option<u32>, usize)) -> Result<Step, String> {
+    fn step(&self, before: usize, (layer, after): (Option<u32>, usize), chain: &[usize]) -> Result<Step, String> {
         let layer = layer.ok_or("its layers are out of order")?;
         let mut step = Step {
             layer,
             input: (before, Factor::one()),
             output: after,
+            between: None,
             attention: Vec::new(),
             feed_forward: Vec::new(),
             attention_reads_feed_forward: false,
@@ -294,7 +344,28 @@ impl<'g> Finder<'g> {
         }
         step.feed_forward_reads_attention = self.reads(&step.feed_forward, &step.attention);
         step.attention_reads_feed_forward = self.reads(&step.attention, &step.feed_forward);
+        step.between = self.between(&step, chain)?;
         Ok(step)
+    }
+
+    /// Returns the last node of the stream within the layer that has all of the attention's terms and none of the
+    /// feed-forward network's.
+    fn between(&self, step: &Step, chain: &[usize]) -> Result<Option<usize>, String> {
+        if step.attention.is_empty() || step.feed_forward.is_empty() || !step.feed_forward_reads_attention {
+            return Ok(None);
+        }
+        let attention: BTreeSet<usize> = step.attention.iter().map(|(at, _)| *at).collect();
+        let before = step.input.0;
+        for &at in chain.iter().filter(|&&at| before < at && at < step.output) {
+            let terms = self.sum(at, Some(before))?.into_iter().filter_map(|(value, _)| match value {
+                TermValue::Node(term) if term != before => Some(term),
+                _ => None,
+            });
+            if terms.collect::<BTreeSet<usize>>() == attention {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns true if any node of `of` depends on any node of `from`.

@@ -82,6 +82,7 @@ fn parallel_blocks_read_the_same_input() {
     assert_eq!(labels(&s), expected);
     let step = &s.steps.as_ref().unwrap()[0];
     assert!(!step.feed_forward_reads_attention && !step.attention_reads_feed_forward);
+    assert_eq!(step.between, None, "no feed-forward network reads the stream after the attention alone");
     assert_eq!(s.after, [AfterOp::Norm { eps: 1e-5, centered: false }, AfterOp::Mul(vec![2.0; 4])]);
 }
 
@@ -100,6 +101,10 @@ fn blocks_one_after_the_other_read_what_came_before() {
     let steps = s.steps.as_ref().unwrap();
     assert_eq!(steps.len(), 2);
     assert!(steps.iter().all(|step| step.feed_forward_reads_attention && !step.attention_reads_feed_forward));
+    let places: Vec<Place> = s.places().into_iter().map(|(place, _)| place).collect();
+    assert_eq!(places, [Place::Embedding, Place::Between(0), Place::After(0), Place::Between(1), Place::After(1)]);
+    // The stream between them is the sum that has the attention alone.
+    assert!(steps.iter().all(|step| step.between == Some(step.attention[0].0 + 1)));
 }
 
 #[test]
@@ -200,9 +205,9 @@ fn a_norm_on_the_stream_allows_the_lens_but_no_sum() {
         x = b.op(&format!("l_out-{layer}"), NodeOp::Norm { eps: 1e-5 }, &[sum]);
     }
     let s = b.find(x).unwrap();
-    assert!(s.terms.as_ref().unwrap_err().contains("does not begin with the embedding, but with 'l_out-1'"));
+    assert!(s.terms.as_ref().unwrap_err().contains("what its layers add: OP 'l_out-1' computes it anew"));
     assert!(s.steps.is_err());
-    assert_eq!(layers(&s), [Some(0), Some(1)], "by name");
+    assert_eq!(layers(&s), [None, Some(0), Some(1)], "the embedding, then the layers by name");
 }
 
 #[test]
@@ -229,4 +234,59 @@ fn repeated_layers_have_no_steps() {
     // The sum is known nevertheless.
     assert_eq!(labels(&s).len(), 5);
     assert!(s.steps.as_ref().unwrap_err().contains("repeat"), "{:?}", s.steps);
+}
+
+#[test]
+fn several_streams_are_counted_and_refused() {
+    let mut b = Build::default();
+    let x = b.embedding();
+    b.0.push_node("hc_init", NodeOp::Other, [WIDTH, 4, ROWS, 1], &[x]);
+    let error = b.find(x).unwrap_err();
+    assert!(error.starts_with("it has 4 residual streams"), "{error}");
+    // AltUp has them in another order: a matrix per stream.
+    let mut b = Build::default();
+    let x = b.embedding();
+    b.0.push_node("inp_stacked", NodeOp::Other, [WIDTH, ROWS, 5, 1], &[x]);
+    assert!(b.find(x).unwrap_err().starts_with("it has 5 residual streams"));
+}
+
+#[test]
+fn the_operation_that_computes_the_stream_anew_is_named() {
+    let mut b = Build::default();
+    let x = b.embedding();
+    let attention = b.block("blk.0.attn_output.weight", x);
+    let sum = b.add(attention, x);
+    let normed = b.op("stack_norm", NodeOp::RmsNorm { eps: 1e-5 }, &[sum]);
+    let feed_forward = b.block("blk.1.ffn_down.weight", normed);
+    let last = b.op("l_out-1", NodeOp::Add, &[feed_forward, normed]);
+    let s = b.find(last).unwrap();
+    assert!(s.terms.as_ref().unwrap_err().contains("OP 'stack_norm' computes it anew"), "{:?}", s.terms);
+}
+
+#[test]
+fn a_node_without_a_name_is_told_by_its_weight_or_layer() {
+    let mut b = Build::default();
+    let x = b.embedding();
+    let attention = b.block("blk.0.attn_output.weight", x);
+    let x = b.add(attention, x);
+    let weight = b.weight("hc_head_up.weight");
+    let odd = b.op("node_404", NodeOp::MulMat, &[weight, x]);
+    let error = b.head(odd).unwrap_err();
+    assert!(error.contains("is OP with 'hc_head_up.weight', which") && !error.contains("node_404"), "{error}");
+}
+
+#[test]
+fn the_stream_between_the_parts_has_the_attention_alone() {
+    // The feed-forward network is added in two steps: the first of these sums is not the stream between.
+    let mut b = Build::default();
+    let x = b.embedding();
+    let attention = b.block("blk.0.attn_output.weight", x);
+    let between = b.add(attention, x);
+    let routed = b.block("blk.0.ffn_down_exps.weight", between);
+    let shared = b.block("blk.0.ffn_down_shexp.weight", between);
+    let with_routed = b.add(routed, between);
+    let last = b.add(shared, with_routed);
+    let s = b.find(last).unwrap();
+    let Source::Node(between) = between else { panic!() };
+    assert_eq!(s.steps.as_ref().unwrap()[0].between, Some(between));
 }

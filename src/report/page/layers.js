@@ -91,8 +91,11 @@ function lensFigures(lens) {
       x, yLabel: "nats", series: [
         { label: "median", values: points.map((p) => p.kl.p50), bands: spreadBands(points.map((p) => p.kl)) },
         { label: "mean", values: points.map((p) => p.kl.mean), dash: [5, 4] }] }),
-    chart({ title: "KL reduction per layer", about: "Mean KL before the layer minus mean KL after it, nats.", x, yLabel: "nats",
-      series: [{ label: "reduction", values: points.map((p) => p.kl_reduction), bars: true }] }),
+    chart({ title: "KL reduction per layer", about: "Mean KL before the layer minus mean KL after it, nats; within the layer, of attention and feed-forward.", x, yLabel: "nats",
+      series: [{ label: "reduction", values: points.map((p) => p.kl_reduction), bars: true },
+        ...(points.some((p) => p.after_attention) ? [
+          { label: "attention", values: points.map((p) => p.after_attention?.kl_reduction ?? null), color: 1 },
+          { label: "feed-forward", values: points.map((p) => (p.after_attention ? p.after_attention.kl.mean - p.kl.mean : null)), color: 2 }] : [])] }),
     chart({ title: "Top-1 agreement", about: "Share of positions where layer and model have the same most likely token.", x, percent: true,
       series: [{ label: "top 1", values: points.map((p) => p.top1_agreement), color: 2 }] }),
     chart({ title: "Negative log-likelihood of the next token", about: "Mean of -ln p, nats.", x, yLabel: "nats",
@@ -114,30 +117,40 @@ const lensCurves = () => lensSection("lens", "lens", "Logit lens", "The predicti
 const PARTS = { attention: "attention", feed_forward: "feed-forward", shared_experts: "shared experts", routed_experts: "routed experts", other: "other" };
 const MEASURES = { mean: "Mean", mean_abs: "Mean of absolute values", share: "Share" };
 function prismSection() {
-  let [kind, measure] = ["relative", "mean"];
-  const make = (prism) => {
+  let [kind, measure, token] = ["relative", "mean", "next"];
+  // Files of earlier versions have the next token only, and no whole layers.
+  const chosen = (prism) => (token === "likeliest" ? prism.likeliest_token : null) ?? prism;
+  const ofToken = (prism) => (chosen(prism) === prism ? "next token" : "model's likeliest token");
+  const make = (whole) => {
+    const prism = chosen(whole);
     const layers = [...new Set(prism.parts.map((p) => p.layer).filter((l) => l !== null))].sort((a, b) => a - b);
     const values = (part) => {
       const of = new Map(prism.parts.filter((p) => p.part === part).map((p) => [p.layer, p[kind][measure]]));
       return layers.map((l) => of.get(l) ?? null);
     };
     const series = Object.entries(PARTS).map(([part, label], i) => ({ label, values: values(part), color: i, dash: part.endsWith("_experts") ? [5, 4] : undefined }));
+    if (prism.layers?.length) {
+      const of = new Map(prism.layers.map((l) => [l.layer, l[kind][measure]]));
+      series.unshift({ label: "whole layer", values: layers.map((l) => of.get(l) ?? null), color: series.length, bars: true });
+    }
     const outside = prism.parts.filter((p) => p.layer === null);
     const sheet = {
       keys: ["part", "mean", "mean_abs", "share"], titles: ["Part", "Mean", "Mean of absolute values", "Share"],
       rows: outside.map((p) => [p.part.replaceAll("_", " "), p[kind].mean, p[kind].mean_abs, p[kind].share]),
     };
     return [
-      chart({ title: `${MEASURES[measure]} of what is added to the ${kind === "raw" ? "logit" : "logit less the vocabulary's mean"}`, x: layers.map(String), series, percent: measure === "share", height: 300 }),
+      chart({ title: `${MEASURES[measure]} of what is added to the ${kind === "raw" ? "logit" : "logit less the vocabulary's mean"} of the ${ofToken(whole)}`, x: layers.map(String), series, percent: measure === "share", height: 300 }),
       el("figure", {}, el("figcaption", {}, el("h3", {}, "Outside the layers"),
         el("small", {}, `The parts add up to the model's own logits: the largest relative error is ${short(prism.sum_check.max_relative_error)}.`)),
         dataTable(sheet, { caption: "Parts outside the layers" })),
     ];
   };
-  const all = (files) => ["attention", "feed_forward"].map((part) => together(files,
-    `${MEASURES[measure]} of the contribution of ${PARTS[part]}`, kind === "raw" ? "To the logit." : "To the logit minus the vocabulary's mean.",
-    (f) => f.lens.prism.parts.filter((p) => p.part === part), (p) => p[kind][measure], { percent: measure === "share" }));
-  return lensSection("prism", "prism", "Logit prism", "With the scale of the final norm held fixed, the logit of the next token is a sum over the parts of the model. These are the terms.", make, all, (update) => [
+  const all = (files) => [["whole layers", (prism) => prism.layers ?? []],
+    ...["attention", "feed_forward"].map((part) => [PARTS[part], (prism) => prism.parts.filter((p) => p.part === part)])].map(([label, of]) => together(files,
+    `${MEASURES[measure]} of the contribution of ${label}`, kind === "raw" ? "To the logit." : "To the logit minus the vocabulary's mean.",
+    (f) => of(chosen(f.lens.prism)), (p) => p[kind][measure], { percent: measure === "share" }));
+  return lensSection("prism", "prism", "Logit prism", "With the scale of the final norm held fixed, the logit of a token is a sum over the parts of the model. These are the terms.", make, all, (update) => [
+    menu("Token", [["next", "next token of the text"], ["likeliest", "model's likeliest"]], (x) => { token = x; update(); }),
     menu("Of", [["relative", "logit less the vocabulary's mean"], ["raw", "logit"]], (x) => { kind = x; update(); }),
     menu("Show", Object.entries(MEASURES), (x) => { measure = x; update(); }),
   ]);
@@ -152,7 +165,10 @@ function similarityFigures(similarity) {
       series: [{ ...part("whole", "layer"), bands: spreadBands(layers.map((l) => l.whole)) }] }),
     chart({ title: "Parts of the layers", about: "Means around attention and feed-forward.", x,
       series: [{ ...part("attention", "attention"), color: 1 }, { ...part("feed_forward", "feed-forward"), color: 2 }] }),
-  ];
+    layers.some((l) => l.distance) && chart({ title: "Relative distance", about: "Mean of ‖after - before‖ / ‖before‖. 0: nothing was added to the stream.", x,
+      series: [["whole", "layer"], ["attention", "attention"], ["feed_forward", "feed-forward"]].map(([key, label], color) =>
+        ({ label, color, values: layers.map((l) => l.distance?.[key]?.mean ?? null) })) }),
+  ].filter(Boolean);
 }
 
 function similarityTogether(files) {

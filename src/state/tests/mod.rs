@@ -79,6 +79,7 @@ fn state(chunks: std::ops::Range<u64>, shard: Shard) -> State<'static> {
         progress,
         output: Output { datasets: vec!["text".into()], chunk_size: 16, ..Output::default() },
         likelihoods: Some(likelihoods),
+        measurements: None,
         sums: SharedSums::Exact(groups),
     }
 }

@@ -1,6 +1,7 @@
 //! One file a model: its hyperparameters, then its tensors.
 
 pub mod bert;
+pub mod command_r;
 pub mod deepseek2;
 pub mod dream;
 pub mod gemma2;
@@ -12,6 +13,7 @@ pub mod lfm2;
 pub mod llada;
 pub mod llama;
 pub mod mamba;
+pub mod mpt;
 pub mod qwen2;
 pub mod qwen35_nextn;
 pub mod qwen3moe;

@@ -12,14 +12,22 @@ pub(super) static FLAGS: &[Flag] = &[
     )
     .ours()
     .same_bits(),
-    Flag::switch(&["--logit-prism"], "Measure what each attention and feed-forward part adds to the logits", |flags| {
-        flags.logit_prism = true;
-    })
+    Flag::switch(
+        &["--logit-prism"],
+        "Measure what each layer, its attention and its feed-forward part add to the logits",
+        |flags| {
+            flags.logit_prism = true;
+        },
+    )
     .ours()
     .same_bits(),
-    Flag::switch(&["--layer-similarity"], "Measure how similar each layer's output is to its input", |flags| {
-        flags.layer_similarity = true;
-    })
+    Flag::switch(
+        &["--layer-similarity"],
+        "Measure how similar each layer's output is to its input, and how far it is from it",
+        |flags| {
+            flags.layer_similarity = true;
+        },
+    )
     .ours()
     .same_bits(),
     Flag::int(

@@ -149,6 +149,7 @@ mod tests {
             progress: state::Progress::default(),
             output: state::Output { chunk_size: 512, ..Default::default() },
             likelihoods: None,
+            measurements: None,
             sums: state::SharedSums::exact([("blk.0.attn_k.weight", &entry)]),
         }
         .write(&mut state)

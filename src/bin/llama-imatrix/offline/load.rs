@@ -4,6 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use llama_imatrix::imatrix::{ChunkSizes, Imatrix};
+use llama_imatrix::lens;
+use llama_imatrix::lens::file::LensFile;
 
 use crate::config::in_files::invalid;
 use crate::ui::log;
@@ -35,4 +37,14 @@ pub(super) fn load(path: &Path, legacy: Legacy) -> anyhow::Result<(Imatrix, bool
 pub(super) fn ensure_data(path: &Path, weights: usize) -> anyhow::Result<()> {
     ensure!(weights > 0, "'{}' holds no data: no weight has a row with finite sums", path.display());
     Ok(())
+}
+
+/// Loads the lens file beside a matrix. If it cannot be read, also returns a note: the matrix can be shown without it.
+pub(super) fn lens_beside(matrix: &Path) -> (Option<LensFile>, Option<String>) {
+    let path = LensFile::beside(matrix);
+    match LensFile::load(&path) {
+        Ok(lens) => (Some(lens), None),
+        Err(lens::file::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => (None, None),
+        Err(error) => (None, Some(format!("'{}' is left out: {error}", path.display()))),
+    }
 }

@@ -6,11 +6,13 @@ use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 use llama_imatrix::gguf;
 use llama_imatrix::imatrix::{self, ChunkSizes, Imatrix, merge_weighted};
+use llama_imatrix::lens::file::LensFile;
 use llama_imatrix::state;
 
 use crate::config::in_files;
 use crate::config::output::{Output, warn_of_dat};
 use crate::config::overlap::Files;
+use crate::config::replaceable::refuse_foreign_lens;
 use crate::ui::log;
 use crate::ui::results::{log_saved, print_estimate, warn_of_discarded, warn_of_gaps};
 
@@ -81,8 +83,13 @@ pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
         args.fill_below.is_none() || args.fill_experts != FillExperts::None,
         "--fill-below requires --fill-experts layer"
     );
+    let mut lens = None;
     let mut merged = match args.files.iter().find(|path| !is_state(path)) {
-        None => merge_states(args)?,
+        None => {
+            let (merged, measured) = merge_states(args, &output)?;
+            lens = measured;
+            merged
+        }
         Some(matrix) if states > 0 => {
             bail!("'{}' is not a state: states can only be merged with states", matrix.display())
         }
@@ -95,6 +102,11 @@ pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
     warn_of_dat(&output, &merged);
     output.save(&merged, None)?;
     log_saved(output.path(), &merged, &[]);
+    if let Some(lens) = lens {
+        let path = LensFile::beside(output.path());
+        lens.save(&path).with_context(|| format!("cannot save '{}'", path.display()))?;
+        log::info(format_args!("saved the measurements of layers to '{}'", path.display()));
+    }
     Ok(())
 }
 
@@ -111,6 +123,9 @@ fn refuse_overlap(args: &Merge) -> anyhow::Result<()> {
     let mut files = Files::default();
     args.files.iter().for_each(|file| files.read("merge", file.clone()));
     files.write("--output", args.output.clone());
+    if args.files.iter().all(|path| is_state(path)) {
+        files.write("the lens file of --output", LensFile::beside(&args.output));
+    }
     files.refuse_overlap()
 }
 
@@ -124,7 +139,8 @@ fn is_state(path: &Path) -> bool {
     named || (path.is_file() && gguf::File::open(path).is_ok_and(says))
 }
 
-fn merge_states(args: &Merge) -> anyhow::Result<Imatrix> {
+/// Also returns the lens file, if the shards measured layers.
+fn merge_states(args: &Merge, output: &Output) -> anyhow::Result<(Imatrix, Option<LensFile>)> {
     ensure!(args.weights.is_empty(), "--weight cannot be combined with state files: all shards of a run have weight 1");
     let whole = state::merge(&args.files).context("cannot merge")?;
     warn_of_discarded(&whole.progress.discarded);
@@ -132,7 +148,21 @@ fn merge_states(args: &Merge) -> anyhow::Result<Imatrix> {
     if let Some(running) = running.filter(|running| running.to_parts().2 > 0) {
         print_estimate(&running.estimate());
     }
-    Ok(whole.to_imatrix())
+    let run_chunks = whole.progress.done.len() - whole.progress.discarded.len();
+    let measured = whole.measurements.as_ref().filter(|_| output.is_file()).map(|measured| {
+        let chunk_size = u32::try_from(whole.output.chunk_size).unwrap_or_default();
+        measured.file(whole.output.datasets.join(", "), chunk_size, run_chunks)
+    });
+    if let Some(lens) = &measured {
+        refuse_foreign_lens(&LensFile::beside(output.path()))?;
+        let chunks = lens.positions.chunks;
+        if chunks < run_chunks {
+            log::warn(format_args!(
+                "layers were measured in {chunks} of {run_chunks} chunks: not all shards have measurements with the same settings"
+            ));
+        }
+    }
+    Ok((whole.to_imatrix(), measured))
 }
 
 fn merge_matrices(args: &Merge) -> anyhow::Result<Imatrix> {

@@ -8,7 +8,7 @@ use llama_imatrix::lens::file::LensFile;
 use llama_imatrix::report::page::{Source, page};
 use llama_imatrix::report::plots;
 
-use super::load::{Legacy, load};
+use super::load::{Legacy, lens_beside, load};
 use crate::config::output::check_way;
 use crate::config::overlap::Files;
 use crate::config::replaceable::refuse_foreign_page;
@@ -81,17 +81,10 @@ fn source(path: &Path, legacy: Legacy) -> anyhow::Result<Source> {
     let (imatrix, legacy) = load(path, legacy)?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let mut notes = Vec::new();
-    let beside = LensFile::beside(path);
-    let lens = match LensFile::load(&beside) {
-        Ok(lens) => Some(lens),
-        Err(llama_imatrix::lens::file::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => {
-            // The matrix can be shown without it.
-            let note = format!("'{}' is left out: {error}", beside.display());
-            log::warn(format_args!("{note}"));
-            notes.push(note);
-            None
-        }
-    };
+    let (lens, note) = lens_beside(path);
+    if let Some(note) = &note {
+        log::warn(format_args!("{note}"));
+    }
+    notes.extend(note);
     Ok(Source { name, imatrix, legacy, lens, notes })
 }

@@ -1,18 +1,21 @@
 //! `stats`: what matrices say, in numbers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum;
 use llama_imatrix::imatrix::Imatrix;
+use llama_imatrix::lens::file::LensFile;
 use llama_imatrix::report::json::{StatsDocument, StatsFile};
+use llama_imatrix::report::lens::{LensPart, LensTable, tables};
 use llama_imatrix::report::sheet::{Cell, Heading, Sheet};
 use llama_imatrix::report::{experts, statistics};
 use llama_imatrix::stats::Summary;
 
-use super::load::{Legacy, ensure_data, load};
+use super::load::{Legacy, ensure_data, lens_beside, load};
 use super::select::Selection;
-use super::tables::{By, Destination, Format, joined, titled};
+use super::tables::{Destination, Format, joined, titled};
 use crate::ui::log;
 
 /// Columns of a table that must fit a screen. Those of experts are shown only if there are experts.
@@ -49,9 +52,9 @@ pub(crate) struct Stats {
     /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Print only weights, only layers, or experts [default: weights and layers; in CSV weights]
+    /// Print only these rows [default: weights, layers and the tables of the lens file; in CSV weights]
     #[arg(long, value_enum)]
-    by: Option<By>,
+    by: Option<Rows>,
     /// Sort by this statistic, a name or a title of the table, largest first, instead of by layer
     #[arg(long, value_name = "STATISTIC")]
     sort: Option<String>,
@@ -67,6 +70,37 @@ pub(crate) struct Stats {
     selection: Selection,
     #[command(flatten)]
     legacy: Legacy,
+}
+
+/// Rows of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Rows {
+    /// One row per weight.
+    Tensor,
+    /// One row per layer.
+    Layer,
+    /// One row per expert of each weight that has experts.
+    Expert,
+    /// The logit lens of the lens file beside the matrix.
+    Lens,
+    /// Its logit prism.
+    Prism,
+    /// Its layer similarity.
+    Similarity,
+}
+
+impl Rows {
+    fn is_of(self, part: LensPart) -> bool {
+        match part {
+            LensPart::Lens => self == Self::Lens,
+            LensPart::Prism | LensPart::PrismOfLikeliest => self == Self::Prism,
+            LensPart::Similarity => self == Self::Similarity,
+        }
+    }
+
+    fn is_of_lens_file(self) -> bool {
+        matches!(self, Self::Lens | Self::Prism | Self::Similarity)
+    }
 }
 
 impl Stats {
@@ -97,7 +131,14 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
         };
         let tensors = sorted(args, statistics::tensors(summary.tensors.iter().filter(chosen)))?;
         args.selection.ensure_some(tensors.rows.len()).with_context(|| format!("'{}'", path.display()))?;
-        let by_expert = (args.by == Some(By::Expert)).then(|| by_expert(args, &imatrix, &summary)).transpose()?;
+        let by_expert = (args.by == Some(Rows::Expert)).then(|| by_expert(args, &imatrix, &summary)).transpose()?;
+        let (lens, note) = lens_beside(path);
+        if let Some(note) = &note {
+            log::warn(format_args!("{note}"));
+        }
+        if let Some(by) = args.by.filter(|by| by.is_of_lens_file()) {
+            ensure_measured(by, path, lens.as_ref())?;
+        }
         let in_layers = summary.layers.iter().filter(|l| args.selection.has_layer(Some(l.block), &l.layer));
         let mut layers = statistics::layers(in_layers);
         if let Some(key) = args.sort.as_ref().and_then(|name| layers.key(name)) {
@@ -112,6 +153,7 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
             tensors: columns(args, if args.is_for_people() { tensors.join_equal_rows("tensor") } else { tensors })?,
             layers,
             experts: by_expert,
+            lens,
             filled: imatrix.filled,
             warnings,
         });
@@ -168,8 +210,9 @@ fn shown(args: &Stats, files: Vec<StatsFile>) -> anyhow::Result<String> {
         let file = Heading::new("file", "File", 0);
         let sheets = files.into_iter().map(|f| {
             let mut sheet = match args.by {
-                Some(By::Layer) => f.layers,
-                Some(By::Expert) => f.experts.unwrap_or_default(),
+                Some(Rows::Layer) => f.layers,
+                Some(Rows::Expert) => f.experts.unwrap_or_default(),
+                Some(by) if by.is_of_lens_file() => lens_rows(by, f.lens.as_ref()),
                 _ => f.tensors,
             };
             sheet.prepend(file, &f.file);
@@ -187,7 +230,11 @@ fn shown(args: &Stats, files: Vec<StatsFile>) -> anyhow::Result<String> {
             out += &titled(args.format, &format!("Experts of {}{origin}", f.file), experts);
             continue;
         }
-        if args.by != Some(By::Layer) {
+        if let Some(by) = args.by.filter(|by| by.is_of_lens_file()) {
+            out += &lens_tables(args.format, f.lens.as_ref(), |part| by.is_of(part));
+            continue;
+        }
+        if args.by != Some(Rows::Layer) {
             let tensors = if args.columns.is_empty() {
                 args.destination.fit(args.format, f.tensors, &PREFERRED)
             } else {
@@ -195,9 +242,59 @@ fn shown(args: &Stats, files: Vec<StatsFile>) -> anyhow::Result<String> {
             };
             out += &titled(args.format, &format!("Weights of {}{origin}", f.file), &tensors);
         }
-        if args.by != Some(By::Tensor) && !f.layers.rows.is_empty() {
+        if args.by != Some(Rows::Tensor) && !f.layers.rows.is_empty() {
             out += &titled(args.format, &format!("Layers of {}", f.file), &f.layers);
+        }
+        if args.by.is_none() {
+            out += &lens_tables(args.format, f.lens.as_ref(), |_| true);
         }
     }
     Ok(out)
+}
+
+/// Fails if a matrix has no lens file with these rows.
+fn ensure_measured(by: Rows, path: &Path, lens: Option<&LensFile>) -> anyhow::Result<()> {
+    let beside = LensFile::beside(path);
+    let Some(lens) = lens else {
+        bail!(
+            "'{}' has no lens file '{}'\nhint: collect it with --logit-lens, --logit-prism or --layer-similarity",
+            path.display(),
+            beside.display()
+        );
+    };
+    let tables = tables(lens);
+    let table = tables.iter().find(|table| by.is_of(table.part));
+    let flag = match by {
+        Rows::Prism => "--logit-prism",
+        Rows::Similarity => "--layer-similarity",
+        _ => "--logit-lens",
+    };
+    let Some(table) = table else { bail!("'{}' was written without {flag}", beside.display()) };
+    let reason = table.sheet.as_ref().err();
+    ensure!(reason.is_none(), "'{}': not supported: {}", beside.display(), reason.map_or("", String::as_str));
+    Ok(())
+}
+
+/// Returns the rows of a lens file for CSV. Those of the prism begin with the token whose logit they add up to.
+fn lens_rows(by: Rows, lens: Option<&LensFile>) -> Sheet {
+    let sheets = lens.map(tables).unwrap_or_default().into_iter().filter(|table| by.is_of(table.part));
+    let sheets = sheets.filter_map(|LensTable { part, sheet, .. }| {
+        let mut sheet = sheet.ok()?;
+        match part {
+            LensPart::Prism => sheet.prepend(Heading::new("token", "Token", 0), "next"),
+            LensPart::PrismOfLikeliest => sheet.prepend(Heading::new("token", "Token", 0), "likeliest"),
+            LensPart::Lens | LensPart::Similarity => {}
+        }
+        Some(sheet)
+    });
+    joined(sheets.collect())
+}
+
+fn lens_tables(format: Format, lens: Option<&LensFile>, wanted: impl Fn(LensPart) -> bool) -> String {
+    let tables = lens.map(tables).unwrap_or_default().into_iter().filter(|table| wanted(table.part));
+    let text = |table: LensTable| match table.sheet {
+        Ok(sheet) => titled(format, &table.title, &sheet),
+        Err(reason) => format!("{}\n\nnot supported: {reason}\n\n", table.title),
+    };
+    tables.map(text).collect()
 }

@@ -53,7 +53,8 @@ pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
     let earlier = Earlier::from_imatrix(&base.imatrix, task.accumulate)?;
     let base = base.into_metadata(task, nextn.is_some());
     let _lock = preflight::lock_output(task)?;
-    let mut state_file = StateFile::new(task, backend, &text, &base)?;
+    let lens_settings = options.lens.as_ref().map(|lens| lens::settings(&model, lens));
+    let mut state_file = StateFile::new(task, backend, &text, &base, lens_settings)?;
     let start = begin(task, state_file.as_mut(), earlier)?;
     log_plan(task, &text, &layout);
     signals.register_ending(layout.n_seq, saved::what_is_left)?;

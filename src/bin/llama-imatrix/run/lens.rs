@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use llama_imatrix::calibration::Chunks;
 use llama_imatrix::evaluate::{Outcome, RunOptions};
 use llama_imatrix::lens::file::{LensFile, Model as ModelName};
-use llama_imatrix::lens::{Base, LensOptions};
+use llama_imatrix::lens::{Base, LensOptions, Measurements, Settings};
 use llama_imatrix::llama::Model;
 use llama_imatrix::report::lens::tables;
 use llama_imatrix::report::text::aligned;
@@ -36,6 +36,12 @@ pub(crate) fn options(task: &Collect, model: &Model, chunks: &Chunks) -> anyhow:
     Ok(Some(LensOptions { base, ..lens.options.clone() }))
 }
 
+/// Returns the settings that measurements must share to be combined.
+pub(crate) fn settings(model: &Model, options: &LensOptions) -> Settings {
+    let n_layer = u32::try_from(model.n_layer()).unwrap_or(0);
+    Settings::new(ModelName { name: model.name(), architecture: model.architecture(), n_layer }, options)
+}
+
 /// Results of the measurements.
 pub(crate) struct LensResult {
     file: LensFile,
@@ -57,21 +63,17 @@ impl LensResult {
             log::warn(format_args!("no chunk was evaluated: there are no measurements of layers"));
             return None;
         }
-        let name = ModelName {
-            name: model.name(),
-            architecture: model.architecture(),
-            n_layer: u32::try_from(model.n_layer()).unwrap_or(0),
-        };
+        let measurements = Measurements { settings: settings(model, options), findings: findings.clone() };
         let run_chunks = outcome.position.done.len() - outcome.position.discarded.len();
         let base_chunks = options.base.as_ref().map_or(chunks.len(), |base| base.n_chunks) as u64;
         if (findings.n_chunks() as u64) < run_chunks.min(base_chunks) {
             log::warn(format_args!(
-                "layers were measured in {} of {run_chunks} chunks: a state does not hold the measurements of chunks before --resume",
+                "layers were measured in {} of {run_chunks} chunks: the chunks before --resume were measured with other settings or not at all",
                 findings.n_chunks()
             ));
         }
         let dataset = task.datasets.join(", ");
-        let file = findings.file(name, dataset, chunks.size() as u32, run_chunks, options);
+        let file = measurements.file(dataset, chunks.size() as u32, run_chunks);
         Some(Self { file, path: lens.path.clone() })
     }
 

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::atomic_file::{Way, save_as};
 use llama_imatrix::collect::Earlier;
 use llama_imatrix::evaluate::{Checkpoint, Position, Start};
+use llama_imatrix::lens::{Findings, Measurements, Settings};
 use llama_imatrix::llama::Backend;
 use llama_imatrix::state::{Fingerprint, ModelFingerprint, Output, Progress, State};
 
@@ -27,6 +28,8 @@ pub(crate) struct StateFile {
     way: Way,
     fingerprint: Fingerprint,
     output: Output,
+    /// Settings of the measurements of layers, if there are any.
+    settings: Option<Settings>,
     n_chunks: u64,
     shard: llama_imatrix::state::Shard,
     /// Chunks between saves; without it `interval` counts; without both nothing is saved.
@@ -44,7 +47,13 @@ pub(crate) struct StateFile {
 
 impl StateFile {
     /// `None` where no state is kept.
-    pub(crate) fn new(task: &Collect, backend: &Backend, text: &Text, base: &Base) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn new(
+        task: &Collect,
+        backend: &Backend,
+        text: &Text,
+        base: &Base,
+        settings: Option<Settings>,
+    ) -> anyhow::Result<Option<Self>> {
         let given = &task.flags;
         let Some(way) = task.state_way else { return Ok(None) };
         let model = match ModelFingerprint::of_file(&task.model) {
@@ -77,6 +86,7 @@ impl StateFile {
                 n_layer_nextn: base.imatrix.n_layer_nextn,
                 base: base.digest,
             },
+            settings,
             n_chunks: text.chunks.len() as u64,
             shard: task.shard,
             every: given.state_frequency.map(u64::from),
@@ -128,7 +138,11 @@ impl StateFile {
         self.ours = true;
         saved::state_is_saved(&self.path);
         self.last_chunks = found.done.len();
-        let State { progress, likelihoods, sums, .. } = state;
+        let State { progress, likelihoods, measurements, sums, .. } = state;
+        let findings = match (measurements, &self.settings) {
+            (Some(measurements), Some(settings)) if measurements.settings == *settings => measurements.findings,
+            _ => Findings::default(),
+        };
         Ok(Some(Start {
             earlier: Earlier::from_state(sums, progress.chunk_count),
             position: Position {
@@ -136,6 +150,7 @@ impl StateFile {
                 discarded: progress.discarded,
                 likelihoods: likelihoods.unwrap_or_default(),
                 tokens: progress.tokens,
+                findings,
             },
         }))
     }
@@ -225,6 +240,10 @@ impl StateFile {
             },
             output: self.output.clone(),
             likelihoods: Some(position.likelihoods.clone()),
+            measurements: self
+                .settings
+                .clone()
+                .map(|settings| Measurements { settings, findings: position.findings.clone() }),
             sums: checkpoint.snapshot.sums(self.fingerprint.accumulate),
         }
     }

@@ -28,6 +28,7 @@
 //! | [`atomic_file`] | replaces a file as a whole | no |
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
+//! | [`convergence`] | whether more text would change the matrix | no |
 //! | [`mixture`], [`check`] | `llama-quantize`'s rules; whether a matrix will do | no |
 //! | [`lens`] | effect of each layer on the predictions | to measure |
 //! | [`collect`] | sums the inputs of products, as they come | no |
@@ -47,6 +48,7 @@ pub mod atomic_file;
 pub mod calibration;
 pub mod check;
 pub mod collect;
+pub mod convergence;
 #[cfg(feature = "llama")]
 pub mod evaluate;
 pub mod exact;

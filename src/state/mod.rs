@@ -19,6 +19,7 @@
 //!     progress,
 //!     output: Output { datasets: vec!["wiki.txt".into()], chunk_size: 512, ..Output::default() },
 //!     likelihoods: None,
+//!     curve: Vec::new(),
 //!     // Weights with the same entry share one copy of it in the file.
 //!     sums: SharedSums::exact([("blk.0.attn_k.weight", &entry), ("blk.0.attn_q.weight", &entry)]),
 //! };
@@ -45,6 +46,7 @@ mod shard;
 mod sums;
 mod write;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 pub use chunk_set::ChunkSet;
@@ -62,6 +64,7 @@ pub use write::KIND;
 pub use crate::sums::Accumulate;
 
 use crate::atomic_file;
+use crate::convergence::{Convergence, Point};
 use crate::gguf;
 use crate::imatrix::Imatrix;
 
@@ -79,6 +82,8 @@ pub struct State<'a> {
     pub output: Output,
     /// Perplexity so far; `None` if it is not computed.
     pub likelihoods: Option<Likelihoods>,
+    /// How well the halves of the text agreed at each save; empty unless they are kept.
+    pub curve: Vec<Point>,
     /// The sums, including those of the matrices that the run started from.
     pub sums: SharedSums<'a>,
 }
@@ -143,6 +148,16 @@ impl State<'_> {
             n_layer_nextn: self.output.n_layer_nextn,
             ..Imatrix::default()
         }
+    }
+
+    /// Compares the halves of the text; `None` if the state does not have them.
+    #[must_use]
+    pub fn convergence(&self) -> Option<Convergence> {
+        let halves = self.sums.halves().filter(|halves| !halves.is_empty())?;
+        let entries = self.sums.entries();
+        let all =
+            halves.iter().filter_map(|(&weight, &even)| Some((weight, Cow::Borrowed(entries.get(weight)?), even)));
+        Some(Convergence::measure(all))
     }
 
     /// Checks the rules that hold for every state, before writing and after reading.

@@ -80,6 +80,7 @@ fn any_header() -> impl Strategy<Value = State<'static>> {
                     base: kept.then_some(Digest(hash)),
                 },
                 likelihoods: Some(likelihoods),
+                curve: Vec::new(),
                 sums: SharedSums::F32(Vec::new()),
             }
         },

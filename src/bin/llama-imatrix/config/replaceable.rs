@@ -136,6 +136,7 @@ mod tests {
             progress: state::Progress::default(),
             output: state::Output { chunk_size: 512, ..Default::default() },
             likelihoods: None,
+            curve: Vec::new(),
             sums: state::SharedSums::exact([("blk.0.attn_k.weight", &entry)]),
         }
         .write(&mut state)

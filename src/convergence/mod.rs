@@ -113,6 +113,20 @@ impl Convergence {
     }
 }
 
+impl Point {
+    /// Describes the point in a line: `lowest cosine of the halves 0.9981 (blk.3.ffn_down.weight), ..`.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        format!(
+            "lowest cosine of the halves {:.4} ({}), median {:.4}, relative standard error up to {:.2} %",
+            self.cosine,
+            self.weight,
+            self.median_cosine,
+            100.0 * self.relative_error
+        )
+    }
+}
+
 impl WeightAgreement {
     /// Returns the number of rows, for experts that of the expert with the most: no more than the tokens of the text.
     fn tokens(&self) -> Option<i64> {

@@ -150,6 +150,12 @@ impl State<'_> {
         }
     }
 
+    /// Returns true if the state has the halves of the text, for [`convergence`](Self::convergence).
+    #[must_use]
+    pub fn has_halves(&self) -> bool {
+        self.sums.halves().is_some()
+    }
+
     /// Compares the halves of the text; `None` if the state does not have them.
     #[must_use]
     pub fn convergence(&self) -> Option<Convergence> {

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
+use llama_imatrix::convergence::ConvergenceFile;
 use llama_imatrix::gguf;
 use llama_imatrix::imatrix::{self, ChunkSizes, Imatrix, merge_weighted};
-use llama_imatrix::state;
+use llama_imatrix::state::{self, MergeError, Merger, State};
 
 use crate::config::in_files;
 use crate::config::output::{Output, warn_of_dat};
 use crate::config::overlap::Files;
+use crate::config::replaceable::refuse_foreign_json;
 use crate::ui::log;
 use crate::ui::results::{log_saved, print_estimate, warn_of_discarded, warn_of_gaps};
 
@@ -81,8 +83,9 @@ pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
         args.fill_below.is_none() || args.fill_experts != FillExperts::None,
         "--fill-below requires --fill-experts layer"
     );
+    let mut convergence = None;
     let mut merged = match args.files.iter().find(|path| !is_state(path)) {
-        None => merge_states(args)?,
+        None => merge_states(args, &mut convergence)?,
         Some(matrix) if states > 0 => {
             bail!("'{}' is not a state: states can only be merged with states", matrix.display())
         }
@@ -94,6 +97,9 @@ pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
     warn_of_gaps(&merged);
     warn_of_dat(&output, &merged);
     output.save(&merged, None)?;
+    if let Some(file) = convergence {
+        save_convergence(&output, &file)?;
+    }
     log_saved(output.path(), &merged, &[]);
     Ok(())
 }
@@ -124,15 +130,46 @@ fn is_state(path: &Path) -> bool {
     named || (path.is_file() && gguf::File::open(path).is_ok_and(says))
 }
 
-fn merge_states(args: &Merge) -> anyhow::Result<Imatrix> {
+fn merge_states(args: &Merge, convergence: &mut Option<ConvergenceFile>) -> anyhow::Result<Imatrix> {
     ensure!(args.weights.is_empty(), "--weight cannot be combined with state files: all shards of a run have weight 1");
-    let whole = state::merge(&args.files).context("cannot merge")?;
+    let (mut merger, mut without) = (Merger::default(), Vec::new());
+    for path in &args.files {
+        let state = State::load(path).map_err(|source| MergeError::Read { path: path.clone(), source });
+        let state = state.context("cannot merge")?;
+        if !state.has_halves() {
+            without.push(path);
+        }
+        merger.add(path, state).context("cannot merge")?;
+    }
+    let whole = merger.finish().context("cannot merge")?;
+    if let Some(first) = without.first().filter(|_| without.len() < args.files.len()) {
+        log::warn(format_args!(
+            "'{}' does not have the halves of its text, so the run has no convergence file\n\
+             hint: collect every shard with --convergence",
+            first.display()
+        ));
+    }
     warn_of_discarded(&whole.progress.discarded);
     let running = whole.likelihoods.as_ref().map(|likelihoods| &likelihoods.running);
     if let Some(running) = running.filter(|running| running.to_parts().2 > 0) {
         print_estimate(&running.estimate());
     }
+    let halves = whole.convergence().map(|halves| ConvergenceFile::new(halves, whole.progress.chunk_count, &[]));
+    *convergence = halves.flatten();
     Ok(whole.to_imatrix())
+}
+
+/// Saves the comparison of the halves that all shards have kept.
+fn save_convergence(output: &Output, file: &ConvergenceFile) -> anyhow::Result<()> {
+    let path = output.is_file().then(|| ConvergenceFile::beside(output.path()));
+    if let Some(path) = &path {
+        refuse_foreign_json(path, "convergence")?;
+        file.save(path).with_context(|| format!("cannot save '{}'", path.display()))?;
+    }
+    if let Some(point) = file.last() {
+        log::info(format_args!("convergence: {}", point.describe()));
+    }
+    Ok(())
 }
 
 fn merge_matrices(args: &Merge) -> anyhow::Result<Imatrix> {

@@ -38,6 +38,8 @@ pub(crate) struct StateFile {
     due_since: std::cell::Cell<Option<Instant>>,
     cost: Option<Duration>,
     workers: bool,
+    /// True if the run keeps the halves of the text.
+    convergence: bool,
     /// True if the file is this run's.
     ours: bool,
 }
@@ -86,6 +88,7 @@ impl StateFile {
             due_since: std::cell::Cell::new(None),
             cost: None,
             workers: !given.rpc.is_empty(),
+            convergence: task.convergence.is_some(),
             ours: false,
         }))
     }
@@ -124,18 +127,25 @@ impl StateFile {
             self.shard.index(),
             self.shard.count()
         );
+        let earlier = Earlier::from_state(state.sums, state.progress.chunk_count);
+        ensure!(
+            !self.convergence || earlier.has_halves(),
+            "cannot resume from '{shown}' with --convergence: its run did not keep the halves of the text\n\
+             hint: leave out --convergence and --stop-when-converged, or delete the file to start over"
+        );
         state.output.compare(&self.output).with_context(|| format!("cannot resume from '{shown}': another run"))?;
         self.ours = true;
         saved::state_is_saved(&self.path);
         self.last_chunks = found.done.len();
-        let State { progress, likelihoods, sums, .. } = state;
+        let State { progress, likelihoods, curve, .. } = state;
         Ok(Some(Start {
-            earlier: Earlier::from_state(sums, progress.chunk_count),
+            earlier,
             position: Position {
                 done: progress.done,
                 discarded: progress.discarded,
                 likelihoods: likelihoods.unwrap_or_default(),
                 tokens: progress.tokens,
+                curve: if self.convergence { curve } else { Vec::new() },
             },
         }))
     }
@@ -225,6 +235,7 @@ impl StateFile {
             },
             output: self.output.clone(),
             likelihoods: Some(position.likelihoods.clone()),
+            curve: position.curve.clone(),
             sums: checkpoint.snapshot.sums(self.fingerprint.accumulate),
         }
     }

@@ -1,5 +1,6 @@
 //! Writes, reads and merges states.
 
+mod halves;
 mod properties;
 mod rules;
 

@@ -32,6 +32,12 @@ impl Convergence {
             "{flag} cannot be combined with --in-file: a matrix does not store the halves of its text\n\
              hint: collect over the new text alone, then llama-imatrix merge adds the matrices up"
         );
+        if !flags.shuffle {
+            log::warn(format_args!(
+                "{flag} without --shuffle: batches that follow each other are alike, so the halves agree better than two \
+                 samples of the text\nhint: --shuffle evaluates the text in random order"
+            ));
+        }
         let path = (shard.is_whole() && merge.output.is_file()).then(|| ConvergenceFile::beside(merge.output.path()));
         match &path {
             Some(path) => {

@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use llama_imatrix::atomic_file::{self, Way};
+use llama_imatrix::convergence::ConvergenceFile;
 use llama_imatrix::lens::file::LensFile;
 use llama_imatrix::report::page::{Source, page};
 use llama_imatrix::report::plots;
 
-use super::load::{Legacy, load};
+use super::load::{Legacy, convergence_beside, load};
 use crate::config::output::check_way;
 use crate::config::overlap::Files;
 use crate::config::replaceable::refuse_foreign_page;
 use crate::ui::log;
 
-/// Draws matrices on one self-contained HTML page, with FILE.lens.json where it lies beside a matrix
+/// Draws matrices on one self-contained HTML page, with FILE.lens.json and FILE.convergence.json where they lie beside a matrix
 #[derive(Debug, clap::Args)]
 pub(crate) struct Report {
     /// Importance matrices, GGUF or legacy .dat; the others are compared with the first
@@ -66,6 +67,7 @@ fn refuse_overlap(args: &Report, page: &Path) -> anyhow::Result<()> {
     for file in &args.files {
         files.read("report", file.clone());
         files.read("report", LensFile::beside(file));
+        files.read("report", ConvergenceFile::beside(file));
     }
     files.write("--output", page.to_owned());
     let pictures = args.files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "png"));
@@ -93,5 +95,11 @@ fn source(path: &Path, legacy: Legacy) -> anyhow::Result<Source> {
             None
         }
     };
-    Ok(Source { name, imatrix, legacy, lens, notes })
+    let found = if legacy { Ok(None) } else { convergence_beside(path, &imatrix.entries, &imatrix.filled) };
+    let convergence = found.unwrap_or_else(|note| {
+        log::warn(format_args!("{note}"));
+        notes.push(note);
+        None
+    });
+    Ok(Source { name, imatrix, legacy, lens, convergence, notes })
 }

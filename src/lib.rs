@@ -5,6 +5,7 @@
 #![doc = "[docs/building.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/building.md"]
 #![doc = "[docs/calibration.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/calibration.md"]
 #![doc = "[docs/check.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/check.md"]
+#![doc = "[docs/convergence.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/convergence.md"]
 #![doc = "[docs/cluster.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/cluster.md"]
 #![doc = "[docs/devices.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/devices.md"]
 #![doc = "[docs/differences.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/differences.md"]

@@ -264,7 +264,7 @@ impl<'m> Session<'m> {
             done: outcome.position.done,
             discarded: outcome.position.discarded,
             inputs_of_too_few_rows: collector.inputs_of_too_few_rows(),
-            convergence: collector.snapshot().convergence(),
+            convergence: if self.options.convergence { collector.snapshot().convergence() } else { None },
             cancelled: outcome.stopped,
         })
     }

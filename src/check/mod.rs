@@ -12,6 +12,8 @@ mod reasons;
 mod scan;
 mod sizes;
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 
 pub(crate) use experts::ranges;
@@ -74,7 +76,7 @@ impl Check {
     pub fn with_convergence(mut self, file: &ConvergenceFile) -> Self {
         self.convergence = file.last().cloned();
         if let Some(Point { cosine, weight, .. }) = &self.convergence {
-            self.summary += &format!("; lowest cosine of the halves of its text {cosine:.4} ({weight})");
+            let _ = write!(self.summary, "; lowest cosine of the halves of its text {cosine:.4} ({weight})");
         }
         self
     }

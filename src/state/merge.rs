@@ -97,7 +97,7 @@ impl Merger {
         }
         // The curve of a shard is not that of the run.
         let (sums, curve) = (SharedSums::Exact(Vec::new()), Vec::new());
-        self.add_rest(State { sums, progress, likelihoods, curve, fingerprint, output });
+        self.add_rest(State { fingerprint, progress, output, likelihoods, curve, sums });
         Ok(())
     }
 

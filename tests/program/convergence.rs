@@ -1,7 +1,7 @@
 //! `--convergence` and `--stop-when-converged`: the halves of the text, compared.
 
 use llama_imatrix::convergence::ConvergenceFile;
-use llama_imatrix::imatrix::Imatrix;
+use llama_imatrix::imatrix::{Imatrix, Loaded};
 
 use super::*;
 
@@ -58,7 +58,7 @@ fn the_halves_are_the_runs_over_their_batches_alone() {
         parts.push(Imatrix::load(bench.path(&format!("{batch}.gguf"))).unwrap());
     }
     for weight in &file(&bench, "imatrix.convergence.json").weights {
-        let mean = |parts: &[&Imatrix]| -> Vec<f64> {
+        let mean = |parts: &[&Loaded]| -> Vec<f64> {
             let entries: Vec<_> = parts.iter().map(|part| &part.entries[&weight.weight]).collect();
             let rows: i64 = entries.iter().map(|entry| entry.counts[0]).sum();
             let column = |i: usize| entries.iter().map(|entry| f64::from(entry.sum2[i])).sum::<f64>() / rows as f64;

@@ -5,6 +5,7 @@
 #![doc = "[docs/building.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/building.md"]
 #![doc = "[docs/calibration.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/calibration.md"]
 #![doc = "[docs/check.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/check.md"]
+#![doc = "[docs/convergence.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/convergence.md"]
 #![doc = "[docs/cluster.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/cluster.md"]
 #![doc = "[docs/devices.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/devices.md"]
 #![doc = "[docs/differences.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/differences.md"]
@@ -28,6 +29,7 @@
 //! | [`atomic_file`] | replaces a file as a whole | no |
 //! | [`imatrix`] | the matrix: load, merge, save as GGUF or `.dat` | no |
 //! | [`stats`], [`report`] | statistics and their tables | no |
+//! | [`convergence`] | whether more text would change the matrix | no |
 //! | [`mixture`], [`check`] | `llama-quantize`'s rules; whether a matrix will do | no |
 //! | [`lens`] | effect of each layer on the predictions | to measure |
 //! | [`collect`] | sums the inputs of products, as they come | no |
@@ -47,6 +49,7 @@ pub mod atomic_file;
 pub mod calibration;
 pub mod check;
 pub mod collect;
+pub mod convergence;
 #[cfg(feature = "llama")]
 pub mod evaluate;
 pub mod exact;

@@ -12,6 +12,8 @@ mod reasons;
 mod scan;
 mod sizes;
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 
 pub(crate) use experts::ranges;
@@ -20,6 +22,7 @@ pub use finding::{Finding, Level, Verdict};
 pub use model::{Model, ModelError};
 pub use quantization::{Quantization, Refusal, Target};
 
+use crate::convergence::{ConvergenceFile, Point};
 use crate::imatrix::{Loaded, Slice};
 use crate::mixture::FileType;
 use finding::Findings;
@@ -63,6 +66,20 @@ pub struct Check {
     pub experts: Vec<LayerExperts>,
     /// What `llama-quantize` does; `None` without a type.
     pub quantization: Option<Quantization>,
+    /// How well the halves of the matrix's text agree; `None` unless [`Check::with_convergence`] was called.
+    pub convergence: Option<Point>,
+}
+
+impl Check {
+    /// Adds what the matrix's convergence file says, and quotes it in the summary.
+    #[must_use]
+    pub fn with_convergence(mut self, file: &ConvergenceFile) -> Self {
+        self.convergence = file.last().cloned();
+        if let Some(Point { cosine, weight, .. }) = &self.convergence {
+            let _ = write!(self.summary, "; lowest cosine of the halves of its text {cosine:.4} ({weight})");
+        }
+        self
+    }
 }
 
 /// Facts about a model.
@@ -155,6 +172,7 @@ pub fn check(model: &Model, matrix: &Loaded<Slice<'_>>, options: Options) -> Che
         findings,
         experts,
         quantization,
+        convergence: None,
     }
 }
 

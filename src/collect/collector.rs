@@ -1,15 +1,17 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::convergence::Convergence;
 use crate::imatrix::{Entry, Imatrix};
 use crate::options::SumOn;
-use crate::sums::Accumulate;
+use crate::sums::{Accumulate, Half};
 
 use super::chunks::Due;
 use super::error::Error;
 use super::experts::Experts;
 use super::lane::Lane;
 use super::rule::Rule;
+use super::sharing::Frozen;
 use super::state::{Shared, StopOnPanic};
 use super::stored::Stored;
 
@@ -28,6 +30,9 @@ pub struct CollectorOptions {
     pub accumulate: Accumulate,
     /// Where activations are summed. Exact sums are always computed on the host.
     pub sum_on: SumOn,
+    /// Also keep the sums of squares of the even half of the batches, for [`Snapshot::convergence`]. They take as much
+    /// memory as f32 sums do.
+    pub convergence: bool,
 }
 
 impl Default for CollectorOptions {
@@ -39,6 +44,7 @@ impl Default for CollectorOptions {
             copy_every: 0,
             accumulate: Accumulate::F32,
             sum_on: SumOn::Auto,
+            convergence: false,
         }
     }
 }
@@ -83,7 +89,7 @@ pub struct Collector {
 pub struct Earlier {
     /// Number of chunks in the sums.
     pub chunks: i32,
-    entries: Vec<(String, Arc<Stored>)>,
+    entries: Vec<(String, Frozen)>,
 }
 
 impl Earlier {
@@ -100,7 +106,7 @@ impl Earlier {
     /// of squares.
     pub fn from_imatrix(imatrix: &Imatrix, accumulate: Accumulate) -> Result<Self, Error> {
         let stored = |(name, entry): (&String, &Entry)| match Stored::from_entry(entry.clone(), accumulate) {
-            Ok(stored) => Ok((name.clone(), Arc::new(stored))),
+            Ok(stored) => Ok((name.clone(), Frozen { sums: Arc::new(stored), even: None })),
             Err(source) => Err(Error::Earlier { weight: name.clone(), source }),
         };
         let entries = imatrix.entries.iter().map(stored).collect::<Result<_, _>>()?;
@@ -113,14 +119,23 @@ impl Earlier {
         Self { chunks: snapshot.chunks, entries: snapshot.entries.clone() }
     }
 
-    /// Creates earlier sums from sets of sums, each with the weights that share it.
-    pub(crate) fn from_groups(groups: impl IntoIterator<Item = (Vec<String>, Stored)>, chunks: i32) -> Self {
+    /// Creates earlier sums from sets of sums and their even halves, each with the weights that share it.
+    pub(crate) fn from_groups(
+        groups: impl IntoIterator<Item = (Vec<String>, Stored, Option<Half>)>,
+        chunks: i32,
+    ) -> Self {
         let mut entries = Vec::new();
-        for (weights, stored) in groups {
-            let stored = Arc::new(stored);
-            entries.extend(weights.into_iter().map(|weight| (weight, Arc::clone(&stored))));
+        for (weights, stored, even) in groups {
+            let frozen = Frozen { sums: Arc::new(stored), even: even.map(Arc::new) };
+            entries.extend(weights.into_iter().map(|weight| (weight, frozen.clone())));
         }
         Self { chunks, entries }
+    }
+
+    /// Returns true if there are no sums, or if the even half of all of them is known.
+    #[must_use]
+    pub fn has_halves(&self) -> bool {
+        self.entries.iter().all(|(_, frozen)| frozen.even.is_some())
     }
 }
 
@@ -232,20 +247,20 @@ pub struct Snapshot {
     pub chunks: i32,
     /// Index of the last batch in the sums.
     pub(crate) batch: usize,
-    pub(super) entries: Vec<(String, Arc<Stored>)>,
+    pub(super) entries: Vec<(String, Frozen)>,
 }
 
 impl Snapshot {
     /// Returns every weight with its sums, sorted by name; exact sums are rounded. Weights without rows are omitted.
     pub fn entries(&self) -> impl Iterator<Item = (&str, Cow<'_, Entry>)> {
-        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.entry()))
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.sums.entry()))
     }
 
     /// Returns the sums of `weight`; exact sums are rounded.
     #[cfg(test)]
     pub(crate) fn get(&self, weight: &str) -> Option<Cow<'_, Entry>> {
         let place = self.entries.binary_search_by(|(name, _)| name.as_str().cmp(weight)).ok()?;
-        Some(self.entries[place].1.entry())
+        Some(self.entries[place].1.sums.entry())
     }
 
     /// Returns the matrix of these sums; exact sums are rounded. The caller sets the chunk size and the datasets.
@@ -255,8 +270,19 @@ impl Snapshot {
         Imatrix { entries, chunk_count: self.chunks, ..Imatrix::default() }
     }
 
-    /// Returns every weight with its sums in full precision. Weights that share sums have the same reference.
-    pub(crate) fn stored(&self) -> impl Iterator<Item = (&str, &Stored)> {
-        self.entries.iter().map(|(name, stored)| (name.as_str(), &**stored))
+    /// Compares the halves of the batches so far. `None` unless [`CollectorOptions::convergence`] was set and the halves of
+    /// earlier sums are known.
+    #[must_use]
+    pub fn convergence(&self) -> Option<Convergence> {
+        let halves =
+            self.entries.iter().map(|(name, entry)| Some((name.as_str(), entry.sums.entry(), &**entry.even.as_ref()?)));
+        let halves = halves.collect::<Option<Vec<_>>>().filter(|halves| !halves.is_empty())?;
+        Some(Convergence::measure(halves))
+    }
+
+    /// Returns every weight with its sums in full precision and their even half. Weights that share sums have the same
+    /// references.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = (&str, &Stored, Option<&Half>)> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), &*entry.sums, entry.even.as_deref()))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::accumulate::{Scratch, add_dense, add_routed, prepare_on_device};
 use super::error::Error;
-use super::pending::Pending;
+use super::pending::{BATCHES_AWAY, Pending};
 use super::product::{Ids, Kind, Product, Rows};
 use super::rule::Verdict;
 use super::sharing::{CaptureSums, Same, Take};
@@ -45,6 +45,8 @@ struct Uses {
 pub(super) struct Evaluation {
     pub(super) shared: Arc<Shared>,
     batch: usize,
+    /// Number of the batch in the text, which decides its half.
+    number: usize,
     /// Uses of each weight, by index.
     uses: Vec<Uses>,
     /// Input that this evaluation adds to each capture, if several weights share the capture: it takes one input per
@@ -75,6 +77,7 @@ impl Evaluation {
         Self {
             shared,
             batch: 0,
+            number: 0,
             uses: Vec::new(),
             added: Vec::new(),
             fresh: Vec::new(),
@@ -86,8 +89,9 @@ impl Evaluation {
     }
 
     /// Begins a batch. The last evaluation must have ended.
-    pub(super) fn begin_batch(&mut self, batch: usize) {
+    pub(super) fn begin_batch(&mut self, batch: usize, number: usize) {
         self.batch = batch;
+        self.number = number;
         self.shared.lock().begin_batch(batch);
         self.uses.iter_mut().for_each(|uses| uses.batch = 0);
     }
@@ -193,7 +197,9 @@ impl Evaluation {
 
     /// Adds the input of the product that was last asked for; see [`Lane::add`](super::Lane::add).
     pub(super) fn add(&mut self, product: &Product<'_>, input: &Rows<'_>, ids: Option<&Ids<'_>>) -> Result<(), Error> {
+        let even = self.number.is_multiple_of(2);
         self.change(|Addition { sums, scratch, is_shared, .. }| {
+            sums.turn_to(even);
             // While `before` refers to the sums, `Arc::make_mut` changes a copy.
             sums.before = is_shared.then(|| Arc::clone(&sums.entry));
             let entry = Arc::make_mut(&mut sums.entry);
@@ -211,11 +217,14 @@ impl Evaluation {
         product: &Product<'_>,
         sum: impl FnOnce(Option<Box<dyn OnDevice>>) -> Result<Box<dyn OnDevice>, Error>,
     ) -> Result<(), Error> {
+        // Halves of whole intervals, after which the sums are transferred anyway.
+        let even = (self.number / BATCHES_AWAY).is_multiple_of(2);
         self.change(|Addition { sums, batch, .. }| {
-            prepare_on_device(Arc::make_mut(&mut sums.entry), product)?;
             sums.bring_home(batch);
+            sums.turn_to(even);
+            prepare_on_device(Arc::make_mut(&mut sums.entry), product)?;
             let sums_there = sum(sums.pending.take().map(|pending| pending.sums))?;
-            sums.pending = Some(Pending { sums: sums_there, batch });
+            sums.pending = Some(Pending { sums: sums_there, batch, empty: false });
             Ok(())
         })
     }

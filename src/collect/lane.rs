@@ -56,8 +56,14 @@ impl Lane {
 
     /// Begins batch `batch`, counted from 0. Every batch must be evaluated by exactly one lane.
     pub fn begin_batch(&mut self, batch: usize) {
+        self.begin_numbered_batch(batch, batch);
+    }
+
+    /// Begins batch `batch` of this run, which is batch `number` of the text: a run that was resumed, or that leaves out
+    /// batches, begins its own count at 0. Batches of even numbers are the even half of the text.
+    pub(crate) fn begin_numbered_batch(&mut self, batch: usize, number: usize) {
         self.end_evaluation();
-        self.evaluation.begin_batch(batch);
+        self.evaluation.begin_batch(batch, number);
         #[cfg(feature = "llama")]
         self.devices.begin_batch();
     }

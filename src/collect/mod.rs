@@ -12,6 +12,7 @@ mod chunks;
 pub(crate) mod collector;
 mod error;
 mod evaluation;
+mod even;
 mod experts;
 mod kernel;
 mod lane;

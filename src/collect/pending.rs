@@ -13,4 +13,6 @@ pub(super) struct Pending {
     pub(super) sums: Box<dyn OnDevice>,
     /// The batch of the last addition.
     pub(super) batch: usize,
+    /// True if nothing was added since the last transfer.
+    pub(super) empty: bool,
 }

@@ -14,8 +14,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::sums::{Accumulate, OnDevice};
+use crate::sums::{Accumulate, Half, OnDevice};
 
+use super::even::EvenHalf;
 use super::pending::{BATCHES_AWAY, Pending};
 use super::stored::Stored;
 
@@ -28,19 +29,52 @@ pub(super) struct CaptureSums {
     pub(super) before: Option<Arc<Stored>>,
     /// The part of the sums that is on a device; `entry` is then [`Stored::Wide`].
     pub(super) pending: Option<Pending>,
+    /// The even half, if it is kept.
+    pub(super) even: Option<EvenHalf>,
+}
+
+/// The sums of a capture at one point of a run. Later additions do not change them.
+#[derive(Debug, Clone)]
+pub(super) struct Frozen {
+    pub(super) sums: Arc<Stored>,
+    /// The even half of `sums`, if it is kept.
+    pub(super) even: Option<Arc<Half>>,
 }
 
 /// A function that returns true if two sums on devices are equal.
 pub(super) type Same<'f> = &'f mut dyn FnMut(&dyn OnDevice, &dyn OnDevice) -> bool;
 
 impl CaptureSums {
-    fn new(entry: Arc<Stored>) -> Self {
-        Self { entry, before: None, pending: None }
+    fn new(entry: Arc<Stored>, even: Option<EvenHalf>) -> Self {
+        Self { entry, before: None, pending: None, even }
+    }
+
+    /// Creates empty sums.
+    fn empty(accumulate: Accumulate, convergence: bool) -> Self {
+        Self::new(Arc::new(Stored::empty(accumulate)), convergence.then(EvenHalf::default))
+    }
+
+    /// Prepares an addition of the even half of the batches, or without `even` of the odd half.
+    pub(super) fn turn_to(&mut self, even: bool) {
+        if self.even.as_ref().is_some_and(|half| half.turns(even)) {
+            let all = self.gathered();
+            if let Some(half) = &mut self.even {
+                half.turn(&all);
+            }
+        }
+    }
+
+    /// Returns the sums of host and device together, and their even half.
+    fn frozen(&self) -> Frozen {
+        let sums = self.gathered();
+        Frozen { even: self.even.as_ref().map(|half| half.half(&sums)), sums }
     }
 
     /// Returns the sums of host and device together.
     fn gathered(&self) -> Arc<Stored> {
-        let Some(pending) = &self.pending else { return Arc::clone(&self.entry) };
+        let Some(pending) = self.pending.as_ref().filter(|pending| !pending.empty) else {
+            return Arc::clone(&self.entry);
+        };
         let mut entry = Stored::clone(&self.entry);
         if let Some(wide) = entry.widen() {
             wide.add(&pending.sums.read());
@@ -57,6 +91,7 @@ impl CaptureSums {
         {
             wide.add(&pending.sums.read());
             pending.sums.clear();
+            pending.empty = true;
         }
         pending.batch = batch;
     }
@@ -72,6 +107,7 @@ impl CaptureSums {
 
     fn same(&self, other: &Self, same: Same<'_>) -> bool {
         self.entry.same_bits(&other.entry)
+            && self.even == other.even
             && match (&self.pending, &other.pending) {
                 (None, None) => true,
                 (Some(own), Some(others)) => same(&*own.sums, &*others.sums),
@@ -93,7 +129,7 @@ struct Capture {
     /// Number of uses after which the turn passes on; `None`: at the end of the batch.
     expected: Option<usize>,
     /// The sums at the end of an earlier batch, for a snapshot.
-    kept: Option<Arc<Stored>>,
+    kept: Option<Frozen>,
 }
 
 #[derive(Debug)]
@@ -119,6 +155,8 @@ pub(super) enum Take {
 #[derive(Debug)]
 pub(super) struct Sharing {
     accumulate: Accumulate,
+    /// True if the even half of the batches is kept.
+    convergence: bool,
     captures: Vec<Capture>,
     weights: Vec<Weight>,
     by_name: BTreeMap<String, usize>,
@@ -129,9 +167,10 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
-    pub(super) fn new(accumulate: Accumulate) -> Self {
+    pub(super) fn new(accumulate: Accumulate, convergence: bool) -> Self {
         Self {
             accumulate,
+            convergence,
             captures: Vec::new(),
             weights: Vec::new(),
             by_name: BTreeMap::new(),
@@ -141,16 +180,21 @@ impl Sharing {
     }
 
     /// Adds a weight with these sums and returns its index.
-    pub(super) fn load(&mut self, name: String, entry: Arc<Stored>) -> usize {
-        let capture = self.add_capture(entry);
+    pub(super) fn load(&mut self, name: String, frozen: Frozen) -> usize {
+        let even = frozen.even.filter(|_| self.convergence).map(EvenHalf::new);
+        self.add(name, CaptureSums::new(frozen.sums, even))
+    }
+
+    fn add(&mut self, name: String, sums: CaptureSums) -> usize {
+        let capture = self.add_capture(sums);
         let weight = self.weights.len();
         self.by_name.insert(name.clone(), weight);
         self.weights.push(Weight { name, capture, shown: false, first_batch: 0 });
         weight
     }
 
-    fn add_capture(&mut self, entry: Arc<Stored>) -> usize {
-        self.captures.push(Capture { sums: Some(CaptureSums::new(entry)), members: 1, ..Capture::default() });
+    fn add_capture(&mut self, sums: CaptureSums) -> usize {
+        self.captures.push(Capture { sums: Some(sums), members: 1, ..Capture::default() });
         self.captures.len() - 1
     }
 
@@ -158,7 +202,7 @@ impl Sharing {
     pub(super) fn show(&mut self, name: &str) -> (usize, bool) {
         let weight = match self.by_name.get(name) {
             Some(&weight) => weight,
-            None => self.load(name.to_owned(), Arc::new(Stored::empty(self.accumulate))),
+            None => self.add(name.to_owned(), CaptureSums::empty(self.accumulate, self.convergence)),
         };
         (weight, !std::mem::replace(&mut self.weights[weight].shown, true))
     }
@@ -200,9 +244,9 @@ impl Sharing {
         self.first.get_or_insert(weight);
         let index = self.weights[weight].capture;
         let capture = &mut self.captures[index];
-        let sums = capture.sums.take().unwrap_or_else(|| CaptureSums::new(Arc::new(Stored::empty(self.accumulate))));
+        let sums = capture.sums.take().unwrap_or_else(|| CaptureSums::empty(self.accumulate, self.convergence));
         if keep && capture.kept.is_none() {
-            capture.kept = Some(sums.gathered());
+            capture.kept = Some(sums.frozen());
         }
         (index, sums)
     }
@@ -233,10 +277,12 @@ impl Sharing {
         let index = self.weights[weight].capture;
         let first_batch = self.weights[weight].first_batch;
         let capture = &mut self.captures[index];
-        let entry = match (&capture.sums, take) {
-            (None, _) => Arc::new(Stored::empty(self.accumulate)),
-            (Some(sums), Take::Now) => sums.gathered(),
-            (Some(sums), Take::Before) => Arc::clone(sums.before.as_ref().unwrap_or(&sums.entry)),
+        // The even half belongs to either: it was last changed before the addition that is left out.
+        let own = |entry, sums: &CaptureSums| CaptureSums::new(entry, sums.even.clone());
+        let sums = match (&capture.sums, take) {
+            (None, _) => CaptureSums::empty(self.accumulate, self.convergence),
+            (Some(sums), Take::Now) => own(sums.gathered(), sums),
+            (Some(sums), Take::Before) => own(Arc::clone(sums.before.as_ref().unwrap_or(&sums.entry)), sums),
         };
         let (turn, expected) = (capture.turn, capture.expected.map(|_| first_batch));
         let kept = capture.kept.clone();
@@ -249,7 +295,7 @@ impl Sharing {
         } else {
             self.settle(index)
         };
-        let own = self.add_capture(entry);
+        let own = self.add_capture(sums);
         self.captures[own] = Capture { turn, seen, expected, kept, members: 1, sums: self.captures[own].sums.take() };
         self.weights[weight].capture = own;
         passed
@@ -313,15 +359,17 @@ impl Sharing {
 
     /// Returns every weight with its sums, sorted by name; if sums are kept for a snapshot, those. Weights without rows
     /// are omitted.
-    pub(super) fn entries(&self) -> Vec<(String, Arc<Stored>)> {
+    pub(super) fn entries(&self) -> Vec<(String, Frozen)> {
         // Gathered once per capture: its weights share one entry, and a device is read once.
-        let mut gathered: BTreeMap<usize, Option<Arc<Stored>>> = BTreeMap::new();
+        let mut gathered: BTreeMap<usize, Option<Frozen>> = BTreeMap::new();
         let mut entry_of = |capture: usize| {
             let entry = || {
                 let Capture { kept, sums, .. } = &self.captures[capture];
-                let entry = kept.clone().or_else(|| sums.as_ref().map(CaptureSums::gathered))?;
-                let wide = matches!(*entry, Stored::Wide(_));
-                Some(if wide { Arc::new(Stored::F32(entry.entry().into_owned())) } else { entry })
+                let mut entry = kept.clone().or_else(|| sums.as_ref().map(CaptureSums::frozen))?;
+                if matches!(*entry.sums, Stored::Wide(_)) {
+                    entry.sums = Arc::new(Stored::F32(entry.sums.entry().into_owned()));
+                }
+                Some(entry)
             };
             gathered.entry(capture).or_insert_with(entry).clone()
         };
@@ -329,7 +377,7 @@ impl Sharing {
             .iter()
             .filter_map(|(name, &weight)| {
                 let entry = entry_of(self.weights[weight].capture)?;
-                (entry.len() > 0).then(|| (name.clone(), entry))
+                (entry.sums.len() > 0).then(|| (name.clone(), entry))
             })
             .collect()
     }

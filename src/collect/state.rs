@@ -111,7 +111,7 @@ impl State {
 
     fn new(options: &CollectorOptions) -> Self {
         Self {
-            sharing: Sharing::new(options.accumulate),
+            sharing: Sharing::new(options.accumulate, options.convergence),
             clock: ChunkClock::new(options.chunk_size, options.output_every, options.copy_every),
             too_few_rows: 0,
             done: 0,
@@ -137,6 +137,9 @@ impl State {
         if self.clock.due.len() > before {
             match self.keep_after {
                 None => self.keep_after = Some(batch),
+                // A requested snapshot of a later batch gives way; the request is repeated. No batch after this one has
+                // added anything yet.
+                Some(first) if first > batch => self.keep_after = Some(batch),
                 Some(first) if first < batch && self.wait_after.is_none() => self.wait_after = Some(batch),
                 Some(_) => {}
             }

@@ -131,11 +131,12 @@ impl<'a> Evaluator<'a> {
         *self.context.observer_mut() = Watcher::new(collector.lane());
     }
 
-    /// Evaluates batch `index`, which consists of `chunks`. Returns after the computation has finished.
-    pub(super) fn evaluate(&mut self, index: usize, chunks: &[usize]) -> Result<Evaluated, Error> {
+    /// Evaluates batch `index`, which consists of `chunks` and is batch `number` of the text. Returns after the computation
+    /// has finished.
+    pub(super) fn evaluate(&mut self, index: usize, number: usize, chunks: &[usize]) -> Result<Evaluated, Error> {
         let (Some(&first), Some(&last)) = (chunks.first(), chunks.last()) else { return Ok(Evaluated::default()) };
         self.learn(first, chunks)?;
-        self.context.observer_mut().lane.begin_batch(index);
+        self.context.observer_mut().lane.begin_numbered_batch(index, number);
         self.context.clear_memory();
         if let Some(nextn) = &mut self.nextn {
             nextn.clear();

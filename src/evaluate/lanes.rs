@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::calibration::Chunks;
 use crate::collect::collector::Collector;
 use crate::collect::{self, Snapshot};
+use crate::convergence::Convergence;
 use crate::llama::{self, Model};
 use crate::nextn::Layer;
 use crate::state::ChunkSet;
@@ -19,8 +20,8 @@ use super::{Checkpoint, Error, Layout, Listener, Position, RunOptions, Start};
 
 /// Number of batches evaluated in parallel, each in a separate context with its share of the threads.
 ///
-/// The number is always one with a NextN layer, with [`RunOptions::stop_when_covered`], and if a batch of documents is
-/// larger than a micro-batch.
+/// The number is always one with a NextN layer, with [`RunOptions::stop_when_covered`] or
+/// [`RunOptions::stop_when_converged`], and if a batch of documents is larger than a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Lanes {
     /// Two lanes if there are at least two threads and four batches, every batch is a single micro-batch, no device is
@@ -46,8 +47,15 @@ impl Lanes {
     }
 }
 
-/// The chunks of each batch.
-pub(super) struct Batches(Vec<Vec<usize>>);
+/// The batches that a run evaluates.
+pub(super) struct Batches(Vec<PlannedBatch>);
+
+/// A batch that a run evaluates.
+struct PlannedBatch {
+    /// Number of the batch in the layout. It does not depend on the part, or on what is done or discarded.
+    number: usize,
+    chunks: Vec<usize>,
+}
 
 impl Batches {
     /// Returns the batches of the layout without chunks that are done, discarded, at or after `end`, or outside the
@@ -67,8 +75,10 @@ impl Batches {
                 && !position.done.contains(chunk as u64)
                 && !discarded.contains(chunk as u64)
         };
-        let batches = layout.batches.iter().map(|batch| batch.clone().filter(is_due).collect::<Vec<_>>());
-        Self(batches.filter(|batch| !batch.is_empty()).collect())
+        let batches = layout.batches.iter().enumerate();
+        let batches =
+            batches.map(|(number, batch)| PlannedBatch { number, chunks: batch.clone().filter(is_due).collect() });
+        Self(batches.filter(|batch| !batch.chunks.is_empty()).collect())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -106,7 +116,7 @@ pub(super) fn wanted(options: &RunOptions, layout: &Layout, chunks: &Chunks, nex
     // micro-batch.
     let uneven = chunks.are_documents() && !layout.in_one_piece;
     // With several lanes, the sums would include batches after the one at which the run ends.
-    let alone = nextn || uneven || options.stop_when_covered.is_some();
+    let alone = nextn || uneven || options.stop_when_covered.is_some() || options.stop_when_converged.is_some();
     if alone { 1 } else { options.lanes.resolve(options, n_batches, layout.in_one_piece) }
 }
 
@@ -142,12 +152,15 @@ pub(super) struct Delivery<'l> {
     told: ChunkSet,
     timed: bool,
     stop_when_covered: Option<u64>,
+    stop_when_converged: Option<f64>,
     /// True if the listener has requested a checkpoint that is not taken yet.
     asked: bool,
     /// The last checkpoint, if the listener keeps none and chunks may be discarded.
     kept: Option<Kept>,
     /// True if every expert has the requested number of tokens.
     pub(super) covered: bool,
+    /// True if at the last save the halves of every weight had the requested cosine.
+    pub(super) converged: bool,
 }
 
 impl<'l> Delivery<'l> {
@@ -170,9 +183,11 @@ impl<'l> Delivery<'l> {
             told: position.done.clone(),
             timed: false,
             stop_when_covered: options.stop_when_covered,
+            stop_when_converged: options.stop_when_converged,
             asked: false,
             kept,
             covered: false,
+            converged: false,
             position,
         }
     }
@@ -182,11 +197,21 @@ impl<'l> Delivery<'l> {
         for (chunk, findings) in findings {
             self.position.findings.insert(chunk, findings);
         }
-        let batch = &batches.0[report.index];
+        let batch = &batches.0[report.index].chunks;
         let snapshots = self.collector.take_due(report.index);
         // Batches repeated after a step back are not saved again.
         let again = batch.iter().all(|&chunk| self.told.contains(chunk as u64));
-        for snapshot in snapshots.iter().filter(|snapshot| !snapshot.due.is_empty() && !again) {
+        for snapshot in snapshots.iter().filter(|snapshot| !snapshot.due.is_empty()) {
+            let convergence = snapshot.convergence();
+            if let Some(convergence) = &convergence {
+                self.compare(convergence, snapshot.chunks);
+            }
+            if again {
+                continue;
+            }
+            if let Some(convergence) = convergence {
+                self.listener.compared(convergence, &self.position.curve);
+            }
             self.listener.due(snapshot).map_err(Error::Listener)?;
         }
         if !std::mem::replace(&mut self.timed, true) {
@@ -229,6 +254,20 @@ impl<'l> Delivery<'l> {
             }
         }
         Ok(())
+    }
+
+    /// Adds a point to the curve, and compares it with the goal of the run.
+    fn compare(&mut self, convergence: &Convergence, chunks: i32) {
+        let Some(point) = convergence.point(chunks) else { return };
+        self.converged = self.stop_when_converged.is_some_and(|cosine| point.cosine >= cosine);
+        self.position.curve.push(point);
+    }
+
+    /// Returns true if the run has reached all goals that end it early.
+    fn has_reached_its_goals(&self) -> bool {
+        let goals =
+            [(self.stop_when_covered.is_some(), self.covered), (self.stop_when_converged.is_some(), self.converged)];
+        goals.iter().any(|&(is_set, _)| is_set) && goals.iter().all(|&(is_set, reached)| reached || !is_set)
     }
 
     /// Keeps a checkpoint if the listener keeps none, and passes it to the listener if requested.
@@ -278,7 +317,7 @@ pub(super) fn evaluate(
         }
         let report = evaluate_one(&mut evaluators[0], batches, index);
         delivery.deliver(batches, report)?;
-        if delivery.covered {
+        if delivery.has_reached_its_goals() {
             return Ok(false);
         }
     }
@@ -292,7 +331,8 @@ pub(super) fn evaluate(
 
 fn evaluate_one(evaluator: &mut Evaluator<'_>, batches: &Batches, index: usize) -> Report {
     let started = Instant::now();
-    let evaluated = evaluator.evaluate(index, &batches.0[index]);
+    let PlannedBatch { number, chunks } = &batches.0[index];
+    let evaluated = evaluator.evaluate(index, *number, chunks);
     Report { index, evaluated, seconds: started.elapsed().as_secs_f32() }
 }
 

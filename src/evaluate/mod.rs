@@ -20,6 +20,7 @@ use lanes::{Batches, Delivery};
 use crate::calibration::Chunks;
 use crate::collect::collector::Collector;
 use crate::collect::{Earlier, Experts, Snapshot};
+use crate::convergence::{Convergence, Point};
 use crate::lens::{Findings, LensOptions};
 use crate::llama::{self, ContextOptions, FlashAttention, Model, Outputs, Timings, Tuning};
 use crate::nextn::Layer;
@@ -60,6 +61,11 @@ pub struct RunOptions {
     /// End the run once every expert has this many tokens, including those of earlier sums. Batches are then evaluated
     /// one by one.
     pub stop_when_covered: Option<u64>,
+    /// End the run at the first save at which the halves of every weight have this cosine: see
+    /// [`Convergence`](crate::convergence::Convergence). Requires
+    /// [`CollectorOptions::convergence`](crate::CollectorOptions::convergence). Batches are then evaluated one by one. With
+    /// [`stop_when_covered`](Self::stop_when_covered), the run ends once it has reached both goals.
+    pub stop_when_converged: Option<f64>,
     /// If it becomes true, the run ends after the batches that have begun.
     pub stop: Arc<AtomicBool>,
     /// Number of tokens evaluated so far, counted per micro-batch, for a display of progress. It begins with the tokens
@@ -86,6 +92,7 @@ impl Default for RunOptions {
             max_bad_chunks: 0,
             lens: None,
             stop_when_covered: None,
+            stop_when_converged: None,
             stop: Arc::default(),
             tokens_done: Arc::default(),
         }
@@ -162,6 +169,8 @@ pub struct Position {
     pub tokens: u64,
     /// Measurements of the layers so far.
     pub findings: Findings,
+    /// How well the halves of the text agreed at each save; empty unless they are kept.
+    pub curve: Vec<Point>,
 }
 
 /// Sums and progress at the end of a batch, sufficient to resume the run.
@@ -219,6 +228,10 @@ fn bad_chunks(chunks: &[usize], (first, last): (usize, usize)) -> String {
 pub trait Listener {
     /// Called once the model is set up.
     fn begins(&mut self, _: &Plan) {}
+
+    /// Called before [`due`](Self::due) if the halves of the text are kept: how well they agree in these sums, and at all
+    /// saves up to this one.
+    fn compared(&mut self, _: Convergence, _: &[Point]) {}
 
     /// Called when files are due, with the sums at the end of a batch. They contain no chunk in part.
     ///
@@ -293,6 +306,8 @@ pub struct Outcome {
     pub stopped: bool,
     /// True if the run ended because all experts had [their tokens](RunOptions::stop_when_covered).
     pub covered: bool,
+    /// True if at the last save the halves of every weight had [their cosine](RunOptions::stop_when_converged).
+    pub converged: bool,
     /// Measurements of the layers, of the chunks that this run evaluated.
     pub findings: Option<Findings>,
 }
@@ -440,5 +455,6 @@ pub fn run(
         position,
         stopped,
         covered: delivery.covered,
+        converged: delivery.converged,
     })
 }

@@ -31,6 +31,7 @@ use super::{Listener, Outcome, RunOptions, Start, run};
 use crate::calibration::{self, ChunkOptions, Chunks};
 use crate::collect::collector::{Collector, CollectorOptions};
 use crate::collect::{self, Earlier, Rule, Snapshot};
+use crate::convergence::Convergence;
 use crate::imatrix::Imatrix;
 use crate::llama::{self, Model, Timings, Token};
 use crate::nextn::Layer;
@@ -57,6 +58,8 @@ pub struct SessionOptions {
     pub output_every: i32,
     /// Number of chunks between two calls for a numbered copy; 0: none.
     pub copy_every: i32,
+    /// Also compare the halves of the text: see [`Collected::convergence`].
+    pub convergence: bool,
     /// How the model is evaluated.
     pub run: RunOptions,
 }
@@ -72,6 +75,7 @@ impl Default for SessionOptions {
             sum_on: SumOn::default(),
             output_every: 0,
             copy_every: 0,
+            convergence: false,
             run: RunOptions::default(),
         }
     }
@@ -119,6 +123,8 @@ pub struct Collected {
     pub discarded: ChunkSet,
     /// Number of inputs that were not collected because they have fewer rows than [`Rule::min_rows`].
     pub inputs_of_too_few_rows: u64,
+    /// How well the halves of the text agree, if [`SessionOptions::convergence`] requested it and there is no earlier matrix.
+    pub convergence: Option<Convergence>,
     /// True if the session was cancelled before the last chunk.
     pub cancelled: bool,
 }
@@ -258,6 +264,7 @@ impl<'m> Session<'m> {
             done: outcome.position.done,
             discarded: outcome.position.discarded,
             inputs_of_too_few_rows: collector.inputs_of_too_few_rows(),
+            convergence: if self.options.convergence { collector.snapshot().convergence() } else { None },
             cancelled: outcome.stopped,
         })
     }
@@ -280,6 +287,7 @@ impl<'m> Session<'m> {
             copy_every: self.options.copy_every,
             accumulate: self.options.accumulate,
             sum_on: self.options.sum_on,
+            convergence: self.options.convergence,
         });
         let (nextn, options) = (self.nextn.as_ref(), &self.options.run);
         let outcome = run(self.model, nextn, chunks, &collector, start, options, listener)?;

@@ -78,6 +78,13 @@ pub(crate) fn square_to_f32(n: Square) -> f32 {
     (unsigned([n[1], n[2]]) | cut) as f32 * power_of_two(64 - SQUARE_BITS)
 }
 
+/// Rounds a sum of squares to f64, with an error of at most `2^-52` of it.
+pub(crate) fn square_to_f64(n: Square) -> f64 {
+    const TWO_TO_64: f64 = 18_446_744_073_709_551_616.0;
+    let upper = n[2] as f64 * TWO_TO_64 * TWO_TO_64;
+    (upper + unsigned([n[0], n[1]]) as f64) * f64::from(power_of_two(-SQUARE_BITS))
+}
+
 /// Rounds a sum to the nearest f32, ties to even.
 pub(crate) fn sum_to_f32(n: Sum) -> f32 {
     unsigned(n) as i128 as f32 * power_of_two(-SUM_BITS)

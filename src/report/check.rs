@@ -12,6 +12,9 @@ pub fn text(check: &Check, model: &str, matrix: &str) -> String {
     out += &line(&format!("model:  {}", model_line(check, model)));
     out += &line(&format!("matrix: {}", matrix_line(check, matrix)));
     out += &line(&format!("data:   {}", data_line(check)));
+    if let Some(point) = &check.convergence {
+        out += &line(&format!("halves: {}", point.describe()));
+    }
     if let Some(quantization) = &check.quantization {
         out += &line(&format!("types:  {}", types_line(quantization)));
     }

@@ -7,6 +7,7 @@ mod data;
 
 use std::fmt::Write as _;
 
+use crate::convergence::ConvergenceFile;
 use crate::imatrix::Imatrix;
 use crate::lens::file::LensFile;
 
@@ -21,6 +22,8 @@ pub struct Source {
     pub legacy: bool,
     /// Lens file of the run, if any.
     pub lens: Option<LensFile>,
+    /// Comparison of the halves of its text, if any.
+    pub convergence: Option<ConvergenceFile>,
     /// Notes for the reader, such as a lens file that could not be read.
     pub notes: Vec<String>,
 }
@@ -30,13 +33,14 @@ const STYLE: &str = include_str!("page/style.css");
 const UPLOT_STYLE: &str = include_str!("../../assets/report/uplot/uPlot.min.css");
 const UPLOT: &str = include_str!("../../assets/report/uplot/uPlot.iife.min.js");
 const UPLOT_LICENCE: &str = include_str!("../../assets/report/uplot/LICENSE");
-const SCRIPTS: [&str; 7] = [
+const SCRIPTS: [&str; 8] = [
     include_str!("page/base.js"),
     include_str!("page/tables.js"),
     include_str!("page/charts.js"),
     include_str!("page/heatmap.js"),
     include_str!("page/layers.js"),
     include_str!("page/channels.js"),
+    include_str!("page/convergence.js"),
     include_str!("page/main.js"),
 ];
 
@@ -89,7 +93,7 @@ mod tests {
         let mut imatrix = Imatrix::default();
         let entry = Entry { sum2: sum2.to_vec(), sum: None, counts: counts.to_vec() };
         imatrix.entries.insert("blk.0.ffn_up_exps.weight".into(), entry);
-        Source { name: name.into(), imatrix, legacy: true, lens: None, notes: Vec::new() }
+        Source { name: name.into(), imatrix, legacy: true, lens: None, convergence: None, notes: Vec::new() }
     }
 
     fn data(page: &str) -> serde_json::Value {

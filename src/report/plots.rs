@@ -266,7 +266,8 @@ mod tests {
             let entry = Entry { sum2: vec![4.0, 1.0, f32::NAN, 2.0], sum: Some(vec![1.0; 4]), counts: vec![2, 0] };
             imatrix.entries.insert(format!("blk.{layer}.ffn_up_exps.weight"), entry);
         }
-        let source = Source { name: "λ.gguf".into(), imatrix, legacy: false, lens: None, notes: Vec::new() };
+        let source =
+            Source { name: "λ.gguf".into(), imatrix, legacy: false, lens: None, convergence: None, notes: Vec::new() };
         let folder = tempfile::tempdir().unwrap();
         let written = write_all(folder.path(), std::slice::from_ref(&source), None).unwrap();
         let names: Vec<_> = written.iter().map(|p| p.file_stem().unwrap().to_str().unwrap()).collect();

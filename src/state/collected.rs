@@ -1,8 +1,10 @@
 //! Converts between the sums of a collector and those of a state.
 
-use super::SharedSums;
+use std::borrow::Cow;
+
+use super::{Group, SharedSums};
 use crate::collect::{Earlier, Snapshot, Stored};
-use crate::sums::Accumulate;
+use crate::sums::{Accumulate, Half};
 
 impl Earlier {
     /// Creates the sums that a run continues from, with its count of chunks.
@@ -10,15 +12,17 @@ impl Earlier {
     pub fn from_state(sums: SharedSums<'_>, chunks: i32) -> Self {
         match sums {
             SharedSums::F32(groups) => {
-                let stored = groups.into_iter().map(|group| (group.weights, Stored::F32(group.entry.into_owned())));
-                Self::from_groups(stored, chunks)
+                Self::from_groups(groups.into_iter().map(|group| owned(group, Stored::F32)), chunks)
             }
             SharedSums::Exact(groups) => {
-                let stored = groups.into_iter().map(|group| (group.weights, Stored::Exact(group.entry.into_owned())));
-                Self::from_groups(stored, chunks)
+                Self::from_groups(groups.into_iter().map(|group| owned(group, Stored::Exact)), chunks)
             }
         }
     }
+}
+
+fn owned<E: Clone>(group: Group<'_, E>, stored: impl Fn(E) -> Stored) -> (Vec<String>, Stored, Option<Half>) {
+    (group.weights, stored(group.entry.into_owned()), group.even.map(Cow::into_owned))
 }
 
 impl Snapshot {
@@ -26,14 +30,16 @@ impl Snapshot {
     #[must_use]
     pub fn sums(&self, accumulate: Accumulate) -> SharedSums<'_> {
         match accumulate {
-            Accumulate::F32 => SharedSums::f32(self.stored().filter_map(|(name, stored)| match stored {
-                Stored::F32(entry) => Some((name, entry)),
+            Accumulate::F32 => SharedSums::f32_halves(self.stored().filter_map(|(name, stored, even)| match stored {
+                Stored::F32(entry) => Some((name, entry, even)),
                 Stored::Exact(_) | Stored::Wide(_) => None, // a snapshot has no wide sums
             })),
-            Accumulate::F64 => SharedSums::exact(self.stored().filter_map(|(name, stored)| match stored {
-                Stored::Exact(entry) => Some((name, entry)),
-                Stored::F32(_) | Stored::Wide(_) => None,
-            })),
+            Accumulate::F64 => {
+                SharedSums::exact_halves(self.stored().filter_map(|(name, stored, even)| match stored {
+                    Stored::Exact(entry) => Some((name, entry, even)),
+                    Stored::F32(_) | Stored::Wide(_) => None,
+                }))
+            }
         }
     }
 }

@@ -112,6 +112,9 @@ pub enum Error {
         /// The rule.
         source: exact::Error,
     },
+    /// The even half of a weight's sums does not fit to the sums.
+    #[error("weight '{0}': expected an even half as long as its sums, finite, with 0 to all of its rows")]
+    Half(String),
     /// A count is negative.
     #[error("weight '{weight}' has count {found}, expected 0 or more")]
     Count {

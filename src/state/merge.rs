@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Accumulate, ChunkSet, Group, MergeError, Progress, Shard, SharedSums, State};
-use crate::exact::ExactEntry;
+use crate::exact::{self, ExactEntry};
 use crate::imatrix::rows_to_chunks;
+use crate::sums::Half;
 
 /// Reads state files and merges them. In any order, the result has the bytes of the state of one run over all their
 /// chunks.
@@ -31,7 +32,22 @@ pub struct Merger {
     whole: Option<State<'static>>,
     /// Index of each weight's sums in `groups`.
     places: BTreeMap<String, usize>,
-    groups: Vec<ExactEntry>,
+    groups: Vec<Merged>,
+}
+
+/// Sums, and their even half if all states have it.
+#[derive(Clone, Debug)]
+struct Merged {
+    entry: ExactEntry,
+    even: Option<Half>,
+}
+
+impl Merged {
+    fn merge(&mut self, more: &Self) -> Result<(), exact::Error> {
+        self.entry.merge(&more.entry)?;
+        self.even = self.even.take().zip(more.even.as_ref()).and_then(|(even, more)| even.merged(more));
+        Ok(())
+    }
 }
 
 /// A state that has been merged.
@@ -72,20 +88,22 @@ impl Merger {
             }
         }
         self.parts.push(Part { path: path.to_owned(), shard: *shard, done: done.clone() });
-        let State { sums, progress, likelihoods, measurements, fingerprint, output } = state;
+        let State { sums, progress, likelihoods, measurements, fingerprint, output, .. } = state;
         if let SharedSums::Exact(groups) = sums {
-            for Group { weights, entry } in groups {
-                self.add_group(path, weights, entry.into_owned())?;
+            for Group { weights, entry, even } in groups {
+                let sums = Merged { entry: entry.into_owned(), even: even.map(Cow::into_owned) };
+                self.add_group(path, weights, sums)?;
             }
         }
-        let sums = SharedSums::Exact(Vec::new());
-        self.add_rest(State { fingerprint, progress, output, likelihoods, measurements, sums });
+        // The curve of a shard is not that of the run.
+        let (sums, curve) = (SharedSums::Exact(Vec::new()), Vec::new());
+        self.add_rest(State { fingerprint, progress, output, likelihoods, measurements, curve, sums });
         Ok(())
     }
 
     /// Adds a set of sums and the weights that share it. Shards may differ in which weights share: a weight that a
     /// shard did not use at some time has separate sums there.
-    fn add_group(&mut self, path: &Path, weights: Vec<String>, entry: ExactEntry) -> Result<(), MergeError> {
+    fn add_group(&mut self, path: &Path, weights: Vec<String>, sums: Merged) -> Result<(), MergeError> {
         // Weights that share a place stay together if they also share in this state.
         let mut by_place: BTreeMap<usize, Vec<String>> = BTreeMap::new();
         let mut fresh = Vec::new();
@@ -99,21 +117,21 @@ impl Merger {
             let members = self.places.values().filter(|&&at| at == place).count();
             let failed = |source| MergeError::Sums { path: path.to_owned(), weight: weights[0].clone(), source };
             if members == weights.len() {
-                self.groups[place].merge(&entry).map_err(failed)?;
+                self.groups[place].merge(&sums).map_err(failed)?;
             } else {
                 let mut own = self.groups[place].clone();
-                own.merge(&entry).map_err(failed)?;
+                own.merge(&sums).map_err(failed)?;
                 self.place(weights, own);
             }
         }
         if !fresh.is_empty() {
-            self.place(fresh, entry);
+            self.place(fresh, sums);
         }
         Ok(())
     }
 
-    fn place(&mut self, weights: Vec<String>, entry: ExactEntry) {
-        self.groups.push(entry);
+    fn place(&mut self, weights: Vec<String>, sums: Merged) {
+        self.groups.push(sums);
         let place = self.groups.len() - 1;
         self.places.extend(weights.into_iter().map(|weight| (weight, place)));
     }
@@ -151,17 +169,20 @@ impl Merger {
             let shards = which_are_missing(&self.parts);
             return Err(MergeError::Rule(format!("chunks {missing} of {n_chunks} are in none of the files{shards}")));
         }
-        let most = self.groups.iter().flat_map(|entry| &entry.counts).max().copied().unwrap_or(0);
+        let most = self.groups.iter().flat_map(|sums| &sums.entry.counts).max().copied().unwrap_or(0);
         whole.progress.chunk_count = rows_to_chunks(most, whole.output.chunk_size);
         whole.progress.shard = Shard::WHOLE;
         let mut weights: BTreeMap<usize, Vec<String>> = BTreeMap::new();
         for (weight, place) in self.places {
             weights.entry(place).or_default().push(weight);
         }
-        let mut entries: Vec<Option<ExactEntry>> = self.groups.into_iter().map(Some).collect();
+        let mut entries: Vec<Option<Merged>> = self.groups.into_iter().map(Some).collect();
         let mut groups: Vec<Group<'static, ExactEntry>> = weights
             .into_iter()
-            .filter_map(|(place, weights)| Some(Group { weights, entry: Cow::Owned(entries[place].take()?) }))
+            .filter_map(|(place, weights)| {
+                let Merged { entry, even } = entries[place].take()?;
+                Some(Group { weights, entry: Cow::Owned(entry), even: even.map(Cow::Owned) })
+            })
             .collect();
         groups.sort_by(|a, b| a.weights.cmp(&b.weights));
         whole.sums = SharedSums::Exact(groups);

@@ -20,6 +20,7 @@
 //!     output: Output { datasets: vec!["wiki.txt".into()], chunk_size: 512, ..Output::default() },
 //!     likelihoods: None,
 //!     measurements: None,
+//!     curve: Vec::new(),
 //!     // Weights with the same entry share one copy of it in the file.
 //!     sums: SharedSums::exact([("blk.0.attn_k.weight", &entry), ("blk.0.attn_q.weight", &entry)]),
 //! };
@@ -47,6 +48,7 @@ mod shard;
 mod sums;
 mod write;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 pub use chunk_set::ChunkSet;
@@ -64,6 +66,7 @@ pub use write::KIND;
 pub use crate::sums::Accumulate;
 
 use crate::atomic_file;
+use crate::convergence::{Convergence, Point};
 use crate::gguf;
 use crate::imatrix::Imatrix;
 use crate::lens::Measurements;
@@ -84,6 +87,8 @@ pub struct State<'a> {
     pub likelihoods: Option<Likelihoods>,
     /// Measurements of the layers so far; `None` if there are none.
     pub measurements: Option<Measurements>,
+    /// How well the halves of the text agreed at each save; empty unless they are kept.
+    pub curve: Vec<Point>,
     /// The sums, including those of the matrices that the run started from.
     pub sums: SharedSums<'a>,
 }
@@ -148,6 +153,22 @@ impl State<'_> {
             n_layer_nextn: self.output.n_layer_nextn,
             ..Imatrix::default()
         }
+    }
+
+    /// Returns true if the state has the halves of the text, for [`convergence`](Self::convergence).
+    #[must_use]
+    pub fn has_halves(&self) -> bool {
+        self.sums.halves().is_some()
+    }
+
+    /// Compares the halves of the text; `None` if the state does not have them.
+    #[must_use]
+    pub fn convergence(&self) -> Option<Convergence> {
+        let halves = self.sums.halves().filter(|halves| !halves.is_empty())?;
+        let entries = self.sums.entries();
+        let all =
+            halves.iter().filter_map(|(&weight, &even)| Some((weight, Cow::Borrowed(entries.get(weight)?), even)));
+        Some(Convergence::measure(all))
     }
 
     /// Checks the rules that hold for every state, before writing and after reading.

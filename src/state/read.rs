@@ -8,10 +8,12 @@ use super::{
     Accumulate, ChunkSet, Digest, Error, Fingerprint, Group, Likelihoods, ModelFingerprint, Output, Progress, Shard,
     SharedSums, State, VERSION, measurements, seal, write,
 };
+use crate::convergence::Point;
 use crate::exact::{ExactEntry, SQUARE_WORDS, SUM_WORDS};
 use crate::gguf::{Array, DType, File, MAGIC, Tensor, Value};
 use crate::imatrix::Entry;
 use crate::perplexity::Perplexity;
+use crate::sums::Half;
 
 pub(super) fn read(bytes: &[u8]) -> Result<State<'static>, Error> {
     if !bytes.starts_with(&MAGIC) {
@@ -39,6 +41,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<State<'static>, Error> {
         output: output(&keys)?,
         likelihoods: likelihoods(&file, &keys)?,
         measurements: measurements::read(&file)?,
+        curve: curve(&keys)?,
         sums: match fingerprint.accumulate {
             Accumulate::F32 => SharedSums::F32(groups(&file, &keys, f32_entry)?),
             Accumulate::F64 => SharedSums::Exact(groups(&file, &keys, exact_entry)?),
@@ -210,7 +213,7 @@ fn groups<E: Clone>(
         if weights.is_empty() {
             return Err(Error::NoWeight(i));
         }
-        Ok(Group { weights, entry: Cow::Owned(entry(file, i)?) })
+        Ok(Group { weights, entry: Cow::Owned(entry(file, i)?), even: half(file, i)?.map(Cow::Owned) })
     };
     names.into_iter().enumerate().map(group).collect()
 }
@@ -223,6 +226,19 @@ fn f32_entry(file: &File<'_>, i: usize) -> Result<Entry, Error> {
         sum: optional(file, format!("sums.{i}.in_sum"), VALUES, values)?,
         counts: tensor(file, format!("sums.{i}.counts"), COUNTS, flat_i64s)?,
     })
+}
+
+fn half(file: &File<'_>, i: usize) -> Result<Option<Half>, Error> {
+    let name = format!("even.{i}.in_sum2");
+    let Some(sum2) = optional(file, name, "f64 in one dimension", flat_f64s)? else { return Ok(None) };
+    Ok(Some(Half { sum2, counts: tensor(file, format!("even.{i}.counts"), COUNTS, flat_i64s)? }))
+}
+
+fn curve(keys: &Keys<'_>) -> Result<Vec<Point>, Error> {
+    if keys.0.get(write::CURVE).is_none() {
+        return Ok(Vec::new());
+    }
+    keys.get(write::CURVE, "a JSON array of points", |value| serde_json::from_str(value.as_str()?).ok())
 }
 
 const VALUES: &str = "f32 in one dimension";
@@ -247,6 +263,11 @@ fn is_flat(tensor: &Tensor<'_>) -> bool {
 
 fn flat_i64s(tensor: Tensor<'_>) -> Option<Vec<i64>> {
     Some(tensor).filter(is_flat).and_then(i64s)
+}
+
+fn flat_f64s(tensor: Tensor<'_>) -> Option<Vec<f64>> {
+    let numbers = || tensor.data.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
+    (tensor.dtype == DType::F64 && is_flat(&tensor)).then(numbers)
 }
 
 fn i64s(tensor: Tensor<'_>) -> Option<Vec<i64>> {

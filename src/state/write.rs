@@ -6,10 +6,12 @@ use super::{Error, Fingerprint, Group, ModelFingerprint, Progress, SharedSums, S
 use crate::exact::{ExactEntry, SQUARE_WORDS, SUM_WORDS};
 use crate::gguf::{DType, Value, Writer};
 use crate::imatrix::Entry;
+use crate::sums::Half;
 
 /// `general.type` of a state file.
 pub const KIND: &str = "imatrix-state";
 pub(super) const CHECKSUM: &str = "checksum";
+pub(super) const CURVE: &str = "convergence.curve";
 
 pub(super) fn write(state: &State<'_>, w: impl io::Write) -> Result<(), Error> {
     let mut file = Writer::new();
@@ -26,6 +28,9 @@ pub(super) fn write(state: &State<'_>, w: impl io::Write) -> Result<(), Error> {
     match &state.sums {
         SharedSums::F32(groups) => add_groups(&mut file, groups, add_f32)?,
         SharedSums::Exact(groups) => add_groups(&mut file, groups, add_exact)?,
+    }
+    if !state.curve.is_empty() {
+        file.set(CURVE, serde_json::to_string(&state.curve).map_err(std::io::Error::from)?);
     }
     add_likelihoods(&mut file, state)?;
     measurements::write(&mut file, state.measurements.as_ref())?;
@@ -87,7 +92,17 @@ fn add_groups<'a, E: Clone>(
     weights.sort();
     file.set("state.weights", weights.iter().map(|(weight, _)| (*weight).clone()).collect::<Vec<String>>());
     file.set("state.weight_sums", weights.iter().map(|&(_, i)| i).collect::<Vec<u32>>());
-    groups.iter().enumerate().try_for_each(|(i, group)| add(file, i, &group.entry))
+    groups.iter().enumerate().try_for_each(|(i, group)| {
+        add(file, i, &group.entry)?;
+        group.even.as_deref().map_or(Ok(()), |even| add_half(file, i, even))
+    })
+}
+
+fn add_half(file: &mut Writer<'_>, i: usize, even: &Half) -> Result<(), Error> {
+    let bytes: Vec<u8> = even.sum2.iter().flat_map(|value| value.to_le_bytes()).collect();
+    file.tensor(format!("even.{i}.in_sum2"), DType::F64, &[even.sum2.len() as u64], bytes)?;
+    file.i64_tensor(format!("even.{i}.counts"), &[even.counts.len() as u64], even.counts.clone())?;
+    Ok(())
 }
 
 fn add_f32<'a>(file: &mut Writer<'a>, i: usize, entry: &'a Entry) -> Result<(), Error> {

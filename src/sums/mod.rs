@@ -4,11 +4,14 @@
 
 mod accumulate;
 mod device;
+mod half;
 
 pub use accumulate::Accumulate;
 pub(crate) use device::OnDevice;
 #[cfg(any(test, feature = "llama"))]
 pub(crate) use device::Partial;
+pub(crate) use half::Change;
+pub use half::Half;
 
 /// The sums collected for one weight.
 ///

@@ -43,6 +43,7 @@ fn state(shard: u64, accumulate: Accumulate) -> Vec<u8> {
         output: Output { datasets: vec!["wiki.txt".into()], chunk_size: 16, ..Output::default() },
         likelihoods: Some(likelihoods),
         measurements: None,
+        curve: Vec::new(),
         sums: match accumulate {
             Accumulate::F32 => SharedSums::f32([("blk.0.attn_k.weight", &rounded), ("blk.0.ffn_up.weight", &without)]),
             Accumulate::F64 => SharedSums::exact([("blk.0.attn_k.weight", &exact), ("blk.0.attn_q.weight", &exact)]),

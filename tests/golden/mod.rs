@@ -61,6 +61,7 @@ fn collect(model: &str) -> (Imatrix, f64) {
         max_bad_chunks: 0,
         lens: None,
         stop_when_covered: None,
+        stop_when_converged: None,
         stop: Arc::default(),
         tokens_done: Arc::default(),
     };

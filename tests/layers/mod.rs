@@ -25,6 +25,7 @@ const ROOMS: &[&str] = &[
     "sums",
     "imatrix",
     "stats",
+    "convergence",
     "calibration",
     "llama",
     "products",

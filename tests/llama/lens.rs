@@ -48,6 +48,7 @@ fn look(model: &Model, lens: Option<LensOptions>) -> Result<(Sums, Option<LensFi
         max_bad_chunks: 0,
         lens: lens.clone(),
         stop_when_covered: None,
+        stop_when_converged: None,
         stop: Arc::default(),
         tokens_done: Arc::default(),
     };

@@ -5,6 +5,7 @@ mod calibration;
 mod check;
 mod collecting;
 mod commands;
+mod convergence;
 mod download;
 mod files;
 mod flags;

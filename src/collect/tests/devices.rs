@@ -83,6 +83,34 @@ fn device_sums_are_transferred_at_intervals_and_lose_nothing() {
     assert_eq!(sum(&found)[1].to_bits(), (16.0 - 16.0 * (batches - 1) as f32).to_bits());
 }
 
+/// Halves of devices are whole intervals: each is transferred anyway, and no other sums are.
+#[test]
+fn halves_on_a_device_are_alternate_intervals_and_change_no_sum() {
+    let run = |convergence: bool| {
+        let cleared = Arc::new(AtomicUsize::new(0));
+        let options = CollectorOptions { chunk_size: 16, convergence, ..CollectorOptions::default() };
+        let mut lane = Collector::new(&options).lane();
+        let mut snapshots = Vec::new();
+        for index in 0..2 * BATCHES_AWAY + 3 {
+            // 1 in the first interval, 2 in the second, 3 in the third.
+            let x = (1 + index / BATCHES_AWAY) as f32;
+            batch(&mut lane, index, [x, 1.0], &cleared).unwrap();
+            snapshots.push(lane.collector().snapshot());
+        }
+        (snapshots, cleared.load(Ordering::Relaxed))
+    };
+    let ((with, transfers), (without, transfers_without)) = (run(true), run(false));
+    assert_eq!(transfers, transfers_without);
+    assert!(with.iter().zip(&without).all(|(with, without)| with.entries().eq(without.entries())));
+    let rows = 16 * BATCHES_AWAY;
+    for (index, even) in
+        [(0, 16), (BATCHES_AWAY, rows), (2 * BATCHES_AWAY - 1, rows), (2 * BATCHES_AWAY, rows + 16 * 9)]
+    {
+        let (_, _, half) = with[index].stored().next().unwrap();
+        assert_eq!(half.unwrap().sum2[0].to_bits(), (even as f64).to_bits(), "after batch {index}");
+    }
+}
+
 #[test]
 fn a_snapshot_includes_device_sums_and_does_not_change_them() {
     let cleared = Arc::new(AtomicUsize::new(0));

@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::super::Snapshot;
+use super::super::{Due, Snapshot};
 use super::*;
 
-const BATCHES: usize = 40;
+pub(super) const BATCHES: usize = 40;
 const LOOPED: &str = "blk.1.loop.weight";
 /// Weight and input of each product of the graph. Some weights share an input; `LOOPED` is used twice.
 const GRAPH: &[(&str, usize)] = &[
@@ -42,14 +42,15 @@ fn graph(batch: usize, looped: bool) -> Vec<(&'static str, usize)> {
     graph
 }
 
-fn run_batch(lane: &mut Lane, batch: usize, looped: bool) -> Result<(), super::super::Error> {
-    lane.begin_batch(batch);
+/// Evaluates batch `batch` of the text as batch `index` of the run.
+pub(super) fn run_batch(lane: &mut Lane, index: usize, batch: usize, looped: bool) -> Result<(), super::super::Error> {
+    lane.begin_numbered_batch(index, batch);
     lane.begin_decode();
-    for (node, (weight, index)) in graph(batch, looped).into_iter().enumerate() {
+    for (node, (weight, number)) in graph(batch, looped).into_iter().enumerate() {
         lane.begin_node(node);
-        let data = input(batch, index);
+        let data = input(batch, number);
         let rows = packed(&data, [2, 16, 1, 1]);
-        let product = dense(weight, 100 + index, &rows);
+        let product = dense(weight, 100 + number, &rows);
         let asked = lane.asks(&product);
         // Simulates a different computing time per node and batch.
         std::thread::sleep(Duration::from_micros(((batch * 7 + node * 13) % 5 * 40) as u64));
@@ -61,9 +62,15 @@ fn run_batch(lane: &mut Lane, batch: usize, looped: bool) -> Result<(), super::s
 }
 
 fn collect(lanes: usize, looped: bool) -> (Snapshot, Vec<Snapshot>) {
-    let options = CollectorOptions { chunk_size: 16, output_every: 3, copy_every: 4, ..CollectorOptions::default() };
+    let options = CollectorOptions {
+        chunk_size: 16,
+        output_every: 3,
+        copy_every: 4,
+        convergence: true,
+        ..CollectorOptions::default()
+    };
     let collector = Collector::new(&options);
-    run_batch(&mut collector.lane(), 0, looped).unwrap();
+    run_batch(&mut collector.lane(), 0, 0, looped).unwrap();
     collector.overlap();
     let next = AtomicUsize::new(1);
     std::thread::scope(|scope| {
@@ -75,7 +82,7 @@ fn collect(lanes: usize, looped: bool) -> (Snapshot, Vec<Snapshot>) {
                     if batch >= BATCHES {
                         break;
                     }
-                    run_batch(&mut lane, batch, looped).unwrap();
+                    run_batch(&mut lane, batch, batch, looped).unwrap();
                 }
             });
         }
@@ -85,7 +92,7 @@ fn collect(lanes: usize, looped: bool) -> (Snapshot, Vec<Snapshot>) {
 
 fn same(a: &Snapshot, b: &Snapshot) {
     assert_eq!((&a.due, a.chunks, a.batch), (&b.due, b.chunks, b.batch));
-    assert!(a.entries().eq(b.entries()), "after batch {}", a.batch);
+    assert!(a.stored().eq(b.stored()), "after batch {}", a.batch);
 }
 
 #[test]
@@ -103,14 +110,32 @@ fn any_number_of_lanes_gives_the_sums_of_one() {
     }
 }
 
+/// A request takes the snapshot of the last batch that has begun. A save that is due before gives its snapshot first.
+#[test]
+fn a_requested_snapshot_does_not_displace_a_save_that_is_due() {
+    let options = CollectorOptions { chunk_size: 16, output_every: 2, ..CollectorOptions::default() };
+    let collector = Collector::new(&options);
+    let (mut one, mut other) = (collector.lane(), collector.lane());
+    run_batch(&mut one, 0, 0, false).unwrap();
+    collector.overlap();
+    other.begin_batch(2);
+    collector.request_snapshot();
+    run_batch(&mut one, 1, 1, false).unwrap();
+    run_batch(&mut other, 2, 2, false).unwrap();
+    let taken: Vec<_> = collector.take_due(2).into_iter().map(|s| (s.batch, s.due, s.chunks)).collect();
+    assert_eq!(taken, [(1, vec![Due::Output], 2)]);
+    collector.request_snapshot();
+    assert_eq!(collector.take_due(2).len(), 1, "a request is repeated");
+}
+
 #[test]
 fn a_lane_that_fails_releases_the_others() {
     let collector = Collector::new(&CollectorOptions { chunk_size: 16, ..CollectorOptions::default() });
-    run_batch(&mut collector.lane(), 0, false).unwrap();
+    run_batch(&mut collector.lane(), 0, 0, false).unwrap();
     collector.overlap();
     let error = std::thread::scope(|scope| {
         // Batch 1 never begins.
-        let waiting = scope.spawn(|| run_batch(&mut collector.lane(), 2, false));
+        let waiting = scope.spawn(|| run_batch(&mut collector.lane(), 2, 2, false));
         std::thread::sleep(Duration::from_millis(20));
         collector.stop();
         waiting.join().unwrap()

@@ -2,6 +2,7 @@
 
 mod accumulators;
 mod devices;
+mod halves;
 mod lanes;
 mod shared;
 #[cfg(shuttle)]

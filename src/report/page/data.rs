@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::Source;
+use crate::convergence::Point;
 use crate::lens::file::LensFile;
 use crate::report::difference::{self, Metric};
 use crate::report::sheet::{Cell, Heading, Sheet};
@@ -47,6 +48,8 @@ struct File<'a> {
     experts: Vec<ExpertMap<'a>>,
     spectra: Spectra,
     lens: Option<&'a LensFile>,
+    /// The curve of the convergence file.
+    convergence: Option<&'a [Point]>,
 }
 
 /// A sheet that stores its keys once.
@@ -150,6 +153,7 @@ impl<'a> File<'a> {
             experts: expert_maps(source, &summary),
             spectra: Spectra::new(source, &summary),
             lens: source.lens.as_ref(),
+            convergence: source.convergence.as_ref().map(|file| &file.curve[..]),
         }
     }
 }

@@ -38,6 +38,8 @@ function verdict(file, experts, unseen) {
   else if (experts) words.push(`Every expert saw a token; the rarest saw ${full(counts.reduce((a, b) => Math.min(a, b)))}.`);
   if (broken) words.push(`${plural(broken, "weight")} ${broken === 1 ? "has" : "have"} columns that are not finite.`);
   if (!words.length) words.push("Every weight of this file has data.");
+  const last = file.convergence?.at(-1);
+  if (last) words.push(`The halves of its text have a cosine of at least ${last.cosine.toFixed(4)} (${last.weight}).`);
   return `${words.join(" ")} To see whether the model has weights without data: llama-imatrix check MODEL ${file.name}`;
 }
 const compact = (n) => Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(n);
@@ -92,7 +94,7 @@ const channels = spectrumSection();
 const sections = [
   summarySection(),
   heatmapSection((tensor) => channels.choose(tensor)),
-  channels, expertsSection(), layersSection(), lensCurves(), prismSection(), similaritySection(), comparisonSection(), tableSection(),
+  channels, expertsSection(), convergenceSection(), layersSection(), lensCurves(), prismSection(), similaritySection(), comparisonSection(), tableSection(),
 ].filter(Boolean);
 document.getElementById("content").append(...sections);
 document.getElementById("nav").append(...sections.map((s) => el("a", { href: `#${s.id}` }, s.querySelector("h2").textContent)));

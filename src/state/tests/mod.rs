@@ -1,5 +1,6 @@
 //! Writes, reads and merges states.
 
+mod halves;
 mod properties;
 mod rules;
 
@@ -68,6 +69,7 @@ fn state(chunks: std::ops::Range<u64>, shard: Shard) -> State<'static> {
     let group = |weights: &[&str], entry: &ExactEntry| Group {
         weights: weights.iter().map(|&weight| weight.to_owned()).collect(),
         entry: Cow::Owned(entry.clone()),
+        even: None,
     };
     // A weight without rows has no sums.
     let mut groups = vec![group(&["blk.0.attn_k.weight", "blk.0.attn_q.weight"], &shared)];
@@ -80,6 +82,7 @@ fn state(chunks: std::ops::Range<u64>, shard: Shard) -> State<'static> {
         output: Output { datasets: vec!["text".into()], chunk_size: 16, ..Output::default() },
         likelihoods: Some(likelihoods),
         measurements: None,
+        curve: Vec::new(),
         sums: SharedSums::Exact(groups),
     }
 }
@@ -184,6 +187,7 @@ fn f32_state<'a>(entry: &'a Entry, other: &'a Entry) -> State<'a> {
         fingerprint: fingerprint(Accumulate::F32),
         sums: SharedSums::f32([("b", entry), ("c", other), ("a", entry)]),
         likelihoods: Some(Likelihoods { running: Perplexity::from_parts(1.5, f64::NAN, 7), ..Likelihoods::default() }),
+        curve: Vec::new(),
         ..state(0..4, Shard::WHOLE)
     }
 }

@@ -81,6 +81,7 @@ fn any_header() -> impl Strategy<Value = State<'static>> {
                 },
                 likelihoods: Some(likelihoods),
                 measurements: None,
+                curve: Vec::new(),
                 sums: SharedSums::F32(Vec::new()),
             }
         },

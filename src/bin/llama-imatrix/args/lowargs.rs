@@ -75,6 +75,8 @@ pub(crate) struct Flags {
     pub(crate) nan: Nan,
     pub(crate) max_bad_chunks: Option<usize>,
     pub(crate) stop_when_covered: Option<u64>,
+    pub(crate) convergence: bool,
+    pub(crate) stop_when_converged: Option<f64>,
 
     // The model and its devices.
     pub(crate) model: Option<PathBuf>,
@@ -172,6 +174,11 @@ impl Flags {
     /// Returns true if the NextN layer is collected too.
     pub(crate) fn collects_nextn(&self) -> bool {
         self.nextn || self.draft_model.is_some()
+    }
+
+    /// Returns true if the halves of the text are compared.
+    pub(crate) fn compares_halves(&self) -> bool {
+        self.convergence || self.stop_when_converged.is_some()
     }
 
     /// One more file of the calibration text.
@@ -284,6 +291,8 @@ impl Default for Flags {
             nan: Nan::Discard,
             max_bad_chunks: None,
             stop_when_covered: None,
+            convergence: false,
+            stop_when_converged: None,
             model: None,
             remote: Remote::default(),
             gpu_layers: GpuLayers::Auto,

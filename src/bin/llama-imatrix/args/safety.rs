@@ -83,4 +83,25 @@ pub(super) static FLAGS: &[Flag] = &[
     })
     .ours()
     .same_bits(),
+    Flag::switch(
+        &["--convergence"],
+        "Also compare the even and odd batches at each save: cosine and standard error per weight and expert, in \
+         FNAME.convergence.json if the output is FNAME.gguf",
+        |flags| flags.convergence = true,
+    )
+    .ours()
+    .same_bits(),
+    Flag::new(
+        &["--stop-when-converged"],
+        "X",
+        "Stop at the first save at which the even and odd batches have a cosine of at least X for every weight, as in 0.995; \
+         implies --convergence. With --stop-when-covered, stop once both are reached",
+        Set::Text(|flags, value| {
+            let cosine = value.parse::<f64>().ok().filter(|cosine| *cosine > 0.0 && *cosine < 1.0);
+            flags.stop_when_converged = Some(cosine.ok_or("expected a number between 0 and 1, as in 0.995")?);
+            Ok(())
+        }),
+    )
+    .ours()
+    .same_bits(),
 ];

@@ -8,6 +8,7 @@ use llama_imatrix::calibration::{ChunkOptions, Corpus, TokenOptions};
 use llama_imatrix::options::SumOn;
 use llama_imatrix::state::{Accumulate, Shard};
 
+use super::convergence::Convergence;
 use super::lens::Lens;
 use super::matrices::Merge;
 use super::output::{Output, check_way, state_path};
@@ -49,6 +50,7 @@ pub(crate) struct Collect {
     /// How the state file is written; `None` if the run keeps no state.
     pub(crate) state_way: Option<Way>,
     pub(crate) lens: Option<Lens>,
+    pub(crate) convergence: Option<Convergence>,
 }
 
 impl Collect {
@@ -118,7 +120,7 @@ impl Collect {
         if flags.defrag_thold {
             log::warn(format_args!("DEPRECATED: --defrag-thold is deprecated and no longer necessary to specify"));
         }
-        check_coverage(&flags, shard)?;
+        let convergence = Convergence::new(&flags, &merge, shard)?;
         let lens = Lens::new(&flags, &merge.output)?;
         let state_path = state_path(merge.output.path(), shard);
         let state_way = state_way(&flags, &merge.output, shard, &state_path)?;
@@ -152,6 +154,7 @@ impl Collect {
             state_path,
             state_way,
             lens,
+            convergence,
             merge,
             flags,
         })
@@ -178,20 +181,6 @@ fn chunk_options(flags: &Flags) -> anyhow::Result<ChunkOptions> {
         keep_tail: flags.keep_tail,
         shuffle: flags.shuffle.then_some(flags.seed),
     })
-}
-
-fn check_coverage(flags: &Flags, shard: Shard) -> anyhow::Result<()> {
-    if flags.stop_when_covered.is_none() {
-        return Ok(());
-    }
-    ensure!(
-        shard.is_whole(),
-        "--stop-when-covered cannot be combined with --shard: a shard does not know what the others have seen"
-    );
-    if flags.lanes.is_some_and(|lanes| lanes > 1) {
-        log::warn(format_args!("--stop-when-covered evaluates batches one by one: --lanes is ignored"));
-    }
-    Ok(())
 }
 
 /// Returns how the state is written, `None` if the run keeps none. If it cannot, that is an error where a flag asked for it,

@@ -9,7 +9,7 @@ use llama_imatrix::lens::base::LogitsFile;
 use llama_imatrix::lens::file::LensFile;
 
 use super::output::{Output, check_way};
-use super::replaceable::refuse_foreign_lens;
+use super::replaceable::refuse_foreign_json;
 use crate::args::Flags;
 use crate::ui::log;
 
@@ -39,7 +39,7 @@ impl Lens {
         match &path {
             Some(path) => {
                 check_way(path)?;
-                refuse_foreign_lens(path)?;
+                refuse_foreign_json(path, "lens")?;
             }
             None => log::warn(format_args!(
                 "'{}' is not a regular file: no lens file is written beside it, only the tables on standard output",

@@ -1,6 +1,7 @@
 //! Flags, checked and typed. Every mistake that can be found before a run is reported here.
 
 mod collect;
+mod convergence;
 mod corpus;
 pub(crate) mod dtype;
 pub(crate) mod hints;
@@ -157,6 +158,8 @@ fn refuse_flags_of_runs(flags: &Flags) -> anyhow::Result<()> {
         (flags.layer_similarity, "--layer-similarity"),
         (flags.resume, "--resume"),
         (flags.stop_when_covered.is_some(), "--stop-when-covered"),
+        (flags.convergence, "--convergence"),
+        (flags.stop_when_converged.is_some(), "--stop-when-converged"),
     ];
     match given.into_iter().find(|(given, _)| *given) {
         Some((_, flag)) => bail!(

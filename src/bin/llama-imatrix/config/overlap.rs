@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure};
 use llama_imatrix::atomic_file::{Way, follow_links, is_leftover};
+use llama_imatrix::convergence::ConvergenceFile;
 use llama_imatrix::lens::file::LensFile;
 use llama_imatrix::state::{Shard, model_files};
 
@@ -77,6 +78,9 @@ impl Files {
             }
             if flags.logit_lens || flags.logit_prism || flags.layer_similarity {
                 self.write("the lens file of --output", LensFile::beside(&output));
+            }
+            if flags.compares_halves() && shard.is_whole() {
+                self.write("the convergence file of --output", ConvergenceFile::beside(&output));
             }
             self.copies_of = (flags.save_frequency > 0).then(|| output.clone());
         }
@@ -282,6 +286,7 @@ mod tests {
             ("m.gguf", &[][..], "--output"),
             ("m.gguf.state", &[], "the state of --output"),
             ("m.lens.json", &["--logit-prism"], "the lens file of --output"),
+            ("m.convergence.json", &["--stop-when-converged", "0.9"], "the convergence file of --output"),
             ("m.gguf.at_30", &["--save-frequency", "10"], "--save-frequency"),
             (".m.gguf.Ab3dE6.imatrix-tmp", &[], "unfinished save"),
         ] {

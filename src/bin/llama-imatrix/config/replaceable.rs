@@ -36,12 +36,12 @@ pub(crate) fn refuse_foreign_page(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses a lens file that is no JSON object.
-pub(crate) fn refuse_foreign_lens(path: &Path) -> anyhow::Result<()> {
+/// Refuses a file that is no JSON object, as `what` files are.
+pub(crate) fn refuse_foreign_json(path: &Path, what: &str) -> anyhow::Result<()> {
     let Some(head) = head(path)? else { return Ok(()) };
     ensure!(
         head.trim_ascii_start().starts_with(b"{"),
-        "cannot write '{0}': the file exists and is not a lens file\n\
+        "cannot write '{0}': the file exists and is not a {what} file\n\
          hint: delete '{0}', or name another file with --output",
         path.display()
     );
@@ -150,6 +150,7 @@ mod tests {
             output: state::Output { chunk_size: 512, ..Default::default() },
             likelihoods: None,
             measurements: None,
+            curve: Vec::new(),
             sums: state::SharedSums::exact([("blk.0.attn_k.weight", &entry)]),
         }
         .write(&mut state)

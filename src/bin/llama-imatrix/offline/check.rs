@@ -12,6 +12,8 @@ use llama_imatrix::mixture::FileType;
 use llama_imatrix::report::check::text;
 use llama_imatrix::report::json::CheckDocument;
 
+use super::load::convergence_beside;
+use crate::ui::log;
 use crate::ui::print::print_document;
 
 /// Tells whether a matrix will do for a model and a type. Exit code: 0 it will, 1 it will not, 2 with gaps; see docs/check.md
@@ -55,7 +57,14 @@ pub(crate) fn run(args: &Check) -> anyhow::Result<ExitCode> {
     let file = File::open(&args.matrix).with_context(failed)?;
     let matrix = file.load().with_context(failed)?;
     let options = Options { file_type: args.file_type, min_tokens: args.min_tokens };
-    let check = check::check(&model, &matrix, options);
+    let mut check = check::check(&model, &matrix, options);
+    if !matrix.is_legacy {
+        match convergence_beside(&args.matrix, &matrix.entries, &matrix.filled) {
+            Ok(Some(file)) => check = check.with_convergence(&file),
+            Ok(None) => {}
+            Err(reason) => log::warn(format_args!("{reason}")),
+        }
+    }
     let exit_code = check.verdict.exit_code();
     let (model_file, matrix_file) = (args.model.display().to_string(), args.matrix.display().to_string());
     let document = match args.format {

@@ -1,9 +1,11 @@
 //! Loads one matrix, ready for statistics.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
-use llama_imatrix::imatrix::{ChunkSizes, Imatrix};
+use llama_imatrix::convergence::{self, ConvergenceFile};
+use llama_imatrix::imatrix::{ChunkSizes, Entry, Filled, Imatrix, Values};
 use llama_imatrix::lens;
 use llama_imatrix::lens::file::LensFile;
 
@@ -31,6 +33,24 @@ pub(super) fn load(path: &Path, legacy: Legacy) -> anyhow::Result<(Imatrix, bool
         log::warn(format_args!("'{}': {warning}", path.display()));
     }
     Ok((imatrix, loaded.is_legacy))
+}
+
+/// Loads the convergence file beside a matrix with these entries, if there is one.
+///
+/// # Errors
+/// Why an existing file is left out: it cannot be read, or is of another matrix.
+pub(super) fn convergence_beside<V: Values>(
+    matrix: &Path,
+    entries: &BTreeMap<String, Entry<V>>,
+    filled: &Filled,
+) -> Result<Option<ConvergenceFile>, String> {
+    let path = ConvergenceFile::beside(matrix);
+    match ConvergenceFile::load(&path) {
+        Ok(file) if file.is_of(entries, filled) => Ok(Some(file)),
+        Ok(_) => Err(format!("'{}' is left out: it is of another run than '{}'", path.display(), matrix.display())),
+        Err(convergence::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("'{}' is left out: {error}", path.display())),
+    }
 }
 
 /// Fails if a matrix has no data to print.

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
+use llama_imatrix::convergence::ConvergenceFile;
 use llama_imatrix::gguf;
 use llama_imatrix::imatrix::{self, ChunkSizes, Imatrix, merge_weighted};
 use llama_imatrix::lens::file::LensFile;
-use llama_imatrix::state;
+use llama_imatrix::state::{self, MergeError, Merger, State};
 
 use crate::config::in_files;
 use crate::config::output::{Output, warn_of_dat};
 use crate::config::overlap::Files;
-use crate::config::replaceable::refuse_foreign_lens;
+use crate::config::replaceable::refuse_foreign_json;
 use crate::ui::log;
 use crate::ui::results::{log_saved, print_estimate, warn_of_discarded, warn_of_gaps};
 
@@ -83,11 +84,11 @@ pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
         args.fill_below.is_none() || args.fill_experts != FillExperts::None,
         "--fill-below requires --fill-experts layer"
     );
-    let mut lens = None;
+    let mut beside = Beside::default();
     let mut merged = match args.files.iter().find(|path| !is_state(path)) {
         None => {
-            let (merged, measured) = merge_states(args, &output)?;
-            lens = measured;
+            let (merged, files) = merge_states(args, &output)?;
+            beside = files;
             merged
         }
         Some(matrix) if states > 0 => {
@@ -102,12 +103,7 @@ pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
     warn_of_dat(&output, &merged);
     output.save(&merged, None)?;
     log_saved(output.path(), &merged, &[]);
-    if let Some(lens) = lens {
-        let path = LensFile::beside(output.path());
-        lens.save(&path).with_context(|| format!("cannot save '{}'", path.display()))?;
-        log::info(format_args!("saved the measurements of layers to '{}'", path.display()));
-    }
-    Ok(())
+    beside.save(output.path())
 }
 
 fn fill(imatrix: &mut Imatrix, below: i64) {
@@ -125,6 +121,7 @@ fn refuse_overlap(args: &Merge) -> anyhow::Result<()> {
     files.write("--output", args.output.clone());
     if args.files.iter().all(|path| is_state(path)) {
         files.write("the lens file of --output", LensFile::beside(&args.output));
+        files.write("the convergence file of --output", ConvergenceFile::beside(&args.output));
     }
     files.refuse_overlap()
 }
@@ -139,30 +136,83 @@ fn is_state(path: &Path) -> bool {
     named || (path.is_file() && gguf::File::open(path).is_ok_and(says))
 }
 
-/// Also returns the lens file, if the shards measured layers.
-fn merge_states(args: &Merge, output: &Output) -> anyhow::Result<(Imatrix, Option<LensFile>)> {
+fn merge_states(args: &Merge, output: &Output) -> anyhow::Result<(Imatrix, Beside)> {
     ensure!(args.weights.is_empty(), "--weight cannot be combined with state files: all shards of a run have weight 1");
-    let whole = state::merge(&args.files).context("cannot merge")?;
+    let (mut merger, mut without) = (Merger::default(), Vec::new());
+    for path in &args.files {
+        let state = State::load(path).map_err(|source| MergeError::Read { path: path.clone(), source });
+        let state = state.context("cannot merge")?;
+        if !state.has_halves() {
+            without.push(path);
+        }
+        merger.add(path, state).context("cannot merge")?;
+    }
+    let whole = merger.finish().context("cannot merge")?;
+    if let Some(first) = without.first().filter(|_| without.len() < args.files.len()) {
+        log::warn(format_args!(
+            "'{}' does not have the halves of its text, so the run has no convergence file\n\
+             hint: collect every shard with --convergence",
+            first.display()
+        ));
+    }
     warn_of_discarded(&whole.progress.discarded);
     let running = whole.likelihoods.as_ref().map(|likelihoods| &likelihoods.running);
     if let Some(running) = running.filter(|running| running.to_parts().2 > 0) {
         print_estimate(&running.estimate());
     }
-    let run_chunks = whole.progress.done.len() - whole.progress.discarded.len();
-    let measured = whole.measurements.as_ref().filter(|_| output.is_file()).map(|measured| {
-        let chunk_size = u32::try_from(whole.output.chunk_size).unwrap_or_default();
-        measured.file(whole.output.datasets.join(", "), chunk_size, run_chunks)
-    });
-    if let Some(lens) = &measured {
-        refuse_foreign_lens(&LensFile::beside(output.path()))?;
-        let chunks = lens.positions.chunks;
-        if chunks < run_chunks {
+    let beside = Beside::new(&whole, output)?;
+    Ok((whole.to_imatrix(), beside))
+}
+
+/// The files next to the matrix of a merged run.
+#[derive(Default)]
+struct Beside {
+    lens: Option<LensFile>,
+    convergence: Option<ConvergenceFile>,
+}
+
+impl Beside {
+    /// Checks that the files may be written.
+    fn new(whole: &State<'_>, output: &Output) -> anyhow::Result<Self> {
+        let n_chunks = whole.progress.done.len() - whole.progress.discarded.len();
+        let lens = whole.measurements.as_ref().map(|measured| {
+            let chunk_size = u32::try_from(whole.output.chunk_size).unwrap_or_default();
+            measured.file(whole.output.datasets.join(", "), chunk_size, n_chunks)
+        });
+        if let Some(measured) = lens.as_ref().map(|lens| lens.positions.chunks).filter(|&chunks| chunks < n_chunks) {
             log::warn(format_args!(
-                "layers were measured in {chunks} of {run_chunks} chunks: not all shards have measurements with the same settings"
+                "layers were measured in {measured} of {n_chunks} chunks: not all shards have measurements with the same settings"
             ));
         }
+        let halves = whole.convergence();
+        let convergence = halves.and_then(|halves| ConvergenceFile::new(halves, whole.progress.chunk_count, &[]));
+        if let Some(point) = convergence.as_ref().and_then(ConvergenceFile::last) {
+            log::info(format_args!("convergence: {}", point.describe()));
+        }
+        if !output.is_file() {
+            return Ok(Self::default());
+        }
+        if lens.is_some() {
+            refuse_foreign_json(&LensFile::beside(output.path()), "lens")?;
+        }
+        if convergence.is_some() {
+            refuse_foreign_json(&ConvergenceFile::beside(output.path()), "convergence")?;
+        }
+        Ok(Self { lens, convergence })
     }
-    Ok((whole.to_imatrix(), measured))
+
+    fn save(&self, output: &Path) -> anyhow::Result<()> {
+        if let Some(lens) = &self.lens {
+            let path = LensFile::beside(output);
+            lens.save(&path).with_context(|| format!("cannot save '{}'", path.display()))?;
+            log::info(format_args!("saved the measurements of layers to '{}'", path.display()));
+        }
+        if let Some(convergence) = &self.convergence {
+            let path = ConvergenceFile::beside(output);
+            convergence.save(&path).with_context(|| format!("cannot save '{}'", path.display()))?;
+        }
+        Ok(())
+    }
 }
 
 fn merge_matrices(args: &Merge) -> anyhow::Result<Imatrix> {

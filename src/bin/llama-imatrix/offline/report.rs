@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use llama_imatrix::atomic_file::{self, Way};
+use llama_imatrix::convergence::ConvergenceFile;
 use llama_imatrix::lens::file::LensFile;
 use llama_imatrix::report::page::{Source, page};
 use llama_imatrix::report::plots;
 
-use super::load::{Legacy, lens_beside, load};
+use super::load::{Legacy, convergence_beside, lens_beside, load};
 use crate::config::output::check_way;
 use crate::config::overlap::Files;
 use crate::config::replaceable::refuse_foreign_page;
 use crate::ui::log;
 
-/// Draws matrices on one self-contained HTML page, with FILE.lens.json if it is next to a matrix
+/// Draws matrices on one self-contained HTML page, with FILE.lens.json and FILE.convergence.json if they are next to a matrix
 #[derive(Debug, clap::Args)]
 pub(crate) struct Report {
     /// Importance matrices, GGUF or legacy .dat; the others are compared with the first
@@ -66,6 +67,7 @@ fn refuse_overlap(args: &Report, page: &Path) -> anyhow::Result<()> {
     for file in &args.files {
         files.read("report", file.clone());
         files.read("report", LensFile::beside(file));
+        files.read("report", ConvergenceFile::beside(file));
     }
     files.write("--output", page.to_owned());
     let pictures = args.files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "png"));
@@ -82,9 +84,14 @@ fn source(path: &Path, legacy: Legacy) -> anyhow::Result<Source> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let mut notes = Vec::new();
     let (lens, note) = lens_beside(path);
-    if let Some(note) = &note {
+    let (convergence, other) = match convergence_beside(path, &imatrix.entries, &imatrix.filled) {
+        _ if legacy => (None, None),
+        Ok(found) => (found, None),
+        Err(note) => (None, Some(note)),
+    };
+    for note in [note, other].into_iter().flatten() {
         log::warn(format_args!("{note}"));
+        notes.push(note);
     }
-    notes.extend(note);
-    Ok(Source { name, imatrix, legacy, lens, notes })
+    Ok(Source { name, imatrix, legacy, lens, convergence, notes })
 }

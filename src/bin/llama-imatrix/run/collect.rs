@@ -97,6 +97,7 @@ fn run_options(task: &Collect, layout: &Layout) -> RunOptions {
         keep_likelihoods: !task.shard.is_whole(),
         max_bad_chunks,
         stop_when_covered: task.flags.stop_when_covered,
+        stop_when_converged: task.flags.stop_when_converged,
         n_batch: task.n_batch,
         n_ubatch: task.n_ubatch,
         n_threads: task.n_threads,
@@ -174,6 +175,7 @@ fn evaluate(
         copy_every: if task.shard.is_whole() { task.flags.save_frequency } else { 0 },
         accumulate: task.accumulate,
         sum_on: task.flags.sum_on,
+        convergence: task.convergence.is_some(),
         run: options.clone(),
         ..SessionOptions::default()
     };

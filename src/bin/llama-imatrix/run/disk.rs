@@ -16,6 +16,8 @@ use crate::ui::log;
 const OUTPUT_BYTES: u64 = 8;
 /// Bytes per channel and matrix in a state with exact sums.
 const EXACT_BYTES: u64 = 40;
+/// Bytes per channel and matrix in a state of the sum of squares over half of the text, in f64.
+const HALF_BYTES: u64 = 8;
 /// Bytes of either file for a weight's names and places, at most, and for what a file says of itself.
 const WEIGHT_BYTES: u64 = 512;
 const HEAD_BYTES: u64 = 1 << 12;
@@ -73,7 +75,8 @@ pub(crate) fn check_room(task: &Collect, chunks: Option<(&Chunks, &Layout)>) -> 
 fn sizes(task: &Collect, weights: Weights, chunks: Option<(&Chunks, &Layout)>) -> Sizes {
     let flags = &task.flags;
     let exact = task.accumulate == Accumulate::F64;
-    let state = weights.bytes(if exact { EXACT_BYTES } else { OUTPUT_BYTES });
+    let halves = if task.convergence.is_some() { HALF_BYTES } else { 0 };
+    let state = weights.bytes(if exact { EXACT_BYTES } else { OUTPUT_BYTES } + halves);
     if !task.shard.is_whole() {
         let tokens = chunks.filter(|_| !flags.no_ppl).map_or(0, |(chunks, layout)| {
             layout.part(task.shard).map(|chunk| chunks.scored(chunk).len() as u64).sum::<u64>()

@@ -110,6 +110,8 @@ fn memory(
     };
     // In f32 two sums a channel; exact ones take three words and two.
     let bytes = if task.accumulate == Accumulate::F64 { 40 } else { 8 };
+    // The half of the text is one sum in f64.
+    let bytes = if task.convergence.is_some() { bytes + 8 } else { bytes };
     let sums = weights.map_or(0, |weights| weights.channels.saturating_mul(bytes));
     let mut lines: Vec<String> = all.iter().map(|memory| on_device(memory, lanes, sums)).collect();
     if nextn || !task.flags.lora.is_empty() || !task.flags.control_vectors.is_empty() {

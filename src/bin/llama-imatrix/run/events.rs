@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 
 use llama_imatrix::collect::{Due, Experts, Snapshot};
+use llama_imatrix::convergence::{Convergence, ConvergenceFile, Point};
 use llama_imatrix::evaluate::{Checkpoint, Error, Listener, Plan, Position, Start};
 use llama_imatrix::imatrix::{Entry, Imatrix, Numbers};
 
-use super::saved;
 use super::state_file::StateFile;
+use super::{convergence, saved};
 use crate::config::Collect;
 use crate::ui::chain::describe;
 use crate::ui::print::print_series;
@@ -25,6 +26,8 @@ pub(crate) struct EventHandler<'a> {
     shown: Option<progress::Evaluation>,
     perplexity: Option<f64>,
     experts: Option<Experts>,
+    /// The comparison of the halves at the last save.
+    compared: Option<ConvergenceFile>,
     /// Set when a signal has asked for a report.
     report_asked: bool,
     /// Set when a signal has asked for a save, until it is made.
@@ -44,6 +47,7 @@ impl<'a> EventHandler<'a> {
             shown: None,
             perplexity: None,
             experts: None,
+            compared: None,
             report_asked: false,
             save_asked: false,
             saved_chunks: None,
@@ -129,6 +133,10 @@ impl Listener for EventHandler<'_> {
         log::debug(format_args!("lanes: {}", plan.lanes));
     }
 
+    fn compared(&mut self, convergence: Convergence, curve: &[Point]) {
+        self.compared = curve.last().and_then(|last| ConvergenceFile::new(convergence, last.chunks, curve));
+    }
+
     fn due(&mut self, snapshot: &Snapshot) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let entries: Vec<_> = snapshot.entries().collect();
         let imatrix = self.imatrix(snapshot.chunks, &entries);
@@ -153,6 +161,7 @@ impl Listener for EventHandler<'_> {
                 Ok(()) if copy.is_none() => {
                     self.saved_chunks = Some(snapshot.chunks);
                     saved::matrix_is_saved(self.task.merge.output.path(), snapshot.chunks);
+                    convergence::save_during_run(self.task, self.compared.as_ref());
                 }
                 Ok(()) => {}
                 Err(error) => {

@@ -7,7 +7,7 @@ use llama_imatrix::evaluate::Outcome;
 
 use super::events::EventHandler;
 use super::lens::LensResult;
-use super::{last_saves, next_step};
+use super::{convergence, last_saves, next_step};
 use crate::config::Collect;
 use crate::ui::print::{print, print_series};
 use crate::ui::results::{counted, log_saved, print_estimate, print_saved, shell_word, warn_of_discarded};
@@ -35,6 +35,7 @@ pub(crate) fn complete(
         lens.print();
     }
     log_coverage(task, collector, outcome);
+    convergence::log_end(task, &collector.snapshot(), outcome);
     warn_of_discarded(&outcome.position.discarded);
     if collector.inputs_of_too_few_rows() > 0 {
         log::warn(format_args!(

@@ -8,6 +8,7 @@ use llama_imatrix::Collector;
 use llama_imatrix::collect::Snapshot;
 use llama_imatrix::evaluate::{Checkpoint, Outcome, Position};
 
+use super::convergence;
 use super::events::EventHandler;
 use super::lens::{self, LensResult};
 use crate::config::Collect;
@@ -39,6 +40,8 @@ pub(crate) fn complete(
                 Err(second) => second,
             }));
         }
+        let compared = convergence::compare(task, &snapshot, &outcome.position);
+        errors.extend(convergence::save_final(task, compared.as_ref()).err());
     } else if let Some(state) = events.state() {
         errors.extend(state.save_final(&checkpoint).err());
     }
@@ -89,6 +92,8 @@ pub(crate) fn interrupted(
     };
     if task.shard.is_whole() {
         errors.extend(save_matrix(task, events, &snapshot).err());
+        let compared = convergence::compare(task, &snapshot, position);
+        errors.extend(convergence::save_final(task, compared.as_ref()).err());
     }
     errors.extend(error);
     errors.extend(lens::save(lens_result).err());

@@ -8,6 +8,8 @@ mod chat;
 #[cfg(feature = "llama")]
 mod collect;
 #[cfg(feature = "llama")]
+mod convergence;
+#[cfg(feature = "llama")]
 mod disk;
 #[cfg(feature = "llama")]
 mod dry_run;

@@ -41,6 +41,8 @@ pub(crate) struct StateFile {
     due_since: std::cell::Cell<Option<Instant>>,
     cost: Option<Duration>,
     workers: bool,
+    /// True if the run keeps the halves of the text.
+    convergence: bool,
     /// True if the file is this run's.
     ours: bool,
 }
@@ -96,6 +98,7 @@ impl StateFile {
             due_since: std::cell::Cell::new(None),
             cost: None,
             workers: !given.rpc.is_empty(),
+            convergence: task.convergence.is_some(),
             ours: false,
         }))
     }
@@ -134,23 +137,30 @@ impl StateFile {
             self.shard.index(),
             self.shard.count()
         );
+        let earlier = Earlier::from_state(state.sums, state.progress.chunk_count);
+        ensure!(
+            !self.convergence || earlier.has_halves(),
+            "cannot resume from '{shown}' with --convergence: its run did not keep the halves of the text\n\
+             hint: leave out --convergence and --stop-when-converged, or delete the file to start over"
+        );
         state.output.compare(&self.output).with_context(|| format!("cannot resume from '{shown}': another run"))?;
         self.ours = true;
         saved::state_is_saved(&self.path);
         self.last_chunks = found.done.len();
-        let State { progress, likelihoods, measurements, sums, .. } = state;
+        let State { progress, likelihoods, measurements, curve, .. } = state;
         let findings = match (measurements, &self.settings) {
             (Some(measurements), Some(settings)) if measurements.settings == *settings => measurements.findings,
             _ => Findings::default(),
         };
         Ok(Some(Start {
-            earlier: Earlier::from_state(sums, progress.chunk_count),
+            earlier,
             position: Position {
                 done: progress.done,
                 discarded: progress.discarded,
                 likelihoods: likelihoods.unwrap_or_default(),
                 tokens: progress.tokens,
                 findings,
+                curve: if self.convergence { curve } else { Vec::new() },
             },
         }))
     }
@@ -244,6 +254,7 @@ impl StateFile {
                 .settings
                 .clone()
                 .map(|settings| Measurements { settings, findings: position.findings.clone() }),
+            curve: position.curve.clone(),
             sums: checkpoint.snapshot.sums(self.fingerprint.accumulate),
         }
     }

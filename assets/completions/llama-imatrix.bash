@@ -83,7 +83,7 @@ _llama_imatrix() {
             case "$prev" in
             esac
             case "$cur" in
-                -*) COMPREPLY=($(compgen -W "-f --file -c --ctx-size --chunks -t --threads --n-gpu-layers --json -h --help" -- "$cur"));;
+                -*) COMPREPLY=($(compgen -W "-f --file -c --ctx-size --chunks -t --threads --n-gpu-layers --save-logits --json -h --help" -- "$cur"));;
                 *) COMPREPLY=($(compgen -f -- "$cur"));;
             esac
             return

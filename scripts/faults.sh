@@ -3,10 +3,10 @@
 #
 #   scripts/faults.sh [--full] [SCENE...]
 #
-# Scenes: save, merge, convert, state, resume, lens, report, statistics (all). For each, the Nth open, read, write, fsync,
-# truncate, rename, unlink and mmap on a file in the run's folder fails with EIO, ENOSPC, EINTR or ENOMEM, or transfers half
-# of its bytes: for every N with --full (minutes), otherwise for a sample of 20 per scene. Calls on other files never fail:
-# shared libraries, /proc, /sys, /dev.
+# Scenes: save, merge, convert, state, resume, lens, convergence, logits, report, statistics (all). For each, the Nth open, read,
+# write, fsync, truncate, rename, unlink and mmap on a file in the run's folder fails with EIO, ENOSPC, EINTR or ENOMEM, or
+# transfers half of its bytes: for every N with --full (minutes), otherwise for a sample of 20 per scene. Calls on other files
+# never fail: shared libraries, /proc, /sys, /dev.
 #
 # After each run every file must be unchanged, or new and whole. Exit code 0 means that all files are new; any other code
 # comes with an error that names a file or the cause. Needs Linux on x86-64, a C compiler and python3. Builds the program

@@ -3,10 +3,10 @@
 #
 #   scripts/power.sh [SCENE...]
 #
-# Scenes: save, merge, convert, state, resume, lens, report (all). The script records the writes, fsyncs, renames and unlinks
-# of each run. At each of these calls it drops, tears or zeroes data that was not synced, and loses changes of the folder that
-# were not synced, in any combination; scripts/faults/power.py has the rules. A resumed state must give the bytes of the
-# whole run, and after the program has ended with exit code 0 everything must be new.
+# Scenes: save, merge, convert, state, resume, lens, convergence, logits, report (all). The script records the writes, fsyncs,
+# renames and unlinks of each run. At each of these calls it drops, tears or zeroes data that was not synced, and loses changes
+# of the folder that were not synced, in any combination; scripts/faults/power.py has the rules. A resumed state must give the
+# bytes of the whole run, and after the program has ended with exit code 0 everything must be new.
 #
 # Needs the same as scripts/faults.sh. LLAMA_IMATRIX names an existing program to use, KEEP a folder that keeps its files.
 set -euo pipefail

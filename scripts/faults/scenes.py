@@ -20,6 +20,8 @@ SCENES = [
     ("state", f"{RUN} --chunks 4 --accumulate f64 --shard 0/2 -o s.state", []),
     ("resume", f"{RUN} --chunks 4 --state-frequency 1 --resume", ["-o imatrix.gguf --chunks 1", "KILL"]),
     ("lens", f"{RUN} --chunks 3 --logit-lens --state-frequency 1", ["-o imatrix.gguf --chunks 1"]),
+    ("convergence", f"{RUN} --chunks 4 --convergence -ofreq 2 --state-frequency 1", ["-o imatrix.gguf --chunks 1"]),
+    ("logits", "kld m.gguf -f t.txt -c 64 -t 1 --chunks 2 --save-logits m.logits", []),
     ("report", "report a.gguf -o r.html", ["a"]),
     ("statistics", "--show-statistics --in-file a.gguf", ["a"]),
 ]

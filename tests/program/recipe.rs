@@ -194,7 +194,7 @@ fn bad_input_gives_one_clear_error() {
         ("recipe nan.gguf llama.imatrix.gguf --bpw 6", &["nan.gguf", "blk.1.attn_q.weight", "finite"]),
         ("recipe llama.gguf qwen3moe.imatrix.gguf --bpw 6", &["qwen3moe.imatrix.gguf", "another model"]),
         ("recipe qwen3moe.gguf llama.imatrix.gguf --bpw 6", &["llama.imatrix.gguf", "another model"]),
-        ("recipe llama.imatrix.gguf llama.imatrix.gguf --bpw 6", &["no model"]),
+        ("recipe llama.imatrix.gguf llama.imatrix.gguf --bpw 6", &["is not a model"]),
         ("recipe none.gguf llama.imatrix.gguf --bpw 6", &["none.gguf"]),
         ("recipe llama.gguf none.gguf --bpw 6", &["none.gguf"]),
         (usual, &["--bpw", "--size"]),

@@ -36,6 +36,18 @@ fn file() -> LensFile {
 }
 
 #[test]
+fn numbers_are_read_to_the_nearest_double() {
+    let text = serde_json::to_string(&file()).unwrap();
+    let digits = "7.877777777777767777777777777778";
+    let read =
+        LensFile::parse(text.replace("\"target_nll\":2.0", &format!("\"target_nll\":{digits}")).as_bytes()).unwrap();
+    let Some(Section::Measured(lens)) = &read.lens else { panic!("{read:?}") };
+    assert_eq!(lens.layers[0].point.target_nll.to_bits(), digits.parse::<f64>().unwrap().to_bits());
+    let written = serde_json::to_string(&read).unwrap();
+    assert_eq!(serde_json::to_string(&LensFile::parse(written.as_bytes()).unwrap()).unwrap(), written);
+}
+
+#[test]
 fn files_round_trip_and_nan_is_null() {
     let dir = tempfile::tempdir().unwrap();
     let path = LensFile::beside(&dir.path().join("imatrix.gguf"));

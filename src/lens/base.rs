@@ -273,7 +273,9 @@ mod tests {
         let rows: Vec<BaseRow> = (0..2 * 3).map(|i| BaseRow::new(&[0.0, 1.0, -20.0, 0.5, i as f32])).collect();
         let mut bytes = Vec::new();
         write_header(&mut bytes, N_VOCAB, &chunks).unwrap();
-        rows.iter().for_each(|row| row.write(&mut bytes).unwrap());
+        for row in &rows {
+            row.write(&mut bytes).unwrap();
+        }
         let file = open(&bytes).unwrap();
         assert_eq!(file.check(N_VOCAB, &chunks, 0).unwrap(), 2);
         let read = (0..2).flat_map(|chunk| file.positions().map(move |at| (chunk, at)));

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 /// Compares the predictions of models with those of a reference: llama-perplexity's statistics, without a file of logits
-#[expect(clippy::doc_markdown, reason = "the comments are the help, which is plain text")]
 #[derive(Debug, clap::Args)]
 pub(crate) struct Kld {
     /// The model to compare with, or a file of its logits (--save-logits, llama-perplexity's --save-all-logits)
@@ -171,7 +170,9 @@ mod comparing {
         let mut files = Files::default();
         for model in [&args.reference].into_iter().chain(&args.candidates) {
             let parts = llama_imatrix::state::model_files(model).unwrap_or_else(|_| vec![model.clone()]);
-            parts.into_iter().for_each(|part| files.read("kld", part));
+            for part in parts {
+                files.read("kld", part);
+            }
         }
         args.files.iter().for_each(|file| files.read("--file", file.clone()));
         files.write("--save-logits", path.clone());

@@ -61,8 +61,7 @@ pub struct RunOptions {
     /// End the run once every expert has this many tokens, including those of earlier sums. Batches are then evaluated
     /// one by one.
     pub stop_when_covered: Option<u64>,
-    /// End the run at the first save at which the halves of every weight have this cosine: see
-    /// [`Convergence`](crate::convergence::Convergence). Requires
+    /// End the run at the first save at which the halves of every weight have this cosine: see [`Convergence`]. Requires
     /// [`CollectorOptions::convergence`](crate::CollectorOptions::convergence). Batches are then evaluated one by one. With
     /// [`stop_when_covered`](Self::stop_when_covered), the run ends once it has reached both goals.
     pub stop_when_converged: Option<f64>,

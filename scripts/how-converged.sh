@@ -17,10 +17,7 @@ esac
 [ $# -gt 0 ] || set -- 2 4 8 16 32 64 128
 # shellcheck source=scripts/env.sh
 . "$here/env.sh"
-if [ -z "${LLAMA_IMATRIX:-}" ]; then
-    (cd "$root" && cargo build --release --quiet --bin llama-imatrix)
-    LLAMA_IMATRIX="$CARGO_TARGET_DIR/release/llama-imatrix"
-fi
+ours=$(llama_imatrix_program)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch"
@@ -28,7 +25,7 @@ quickstart=$root/assets/quickstart
 
 # Batches of one chunk, all saved.
 collect() {
-    "$LLAMA_IMATRIX" -m "$quickstart/quickstart.gguf" -f "$quickstart/calibration.txt" -c 512 -b 512 --no-ppl -ofreq 1 \
+    "$ours" -m "$quickstart/quickstart.gguf" -f "$quickstart/calibration.txt" -c 512 -b 512 --no-ppl -ofreq 1 \
         --save-frequency 1 --convergence "$@" >log 2>&1 || {
         tail -n 3 log >&2
         exit 1
@@ -42,7 +39,7 @@ for order in ordered shuffled; do
     echo '| tokens | lowest cosine | median | relative error | estimated cosine of the matrix | measured | median |'
     echo '|---|---|---|---|---|---|---|'
     for chunks in "$@"; do
-        "$LLAMA_IMATRIX" compare "$order.gguf" "$order.gguf.at_$chunks" --format json >compared.json 2>log
+        "$ours" compare "$order.gguf" "$order.gguf.at_$chunks" --format json >compared.json 2>log
         python3 - "$chunks" "$order.convergence.json" <<'PYTHON'
 import json, math, statistics, sys
 

@@ -19,10 +19,7 @@ types=(IQ2_XXS Q2_K IQ3_XXS IQ4_XS)
 bin=$("$here/upstream.sh" | tail -n 1)
 # shellcheck source=scripts/env.sh
 . "$here/env.sh"
-if [ -z "${LLAMA_IMATRIX:-}" ]; then
-    (cd "$root" && cargo build --release --quiet --bin llama-imatrix)
-    LLAMA_IMATRIX="$CARGO_TARGET_DIR/release/llama-imatrix"
-fi
+ours=$(llama_imatrix_program)
 model=$root/assets/quickstart/quickstart.gguf
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -49,7 +46,7 @@ printf '\n|---|'
 printf -- '---|%.0s' "${types[@]}"
 printf '\n'
 for chunks in "$@"; do
-    "$LLAMA_IMATRIX" -m "$model" -f calibration.txt -c 512 --chunks "$chunks" --no-ppl -o m.gguf >log 2>&1 || {
+    "$ours" -m "$model" -f calibration.txt -c 512 --chunks "$chunks" --no-ppl -o m.gguf >log 2>&1 || {
         tail -n 3 log >&2
         exit 1
     }

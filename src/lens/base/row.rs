@@ -27,7 +27,7 @@ impl BaseRow {
         Self { scale, least, values: logits.iter().map(round).collect() }
     }
 
-    /// Reads a row of a file; `bytes` has [`size`](Self::size) of them. The error is its scale and minimum, one of them wrong.
+    /// Reads a row of a file; `bytes` has [`size`](Self::size) of them. The error has the scale and the minimum, one of which is invalid.
     pub(super) fn from_bytes(bytes: &[u8], n_vocab: usize) -> Result<Self, [f32; 2]> {
         let float = |at: usize| f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let (scale, least) = (float(0), float(4));
@@ -43,7 +43,7 @@ impl BaseRow {
         2 * (2 * (n_vocab as u64).div_ceil(2) + 4)
     }
 
-    /// Writes the row as a file has it.
+    /// Writes the row in the file's format.
     ///
     /// # Errors
     /// Those of the writer.

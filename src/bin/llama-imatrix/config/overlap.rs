@@ -31,9 +31,7 @@ impl Files {
         let mut files = Self::default();
         files.add_read(flags);
         if flags.remote.named().is_none() {
-            for path in flags.model.iter().flat_map(|model| parts(model)) {
-                files.read("--model", path);
-            }
+            flags.model.iter().for_each(|model| files.read_model("--model", model));
         } else if flags.remote.url.is_some() {
             // Downloaded to where --model says.
             files.written.extend(flags.model.iter().map(|path| ("--model", path.clone())));
@@ -43,6 +41,11 @@ impl Files {
             files.add_written(flags, shard);
         }
         files
+    }
+
+    /// Adds all files of a model that is read.
+    pub(crate) fn read_model(&mut self, flag: &'static str, model: &Path) {
+        self.read.extend(parts(model).into_iter().map(|path| (flag, path)));
     }
 
     fn add_read(&mut self, flags: &Flags) {
@@ -59,9 +62,7 @@ impl Files {
         {
             self.read.extend(path.iter().map(|path| (flag, path.clone())));
         }
-        for path in flags.draft_model.iter().flat_map(|model| parts(model)) {
-            self.read("--model-draft", path);
-        }
+        flags.draft_model.iter().for_each(|model| self.read_model("--model-draft", model));
         self.read.extend(flags.lora.iter().map(|(path, _)| ("--lora", path.clone())));
         self.read.extend(flags.control_vectors.iter().map(|(path, _)| ("--control-vector", path.clone())));
     }

@@ -13,62 +13,43 @@ const HEAD: u64 = 1 << 16;
 /// Refuses a file that is neither an importance matrix nor a state. An empty file may be replaced, and so may a matrix
 /// that was cut short.
 pub(crate) fn refuse_foreign_matrix(path: &Path) -> anyhow::Result<()> {
-    let Some(head) = head(path)? else { return Ok(()) };
-    let is_ours = if head.starts_with(&gguf::MAGIC) { is_gguf_of_ours(path, &head) } else { is_dat(path, &head) };
-    ensure!(
-        is_ours,
-        "cannot write '{0}': the file exists and is neither an importance matrix nor a state\n\
-         hint: delete '{0}', or name another file with --output",
-        path.display()
-    );
-    Ok(())
+    let is_ours =
+        |head: &[u8]| if head.starts_with(&gguf::MAGIC) { is_gguf_of_ours(path, head) } else { is_dat(path, head) };
+    refuse_foreign(path, "--output", "is neither an importance matrix nor a state", is_ours)
 }
 
 /// Refuses a page that is no page.
 pub(crate) fn refuse_foreign_page(path: &Path) -> anyhow::Result<()> {
-    let Some(head) = head(path)? else { return Ok(()) };
-    ensure!(
-        head.trim_ascii_start().starts_with(b"<"),
-        "cannot write '{0}': the file exists and is not an HTML page\n\
-         hint: delete '{0}', or name another file with --output",
-        path.display()
-    );
-    Ok(())
+    refuse_foreign(path, "--output", "is not an HTML page", |head| head.trim_ascii_start().starts_with(b"<"))
 }
 
-/// Refuses a file that is no JSON object, as `what` files are.
+/// Refuses a file that is not a JSON object; `what` says which kind of file is expected.
 pub(crate) fn refuse_foreign_json(path: &Path, what: &str) -> anyhow::Result<()> {
-    let Some(head) = head(path)? else { return Ok(()) };
-    ensure!(
-        head.trim_ascii_start().starts_with(b"{"),
-        "cannot write '{0}': the file exists and is not a {what} file\n\
-         hint: delete '{0}', or name another file with --output",
-        path.display()
-    );
-    Ok(())
+    let fault = format!("is not a {what} file");
+    refuse_foreign(path, "--output", &fault, |head| head.trim_ascii_start().starts_with(b"{"))
 }
 
 /// Refuses a file of lines that begins with something else than ours do.
 #[cfg(feature = "llama")]
 pub(crate) fn refuse_foreign_lines(path: &Path, flag: &str, begins: &str) -> anyhow::Result<()> {
-    let Some(head) = head(path)? else { return Ok(()) };
-    ensure!(
-        head.starts_with(begins.as_bytes()),
-        "cannot write '{0}': the file exists and does not begin with '{begins}', as files of {flag} do\n\
-         hint: delete '{0}', or name another file with {flag}",
-        path.display()
-    );
-    Ok(())
+    let fault = format!("does not begin with '{begins}', as files of {flag} do");
+    refuse_foreign(path, flag, &fault, |head| head.starts_with(begins.as_bytes()))
 }
 
 /// Refuses a file that is not a logits file.
 #[cfg(feature = "llama")]
 pub(crate) fn refuse_foreign_logits(path: &Path) -> anyhow::Result<()> {
+    let is_ours = |head: &[u8]| head.starts_with(llama_imatrix::lens::base::MAGIC);
+    refuse_foreign(path, "--save-logits", "is not a logits file", is_ours)
+}
+
+/// Refuses a file whose beginning is not that of a file of ours. An empty file may be replaced.
+fn refuse_foreign(path: &Path, flag: &str, fault: &str, is_ours: impl FnOnce(&[u8]) -> bool) -> anyhow::Result<()> {
     let Some(head) = head(path)? else { return Ok(()) };
     ensure!(
-        head.starts_with(llama_imatrix::lens::base::MAGIC),
-        "cannot write '{0}': the file exists and is not a logits file\n\
-         hint: delete '{0}', or name another file with --save-logits",
+        is_ours(&head),
+        "cannot write '{0}': the file exists and {fault}\n\
+         hint: delete '{0}', or name another file with {flag}",
         path.display()
     );
     Ok(())

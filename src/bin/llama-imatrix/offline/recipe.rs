@@ -134,10 +134,7 @@ fn refuse_overlap(args: &RecipeArgs) -> anyhow::Result<()> {
     let mut files = Files::default();
     files.read("recipe", args.matrix.clone());
     args.sensitivity.iter().for_each(|path| files.read("--sensitivity", path.clone()));
-    let parts = llama_imatrix::state::model_files(&args.model).unwrap_or_else(|_| vec![args.model.clone()]);
-    for path in parts {
-        files.read("recipe", path);
-    }
+    files.read_model("recipe", &args.model);
     let written =
         [("--output", &args.output, "^"), ("--custom-q", &args.custom_q, "^"), ("--curve", &args.curve, "bytes,")];
     for (flag, path, begins) in written {

@@ -73,29 +73,32 @@ mod comparing {
     use crate::ui::{log, progress};
 
     pub(crate) fn run(args: &Kld) -> anyhow::Result<()> {
-        let logits = is_logits(&args.reference).then(|| LogitsFile::open(&args.reference)).transpose()?;
-        refuse_output(args, logits.is_some())?;
+        let has_logits = is_logits(&args.reference);
+        refuse_output(args, has_logits)?;
         models::start();
-        let reference = if logits.is_none() { Some(models::load(&args.reference, args.gpu_layers)?) } else { None };
         let load = |path: &PathBuf| models::load(path, args.gpu_layers);
-        let candidates = args.candidates.iter().map(load).collect::<anyhow::Result<Vec<_>>>()?;
-        let tokenizing = reference.as_ref().or(candidates.first()).context("expected a model to tokenize the text")?;
-        let chunks = models::chunks(&args.files, tokenizing, args.ctx_size, args.chunks)?;
-        let baseline = match (&reference, &logits) {
-            (_, Some(file)) => Baseline::Logits(file),
-            (Some(model), None) => Baseline::Model(model),
-            (None, None) => unreachable!("one of both was opened"),
+        let reference = if has_logits {
+            Reference::Logits(LogitsFile::open(&args.reference)?)
+        } else {
+            Reference::Model(load(&args.reference)?)
         };
+        let candidates = args.candidates.iter().map(load).collect::<anyhow::Result<Vec<_>>>()?;
+        let (baseline, tokenizing) = match &reference {
+            Reference::Logits(file) => (Baseline::Logits(file), candidates.first()),
+            Reference::Model(model) => (Baseline::Model(model), Some(model)),
+        };
+        let tokenizing = tokenizing.context("expected a candidate, whose vocabulary tokenizes the text")?;
+        let chunks = models::chunks(&args.files, tokenizing, args.ctx_size, args.chunks)?;
         let n_chunks = baseline.n_chunks(&chunks)?;
         if n_chunks < chunks.n_whole() {
             log::warn(format_args!("the logits file has {n_chunks} of the text's {} chunks", chunks.n_whole()));
         }
         let compared = match &args.save_logits {
-            None => compare(args, &baseline, &candidates, &chunks, None),
+            None => compare(args, &baseline, n_chunks, &candidates, &chunks, None),
             Some(path) => {
                 let mut all = None;
                 atomic_file::save(path, |w| {
-                    all = Some(compare(args, &baseline, &candidates, &chunks, Some(w))?);
+                    all = Some(compare(args, &baseline, n_chunks, &candidates, &chunks, Some(w))?);
                     Ok::<_, EvaluationError>(())
                 })
                 .map(|()| all.unwrap_or_default())
@@ -118,17 +121,23 @@ mod comparing {
         Ok(())
     }
 
+    /// The reference, as it was given.
+    enum Reference {
+        Model(Model),
+        Logits(LogitsFile),
+    }
+
     /// The comparisons of the text per candidate, and per chunk and candidate.
     type Compared = (Vec<Divergence>, Vec<Vec<Divergence>>);
 
     fn compare(
         args: &Kld,
         baseline: &Baseline<'_>,
+        n_chunks: usize,
         candidates: &[Model],
         chunks: &Chunks,
         save: Option<&mut dyn Write>,
     ) -> Result<Compared, EvaluationError> {
-        let n_chunks = baseline.n_chunks(chunks)?;
         match args.candidates.len() {
             0 => log::info(format_args!("evaluating {n_chunks} chunks of {} tokens", chunks.size())),
             _ => log::info(format_args!("comparing over {n_chunks} chunks of {} tokens", chunks.size())),
@@ -159,7 +168,7 @@ mod comparing {
         File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *MAGIC
     }
 
-    /// Refuses a file of logits that is read, or that would replace something else.
+    /// Refuses a --save-logits that names a file that is read, or one that is not a logits file.
     fn refuse_output(args: &Kld, has_logits: bool) -> anyhow::Result<()> {
         let Some(path) = &args.save_logits else { return Ok(()) };
         ensure!(
@@ -168,19 +177,15 @@ mod comparing {
             args.reference.display()
         );
         let mut files = Files::default();
-        for model in [&args.reference].into_iter().chain(&args.candidates) {
-            let parts = llama_imatrix::state::model_files(model).unwrap_or_else(|_| vec![model.clone()]);
-            for part in parts {
-                files.read("kld", part);
-            }
-        }
+        files.read_model("kld", &args.reference);
+        args.candidates.iter().for_each(|model| files.read_model("kld", model));
         args.files.iter().for_each(|file| files.read("--file", file.clone()));
         files.write("--save-logits", path.clone());
         files.refuse_overlap()?;
         refuse_foreign_logits(path)?;
         let failed = || format!("cannot write '{}'", path.display());
         atomic_file::Way::of(path).with_context(failed)?;
-        // A killed one left gigabytes.
+        // A run that was killed may have left gigabytes.
         atomic_file::remove_leftovers(path).with_context(failed)?;
         Ok(())
     }

@@ -121,10 +121,7 @@ mod measuring {
     fn refuse_overlap(args: &Sensitivity) -> anyhow::Result<()> {
         let mut files = Files::default();
         files.read("sensitivity", args.matrix.clone());
-        let parts = llama_imatrix::state::model_files(&args.model).unwrap_or_else(|_| vec![args.model.clone()]);
-        for path in parts {
-            files.read("sensitivity", path);
-        }
+        files.read_model("sensitivity", &args.model);
         args.files.iter().for_each(|path| files.read("--file", path.clone()));
         files.write("--output", args.output.clone());
         files.refuse_overlap()

@@ -14,6 +14,9 @@ use super::team;
 /// they fit a core's second cache.
 const PANEL_BYTES: usize = 96 << 10;
 const COLUMN_BYTES: usize = 160 << 10;
+/// Bytes of panels that are multiplied with one column after another: they stay in a core's first cache meanwhile, and
+/// each column is read once for all of them.
+const GROUP_BYTES: usize = 20 << 10;
 
 /// A backend: one per context of llama.cpp.
 pub(super) struct State {
@@ -223,24 +226,34 @@ unsafe fn run(product: &Product, job: &Job, cells: &[Cell], workspace: &mut Work
     let at_once = (COLUMN_BYTES / (kernel.column_bytes)(k)).max(kernel.cols).next_multiple_of(kernel.cols);
     let mut out = [0.0_f32; LARGEST_TILE];
     let mut columns = [std::ptr::null(); LONGEST_SIDE];
+    let group = (GROUP_BYTES / panel_bytes).max(1);
     for cells in cells.chunks(at_once) {
-        for (i, first) in job.rows.clone().step_by(kernel.rows).enumerate() {
-            let wanted = kernel.rows.min(job.rows.end - first);
+        for rows in chunks(job.rows.clone(), group * kernel.rows) {
             for cells in cells.chunks(kernel.cols) {
                 for (c, column) in columns[..kernel.cols].iter_mut().enumerate() {
                     *column = cells[c.min(cells.len() - 1)].column;
                 }
-                // SAFETY: our own contract; the rows that are wanted are in the matrix.
-                unsafe {
-                    (kernel.tile)(k, panels.add(i * panel_bytes), &columns[..kernel.cols], scratch, out.as_mut_ptr());
-                    for (c, cell) in cells.iter().enumerate() {
-                        let from = out.as_ptr().add(c * kernel.rows);
-                        std::ptr::copy_nonoverlapping(from, cell.output.add(first), wanted);
+                for first in rows.clone().step_by(kernel.rows) {
+                    let panel = panels.wrapping_add((first - job.rows.start) / kernel.rows * panel_bytes);
+                    let wanted = kernel.rows.min(rows.end - first);
+                    // SAFETY: our own contract; the rows that are wanted are in the matrix.
+                    unsafe {
+                        (kernel.tile)(k, panel, &columns[..kernel.cols], scratch, out.as_mut_ptr());
+                        for (c, cell) in cells.iter().enumerate() {
+                            let from = out.as_ptr().add(c * kernel.rows);
+                            std::ptr::copy_nonoverlapping(from, cell.output.add(first), wanted);
+                        }
                     }
                 }
             }
         }
     }
+}
+
+/// Cuts a range into ranges of `size`, the last of which may be shorter.
+fn chunks(range: std::ops::Range<usize>, size: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let end = range.end;
+    range.step_by(size).map(move |first| first..end.min(first + size))
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
-//! PNG plots of matrices for papers and issues, drawn by plotters with a compiled-in font.
+//! PNG plots of matrices for papers and issues: drawn as SVG, with a compiled-in font, and rendered by resvg.
 
-mod draw;
+mod axis;
+mod curves;
+mod grid;
+mod svg;
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +13,10 @@ use super::statistics::STATISTICS;
 use crate::atomic_file;
 use crate::lens::file::{Lens, LensFile, Part, Prism, Section, Similarity, Spread};
 use crate::stats::{Spectrum, Summary};
-use draw::{Curve, Curves, Grid, curves, grid};
+use axis::Kind;
+use curves::{Curve, Curves};
+use grid::{Grid, Missing};
+use svg::Svg;
 
 /// Statistics that have a heat map of layers and kinds of weights.
 const HEATMAPS: [&str; 6] = ["sum_sq", "h_norm", "top1_energy", "zd3", "mean_to_rms", "cossim"];
@@ -69,57 +75,41 @@ pub fn write_all(folder: &Path, sources: &[Source], tensor: Option<&str>) -> Res
     Ok(out.written)
 }
 
-/// Draws elsewhere, since the drawing library writes in place, and replaces the file as a whole.
-fn save(path: &Path, draw: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
-    let failed = |error: std::io::Error| error.to_string();
-    let folder = tempfile::tempdir().map_err(failed)?;
-    let drawn = folder.path().join("picture.png");
-    draw(&drawn)?;
-    let bytes = match std::fs::read(drawn) {
-        Ok(bytes) => bytes,
-        // There was nothing to draw.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    };
-    atomic_file::save(path, |out| out.write_all(&bytes)).map_err(failed)
-}
-
 struct Pictures<'a> {
     folder: &'a Path,
     written: Vec<PathBuf>,
 }
 
 impl Pictures<'_> {
-    fn curves(&mut self, name: &str, picture: &Curves) -> Result<(), Error> {
-        if picture.lines.iter().all(|c| c.points.iter().all(|p| !p.1.is_finite())) {
-            return Ok(());
-        }
-        self.write(name, |path| curves(path, picture))
-    }
-
-    fn write(&mut self, name: &str, draw: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), Error> {
+    /// Writes a picture. Without one, there was nothing to draw.
+    fn write(&mut self, name: &str, picture: Option<Svg>) -> Result<(), Error> {
+        let Some(picture) = picture else { return Ok(()) };
         let path = self.folder.join(format!("{name}.png"));
-        save(&path, draw).map_err(|reason| Error::Draw { path: path.display().to_string(), reason })?;
+        let failed = |reason| Error::Draw { path: path.display().to_string(), reason };
+        let bytes = picture.to_png().map_err(failed)?;
+        atomic_file::save(&path, |out| out.write_all(&bytes)).map_err(|error| failed(error.to_string()))?;
         self.written.push(path);
         Ok(())
     }
 
     fn layers(&mut self, sources: &[Source], summaries: &[Summary]) -> Result<(), Error> {
         type Get = fn(&crate::stats::LayerSummary) -> f64;
-        let pictures: [(&str, &str, bool, Get); 4] = [
-            ("layers-cossim", "Cosine similarity with the preceding layer", false, |l| l.stats.cossim.into()),
-            ("layers-gain", "Gain over the preceding layer", false, |l| l.stats.gain.into()),
-            ("layers-energy", "Sum of average squares", true, |l| l.sum),
-            ("layers-balance", "Load balance of the experts", false, |l| l.balance),
+        let pictures: [(&str, &str, (Kind, &str), Get); 4] = [
+            ("layers-cossim", "Cosine similarity with the preceding layer", (Kind::Linear, "cosine"), |l| {
+                l.stats.cossim.into()
+            }),
+            ("layers-gain", "Gain over the preceding layer", (Kind::Linear, "gain"), |l| l.stats.gain.into()),
+            ("layers-energy", "Energy per layer", (Kind::Log, "sum of the mean squares"), |l| l.sum),
+            ("layers-balance", "Load balance of the experts", (Kind::Linear, "balance, 1 = even"), |l| l.balance),
         ];
-        for (name, title, log_y, get) in pictures {
+        for (name, title, y, get) in pictures {
             let curves = sources.iter().zip(summaries).map(|(source, summary)| Curve {
                 label: source.name.clone(),
                 points: summary.layers.iter().map(|l| (f64::from(l.block), get(l))).collect(),
                 band: Vec::new(),
             });
-            let picture = Curves { title: title.into(), x: "layer", log_x: false, log_y, lines: curves.collect() };
-            self.curves(name, &picture)?;
+            let picture = Curves { title: title.into(), x: (Kind::Whole, "layer"), y, lines: curves.collect() };
+            self.write(name, picture.draw())?;
         }
         Ok(())
     }
@@ -137,8 +127,13 @@ impl Pictures<'_> {
         if lines.is_empty() {
             return Err(Error::NoTensor(name.to_owned()));
         }
-        let title = format!("Energy of {name}, relative to the mean channel");
-        self.curves("channels", &Curves { title, x: "rank of the channel", log_x: true, log_y: true, lines })
+        let picture = Curves {
+            title: format!("Mean squares of the channels of {name}"),
+            x: (Kind::Log, "channel, by its rank"),
+            y: (Kind::Log, "mean square, relative to the mean channel"),
+            lines,
+        };
+        self.write("channels", picture.draw())
     }
 
     fn heatmaps(&mut self, prefix: &str, source: &Source, summary: &Summary) -> Result<(), Error> {
@@ -158,9 +153,17 @@ impl Pictures<'_> {
             if values.iter().all(|x| !x.is_finite()) {
                 continue;
             }
-            let title = format!("{}: {}", source.name, statistic.about);
-            let picture = Grid { title, x: "layer", rows: &kinds, columns: &layers, values: &values };
-            self.write(&format!("{prefix}heatmap-{}", statistic.heading.key), |path| grid(path, &picture))?;
+            let picture = Grid {
+                title: source.name.clone(),
+                x: "layer",
+                y: "weight",
+                rows: &kinds,
+                columns: &layers,
+                values: &values,
+                unit: statistic.about,
+                missing: Missing::NoValue,
+            };
+            self.write(&format!("{prefix}heatmap-{}", statistic.heading.key), picture.draw())?;
         }
         Ok(())
     }
@@ -182,20 +185,28 @@ impl Pictures<'_> {
         let layers: Vec<&str> = of_kind.iter().map(|t| t.layer.as_str()).collect();
         let numbers: Vec<String> = (0..width).map(|i| i.to_string()).collect();
         let experts: Vec<&str> = numbers.iter().map(String::as_str).collect();
-        let title = format!("{}: rows of {kind} relative to an equal share; red: unseen", source.name);
-        let picture = Grid { title, x: "expert", rows: &layers, columns: &experts, values: &values };
-        self.write(&format!("{prefix}experts"), |path| grid(path, &picture))
+        let picture = Grid {
+            title: source.name.clone(),
+            x: "expert",
+            y: "layer",
+            rows: &layers,
+            columns: &experts,
+            values: &values,
+            unit: &format!("rows of {kind}, relative to an equal share"),
+            missing: Missing::NoRows,
+        };
+        self.write(&format!("{prefix}experts"), picture.draw())
     }
 
     fn lens_file(&mut self, prefix: &str, file: &LensFile) -> Result<(), Error> {
         if let Some(Section::Measured(lens)) = &file.lens {
-            self.curves(&format!("{prefix}lens"), &lens_curves(lens))?;
+            self.write(&format!("{prefix}lens"), lens_curves(lens).draw())?;
         }
         if let Some(Section::Measured(prism)) = &file.prism {
-            self.curves(&format!("{prefix}prism"), &prism_curves(prism))?;
+            self.write(&format!("{prefix}prism"), prism_curves(prism).draw())?;
         }
         if let Some(Section::Measured(similarity)) = &file.similarity {
-            self.curves(&format!("{prefix}similarity"), &similarity_curves(similarity))?;
+            self.write(&format!("{prefix}similarity"), similarity_curves(similarity).draw())?;
         }
         Ok(())
     }
@@ -208,7 +219,12 @@ fn lens_curves(lens: &Lens) -> Curves {
         Curve { label: "median and quartiles".into(), points: of(|s| s.p50).collect(), band },
         Curve { label: "mean".into(), points: of(|s| s.mean).collect(), band: Vec::new() },
     ];
-    Curves { title: "KL(final ‖ layer), nats".into(), x: "layer", log_x: false, log_y: false, lines }
+    Curves {
+        title: "Logit lens".into(),
+        x: (Kind::Whole, "layer"),
+        y: (Kind::Linear, "KL(final ‖ layer), nats"),
+        lines,
+    }
 }
 
 fn prism_curves(prism: &Prism) -> Curves {
@@ -229,12 +245,13 @@ fn prism_curves(prism: &Prism) -> Curves {
             .collect(),
         band: Vec::new(),
     };
-    let lines = parts.into_iter().map(curve).filter(|c| !c.points.is_empty()).collect();
+    let whole = prism.next_token.layers.iter().map(|l| (f64::from(l.layer), l.relative.mean)).collect();
+    let whole = Curve { label: "the whole layer".into(), points: whole, band: Vec::new() };
+    let lines = parts.into_iter().map(curve).chain([whole]).collect();
     Curves {
-        title: "Contribution to the logit, minus the vocabulary's mean".into(),
-        x: "layer",
-        log_x: false,
-        log_y: false,
+        title: "Logit prism: contributions to the logit of the next token".into(),
+        x: (Kind::Whole, "layer"),
+        y: (Kind::Linear, "logit, minus the vocabulary's mean"),
         lines,
     }
 }
@@ -250,8 +267,12 @@ fn similarity_curves(similarity: &Similarity) -> Curves {
         Curve { label: "attention".into(), points: points(&|i| layers[i].attention), band: Vec::new() },
         Curve { label: "feed-forward".into(), points: points(&|i| layers[i].feed_forward), band: Vec::new() },
     ];
-    let title = "Cosine of the residual stream before and after".into();
-    Curves { title, x: "layer", log_x: false, log_y: false, lines }
+    Curves {
+        title: "Residual stream before and after".into(),
+        x: (Kind::Whole, "layer"),
+        y: (Kind::Linear, "cosine"),
+        lines,
+    }
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ pub mod rules;
 pub mod sensitivity;
 pub mod sensitivity_file;
 mod source;
+mod spread;
 pub mod types_file;
 
 pub use error::Error;
@@ -41,3 +42,4 @@ pub use pattern::name_matches;
 pub use price::{Measured, Pricing, price};
 pub use recipe::{Budget, Constraints, Pick, Priced, Recipe};
 pub use source::{Source, Weight};
+pub use spread::Sensitivities;

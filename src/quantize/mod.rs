@@ -9,11 +9,13 @@
 //! | what an error costs the model | [`cost`] |
 //! | the choice of least cost | [`knapsack`] |
 //! | all of it together | [`Recipe`] |
+//! | the least cost at each size, as a file | [`curve`] |
 //! | how far a quantized model is from the original | [`divergence`] |
 //!
 //! `docs/recipes.md` has the method, its assumptions and measurements.
 
 pub mod cost;
+pub mod curve;
 pub mod divergence;
 mod error;
 #[cfg(feature = "llama")]

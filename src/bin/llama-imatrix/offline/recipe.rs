@@ -38,7 +38,7 @@ pub(crate) struct RecipeArgs {
     /// Write the argument of ik_llama.cpp's --custom-q to this file
     #[arg(long, value_name = "FILE")]
     custom_q: Option<PathBuf>,
-    /// Write the least cost at each size, as CSV, to this file
+    /// Write the least cost at each size, as CSV, to this file; report --recipe-curve draws it
     #[arg(long, value_name = "FILE")]
     curve: Option<PathBuf>,
     /// Types to choose from [default: iq1_s to q8_0, without those of blocks of 32]

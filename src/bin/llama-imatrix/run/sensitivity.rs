@@ -75,6 +75,7 @@ mod measuring {
     use llama_imatrix::imatrix::Imatrix;
     use llama_imatrix::llama::EditableModel;
     use llama_imatrix::quantize::moments::Statistics;
+    use llama_imatrix::quantize::rules::requires_entry;
     use llama_imatrix::quantize::sensitivity::{Effect, Reference, measure};
     use llama_imatrix::quantize::sensitivity_file::{
         By, GroupMeasurement, GroupWeight, Measurement, SensitivityFile, Setup,
@@ -184,15 +185,27 @@ mod measuring {
         statistics: &Statistics<'_>,
     ) -> anyhow::Result<Vec<Together<'s>>> {
         let constraints = Constraints { types: vec![args.dtype], ..Constraints::default() };
-        let candidates = constraints.candidates(source, |weight| statistics.has(weight))?;
-        let mut groups: Vec<Together<'s>> = Vec::new();
+        let candidates = constraints.candidates(source, |_| true)?;
+        let (mut groups, mut lack_entry): (Vec<Together<'s>>, Vec<&str>) = (Vec::new(), Vec::new());
         for (weight, types) in source.weights().iter().zip(&candidates) {
             let Some(&dtype) = types.first() else { continue };
+            if !statistics.has(weight) && requires_entry(&weight.name, dtype) {
+                lack_entry.push(&weight.name);
+                continue;
+            }
             let name = by(args.by).group(weight);
             match groups.iter_mut().find(|group| group.name == name) {
                 Some(group) => group.weights.push((weight, dtype)),
                 None => groups.push(Together { name, weights: vec![(weight, dtype)] }),
             }
+        }
+        if let Some(name) = lack_entry.first() {
+            log::warn(format_args!(
+                "{} weights are left out: {} requires an entry in the matrix, and they have none, such as '{name}'\n\
+                 hint: recipe estimates their sensitivities",
+                lack_entry.len(),
+                args.dtype
+            ));
         }
         let (part, parts) = args.shard.unwrap_or((1, 1));
         // Every N-th: each part has weights of all layers.

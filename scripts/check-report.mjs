@@ -77,6 +77,16 @@ async function use(page, colorScheme) {
   }
   await page.getByLabel("sort by count").check();
 
+  // Two curves of recipes over the sizes of both, in bits or in bytes.
+  const recipes = page.locator("#recipes");
+  for (const unit of ["bits", "bytes"]) {
+    await recipes.getByLabel("Size in").selectOption(unit);
+    assert.match(await recipes.locator(".u-legend").textContent(), /estimated\.csv.*measured\.csv/);
+    await recipes.locator("summary").click();
+    const costs = await recipes.locator("details tbody tr").evaluateAll((rows) => rows.map((row) => Number(row.cells[1].textContent)));
+    assert.ok(costs.length > 50 && costs.every((cost, i) => i === 0 || !(cost > costs[i - 1])), "costs fall with the size");
+  }
+
   // Every chart says in words what it shows; every table has a name.
   for (const chart of await page.locator("[role=img]").all()) assert.ok((await chart.getAttribute("aria-label")).length > 20);
   for (const table of await page.locator("table.data").all()) assert.ok((await table.locator("caption").textContent()).length > 3);

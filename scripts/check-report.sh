@@ -39,5 +39,7 @@ cp "$data/qwen3moe.gguf" "$out/first.gguf"
 cp "$data/llama.gguf" "$out/second.gguf"
 cp tests/data/report/first.lens.json "$out/first.lens.json"
 cp tests/data/report/first.lens.json "$out/second.lens.json"
-"$CARGO_TARGET_DIR/release/llama-imatrix" report "$out/first.gguf" "$out/second.gguf" -o "$out/report.html"
+cp tests/data/report/estimated.csv tests/data/report/measured.csv "$out"
+"$CARGO_TARGET_DIR/release/llama-imatrix" report "$out/first.gguf" "$out/second.gguf" \
+    --recipe-curve "$out/estimated.csv" --recipe-curve "$out/measured.csv" -o "$out/report.html"
 PLAYWRIGHT="$playwright/" CHROMIUM="$chromium" node "$here/check-report.mjs" "$out/report.html" "$out"

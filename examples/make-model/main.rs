@@ -34,7 +34,12 @@ const FILES: &[(&str, &str, Make)] = &[
     ("hybrid", "10 layers of short convolutions and 6 of attention, a vocabulary of 65,536, tied, f16", |w| {
         shapes::hybrid().write(w)
     }),
-    ("dense-8b", "32 layers of 4096, a vocabulary of 128,256, Q8_0, 8 GiB: for GPUs", |w| shapes::dense_8b().write(w)),
+    ("dense-8b", "32 layers of 4096, a vocabulary of 128,256, Q8_0, 8 GiB: for GPUs", |w| {
+        shapes::dense_8b(32).write(w)
+    }),
+    ("dense-8b-half", "dense-8b with 16 of its layers, 4.6 GiB: how time and memory grow", |w| {
+        shapes::dense_8b(16).write(w)
+    }),
     ("moe-15b", "24 layers, 8 of 128 experts a token, a vocabulary of 151,936, Q8_0, 15 GiB: for GPUs", |w| {
         shapes::moe_15b().write(w)
     }),
@@ -54,7 +59,7 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> String {
-    let lines = FILES.iter().map(|(name, about, _)| format!("\n    {name:12} {about}"));
+    let lines = FILES.iter().map(|(name, about, _)| format!("\n    {name:14} {about}"));
     format!("usage: make-model NAME FILE\n{}", lines.collect::<String>())
 }
 

@@ -77,13 +77,13 @@ pub(crate) fn moe() -> ModelFile {
     .build("moe")
 }
 
-/// As Llama-3-8B.
-pub(crate) fn dense_8b() -> ModelFile {
+/// As Llama-3-8B, with this many of its 32 layers.
+pub(crate) fn dense_8b(layers: u32) -> ModelFile {
     Transformer {
         arch: "llama",
         weights: Q8_0,
         vocab: Vocab { size: 128_256, pre: "llama-bpe" },
-        layers: 32,
+        layers,
         embd: 4096,
         ff: 14_336,
         experts: None,

@@ -30,7 +30,8 @@ pub struct Chunks {
     spans: Vec<Range<usize>>,
     /// Number of chunks of `size` tokens, which come first.
     whole: usize,
-    documents: bool,
+    /// Number of the document per chunk, for chunks of documents.
+    documents: Option<Vec<usize>>,
 }
 
 impl Chunks {
@@ -68,7 +69,7 @@ impl Chunks {
         spans.drain(..skip.min(spans.len()));
         spans.truncate(limit.unwrap_or(usize::MAX));
         let whole = whole.saturating_sub(skip).min(spans.len());
-        Ok(Self { tokens, size, spans, whole, documents: false })
+        Ok(Self { tokens, size, spans, whole, documents: None })
     }
 
     /// Splits each document separately, into chunks of `size` tokens and one of the rest. No tokens are dropped,
@@ -82,10 +83,11 @@ impl Chunks {
     pub fn of_documents(documents: Documents, options: ChunkOptions) -> Result<Self, Error> {
         let ChunkOptions { size, skip, limit, .. } = options;
         assert!(size > 0, "a chunk has at least one token");
-        let cut = |Range { start, end }: Range<usize>| {
-            (start..end).step_by(size).map(move |from| from..from.saturating_add(size).min(end))
+        let cut = |(document, Range { start, end }): (usize, Range<usize>)| {
+            (start..end).step_by(size).map(move |from| (document, from..from.saturating_add(size).min(end)))
         };
-        let mut spans: Vec<Range<usize>> = documents.spans().flat_map(cut).collect();
+        let (mut numbers, mut spans): (Vec<usize>, Vec<Range<usize>>) =
+            documents.spans().enumerate().flat_map(cut).unzip();
         if spans.is_empty() {
             return Err(Error::NoTokens);
         }
@@ -94,9 +96,10 @@ impl Chunks {
             return Err(Error::Rule(format!("--chunk {skip} skips all {found} chunks of the documents")));
         }
         spans.drain(..skip);
+        numbers.drain(..skip);
         spans.truncate(limit.unwrap_or(usize::MAX));
         let whole = spans.len();
-        Ok(Self { tokens: documents.into_tokens(), size, spans, whole, documents: true })
+        Ok(Self { tokens: documents.into_tokens(), size, spans, whole, documents: Some(numbers) })
     }
 
     /// Number of chunks.
@@ -127,7 +130,14 @@ impl Chunks {
     /// replaces the first token if the vocabulary begins texts with BOS.
     #[must_use]
     pub(crate) fn are_documents(&self) -> bool {
-        self.documents
+        self.documents.is_some()
+    }
+
+    /// Returns the number of the document that chunk `i` is of, from 0; `None` for chunks that are not of documents, and
+    /// if there is no such chunk.
+    #[must_use]
+    pub fn document(&self, i: usize) -> Option<usize> {
+        self.documents.as_ref()?.get(i).copied()
     }
 
     /// Returns the tokens of chunk `i`.
@@ -234,8 +244,10 @@ mod tests {
         assert_eq!(all(&chunks), [(0..8).collect(), vec![8, 9, 10], vec![20], (30..38).collect()]);
         assert_eq!((0..4).map(|i| chunks.scored(i)).collect::<Vec<_>>(), [4..7, 1..2, 0..0, 4..7]);
         assert_eq!((chunks.start(2), chunks.tokens_in(&(0..chunks.len()))), (11, 20));
+        assert_eq!((0..5).map(|i| chunks.document(i)).collect::<Vec<_>>(), [Some(0), Some(0), Some(1), Some(2), None]);
         let some = ChunkOptions { skip: 1, limit: Some(2), ..OPTIONS };
-        assert_eq!(all(&Chunks::of_documents(documents.clone(), some).unwrap()), [vec![8, 9, 10], vec![20]]);
+        let some = Chunks::of_documents(documents.clone(), some).unwrap();
+        assert_eq!((all(&some), some.document(1)), (vec![vec![8, 9, 10], vec![20]], Some(1)));
         assert!(Chunks::of_documents(documents, ChunkOptions { skip: 4, ..OPTIONS }).is_err());
         assert!(Chunks::of_documents(Documents::default(), OPTIONS).is_err());
     }

@@ -6,6 +6,10 @@ pub struct Documents {
     tokens: Vec<i32>,
     /// End of each document.
     ends: Vec<usize>,
+    /// Number of the text that each document comes from.
+    origins: Vec<usize>,
+    /// Number of texts so far, those without tokens included.
+    n_texts: usize,
 }
 
 impl Documents {
@@ -14,7 +18,9 @@ impl Documents {
         if !tokens.is_empty() {
             self.tokens.extend_from_slice(tokens);
             self.ends.push(self.tokens.len());
+            self.origins.push(self.n_texts);
         }
+        self.n_texts += 1;
     }
 
     /// Number of documents.
@@ -41,6 +47,12 @@ impl Documents {
         self.tokens
     }
 
+    /// Returns per document the number of the text that it comes from: texts without tokens are no documents.
+    #[must_use]
+    pub fn origins(&self) -> &[usize] {
+        &self.origins
+    }
+
     /// Returns the range of tokens per document.
     pub(crate) fn spans(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
@@ -63,6 +75,7 @@ impl Documents {
         if self.ends.last().copied().unwrap_or(0) < n {
             self.ends.push(n);
         }
+        self.origins.truncate(self.ends.len());
     }
 }
 
@@ -76,12 +89,13 @@ mod tests {
         for document in [&[1, 2, 3][..], &[], &[4], &[5, 6]] {
             documents.push(document);
         }
+        assert_eq!(documents.origins(), [0, 2, 3], "the second text has no tokens");
         assert_eq!(documents.spans().collect::<Vec<_>>(), [0..3, 3..4, 4..6]);
         for (n, lengths) in [(9, &[3, 1, 2][..]), (6, &[3, 1, 2]), (5, &[3, 1, 1]), (4, &[3, 1]), (2, &[2]), (0, &[])] {
             let mut documents = documents.clone();
             documents.truncate(n);
             assert_eq!(documents.lengths().collect::<Vec<_>>(), lengths, "{n}");
-            assert_eq!(documents.tokens().len(), n.min(6));
+            assert_eq!((documents.tokens().len(), documents.origins().len()), (n.min(6), lengths.len()));
         }
     }
 }

@@ -52,6 +52,13 @@ pub struct LogitsFile {
     tokens: Vec<i32>,
 }
 
+impl BaseError {
+    /// The error for chunks of documents.
+    pub(crate) fn documents() -> Self {
+        Self::Rule("a logits file has chunks of equal length, and chunks of documents differ in length".to_owned())
+    }
+}
+
 impl LogitsFile {
     /// Opens and checks a file.
     ///
@@ -123,6 +130,9 @@ impl LogitsFile {
         };
         if self.n_vocab != n_vocab {
             return Err(differs("tokens in the vocabulary", self.n_vocab, n_vocab, ": it comes from another model"));
+        }
+        if chunks.are_documents() {
+            return Err(BaseError::documents());
         }
         if self.n_ctx != chunks.size() {
             return Err(differs("tokens per chunk", self.n_ctx, chunks.size(), " (--ctx-size)"));
@@ -311,6 +321,12 @@ mod tests {
         ] {
             assert!(found.contains(says), "{found}");
         }
+
+        let mut documents = crate::calibration::Documents::default();
+        documents.push(&[0, 1, 2]);
+        let options = ChunkOptions { size: 8, ..ChunkOptions::default() };
+        let short = Chunks::of_documents(documents, options).unwrap();
+        assert!(error(file.check(5, &short, 0)).contains("chunks of documents"));
 
         let mut bad = good;
         let rows = bad.len() - 6 * 20;

@@ -62,6 +62,15 @@ pub struct Uncertain {
     pub error: f64,
 }
 
+impl Uncertain {
+    /// Returns the 95 % confidence interval: 1.96 standard errors to each side.
+    #[must_use]
+    pub fn interval(self) -> [f64; 2] {
+        let half = 1.96 * self.error;
+        [self.value - half, self.value + half]
+    }
+}
+
 /// All comparisons of a text.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Divergence {
@@ -118,6 +127,21 @@ impl Divergence {
         self.same_top += usize::from(row.same_top);
         self.divergences.push(row.divergence as f32);
         self.differences.push(row.difference);
+    }
+
+    /// Adds the comparisons of another part of the text.
+    pub fn append(&mut self, other: &Self) {
+        self.count += other.count;
+        self.same_top += other.same_top;
+        self.both += other.both;
+        self.difference += other.difference;
+        let own = [&mut self.nll, &mut self.nll_base, &mut self.kld, &mut self.squares];
+        for (sums, more) in own.into_iter().zip([other.nll, other.nll_base, other.kld, other.squares]) {
+            sums.first += more.first;
+            sums.second += more.second;
+        }
+        self.divergences.extend_from_slice(&other.divergences);
+        self.differences.extend_from_slice(&other.differences);
     }
 
     /// Returns the number of comparisons.
@@ -195,6 +219,68 @@ impl Divergence {
         sorted(&self.differences)
     }
 }
+
+/// The statistics of a part of a text: a chunk, a document, or all of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// Number of comparisons.
+    pub tokens: usize,
+    /// Mean KL divergence.
+    pub divergence: Uncertain,
+    /// Median of the divergences.
+    pub median: f32,
+    /// Their 99th percentile.
+    pub p99: f32,
+    /// The largest.
+    pub max: f32,
+    /// Share of tokens with the same most likely next token.
+    pub same_top: Uncertain,
+    /// Root of the mean squared difference of probabilities.
+    pub rms_difference: Uncertain,
+    /// Logarithm of the ratio of perplexities.
+    pub log_ratio: Uncertain,
+    /// Mean negative log-likelihood of the candidate.
+    pub nll: Uncertain,
+    /// Mean negative log-likelihood of the reference.
+    pub nll_base: Uncertain,
+}
+
+impl From<&Divergence> for Summary {
+    fn from(all: &Divergence) -> Self {
+        let sorted = all.sorted_divergences();
+        Self {
+            tokens: all.count(),
+            divergence: all.divergence(),
+            median: median(&sorted),
+            p99: percentile(&sorted, 0.99),
+            max: percentile(&sorted, 1.0),
+            same_top: all.same_top(),
+            rms_difference: all.rms_difference(),
+            log_ratio: all.log_ratio(),
+            nll: all.nll(),
+            nll_base: all.nll_base(),
+        }
+    }
+}
+
+/// Returns the mean KL divergence of a text with the standard error that its parts show. Tokens of a part are not
+/// independent of each other, as the standard error of [`Summary::divergence`] assumes; here the parts are the samples.
+/// `None` below ten parts.
+#[must_use]
+pub fn over_parts<'a>(parts: impl Iterator<Item = &'a Summary> + Clone) -> Option<Uncertain> {
+    let n_parts = parts.clone().count();
+    if n_parts < FEWEST_PARTS {
+        return None;
+    }
+    let tokens: f64 = parts.clone().map(|part| part.tokens as f64).sum();
+    let value = parts.clone().map(|part| part.tokens as f64 * part.divergence.value).sum::<f64>() / tokens;
+    let squares: f64 = parts.map(|part| (part.tokens as f64 * (part.divergence.value - value)).powi(2)).sum();
+    let n = n_parts as f64;
+    Some(Uncertain { value, error: (n / (n - 1.0) * squares).sqrt() / tokens })
+}
+
+/// With fewer parts their spread is not known well enough.
+const FEWEST_PARTS: usize = 10;
 
 fn sorted(values: &[f32]) -> Vec<f32> {
     let mut values = values.to_vec();
@@ -276,5 +362,48 @@ mod tests {
         let sorted = all.sorted_divergences();
         assert_eq!((median(&sorted), percentile(&sorted, 0.5), percentile(&sorted, 1.0)), (9.5, 9.5, 19.0));
         assert!((median(&sorted[..3]) - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn parts_that_are_appended_are_the_whole() {
+        let mut random = SplitMix64::new(6);
+        let (mut whole, mut parts) = (Divergence::default(), [Divergence::default(), Divergence::default()]);
+        for i in 0..64 {
+            let mut number = || random.below(1 << 10) as f32 / 64.0;
+            let (nll, nll_base, difference) = (number(), number(), number());
+            let row = RowScore { nll, nll_base, divergence: number().into(), difference, same_top: i % 3 == 0 };
+            whole.add(&row);
+            parts[usize::from(i >= 20)].add(&row);
+        }
+        let [mut first, second] = parts;
+        first.append(&second);
+        // All sums are exact here.
+        assert_eq!(first, whole);
+    }
+
+    #[test]
+    fn the_error_over_parts_is_the_spread_of_their_means() {
+        let part = |tokens: usize, value: f64| {
+            let mut all = Divergence::default();
+            let row = RowScore { nll: 0.0, nll_base: 0.0, divergence: value, difference: 0.0, same_top: true };
+            (0..tokens).for_each(|_| all.add(&row));
+            Summary::from(&all)
+        };
+        // Means of 1 and 3 in equal numbers: the error of a mean of ten such, whatever the tokens per part.
+        let parts: Vec<Summary> = (0..10).map(|i| part(50, if i % 2 == 0 { 1.0 } else { 3.0 })).collect();
+        let found = over_parts(parts.iter()).unwrap();
+        assert!((found.value - 2.0).abs() < 1e-9 && (found.error - 1.0 / 3.0).abs() < 1e-9, "{found:?}");
+        let mut all = Divergence::default();
+        for i in 0..500_u16 {
+            let divergence = if i % 2 == 0 { 1.0 } else { 3.0 };
+            all.add(&RowScore { nll: 0.0, nll_base: 0.0, divergence, difference: 0.0, same_top: true });
+        }
+        assert!(all.divergence().error < 0.05, "as if all tokens were independent");
+        // A part of more tokens counts for more.
+        let uneven: Vec<Summary> = (0..10).map(|i| if i == 0 { part(910, 2.0) } else { part(10, 1.0) }).collect();
+        assert!((over_parts(uneven.iter()).unwrap().value - 1.91).abs() < 1e-9);
+        assert_eq!(over_parts(parts[..9].iter()), None);
+        let [low, high] = Uncertain { value: 2.0, error: 0.5 }.interval();
+        assert!((low - 1.02).abs() < 1e-9 && (high - 2.98).abs() < 1e-9);
     }
 }

@@ -54,22 +54,23 @@ pub enum EvaluationError {
 /// A model that evaluates one chunk after the other.
 pub struct Evaluation<'m> {
     context: Context<'m, ()>,
+    /// The token that replaces the first of each chunk, but not of chunks of documents, which begin with their own.
     bos: Option<Token>,
     n_vocab: usize,
 }
 
 impl<'m> Evaluation<'m> {
-    /// Creates a context for chunks of `size` tokens.
+    /// Creates a context for these chunks.
     ///
     /// # Errors
     /// Without enough memory; for models that do not predict the next token.
-    pub fn new(model: &'m Model, size: usize, n_threads: usize) -> Result<Self, EvaluationError> {
+    pub fn new(model: &'m Model, chunks: &Chunks, n_threads: usize) -> Result<Self, EvaluationError> {
         if model.is_diffusion() || model.is_encoder_decoder() {
             return Err(EvaluationError::NoPrediction);
         }
         let n_threads = i32::try_from(n_threads).unwrap_or(1);
         let options = ContextOptions {
-            n_ctx: u32::try_from(size).unwrap_or(u32::MAX),
+            n_ctx: u32::try_from(chunks.size()).unwrap_or(u32::MAX),
             n_batch: TOKENS_AT_ONCE as u32,
             n_ubatch: TOKENS_AT_ONCE as u32,
             n_seq: 1,
@@ -83,7 +84,8 @@ impl<'m> Evaluation<'m> {
         if !context.has_memory() {
             return Err(EvaluationError::NoPrediction);
         }
-        Ok(Self { context, bos: model.vocab().leading_bos(), n_vocab: model.vocab().n_tokens() })
+        let bos = if chunks.are_documents() { None } else { model.vocab().leading_bos() };
+        Ok(Self { context, bos, n_vocab: model.vocab().n_tokens() })
     }
 
     /// Clears the memory of the last chunk.
@@ -178,9 +180,9 @@ enum BaseRows<'r> {
 }
 
 impl<'r> BaseRows<'r> {
-    fn new(baseline: &Baseline<'r>, size: usize, n_threads: usize) -> Result<Self, EvaluationError> {
+    fn new(baseline: &Baseline<'r>, chunks: &Chunks, n_threads: usize) -> Result<Self, EvaluationError> {
         Ok(match *baseline {
-            Baseline::Model(model) => Self::Model(Evaluation::new(model, size, n_threads)?),
+            Baseline::Model(model) => Self::Model(Evaluation::new(model, chunks, n_threads)?),
             Baseline::Logits(file) => Self::Logits(file),
         })
     }
@@ -203,8 +205,8 @@ impl<'r> BaseRows<'r> {
     }
 }
 
-/// Compares each candidate with the reference over all chunks. `each` is told of each chunk: its number, the comparison so far,
-/// and that of the chunk alone; it may end the comparison. The reference's distributions go to `save` as a logits file, which is
+/// Compares each candidate with the reference over all chunks. `each` is told of each chunk that has a position that counts: its
+/// number, the comparison so far, and that of the chunk alone; it may end the comparison. The reference's distributions go to `save` as a logits file, which is
 /// complete if `each` does not end the comparison.
 ///
 /// Beside the models, the memory that this takes does not depend on the text: it is that of 64 rows of logits per
@@ -228,16 +230,22 @@ pub fn divergences(
         }
     }
     let n_chunks = baseline.n_chunks(chunks)?;
-    let mut base = BaseRows::new(baseline, chunks.size(), n_threads)?;
-    let evaluation = |model| Evaluation::new(model, chunks.size(), n_threads);
+    let mut base = BaseRows::new(baseline, chunks, n_threads)?;
+    let evaluation = |model| Evaluation::new(model, chunks, n_threads);
     let mut others = candidates.iter().map(evaluation).collect::<Result<Vec<_>, _>>()?;
     if let Some(w) = &mut save {
+        if chunks.are_documents() {
+            return Err(BaseError::documents().into());
+        }
         write_header(w, expected, chunks)?;
     }
     let mut all = vec![Divergence::default(); candidates.len()];
     for number in 0..n_chunks {
         let chunk = chunks.get(number);
         let mut own = vec![Divergence::default(); candidates.len()];
+        if scored(chunk.len()).is_empty() {
+            continue; // a document of one token or two
+        }
         base.begin();
         others.iter_mut().for_each(Evaluation::begin);
         for part in parts(chunk.len()) {

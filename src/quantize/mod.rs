@@ -9,11 +9,13 @@
 //! | what an error costs the model | [`cost`] |
 //! | the choice of least cost | [`knapsack`] |
 //! | all of it together | [`Recipe`] |
+//! | the least cost at each size, as a file | [`curve`] |
 //! | how far a quantized model is from the original | [`divergence`] |
 //!
 //! `docs/recipes.md` has the method, its assumptions and measurements.
 
 pub mod cost;
+pub mod curve;
 pub mod divergence;
 mod error;
 #[cfg(feature = "llama")]
@@ -33,6 +35,7 @@ pub mod rules;
 pub mod sensitivity;
 pub mod sensitivity_file;
 mod source;
+mod spread;
 pub mod types_file;
 
 pub use error::Error;
@@ -41,3 +44,4 @@ pub use pattern::name_matches;
 pub use price::{Measured, Pricing, price};
 pub use recipe::{Budget, Constraints, Pick, Priced, Recipe};
 pub use source::{Source, Weight};
+pub use spread::Sensitivities;

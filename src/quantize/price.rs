@@ -1,11 +1,9 @@
 //! The cost of each type of each weight: errors times sensitivities.
 
-use std::collections::BTreeMap;
-
 use super::cost::{Heads, Product, estimate};
 use super::errors::{Errors, Sampling, measure};
 use super::moments::{Origin, Statistics};
-use super::{Error, Priced, Source};
+use super::{Error, Priced, Sensitivities, Source};
 use crate::gguf::{DType, Value};
 
 /// How errors become costs.
@@ -13,8 +11,8 @@ use crate::gguf::{DType, Value};
 pub struct Pricing {
     /// Rows that are quantized.
     pub sampling: Sampling,
-    /// Measured sensitivities by weight name. Weights that are missing here get the estimate, on the same scale.
-    pub measured: BTreeMap<String, f64>,
+    /// Measured sensitivities. Weights that are missing here have the estimate, on the same scale.
+    pub measured: Sensitivities,
 }
 
 /// A weight's errors and the cost per error.
@@ -80,7 +78,8 @@ pub fn price(
             }
         })
         .collect();
-    let sensitivities = combined(&products, &estimate(&products, &heads(source)), &pricing.measured);
+    let names: Vec<&str> = products.iter().map(|product| product.name).collect();
+    let sensitivities = pricing.measured.combined(&names, &estimate(&products, &heads(source)));
     all.iter_mut().zip(sensitivities).for_each(|(measured, sensitivity)| measured.sensitivity = sensitivity);
     Ok(all)
 }
@@ -108,38 +107,5 @@ fn heads(source: &Source) -> Heads {
         length,
         query_norms: norms(".attn_q_norm.weight"),
         key_norms: norms(".attn_k_norm.weight"),
-    }
-}
-
-/// Takes what was measured, and for the rest the estimate, scaled by the median ratio of both.
-fn combined(products: &[Product<'_>], estimates: &[f64], measured: &BTreeMap<String, f64>) -> Vec<f64> {
-    let pairs = products.iter().zip(estimates).filter_map(|(p, &e)| Some((*measured.get(p.name)?, e)));
-    let mut ratios: Vec<f64> = pairs.filter(|(m, e)| *m > 0.0 && *e > 0.0).map(|(m, e)| m / e).collect();
-    ratios.sort_by(f64::total_cmp);
-    let scale = ratios.get(ratios.len() / 2).copied().unwrap_or(1.0);
-    let of_product = |(p, &e): (&Product<'_>, &f64)| measured.get(p.name).copied().unwrap_or(e * scale);
-    products.iter().zip(estimates).map(of_product).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn estimates_are_scaled_to_what_was_measured() {
-        let product = |name| Product {
-            name,
-            block: None,
-            power: 1.0,
-            norm: 1.0,
-            spread: 1.0,
-            columns: 1.0,
-            is_tied: false,
-            experts_used: 1.0,
-        };
-        let products = ["a", "b", "c", "d"].map(product);
-        let measured = [("a", 10.0), ("b", 30.0), ("c", 20.0)].map(|(n, s)| (n.to_owned(), s)).into();
-        assert_eq!(combined(&products, &[1.0, 2.0, 5.0, 4.0], &measured), [10.0, 30.0, 20.0, 40.0]);
-        assert_eq!(combined(&products, &[1.0, 2.0, 5.0, 4.0], &BTreeMap::new()), [1.0, 2.0, 5.0, 4.0]);
     }
 }

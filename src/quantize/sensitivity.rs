@@ -1,6 +1,8 @@
-//! Measured sensitivities: the change of the model's predictions by the error of one weight alone.
+//! Measured sensitivities: the change of the model's predictions by the error of one weight alone, or of a group of weights.
 //!
-//! The weight's data are replaced by their image, quantized and dequantized, and restored afterwards.
+//! The weights' data are replaced by their images, quantized and dequantized, and restored afterwards.
+
+use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
@@ -79,7 +81,7 @@ impl Reference {
     /// # Errors
     /// See [`EvaluationError`].
     pub fn new(model: &Model, chunks: &Chunks, n_threads: usize) -> Result<Self, EvaluationError> {
-        let mut evaluation = Evaluation::new(model, chunks.size(), n_threads)?;
+        let mut evaluation = Evaluation::new(model, chunks, n_threads)?;
         let mut rows = Vec::new();
         for number in 0..chunks.n_whole() {
             let chunk = chunks.get(number);
@@ -98,7 +100,7 @@ impl Reference {
     /// # Errors
     /// See [`EvaluationError`].
     pub fn divergence(&self, model: &Model, chunks: &Chunks) -> Result<f64, EvaluationError> {
-        let mut evaluation = Evaluation::new(model, chunks.size(), self.n_threads)?;
+        let mut evaluation = Evaluation::new(model, chunks, self.n_threads)?;
         let mut all = Divergence::default();
         let mut rows = self.rows.iter();
         for number in 0..chunks.n_whole() {
@@ -117,10 +119,34 @@ impl Reference {
     }
 }
 
-/// Measures the divergence with a weight's data replaced, and restores them.
+/// The effect of errors in one weight or several.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Effect {
+    /// KL divergence that they cause together.
+    pub divergence: f64,
+    /// Expected squared error of each weight's product per token. Weights that the model does not compute with are missing.
+    pub errors: BTreeMap<String, f64>,
+}
+
+/// The reason why an effect cannot be measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MeasureError {
+    /// A weight that cannot be quantized.
+    #[error(transparent)]
+    Image(#[from] Error),
+    /// The model cannot be evaluated.
+    #[error(transparent)]
+    Evaluation(#[from] EvaluationError),
+}
+
+/// Measures the divergence with the data of some weights replaced by their images, and restores them. `None` if the model computes
+/// with none of them.
+///
+/// Beside the models it takes the memory of one weight and its image, however many weights there are.
 ///
 /// # Errors
-/// See [`EvaluationError`].
+/// See [`MeasureError`].
 ///
 /// # Panics
 /// If the restored data differ from the original, since all later measurements would be wrong.
@@ -128,17 +154,51 @@ pub fn measure(
     model: &mut EditableModel,
     reference: &Reference,
     chunks: &Chunks,
-    name: &str,
-    image: &[u8],
-) -> Result<Option<f64>, EvaluationError> {
-    let Some(original) = model.read(name) else { return Ok(None) };
-    let digest = Sha256::digest(&original);
-    if !model.write(name, image) {
-        return Ok(None);
+    source: &Source,
+    weights: &[(&Weight, DType)],
+    inputs: impl Fn(&Weight) -> Inputs,
+) -> Result<Option<Effect>, MeasureError> {
+    let mut replaced = Vec::new();
+    let mut errors = BTreeMap::new();
+    let written: Result<(), Error> = weights.iter().try_for_each(|&(weight, dtype)| {
+        let Some(original) = Original::read(model, source, weight) else { return Ok(()) };
+        let image = image(source, weight, &inputs(weight), dtype)?;
+        if model.write(&weight.name, &image.bytes) {
+            replaced.push(original);
+            errors.insert(weight.name.clone(), image.error);
+        }
+        Ok(())
+    });
+    let divergence = match &written {
+        Ok(()) if !replaced.is_empty() => Some(reference.divergence(model.model(), chunks)),
+        _ => None,
+    };
+    replaced.iter().for_each(|original| original.restore(model, source));
+    written?;
+    Ok(divergence.transpose()?.map(|divergence| Effect { divergence, errors }))
+}
+
+/// The data of a weight before they are replaced.
+struct Original<'w> {
+    weight: &'w Weight,
+    digest: sha2::digest::Output<Sha256>,
+    /// Data that differ from the file's.
+    bytes: Option<Vec<u8>>,
+}
+
+impl<'w> Original<'w> {
+    fn read(model: &EditableModel, source: &Source, weight: &'w Weight) -> Option<Self> {
+        let bytes = model.read(&weight.name)?;
+        let digest = Sha256::digest(&bytes);
+        let is_in_file = source.tensor(weight).is_some_and(|tensor| tensor.data == bytes);
+        Some(Self { weight, digest, bytes: (!is_in_file).then_some(bytes) })
     }
-    let divergence = reference.divergence(model.model(), chunks);
-    model.write(name, &original);
-    let restored = model.read(name).is_some_and(|bytes| Sha256::digest(&bytes) == digest);
-    assert!(restored, "'{name}' was not restored");
-    divergence.map(Some)
+
+    fn restore(&self, model: &mut EditableModel, source: &Source) {
+        let name = &self.weight.name;
+        let in_file = || source.tensor(self.weight).map_or(&[][..], |tensor| tensor.data);
+        model.write(name, self.bytes.as_deref().unwrap_or_else(in_file));
+        let restored = model.read(name).is_some_and(|bytes| Sha256::digest(&bytes) == self.digest);
+        assert!(restored, "'{name}' was not restored");
+    }
 }

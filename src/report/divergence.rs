@@ -1,9 +1,10 @@
-//! The tables of `llama-perplexity --kl-divergence`, to the byte.
+//! The tables of `llama-perplexity --kl-divergence`, to the byte, and a table per chunk or document.
 
 use std::fmt::Write as _;
 
 use super::printf::number;
-use crate::quantize::divergence::{Divergence, Uncertain, median, percentile};
+use super::sheet::{Cell, Heading, Sheet};
+use crate::quantize::divergence::{Divergence, Summary, Uncertain, median, percentile};
 
 /// Upstream prints no statistics of fewer tokens.
 const FEWEST: usize = 100;
@@ -39,6 +40,42 @@ pub fn statistics(all: &Divergence) -> String {
         return String::new();
     }
     format!("{}\n{}\n{}", perplexities(all), divergences(all), differences(all))
+}
+
+/// Returns one row per part of a text, with the part's name; `title` names the kind of part.
+#[must_use]
+pub fn parts<'a>(title: &'static str, rows: impl Iterator<Item = (&'a str, &'a Summary)>) -> Sheet {
+    let headings = [
+        ("part", title, 0),
+        ("tokens", "Tokens", 0),
+        ("divergence", "KLD", 6),
+        ("from", "95 % from", 6),
+        ("to", "to", 6),
+        ("divergence_median", "Median", 6),
+        ("divergence_p99", "99 %", 6),
+        ("same_top", "Same top %", 3),
+        ("rms_difference", "RMS Δp %", 3),
+        ("log_perplexity_ratio", "ln(PPL ratio)", 6),
+    ];
+    let row = |(name, part): (&str, &Summary)| {
+        let [from, to] = part.divergence.interval();
+        let numbers = [
+            part.divergence.value,
+            from,
+            to,
+            part.median.into(),
+            part.p99.into(),
+            100.0 * part.same_top.value,
+            100.0 * part.rms_difference.value,
+            part.log_ratio.value,
+        ];
+        let first = [Cell::Text(name.to_owned()), Cell::count(Some(part.tokens))];
+        first.into_iter().chain(numbers.map(Cell::Number)).collect()
+    };
+    Sheet {
+        headings: headings.map(|(key, title, decimals)| Heading::new(key, title, decimals)).to_vec(),
+        rows: rows.map(row).collect(),
+    }
 }
 
 fn perplexities(all: &Divergence) -> String {

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use crate::convergence::ConvergenceFile;
 use crate::imatrix::Imatrix;
 use crate::lens::file::LensFile;
+use crate::quantize::curve::Curve;
 
 /// A matrix on the page.
 #[derive(Clone, Debug)]
@@ -28,12 +29,21 @@ pub struct Source {
     pub notes: Vec<String>,
 }
 
+/// A curve of least cost on the page.
+#[derive(Clone, Debug)]
+pub struct NamedCurve {
+    /// Name on the page.
+    pub name: String,
+    /// Curve.
+    pub curve: Curve,
+}
+
 const TEMPLATE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/style.css");
 const UPLOT_STYLE: &str = include_str!("../../assets/report/uplot/uPlot.min.css");
 const UPLOT: &str = include_str!("../../assets/report/uplot/uPlot.iife.min.js");
 const UPLOT_LICENCE: &str = include_str!("../../assets/report/uplot/LICENSE");
-const SCRIPTS: [&str; 8] = [
+const SCRIPTS: [&str; 9] = [
     include_str!("page/base.js"),
     include_str!("page/tables.js"),
     include_str!("page/charts.js"),
@@ -41,15 +51,16 @@ const SCRIPTS: [&str; 8] = [
     include_str!("page/layers.js"),
     include_str!("page/channels.js"),
     include_str!("page/convergence.js"),
+    include_str!("page/recipes.js"),
     include_str!("page/main.js"),
 ];
 
-/// Creates the page. The first matrix is compared with each of the others.
+/// Creates the page. The first matrix is compared with each of the others. `curves` are drawn in one chart.
 ///
 /// # Errors
 /// An error of serialization, which does not occur for numbers and text.
-pub fn page(sources: &[Source], title: &str) -> serde_json::Result<String> {
-    let data = script_safe(&serde_json::to_string(&data::Data::new(sources))?);
+pub fn page(sources: &[Source], curves: &[NamedCurve], title: &str) -> serde_json::Result<String> {
+    let data = script_safe(&serde_json::to_string(&data::Data::new(sources, curves))?);
     let mut out = String::with_capacity(data.len() + UPLOT.len() + TEMPLATE.len() + (1 << 16));
     let mut rest = TEMPLATE;
     // In one pass, so that text in the data is never taken for a placeholder.
@@ -88,6 +99,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::imatrix::Entry;
+    use crate::quantize::curve::CurvePoint;
 
     fn source(name: &str, sum2: &[f32], counts: &[i64]) -> Source {
         let mut imatrix = Imatrix::default();
@@ -104,14 +116,20 @@ mod tests {
     #[test]
     fn names_are_escaped() {
         let hostile = "</script><script>alert(1)</script>{{data}}";
-        let page = page(&[source(hostile, &[1.0, 2.0], &[1, 0])], hostile).unwrap();
+        let points = (0..1001).map(|i| CurvePoint { bytes: 1000 + i, bits: i as f64, cost: 1.0 / (i + 1) as f64 });
+        let curve = NamedCurve { name: hostile.into(), curve: Curve { points: points.collect() } };
+        let page = page(&[source(hostile, &[1.0, 2.0], &[1, 0])], &[curve], hostile).unwrap();
         assert!(!page.contains("<script>alert"), "a name is in the page without escaping");
         assert_eq!(data(&page)["files"][0]["name"], hostile);
+        let curve = &data(&page)["recipes"][0];
+        let bytes = curve["bytes"].as_array().unwrap();
+        assert_eq!((&curve["name"], &bytes[0], bytes.last().unwrap()), (&hostile.into(), &1000.into(), &2000.into()));
+        assert!(bytes.len() <= 400 && bytes.len() == curve["cost"].as_array().unwrap().len(), "{}", bytes.len());
     }
 
     #[test]
     fn the_page_loads_nothing() {
-        let page = page(&[source("a", &[1.0], &[1])], "t").unwrap();
+        let page = page(&[source("a", &[1.0], &[1])], &[], "t").unwrap();
         for outside in ["src=\"", "href=\"http", "@import", "url(", "fetch(", "XMLHttpRequest"] {
             assert!(!page.contains(outside), "{outside}");
         }
@@ -122,7 +140,7 @@ mod tests {
     fn files_are_compared_with_the_first_and_empty_files_are_listed() {
         let sources =
             [source("a", &[1.0, 2.0], &[1, 0]), source("b", &[1.0, f32::NAN], &[1, 1]), source("c", &[], &[])];
-        let data = data(&page(&sources, "t").unwrap());
+        let data = data(&page(&sources, &[], "t").unwrap());
         assert_eq!(data["comparisons"].as_array().unwrap().len(), 2);
         assert_eq!(data["files"][0]["experts"][0]["rows"][0]["counts"], serde_json::json!([1, 0]));
         assert_eq!(data["files"][2]["tensors"]["rows"].as_array().unwrap().len(), 0);

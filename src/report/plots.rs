@@ -7,7 +7,7 @@ mod svg;
 
 use std::path::{Path, PathBuf};
 
-use super::page::Source;
+use super::page::{NamedCurve, Source};
 use super::sheet::Cell;
 use super::statistics::STATISTICS;
 use crate::atomic_file;
@@ -54,7 +54,12 @@ pub enum Error {
 ///
 /// # Errors
 /// A weight that no matrix has; a file or folder that cannot be written.
-pub fn write_all(folder: &Path, sources: &[Source], tensor: Option<&str>) -> Result<Vec<PathBuf>, Error> {
+pub fn write_all(
+    folder: &Path,
+    sources: &[Source],
+    recipes: &[NamedCurve],
+    tensor: Option<&str>,
+) -> Result<Vec<PathBuf>, Error> {
     if let Some(name) = tensor.filter(|&name| sources.iter().all(|source| !source.imatrix.entries.contains_key(name))) {
         return Err(Error::NoTensor(name.to_owned()));
     }
@@ -63,6 +68,7 @@ pub fn write_all(folder: &Path, sources: &[Source], tensor: Option<&str>) -> Res
     let summaries: Vec<Summary> = sources.iter().map(|s| Summary::new(&s.imatrix)).collect();
     out.layers(sources, &summaries)?;
     out.channels(sources, &summaries, tensor)?;
+    out.recipes(recipes)?;
     for (i, (source, summary)) in sources.iter().zip(&summaries).enumerate() {
         // Files with the same name in different folders must not overwrite each other's plots.
         let prefix = if sources.len() > 1 { format!("{}-", i + 1) } else { String::new() };
@@ -112,6 +118,21 @@ impl Pictures<'_> {
             self.write(name, picture.draw())?;
         }
         Ok(())
+    }
+
+    fn recipes(&mut self, recipes: &[NamedCurve]) -> Result<(), Error> {
+        let line = |named: &NamedCurve| Curve {
+            label: named.name.clone(),
+            points: named.curve.points.iter().map(|p| (p.bits, p.cost)).collect(),
+            band: Vec::new(),
+        };
+        let picture = Curves {
+            title: "Least expected cost of a recipe at each size".into(),
+            x: (Kind::Linear, "bits per weight"),
+            y: (Kind::Log, "cost"),
+            lines: recipes.iter().map(line).collect(),
+        };
+        self.write("recipes", picture.draw())
     }
 
     fn channels(&mut self, sources: &[Source], summaries: &[Summary], tensor: Option<&str>) -> Result<(), Error> {
@@ -279,6 +300,7 @@ fn similarity_curves(similarity: &Similarity) -> Curves {
 mod tests {
     use super::*;
     use crate::imatrix::{Entry, Imatrix};
+    use crate::quantize::curve::{self as recipe, CurvePoint};
 
     #[test]
     fn plots_need_no_installed_font() {
@@ -289,15 +311,17 @@ mod tests {
         }
         let source =
             Source { name: "λ.gguf".into(), imatrix, legacy: false, lens: None, convergence: None, notes: Vec::new() };
+        let points = (0..9_u32).map(|i| CurvePoint { bytes: i.into(), bits: i.into(), cost: (8 - i).into() });
+        let curve = NamedCurve { name: "λ.csv".into(), curve: recipe::Curve { points: points.collect() } };
         let folder = tempfile::tempdir().unwrap();
-        let written = write_all(folder.path(), std::slice::from_ref(&source), None).unwrap();
+        let written = write_all(folder.path(), std::slice::from_ref(&source), &[curve], None).unwrap();
         let names: Vec<_> = written.iter().map(|p| p.file_stem().unwrap().to_str().unwrap()).collect();
-        assert!(names.contains(&"experts") && names.contains(&"channels"), "{names:?}");
+        assert!(["experts", "channels", "recipes"].iter().all(|name| names.contains(name)), "{names:?}");
         for path in &written {
             assert_eq!(std::fs::read(path).unwrap().get(1..4), Some(&b"PNG"[..]), "{}", path.display());
         }
-        let missing = write_all(folder.path(), &[source], Some("none"));
+        let missing = write_all(folder.path(), &[source], &[], Some("none"));
         assert!(matches!(missing, Err(Error::NoTensor(_))));
-        assert!(write_all(folder.path(), &[], None).unwrap().is_empty());
+        assert!(write_all(folder.path(), &[], &[], None).unwrap().is_empty());
     }
 }

@@ -38,6 +38,7 @@ pub use divergence::{Counts, Divergence, LayerDivergence, MatrixDivergence, Tens
 pub use layer::LayerStats;
 pub(crate) use layer::layer_statistics;
 pub use spectrum::Spectrum;
+pub(crate) use summary::kind;
 pub use summary::{LayerSummary, Summary, TensorSummary};
 
 use crate::imatrix::{Entry, Numbers, Values};

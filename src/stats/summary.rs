@@ -112,7 +112,7 @@ impl Summary {
 }
 
 /// Returns a weight's name without layer and `.weight`: `attn_q` for `blk.3.attn_q.weight`.
-pub(super) fn kind(tensor: &str) -> String {
+pub(crate) fn kind(tensor: &str) -> String {
     let parts: Vec<&str> = tensor.strip_suffix(".weight").unwrap_or(tensor).split('.').collect();
     match parts.iter().position(|&part| part == "blk") {
         Some(at) if at + 2 < parts.len() => {

@@ -147,13 +147,24 @@ fn split_models_and_other_files_of_a_recipe() {
     let lines = String::from_utf8(bench.read("t.txt")).unwrap();
     assert_eq!(bench.read("q.txt"), (lines.trim_end().replace('\n', ",") + "\n").as_bytes());
     let curve = String::from_utf8(bench.read("c.csv")).unwrap();
-    let points: Vec<(f64, f64)> = curve
-        .lines()
-        .skip(1)
-        .map(|l| l.split_once(',').unwrap())
-        .map(|(b, c)| (b.parse().unwrap(), c.parse().unwrap()))
-        .collect();
-    assert!(points.len() > 10 && points.is_sorted_by(|a, b| a.0 < b.0 && a.1 >= b.1), "{curve}");
+    let numbers = |line: &str| line.split(',').map(|x| x.parse().unwrap()).collect::<Vec<f64>>();
+    let points: Vec<Vec<f64>> = curve.lines().skip(1).map(numbers).collect();
+    let falls = |a: &Vec<f64>, b: &Vec<f64>| a[0] < b[0] && a[1] < b[1] && a[2] >= b[2];
+    assert!(points.len() > 10 && points.is_sorted_by(falls), "{curve}");
+    // The recipe lies on the curve or just above it: at most a step of it away.
+    let document = json(&bench.ok("recipe llama.gguf llama.imatrix.gguf --bpw 6 --format json").stdout);
+    let (bits, cost) = (document["bits_per_weight"].as_f64().unwrap(), document["cost"].as_f64().unwrap());
+    let next = points.partition_point(|point| point[1] < bits);
+    let step = cost >= points[next][2] && cost <= points[next.saturating_sub(2)][2];
+    assert!(step, "{bits} bits cost {cost}, the curve has {:?}", &points[next.saturating_sub(2)..=next]);
+    let ran = bench.ok("report llama.imatrix.gguf --recipe-curve c.csv -o page.html --png pictures");
+    assert!(ran.stderr.contains("pictures") && bench.path("pictures/recipes.png").exists(), "{}", ran.stderr);
+    let page = String::from_utf8(bench.read("page.html")).unwrap();
+    let first = &curve.lines().nth(1).unwrap().split(',').next().unwrap();
+    assert!(page.contains(&format!(r#""recipes":[{{"name":"c.csv","bytes":[{first},"#)), "{first}");
+    bench
+        .fails("report llama.imatrix.gguf --recipe-curve t.txt -o none.html", &["t.txt", "line 1", "expected 'bytes,"]);
+    bench.fails("report llama.imatrix.gguf --recipe-curve c.csv -o c.csv", &["c.csv"]);
     bench.ok("recipe llama.gguf llama.imatrix.gguf --bpw 6 -o t.txt --custom-q q.txt --curve c.csv");
 }
 

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::Source;
+use super::{NamedCurve, Source};
 use crate::convergence::Point;
 use crate::lens::file::LensFile;
+use crate::quantize::curve::CurvePoint;
 use crate::report::difference::{self, Metric};
 use crate::report::sheet::{Cell, Heading, Sheet};
 use crate::report::statistics::{self, STATISTICS};
@@ -15,6 +16,8 @@ use crate::stats::{MatrixDivergence, Spectrum, Summary, TensorSummary};
 
 /// Number of points of a spectrum, which is more than a phone can display.
 const POINTS: usize = 48;
+/// Maximum number of points of a curve of recipes.
+const CURVE_POINTS: usize = 400;
 /// Maximum number of notes per file; a damaged file has one per weight.
 const MAX_NOTES: usize = 20;
 
@@ -25,6 +28,16 @@ pub(super) struct Data<'a> {
     statistics: Vec<Statistic>,
     files: Vec<File<'a>>,
     comparisons: Vec<Comparison>,
+    recipes: Vec<Recipes<'a>>,
+}
+
+/// The least cost of recipes at each size.
+#[derive(Serialize)]
+struct Recipes<'a> {
+    name: &'a str,
+    bytes: Vec<u64>,
+    bits: Vec<f64>,
+    cost: Vec<f64>,
 }
 
 #[derive(Serialize)]
@@ -97,7 +110,7 @@ struct Comparison {
 }
 
 impl<'a> Data<'a> {
-    pub(super) fn new(sources: &'a [Source]) -> Self {
+    pub(super) fn new(sources: &'a [Source], curves: &'a [NamedCurve]) -> Self {
         let comparison = |(second, source): (usize, &Source)| {
             let m = MatrixDivergence::new(&sources[0].imatrix, &source.imatrix);
             let mut tensors = difference::tensors(&m.tensors, Metric::Jsd);
@@ -118,6 +131,23 @@ impl<'a> Data<'a> {
                 .collect(),
             files: sources.iter().map(File::new).collect(),
             comparisons: sources.iter().enumerate().skip(1).map(comparison).collect(),
+            recipes: curves.iter().map(Recipes::new).collect(),
+        }
+    }
+}
+
+impl<'a> Recipes<'a> {
+    /// Takes points at even distances, the first and the last one included.
+    fn new(named: &'a NamedCurve) -> Self {
+        let all = &named.curve.points;
+        let kept = all.len().min(CURVE_POINTS);
+        let at = |i: usize| &all[i * (all.len() - 1) / (kept - 1).max(1)];
+        let points: Vec<&CurvePoint> = (0..kept).map(at).collect();
+        Self {
+            name: &named.name,
+            bytes: points.iter().map(|p| p.bytes).collect(),
+            bits: points.iter().map(|p| rounded(p.bits, 6)).collect(),
+            cost: points.iter().map(|p| rounded(p.cost, 5)).collect(),
         }
     }
 }

@@ -94,7 +94,7 @@ const channels = spectrumSection();
 const sections = [
   summarySection(),
   heatmapSection((tensor) => channels.choose(tensor)),
-  channels, expertsSection(), convergenceSection(), layersSection(), lensCurves(), prismSection(), similaritySection(), comparisonSection(), tableSection(),
+  channels, expertsSection(), convergenceSection(), layersSection(), lensCurves(), prismSection(), similaritySection(), recipesSection(), comparisonSection(), tableSection(),
 ].filter(Boolean);
 document.getElementById("content").append(...sections);
 document.getElementById("nav").append(...sections.map((s) => el("a", { href: `#${s.id}` }, s.querySelector("h2").textContent)));

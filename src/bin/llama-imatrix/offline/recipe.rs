@@ -38,7 +38,7 @@ pub(crate) struct RecipeArgs {
     /// Write the argument of ik_llama.cpp's --custom-q to this file
     #[arg(long, value_name = "FILE")]
     custom_q: Option<PathBuf>,
-    /// Write the least cost at each size, as CSV, to this file
+    /// Write the least cost at each size, as CSV, to this file; report --recipe-curve draws it
     #[arg(long, value_name = "FILE")]
     curve: Option<PathBuf>,
     /// Types to choose from [default: iq1_s to q8_0, without those of blocks of 32]
@@ -208,19 +208,20 @@ fn plan(args: &RecipeArgs, budget: Budget) -> anyhow::Result<Plan> {
 fn sensitivities(
     args: &RecipeArgs,
     source: &llama_imatrix::quantize::Source,
-) -> anyhow::Result<std::collections::BTreeMap<String, f64>> {
+) -> anyhow::Result<llama_imatrix::quantize::Sensitivities> {
+    use llama_imatrix::quantize::Sensitivities;
     use llama_imatrix::quantize::sensitivity_file::SensitivityFile;
 
-    let mut all = std::collections::BTreeMap::new();
+    let mut all = Sensitivities::default();
     for path in &args.sensitivity {
-        for (name, measurement) in SensitivityFile::load(path)?.weights {
-            ensure!(
-                source.weight(&name).is_some(),
+        let file = SensitivityFile::load(path)?;
+        if let Some(name) = file.names().find(|name| source.weight(name).is_none()) {
+            bail!(
                 "'{}' is of another model: it has '{name}', and the model has no tensor of this name",
                 path.display()
             );
-            all.insert(name, measurement.sensitivity());
         }
+        all.add(file);
     }
     Ok(all)
 }

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use llama_imatrix::atomic_file::{self, Way};
 use llama_imatrix::convergence::ConvergenceFile;
 use llama_imatrix::lens::file::LensFile;
-use llama_imatrix::report::page::{Source, page};
+use llama_imatrix::quantize::curve::Curve;
+use llama_imatrix::report::page::{NamedCurve, Source, page};
 use llama_imatrix::report::plots;
 
 use super::load::{Legacy, convergence_beside, lens_beside, load};
@@ -33,6 +34,9 @@ pub(crate) struct Report {
     /// The weight whose channels are in a picture [default: the first]
     #[arg(long, value_name = "NAME", requires = "png")]
     tensor: Option<String>,
+    /// Also draw the least cost of a recipe at each size, from a file of recipe --curve; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    recipe_curve: Vec<PathBuf>,
     #[command(flatten)]
     legacy: Legacy,
 }
@@ -47,15 +51,16 @@ pub(crate) fn run(args: &Report) -> anyhow::Result<()> {
         }
     }
     let sources = args.files.iter().map(|path| source(path, args.legacy)).collect::<anyhow::Result<Vec<_>>>()?;
+    let curves = args.recipe_curve.iter().map(|path| curve(path)).collect::<anyhow::Result<Vec<_>>>()?;
     if let Some(path) = &output {
         let names = || sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ");
-        let html = page(&sources, &args.title.clone().unwrap_or_else(names))?;
+        let html = page(&sources, &curves, &args.title.clone().unwrap_or_else(names))?;
         atomic_file::save(path, |out| out.write_all(html.as_bytes()))
             .with_context(|| format!("cannot save '{}'", path.display()))?;
         log::info(format_args!("'{}': {} KiB", path.display(), html.len().div_ceil(1024)));
     }
     if let Some(folder) = &args.png {
-        let written = plots::write_all(folder, &sources, args.tensor.as_deref())?;
+        let written = plots::write_all(folder, &sources, &curves, args.tensor.as_deref())?;
         log::info(format_args!("'{}': {} pictures", folder.display(), written.len()));
     }
     Ok(())
@@ -69,6 +74,7 @@ fn refuse_overlap(args: &Report, page: &Path) -> anyhow::Result<()> {
         files.read("report", LensFile::beside(file));
         files.read("report", ConvergenceFile::beside(file));
     }
+    args.recipe_curve.iter().for_each(|file| files.read("--recipe-curve", file.clone()));
     files.write("--output", page.to_owned());
     let pictures = args.files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "png"));
     for (folder, name) in
@@ -79,9 +85,17 @@ fn refuse_overlap(args: &Report, page: &Path) -> anyhow::Result<()> {
     files.refuse_overlap()
 }
 
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn curve(path: &Path) -> anyhow::Result<NamedCurve> {
+    Ok(NamedCurve { name: name(path), curve: Curve::load(path)? })
+}
+
 fn source(path: &Path, legacy: Legacy) -> anyhow::Result<Source> {
     let (imatrix, legacy) = load(path, legacy)?;
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let name = name(path);
     let mut notes = Vec::new();
     let (lens, note) = lens_beside(path);
     let (convergence, other) = match convergence_beside(path, &imatrix.entries, &imatrix.filled) {

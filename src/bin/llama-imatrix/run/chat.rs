@@ -1,9 +1,10 @@
 //! The chat template of a run: the model's own, a file's, or one of llama.cpp's.
 
 use std::ffi::CStr;
+use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
-use llama_imatrix::calibration::{Body, ChatTemplate, SpecialTexts};
+use llama_imatrix::calibration::{Body, ChatTemplate, Date, SpecialTexts};
 use llama_imatrix::llama::{self, Model, Token};
 
 use crate::config::Collect;
@@ -35,11 +36,7 @@ pub(super) fn template(task: &Collect, model: &Model) -> anyhow::Result<Option<C
     if !needed {
         return Ok(None);
     }
-    let vocab = model.vocab();
-    let text = |token: Option<Token>| {
-        token.and_then(|token| vocab.text(token)).map(CStr::to_string_lossy).unwrap_or_default().into_owned()
-    };
-    let special = SpecialTexts { bos: text(vocab.bos()), eos: text(vocab.eos()) };
+    let special = special_texts(model);
     let date = task.flags.chat_date;
     if let Some(name) = &task.flags.chat_template {
         if is_jinja(name) {
@@ -57,13 +54,27 @@ pub(super) fn template(task: &Collect, model: &Model) -> anyhow::Result<Option<C
         let template = ChatTemplate::new(&source, special, date);
         return template.map(Some).with_context(|| format!("'{}'", path.display()));
     }
+    own_template(model, &task.model, date)
+}
+
+/// Returns the template in the model's file, if there is one; `path` is the file.
+pub(super) fn own_template(model: &Model, path: &Path, date: Date) -> anyhow::Result<Option<ChatTemplate>> {
     let Some(source) = model.chat_template() else { return Ok(None) };
-    let shown = task.model.display();
-    let mut template = ChatTemplate::new(&source, special, date).with_context(|| format!("'{shown}'"))?;
+    let shown = path.display();
+    let mut template = ChatTemplate::new(&source, special_texts(model), date).with_context(|| format!("'{shown}'"))?;
     if let Some(source) = model.tool_use_template() {
         template.set_tool_use(&source).with_context(|| format!("'{shown}' (tool_use)"))?;
     }
     Ok(Some(template))
+}
+
+/// Returns the texts of the tokens that templates name.
+fn special_texts(model: &Model) -> SpecialTexts {
+    let vocab = model.vocab();
+    let text = |token: Option<Token>| {
+        token.and_then(|token| vocab.text(token)).map(CStr::to_string_lossy).unwrap_or_default().into_owned()
+    };
+    SpecialTexts { bos: text(vocab.bos()), eos: text(vocab.eos()) }
 }
 
 /// Returns true for the source of a template: no name has braces.

@@ -124,10 +124,47 @@ pub(crate) fn set_bytes(done: u64) {
 #[cfg(feature = "llama")]
 static ITEMS: AtomicU64 = AtomicU64::new(0);
 
-/// Shows a bar for `total` items, which `what` names: weights, chunks.
+/// Progress of items for lines of the log.
+#[cfg(feature = "llama")]
+static ITEM_LINES: Mutex<Option<ItemLines>> = Mutex::new(None);
+
+#[cfg(feature = "llama")]
+struct ItemLines {
+    total: usize,
+    what: &'static str,
+    pace: Pace,
+    started: Instant,
+    /// The last line: its tenth of the work, and when.
+    logged: (usize, Instant),
+}
+
+#[cfg(feature = "llama")]
+impl ItemLines {
+    fn new(total: usize, what: &'static str) -> Self {
+        let now = Instant::now();
+        Self { total, what, pace: Pace::new(total as u64, 0), started: now, logged: (0, now) }
+    }
+
+    /// Returns a line if a tenth of the work is complete, and the last line is old enough.
+    fn line(&mut self, done: usize, interval: Duration) -> Option<String> {
+        let now = self.started.elapsed();
+        self.pace.end_batch(now, done as u64);
+        let tenth = 10 * done / self.total.max(1);
+        if tenth <= self.logged.0 || done >= self.total || self.logged.1.elapsed() < interval {
+            return None;
+        }
+        self.logged = (tenth, Instant::now());
+        let left = self.pace.left(now).map_or_else(String::new, |left| format!(", {} left", units::duration(left)));
+        Some(format!("{done} of {} {}{left}", self.total, self.what))
+    }
+}
+
+/// Shows a bar for `total` items, which `what` names: weights, chunks. Without a terminal the log has a line per tenth of a long
+/// run.
 #[cfg(feature = "llama")]
 pub(crate) fn start_items(total: usize, what: &'static str) {
     ITEMS.store(0, Ordering::Relaxed);
+    *ITEM_LINES.lock().unwrap_or_else(PoisonError::into_inner) = Some(ItemLines::new(total, what));
     let pace = Arc::new(Mutex::new(Pace::new(total as u64, 0)));
     let started = Instant::now();
     show(move |width| {
@@ -147,6 +184,13 @@ pub(crate) fn start_items(total: usize, what: &'static str) {
 #[cfg(feature = "llama")]
 pub(crate) fn set_items(done: usize) {
     ITEMS.store(done as u64, Ordering::Relaxed);
+    if visible() {
+        return;
+    }
+    let mut lines = ITEM_LINES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(line) = lines.as_mut().and_then(|lines| lines.line(done, LOG_INTERVAL)) {
+        log::info(format_args!("{line}"));
+    }
 }
 
 /// Progress of the evaluation, for the bar and for lines of the log.
@@ -264,6 +308,16 @@ pub(crate) fn suspended(write: impl FnOnce()) {
 #[cfg(all(test, feature = "llama"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn items_have_a_line_per_tenth_if_the_last_line_is_old_enough() {
+        let mut lines = ItemLines::new(30, "weights");
+        let mut shown = |done| lines.line(done, Duration::ZERO).map(|line| line.split(',').next().unwrap().to_owned());
+        assert_eq!((shown(1), shown(2)), (None, None));
+        assert_eq!(shown(3).as_deref(), Some("3 of 30 weights"));
+        assert_eq!((shown(4), shown(30)), (None, None), "the end has a line of its own");
+        assert_eq!(ItemLines::new(30, "weights").line(15, Duration::from_secs(60)), None);
+    }
 
     #[test]
     fn a_run_says_estimating_until_it_can_tell() {

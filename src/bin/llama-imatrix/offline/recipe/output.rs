@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use llama_imatrix::atomic_file;
+use llama_imatrix::quantize::curve::Curve;
 use llama_imatrix::quantize::{Recipe, rules, types_file};
 use llama_imatrix::report::sheet::Sheet;
 use llama_imatrix::report::{self, recipe as sheets};
@@ -52,7 +53,7 @@ pub(super) fn write(args: &RecipeArgs, plan: &Plan) -> anyhow::Result<()> {
         save(path, &(types_file::ik_llama(&recipe.picks) + "\n"))?;
     }
     if let Some(path) = &args.curve {
-        save(path, &curve(recipe))?;
+        save(path, &Curve::of(recipe).to_csv())?;
     }
     let tensors = sheets::weights(&plan.source, &plan.measured, recipe);
     let layers = sheets::layers(&plan.source, recipe);
@@ -62,14 +63,6 @@ pub(super) fn write(args: &RecipeArgs, plan: &Plan) -> anyhow::Result<()> {
 fn save(path: &Path, text: &str) -> anyhow::Result<()> {
     let saved = atomic_file::save(path, |out| out.write_all(text.as_bytes()));
     saved.with_context(|| format!("cannot save '{}'", path.display()))
-}
-
-fn curve(recipe: &Recipe) -> String {
-    let mut text = String::from("bytes,cost\n");
-    for (bytes, cost) in &recipe.curve {
-        let _ = writeln!(text, "{bytes},{cost}");
-    }
-    text
 }
 
 fn shown(args: &RecipeArgs, plan: &Plan, tensors: &Sheet, layers: &Sheet) -> anyhow::Result<String> {

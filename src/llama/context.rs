@@ -69,6 +69,8 @@ pub(super) enum Kind {
     Trunk,
     /// A NextN layer.
     Nextn,
+    /// The same as `Trunk`, to compute its memory without that of the logits. It cannot be evaluated.
+    Measured,
 }
 
 /// A model being evaluated, with an [`Observer`] that sees its tensors.

@@ -3,6 +3,7 @@
 #[cfg(breakdown)]
 use llama_cpp_sys_2 as sys;
 
+use super::context::Kind;
 use super::{Context, ContextOptions, Device, Error, Model, Observer, Outputs};
 
 /// Bytes of a model and a context on one device.
@@ -44,6 +45,22 @@ impl Model {
             context = Context::new(self, &options, ())?;
         }
         Ok(context.memory())
+    }
+
+    /// Returns the memory as [`memory_needed`](Self::memory_needed) does, but of a context only what an evaluation
+    /// writes. Logits that are not computed are reserved and never written. Requires a model that was loaded
+    /// [`dry`](super::ModelOptions::dry); otherwise returns the memory that is reserved.
+    ///
+    /// # Errors
+    /// [`Error::ContextInit`].
+    pub fn memory_written(&self, options: &ContextOptions) -> Result<Option<Vec<DeviceMemory>>, Error> {
+        if options.outputs == Outputs::All || !self.is_dry() {
+            return self.memory_needed(options);
+        }
+        let options = ContextOptions { outputs: Outputs::Nothing, ..options.clone() };
+        let context = Context::of_kind(self, &options, (), Kind::Measured)?;
+        // A model without memory is evaluated in whole batches, whose size `memory_needed` corrects.
+        if context.has_memory() { Ok(context.memory()) } else { self.memory_needed(&options) }
     }
 }
 

@@ -25,6 +25,8 @@ mod lens;
 #[cfg(feature = "llama")]
 mod lock;
 #[cfg(feature = "llama")]
+mod micro_batch;
+#[cfg(feature = "llama")]
 mod models;
 #[cfg(feature = "llama")]
 mod next_step;
@@ -43,6 +45,8 @@ mod state_file;
 mod text;
 pub(crate) mod worker;
 #[cfg(feature = "llama")]
+mod weights;
+#[cfg(feature = "llama")]
 mod worker_lost;
 
 pub(crate) use about::{devices, version};
@@ -51,6 +55,6 @@ pub(crate) use collect::collect;
 
 /// Fails: runs need llama.cpp.
 #[cfg(not(feature = "llama"))]
-pub(crate) fn collect(_: &crate::config::Collect) -> anyhow::Result<std::process::ExitCode> {
+pub(crate) fn collect(_: crate::config::Collect) -> anyhow::Result<std::process::ExitCode> {
     anyhow::bail!("this program was built without llama.cpp: it can merge and show matrices, but not collect them")
 }

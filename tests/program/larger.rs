@@ -12,7 +12,7 @@ struct Group(PathBuf);
 
 impl Group {
     /// `Err` with the reason if this system allows none.
-    fn new(memory: u64) -> Result<Self, String> {
+    fn new(name: &str, memory: u64) -> Result<Self, String> {
         let root = Path::new("/sys/fs/cgroup");
         let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
         let is_v2 = controllers.split_whitespace().any(|name| name == "memory");
@@ -22,7 +22,7 @@ impl Group {
         } else {
             (root.join("memory"), "memory.limit_in_bytes")
         };
-        let folder = root.join(format!("imatrix-test-{}", std::process::id()));
+        let folder = root.join(format!("imatrix-test-{}-{name}", std::process::id()));
         let why = |error| format!("no control group of limited memory can be made: {}: {error}", folder.display());
         fs::create_dir(&folder).map_err(why)?;
         let group = Self(folder.clone());
@@ -63,7 +63,7 @@ fn sizes(ran: &Ran) -> usize {
 
 #[test]
 fn auto_reads_a_model_larger_than_memory_once_for_several_chunks() {
-    let group = match Group::new(128 * MIB) {
+    let group = match Group::new("auto", 128 * MIB) {
         Ok(group) => group,
         Err(reason) => return support::cannot_test(&reason),
     };
@@ -91,8 +91,8 @@ fn auto_reads_a_model_larger_than_memory_once_for_several_chunks() {
 }
 
 #[test]
-fn without_auto_the_sizes_stay_and_a_hint_says_what_auto_reads() {
-    let group = match Group::new(128 * MIB) {
+fn sizes_that_are_given_stay() {
+    let group = match Group::new("given", 128 * MIB) {
         Ok(group) => group,
         Err(reason) => return support::cannot_test(&reason),
     };
@@ -138,7 +138,13 @@ fn a_resumed_run_keeps_the_sizes_of_its_state() {
 fn auto_is_refused_where_batches_must_not_depend_on_memory() {
     let bench = Bench::new(&["llama"]);
     let run = "-m llama.gguf -f calibration.txt -c 64 -ub auto";
-    bench.fails(&format!("{run} --shard 0/2"), &["--ubatch-size auto cannot be combined with --shard", "hint: --dry-run"]);
-    bench.fails(&format!("{run} -b 64 --nextn"), &["--ubatch-size auto cannot be combined with '--nextn'", "hint: -b 64 -ub 64"]);
+    bench.fails(
+        &format!("{run} --shard 0/2"),
+        &["--ubatch-size auto cannot be combined with --shard", "hint: --dry-run"],
+    );
+    bench.fails(
+        &format!("{run} -b 64 --nextn"),
+        &["--ubatch-size auto cannot be combined with '--nextn'", "hint: -b 64 -ub 64"],
+    );
     bench.fails("-m llama.gguf -f calibration.txt -ub many", &["'many' is not a whole number or auto"]);
 }

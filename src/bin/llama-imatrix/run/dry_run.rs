@@ -1,10 +1,10 @@
 //! `--dry-run`: the size of a run, and the memory it needs.
 
-use std::fmt::Write as _;
 use llama_imatrix::calibration::Chunks;
 use llama_imatrix::evaluate::{Layout, RunOptions};
 use llama_imatrix::llama::{Backend, Device, DeviceMemory, Model};
 use llama_imatrix::nextn::Layer;
+use std::fmt::Write as _;
 
 use super::micro_batch::Streaming;
 use super::text::Text;

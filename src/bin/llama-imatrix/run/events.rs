@@ -220,7 +220,10 @@ impl Listener for EventHandler<'_> {
     fn experts(&mut self, experts: &Experts) {
         if self.counts_experts_read() {
             let read = experts.total - experts.unseen;
-            log::info(format_args!("{read} of {} experts had tokens in the first batch: only these are needed", experts.total));
+            log::info(format_args!(
+                "{read} of {} experts had tokens in the first batch: only these are needed",
+                experts.total
+            ));
         }
         self.experts = Some(*experts);
     }

@@ -263,7 +263,11 @@ impl Run<'_> {
     }
 
     fn most_chunks(&self) -> usize {
-        let most = self.task.flags.batch_size.map_or(MOST_CHUNKS, |n| usize::try_from(n).unwrap_or(1) / self.text.chunks.size());
+        let most = self
+            .task
+            .flags
+            .batch_size
+            .map_or(MOST_CHUNKS, |n| usize::try_from(n).unwrap_or(1) / self.text.chunks.size());
         most.clamp(1, MOST_CHUNKS)
     }
 
@@ -285,14 +289,13 @@ impl Run<'_> {
             available: self.available,
             activations: self.memory(sizes)?.map_or(0, |needed| needed.written),
             passes: layout.passes(&self.text.chunks, &part, sizes.n_ubatch),
-            passes_per_batch: layout.batches.first().map_or(1, |first| layout.passes(&self.text.chunks, first, sizes.n_ubatch)),
+            passes_per_batch: layout
+                .batches
+                .first()
+                .map_or(1, |first| layout.passes(&self.text.chunks, first, sizes.n_ubatch)),
             n_ubatch: sizes.n_ubatch,
             n_chunks: part.len(),
-            read_ahead: ReadAhead {
-                files: model_files(&self.task.model)?,
-                window: self.window(),
-                without,
-            },
+            read_ahead: ReadAhead { files: model_files(&self.task.model)?, window: self.window(), without },
         })
     }
 }

@@ -43,9 +43,9 @@ mod settings;
 mod state_file;
 #[cfg(feature = "llama")]
 mod text;
-pub(crate) mod worker;
 #[cfg(feature = "llama")]
 mod weights;
+pub(crate) mod worker;
 #[cfg(feature = "llama")]
 mod worker_lost;
 

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -164,7 +164,7 @@ fn piece(parts: &[Part], position: u64) -> Option<(usize, u64, u64)> {
 fn parts(files: &[PathBuf], without: &[String]) -> Option<Vec<Part>> {
     let mut parts = Vec::new();
     for (file, path) in files.iter().enumerate() {
-        let read = gguf::File::open::<&Path>(path).ok()?;
+        let read = gguf::File::open(path).ok()?;
         let weights = read.places().filter(|(name, place)| !place.is_empty() && !without.iter().any(|out| out == name));
         parts.extend(weights.map(|(name, place)| Part {
             file,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use llama_imatrix::evaluate::{Layout, ReadAhead, RunOptions, available_memory};
-use llama_imatrix::llama::{Backend, DeviceMemory, Model, ModelOptions};
+use llama_imatrix::llama::{DeviceMemory, Model, ModelOptions};
 use llama_imatrix::options::LoadMode;
 use llama_imatrix::state::{State, model_files};
 

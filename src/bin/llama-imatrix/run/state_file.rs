@@ -208,9 +208,9 @@ impl StateFile {
             (Some(every), _) => position.done.len() >= self.last_chunks + every,
             (None, Some(interval)) => {
                 // As often as costs little: what a worker has is lost with it.
-                let affordable = self.cost.map_or(Duration::ZERO, |cost| {
-                    (cost * SAVE_INTERVAL_PER_COST).max(SHORTEST_SAVE_INTERVAL)
-                });
+                let affordable = self
+                    .cost
+                    .map_or(Duration::ZERO, |cost| (cost * SAVE_INTERVAL_PER_COST).max(SHORTEST_SAVE_INTERVAL));
                 let interval = if self.workers { interval.min(affordable) } else { interval };
                 self.last.elapsed() >= interval
             }

@@ -402,6 +402,11 @@ impl<'m, O: Observer> Context<'m, O> {
         observer
     }
 
+    /// Returns true if the model was loaded without its weights.
+    pub(super) fn is_dry(&self) -> bool {
+        !self.has_weights
+    }
+
     pub(super) fn as_ptr(&self) -> *mut sys::llama_context {
         self.ptr.as_ptr()
     }

@@ -3,7 +3,7 @@
 # loopback and seconds per chunk to standard output. Linux only: the bytes are the kernel's count of the loopback interface,
 # so no other program may use that interface during the run.
 #
-#   scripts/bench-rpc.sh [--pairs N] [--chunks SHORT,LONG] [--threads N] [--cpu] [MODEL...]
+#   scripts/bench-rpc.sh [--pairs N] [--chunks SHORT,LONG] [--threads N] [--cpu] [--delay MS] [--rate MBIT] [MODEL...]
 #
 #   MODEL             a name that scripts/make-model knows, or a GGUF file; dense-0.6b and moe if none is given
 #   --pairs N         number of runs of each program, in turn (3)
@@ -11,6 +11,10 @@
 #   --threads N       threads of the worker (2)
 #   --cpu             measure CPU time of program and worker instead of wall-clock time: for a shared machine. Use
 #                     --threads 1, since threads that wait for each other spin
+#   --delay MS        a network with this delay per direction, in milliseconds. With --delay or --rate the programs reach the
+#                     worker through scripts/rpc_proxy.py, which needs no netem in the kernel; the table also has round trips,
+#                     and standard error has bytes and number of each command
+#   --rate MBIT       and with this many megabits per second
 #
 # Each program uses the worker of its own build, since the two versions of llama.cpp have different versions of the protocol:
 # ours is `llama-imatrix worker`, upstream's `ggml-rpc-server`. Both are ggml's RPC server over the CPU. OURS names another
@@ -24,12 +28,12 @@ die() {
     exit 2
 }
 
-usage() { sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,21s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 flags=() names=()
 while [ $# -gt 0 ]; do
     case "$1" in
-    --pairs | --chunks | --threads)
+    --pairs | --chunks | --threads | --delay | --rate)
         [ $# -ge 2 ] || die "$1 wants a value"
         flags+=("$1" "$2")
         shift

@@ -43,6 +43,12 @@ const FILES: &[(&str, &str, Make)] = &[
     ("moe-15b", "24 layers, 8 of 128 experts a token, a vocabulary of 151,936, Q8_0, 15 GiB: for GPUs", |w| {
         shapes::moe_15b().write(w)
     }),
+    ("dense-4g", "9 layers of 4096, a vocabulary of 16,384, f16, 4 GiB: larger than memory", |w| {
+        shapes::dense_4g().write(w)
+    }),
+    ("moe-4g", "10 layers, 4 of 256 experts a token, a vocabulary of 50,304, Q8_0, 4 GiB: larger than memory", |w| {
+        shapes::moe_4g().write(w)
+    }),
     ("matrix", "an importance matrix of 60 layers of 256 experts, 1 GiB", matrix::write),
 ];
 

@@ -113,6 +113,42 @@ pub(crate) fn moe_15b() -> ModelFile {
     .build("moe-15b")
 }
 
+/// Nine layers as those of Llama-3-8B: 2.1 billion parameters.
+pub(crate) fn dense_4g() -> ModelFile {
+    Transformer {
+        arch: "llama",
+        weights: F16,
+        vocab: Vocab { size: 16_384, pre: "gpt-2" },
+        layers: 9,
+        embd: 4096,
+        ff: 14_336,
+        experts: None,
+        heads: 32,
+        kv_heads: 8,
+        head: 128,
+        head_norms: false,
+    }
+    .build("dense-4g")
+}
+
+/// 4.2 billion parameters, 0.2 of them in use for a token.
+pub(crate) fn moe_4g() -> ModelFile {
+    Transformer {
+        arch: "qwen3moe",
+        weights: Q8_0,
+        vocab: Vocab { size: 50_304, pre: "qwen2" },
+        layers: 10,
+        embd: 1024,
+        ff: 512,
+        experts: Some((256, 4)),
+        heads: 16,
+        kv_heads: 4,
+        head: 128,
+        head_norms: true,
+    }
+    .build("moe-4g")
+}
+
 impl Transformer {
     fn build(self, name: &str) -> ModelFile {
         let Self { embd, ff, heads, kv_heads, head, .. } = self;

@@ -14,6 +14,7 @@ use crate::nextn::Layer;
 
 use super::documents::Rows;
 use super::nextn::Follower;
+use super::read_ahead::Reader;
 use super::watcher::Watcher;
 use super::{Error, Layout, RunOptions};
 
@@ -30,6 +31,8 @@ pub(super) struct Evaluator<'a> {
     bos: Option<i32>,
     perplexity: bool,
     probe: Option<LensProbe<'a>>,
+    /// See [`RunOptions::read_ahead`].
+    reader: Option<Reader>,
     /// See [`RunOptions::tokens_done`].
     tokens_done: Arc<AtomicU64>,
 }
@@ -91,6 +94,7 @@ impl<'a> Evaluator<'a> {
             bos: model.vocab().leading_bos(),
             perplexity: options.perplexity && has_logits,
             probe: options.lens.clone().map(|lens| LensProbe::new(model, lens)),
+            reader: options.read_ahead.as_ref().and_then(Reader::start),
             tokens_done: Arc::clone(&options.tokens_done),
         })
     }
@@ -128,7 +132,7 @@ impl<'a> Evaluator<'a> {
 
     /// Adds the following batches to `collector`, starting with its first.
     pub(super) fn enter(&mut self, collector: &Collector) {
-        *self.context.observer_mut() = Watcher::new(collector.lane());
+        *self.context.observer_mut() = Watcher::new(collector.lane()).with_reader(self.reader.clone());
     }
 
     /// Evaluates batch `index`, which consists of `chunks` and is batch `number` of the text. Returns after the computation

@@ -49,6 +49,21 @@ impl Layout {
         Self { batches, n_seq, n_ctx, in_one_piece: n_ctx <= at_once }
     }
 
+    /// Returns the number of micro-batches of the chunks in `part`: each reads all weights once.
+    #[must_use]
+    pub fn passes(&self, chunks: &Chunks, part: &Range<usize>, n_ubatch: usize) -> u64 {
+        let batches = self.batches.iter().filter(|batch| part.contains(&batch.start));
+        let passes = |batch: &Range<usize>| {
+            if chunks.are_documents() {
+                return chunks.tokens_in(batch).div_ceil(n_ubatch.max(1)) as u64;
+            }
+            let len = chunks.get(batch.start).len();
+            // A micro-batch has as many tokens of each chunk.
+            len.div_ceil((n_ubatch / batch.len().max(1)).clamp(1, len.max(1))) as u64
+        };
+        batches.map(passes).sum()
+    }
+
     /// Returns the chunks of a shard, which consists of whole batches.
     #[must_use]
     pub fn part(&self, shard: Shard) -> Range<usize> {
@@ -83,6 +98,21 @@ mod tests {
         assert_eq!((narrow.n_seq, narrow.n_ctx, narrow.in_one_piece), (3, 64, false));
         let alone = of(1, 2048, 512);
         assert_eq!((alone.batches.len(), alone.n_seq, alone.n_ctx), (6, 1, 64));
+    }
+
+    #[test]
+    fn a_pass_over_the_weights_serves_as_many_chunks_as_a_micro_batch_has() {
+        let chunks = Chunks::new(vec![0; 64 * 10], ChunkOptions { size: 64, ..ChunkOptions::default() }).unwrap();
+        let passes = |n_batch, n_ubatch| Layout::of(&chunks, 64, n_batch, n_ubatch).passes(&chunks, &(0..10), n_ubatch);
+        assert_eq!(passes(64, 64), 10);
+        assert_eq!(passes(256, 64), 4 + 4 + 2);
+        assert_eq!(passes(256, 256), 3);
+        assert_eq!(passes(640, 640), 1);
+        assert_eq!(passes(64, 16), 40);
+        assert_eq!(Layout::of(&chunks, 64, 256, 256).passes(&chunks, &(4..10), 256), 2);
+        let documents = documents(&[10, 20, 30, 40, 70], 64);
+        let layout = Layout::of(&documents, 64, 2048, 512);
+        assert_eq!((layout.passes(&documents, &(0..6), 512), layout.passes(&documents, &(0..6), 100)), (1, 2));
     }
 
     #[test]

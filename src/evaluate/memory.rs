@@ -29,7 +29,8 @@ pub(super) fn check(host: Option<[u64; 2]>, lanes: usize) -> Result<(), Error> {
 
 /// Returns the bytes of memory that can be allocated, including swap and within the limits of control groups.
 fn attainable() -> Option<u64> {
-    let system = available()?.saturating_add(field("/proc/meminfo", "SwapFree:").unwrap_or(0));
+    let system = field("/proc/meminfo", "MemAvailable:")?;
+    let system = system.saturating_add(field("/proc/meminfo", "SwapFree:").unwrap_or(0));
     Some(left_in_group().map_or(system, |group| group.min(system)))
 }
 
@@ -62,9 +63,12 @@ fn left_in(group: &Path, [limit, used]: [&str; 2]) -> Option<u64> {
     Some(limit.saturating_sub(used))
 }
 
-/// Returns the bytes of memory available without swapping; `None` if the system does not report them.
-pub(super) fn available() -> Option<u64> {
-    field("/proc/meminfo", "MemAvailable:")
+/// Returns the bytes of memory available without swapping, also within the limits of control groups; `None` if the
+/// system does not report them. Pages of files count as available, since they can be dropped.
+#[must_use]
+pub fn available() -> Option<u64> {
+    let system = field("/proc/meminfo", "MemAvailable:")?;
+    Some(left_in_group().map_or(system, |group| group.min(system)))
 }
 
 /// Returns the bytes of address space in use, whether or not they have been written.

@@ -7,6 +7,7 @@ mod lanes;
 mod layout;
 mod memory;
 mod nextn;
+mod read_ahead;
 pub(crate) mod session;
 mod watcher;
 
@@ -29,6 +30,8 @@ use crate::state::{ChunkSet, Likelihoods};
 
 pub use lanes::Lanes;
 pub use layout::Layout;
+pub use memory::available as available_memory;
+pub use read_ahead::ReadAhead;
 
 /// Options of a run.
 #[derive(Debug, Clone)]
@@ -65,6 +68,8 @@ pub struct RunOptions {
     /// [`CollectorOptions::convergence`](crate::CollectorOptions::convergence). Batches are then evaluated one by one. With
     /// [`stop_when_covered`](Self::stop_when_covered), the run ends once it has reached both goals.
     pub stop_when_converged: Option<f64>,
+    /// Weights to read shortly before they are used, for a model that does not fit into memory. Only with one lane.
+    pub read_ahead: Option<ReadAhead>,
     /// If it becomes true, the run ends after the batches that have begun.
     pub stop: Arc<AtomicBool>,
     /// Number of tokens evaluated so far, counted per micro-batch, for a display of progress. It begins with the tokens
@@ -92,6 +97,7 @@ impl Default for RunOptions {
             lens: None,
             stop_when_covered: None,
             stop_when_converged: None,
+            read_ahead: None,
             stop: Arc::default(),
             tokens_done: Arc::default(),
         }

@@ -1,26 +1,40 @@
-//! The observer of a run's contexts: the collector's lane and, if layers are measured, the lens.
+//! The observer of a run's contexts: the collector's lane, if layers are measured the lens, and the reader of weights.
 
 use crate::collect::Lane;
 use crate::lens::RowCapture;
-use crate::llama::{Observer, ObserverError, TensorInfo, TensorRef};
+use crate::llama::{Observer, ObserverError, Op, TensorInfo, TensorRef};
 
-/// Passes each node to those of the two that ask for it.
+use super::read_ahead::Reader;
+
+/// Passes each node to those of lane and lens that ask for it.
 #[derive(Debug)]
 pub(super) struct Watcher {
     pub(super) lane: Lane,
     pub(super) lens: RowCapture,
     /// True for the lane and for the lens if it asked for the last node.
     asked: [bool; 2],
+    /// Reads the weights of the next nodes.
+    reader: Option<Reader>,
 }
 
 impl Watcher {
     pub(super) fn new(lane: Lane) -> Self {
-        Self { lane, lens: RowCapture::default(), asked: [false; 2] }
+        Self { lane, lens: RowCapture::default(), asked: [false; 2], reader: None }
+    }
+
+    pub(super) fn with_reader(self, reader: Option<Reader>) -> Self {
+        Self { reader, ..self }
     }
 }
 
 impl Observer for Watcher {
     fn asks(&mut self, node: TensorInfo<'_>) -> bool {
+        if let Some(reader) = &self.reader
+            && matches!(node.op(), Op::MulMat | Op::MulMatId)
+            && let Some(weight) = node.src(0)
+        {
+            reader.comes_to(weight.base_name());
+        }
         self.asked = [Observer::asks(&mut self.lane, node), self.lens.asks(node)];
         self.asked.contains(&true)
     }
@@ -35,5 +49,8 @@ impl Observer for Watcher {
 
     fn end_decode(&mut self) {
         self.lane.end_decode();
+        if let Some(reader) = &self.reader {
+            reader.end_evaluation();
+        }
     }
 }

@@ -111,6 +111,11 @@ impl<'a> File<'a> {
         self.tensors.iter().map(|t| self.view(t))
     }
 
+    /// Returns the names of all tensors and the places of their data in the file.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&str, std::ops::Range<usize>)> {
+        self.tensors.iter().map(|t| (t.name.as_str(), t.data.clone()))
+    }
+
     /// Returns the tensor with this name.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {

@@ -69,6 +69,8 @@ pub(super) enum Kind {
     Trunk,
     /// A NextN layer.
     Nextn,
+    /// The same as `Trunk`, to compute its memory without that of the logits. It cannot be evaluated.
+    Measured,
 }
 
 /// A model being evaluated, with an [`Observer`] that sees its tensors.
@@ -398,6 +400,11 @@ impl<'m, O: Observer> Context<'m, O> {
         };
         drop((pools, samplers));
         observer
+    }
+
+    /// Returns true if the model was loaded without its weights.
+    pub(super) fn is_dry(&self) -> bool {
+        !self.has_weights
     }
 
     pub(super) fn as_ptr(&self) -> *mut sys::llama_context {

@@ -80,6 +80,7 @@ fn create_for_memory<O: Observer>(
 ) -> Result<(NonNull<sys::llama_context>, Vec<NoSampler>), Error> {
     let samplers = match options.outputs {
         Outputs::All => Vec::new(),
+        _ if kind == Kind::Measured => Vec::new(),
         Outputs::Scores | Outputs::Nothing => (0..options.n_seq).map_while(|_| NoSampler::new()).collect(),
     };
     let ptr = create_once(model, options, kind, options.n_ubatch, latch, &samplers)?;
@@ -109,7 +110,7 @@ fn create_once<O: Observer>(
     params.n_ubatch = n_ubatch;
     params.n_seq_max = options.n_seq;
     params.ctx_type = match kind {
-        Kind::Trunk => sys::LLAMA_CONTEXT_TYPE_DEFAULT,
+        Kind::Trunk | Kind::Measured => sys::LLAMA_CONTEXT_TYPE_DEFAULT,
         Kind::Nextn => sys::LLAMA_CONTEXT_TYPE_MTP,
     };
     params.n_threads = clamp_threads(options.n_threads.max(1) as usize) as i32;
@@ -132,6 +133,9 @@ fn create_once<O: Observer>(
         params.samplers = samplers.as_mut_ptr(); // copied before the call returns
         params.n_samplers = samplers.len();
         params.n_outputs_max_per_seq = options.n_batch;
+    }
+    if kind == Kind::Measured {
+        params.n_outputs_max = options.n_seq; // llama.cpp's least
     }
     // SAFETY: the caller keeps the model, the latch and the samplers alive for as long as the context; `params` points
     // to arrays that outlive the call.

@@ -3,6 +3,7 @@
 #[cfg(breakdown)]
 use llama_cpp_sys_2 as sys;
 
+use super::context::Kind;
 use super::{Context, ContextOptions, Device, Error, Model, Observer, Outputs};
 
 /// Bytes of a model and a context on one device.
@@ -45,6 +46,22 @@ impl Model {
         }
         Ok(context.memory())
     }
+
+    /// Returns the memory as [`memory_needed`](Self::memory_needed) does, but of a context only what an evaluation
+    /// writes. Logits that are not computed are reserved and never written. Requires a model that was loaded
+    /// [`dry`](super::ModelOptions::dry); otherwise returns the memory that is reserved.
+    ///
+    /// # Errors
+    /// [`Error::ContextInit`].
+    pub fn memory_written(&self, options: &ContextOptions) -> Result<Option<Vec<DeviceMemory>>, Error> {
+        if options.outputs == Outputs::All || !self.is_dry() {
+            return self.memory_needed(options);
+        }
+        let options = ContextOptions { outputs: Outputs::Nothing, ..options.clone() };
+        let context = Context::of_kind(self, &options, (), Kind::Measured)?;
+        // A model without memory is evaluated in whole batches, whose size `memory_needed` corrects.
+        if context.has_memory() { Ok(context.memory()) } else { self.memory_needed(&options) }
+    }
 }
 
 impl<O: Observer> Context<'_, O> {
@@ -72,8 +89,12 @@ fn memory_usage<O: Observer>(context: &Context<'_, O>) -> Option<Vec<DeviceMemor
     if status != 0 {
         return None;
     }
+    let entries = &mut entries[..n];
+    if context.is_dry() {
+        count_once(entries);
+    }
     let mut all = vec![DeviceMemory { device: None, weights: 0, cache: 0, compute: 0 }];
-    for entry in &entries[..n] {
+    for entry in &*entries {
         // SAFETY: the shim has written this entry: its type belongs to a device, which lives as long as the process.
         let device = unsafe {
             let on_host = sys::ggml_backend_buft_is_host(entry.type_);
@@ -90,4 +111,30 @@ fn memory_usage<O: Observer>(context: &Context<'_, O>) -> Option<Vec<DeviceMemor
         memory.compute += entry.compute;
     }
     Some(all)
+}
+
+/// Divides the compute buffer in CPU memory by the number of backends that share it: without allocation, llama.cpp counts
+/// it once for each.
+#[cfg(breakdown)]
+fn count_once(entries: &mut [shim::imatrix_breakdown_entry]) {
+    let Some(cpu) = Device::cpu().and_then(Device::buffer_type) else { return };
+    let cpu = cpu.as_ptr();
+    // SAFETY: reads ggml's registry, whose devices live as long as the process.
+    let accelerators = unsafe {
+        let devices = (0..sys::ggml_backend_dev_count()).map(|i| sys::ggml_backend_dev_get(i));
+        let is_accelerator = |&device: &_| {
+            sys::ggml_backend_dev_type(device) == sys::GGML_BACKEND_DEVICE_TYPE_ACCEL
+                && sys::ggml_backend_dev_buffer_type(device) == cpu
+        };
+        devices.filter(is_accelerator).count()
+    };
+    // With a GPU, the CPU's own backend has its buffer in other host memory, from which the GPU copies faster.
+    // SAFETY: the shim has written the entries: their types belong to devices, which live as long as the process.
+    let elsewhere = entries
+        .iter()
+        .any(|entry| entry.compute > 0 && entry.type_ != cpu && unsafe { sys::ggml_backend_buft_is_host(entry.type_) });
+    let sharing = accelerators + usize::from(!elsewhere);
+    for entry in entries.iter_mut().filter(|entry| entry.type_ == cpu) {
+        entry.compute /= sharing.max(1);
+    }
 }

@@ -31,6 +31,22 @@ fn assert_same_bits(shape: Shape, values: Values, seed: u64, threads: usize) {
     }
 }
 
+/// Without allocation llama.cpp counts the compute buffer once for each backend in CPU memory, and ours is one.
+#[test]
+fn a_dry_model_needs_the_memory_that_a_loaded_one_takes() {
+    used();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, support::build("qwen2")).unwrap();
+    let load = |dry| Model::load(&path, &ModelOptions { dry, ..ModelOptions::default() }).unwrap();
+    let (dry, loaded) = (load(true), load(false));
+    let host = |model: &Model| model.memory_needed(&options(Outputs::Nothing)).unwrap().unwrap()[0];
+    assert_eq!((host(&dry).compute, host(&dry).cache), (host(&loaded).compute, host(&loaded).cache));
+    let written = dry.memory_written(&options(Outputs::Nothing)).unwrap().unwrap()[0];
+    assert!(written.compute < host(&dry).compute, "logits that nobody computes count: {written:?}");
+    assert!(written.compute > 64 * 64 * size_of::<f32>(), "activations do not: {written:?}");
+}
+
 #[test]
 fn random_products_have_ggmls_bits() {
     for seed in 0..150_u64 {

@@ -13,6 +13,8 @@ mod flags_act;
 mod flags_log;
 mod inputs;
 mod kld;
+#[cfg(target_os = "linux")]
+mod larger;
 mod lens;
 #[cfg(target_os = "linux")]
 mod memory;

@@ -92,6 +92,10 @@ pub const MODELS: &[TestModel] = &[
 pub const BEYOND: &[TestModel] =
     &[TestModel { name: "bert", about: "an encoder: no logits, no mask, no cache", build: bert::build }];
 
+/// Models that are too large to be written with the others.
+pub const LARGE: &[TestModel] =
+    &[TestModel { name: "llama-wide", about: "llama with weights of 138 MiB", build: llama::build_wide }];
+
 /// Models whose residual stream has a structure that none of the others has.
 pub const STREAMS: &[TestModel] = &[
     TestModel {
@@ -104,7 +108,7 @@ pub const STREAMS: &[TestModel] = &[
 
 /// The bytes of the model of that name, of whatever list.
 pub fn build(name: &str) -> Vec<u8> {
-    let lists = [MODELS, BEYOND, STREAMS, HOSTILE, NEXTN, DRAFTS];
+    let lists = [MODELS, BEYOND, STREAMS, LARGE, HOSTILE, NEXTN, DRAFTS];
     let model = lists.into_iter().flatten().find(|model| model.name == name);
     model.unwrap_or_else(|| panic!("no test model is called {name}")).bytes()
 }

@@ -70,6 +70,6 @@ fn do_task(config: Config) -> anyhow::Result<ExitCode> {
     match config.task {
         Task::ShowStatistics(task) => show_statistics::show_statistics(&task).map(|()| ExitCode::SUCCESS),
         Task::Merge(task) => combine::combine(&task).map(|()| ExitCode::SUCCESS),
-        Task::Collect(task) => run::collect(&task),
+        Task::Collect(task) => run::collect(*task),
     }
 }

@@ -100,6 +100,7 @@ fn set(flag: &Flag, positive: bool, value: &str, parsed: &mut Parsed) -> Checked
 
 #[cfg(test)]
 mod tests {
+    use super::super::lowargs::Ubatch;
     use super::*;
 
     fn read(texts: &[&str]) -> Result<Parsed, String> {
@@ -119,7 +120,7 @@ mod tests {
                     [default]\nLLAMA_ARG_UBATCH = 16\nno-ppl = on\n[some-model]\nctx-size = 1\n";
         let flags = read(&[text]).unwrap().flags;
         // The later [default] begins anew, so its ctx-size is gone and that of [*] counts.
-        assert_eq!((flags.ctx_size, flags.batch_size, flags.ubatch_size), (32, 128, 16));
+        assert_eq!((flags.ctx_size, flags.batch_size, flags.ubatch_size), (32, Some(128), Ubatch::Count(16)));
         assert!(flags.no_ppl);
         assert!(!read(&["no-ppl = off"]).unwrap().flags.no_ppl);
         assert!(read(&["ppl = off"]).unwrap().flags.no_ppl);

@@ -4,6 +4,7 @@ use llama_imatrix::options::{CacheType, RopeScaling};
 
 use super::bits::Key;
 use super::choices::Choice as _;
+use super::lowargs::Ubatch;
 use super::table::{Flag, Set};
 
 const NO_GENERATION: &str = "nothing is generated";
@@ -16,15 +17,21 @@ pub(super) static FLAGS: &[Flag] = &[
     .env("LLAMA_ARG_CTX_SIZE")
     .key(Key::ChunkSize),
     Flag::int(&["-b", "--batch-size"], "Tokens per batch, which has as many whole chunks as fit (2048)", |flags, n| {
-        flags.batch_size = n;
+        flags.batch_size = Some(n);
         Ok(())
     })
     .env("LLAMA_ARG_BATCH")
     .key(Key::Batch),
-    Flag::int(&["-ub", "--ubatch-size"], "Tokens per micro-batch (512)", |flags, n| {
-        flags.ubatch_size = n;
-        Ok(())
-    })
+    Flag::new(
+        &["-ub", "--ubatch-size"],
+        "N|auto",
+        "Tokens per micro-batch (512). auto: if the model does not fit into memory, as many chunks per batch and micro-batch as \
+         memory allows, so that the file is read less often; otherwise 512",
+        Set::Text(|flags, value| {
+            flags.ubatch_size = Ubatch::parse(value)?;
+            Ok(())
+        }),
+    )
     .env("LLAMA_ARG_UBATCH")
     .key(Key::Ubatch),
     Flag::int(&["-np", "--parallel"], "Number of sequences", |_, _| Ok(()))

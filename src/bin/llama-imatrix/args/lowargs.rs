@@ -105,8 +105,9 @@ pub(crate) struct Flags {
 
     // Context and evaluation.
     pub(crate) ctx_size: i32,
-    pub(crate) batch_size: i32,
-    pub(crate) ubatch_size: i32,
+    /// `None`: llama.cpp's default, or what `--ubatch-size auto` chooses.
+    pub(crate) batch_size: Option<i32>,
+    pub(crate) ubatch_size: Ubatch,
     pub(crate) flash_attn: Tristate,
     pub(crate) cache_type_k: CacheType,
     pub(crate) cache_type_v: CacheType,
@@ -171,6 +172,11 @@ impl Flags {
         self.min_rows.unwrap_or(if self.documents { 1 } else { 16 })
     }
 
+    /// Returns the number of tokens per batch, unless `--ubatch-size auto` chooses it.
+    pub(crate) fn batch_size(&self) -> i32 {
+        self.batch_size.unwrap_or(2048)
+    }
+
     /// Returns true if the NextN layer is collected too.
     pub(crate) fn collects_nextn(&self) -> bool {
         self.nextn || self.draft_model.is_some()
@@ -188,6 +194,33 @@ impl Flags {
         match &mut self.text {
             Some(Text::Files(files)) => files.push(input),
             _ => self.text = Some(Text::Files(vec![input])),
+        }
+    }
+}
+
+/// Tokens per micro-batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ubatch {
+    /// Not given: llama.cpp's default.
+    Unset,
+    Count(i32),
+    /// Large enough that a model larger than memory is read as rarely as possible.
+    Auto,
+}
+
+impl Ubatch {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "auto" => Ok(Self::Auto),
+            n => n.parse().map(Self::Count).map_err(|_| format!("'{text}' is not a whole number or auto")),
+        }
+    }
+
+    /// Returns the number of tokens, unless `auto` chooses it.
+    pub(crate) fn tokens(self) -> i32 {
+        match self {
+            Self::Count(n) => n,
+            Self::Unset | Self::Auto => 512,
         }
     }
 }
@@ -315,8 +348,8 @@ impl Default for Flags {
             control_vectors: Vec::new(),
             control_vector_layers: (0, 0),
             ctx_size: 512,
-            batch_size: 2048,
-            ubatch_size: 512,
+            batch_size: None,
+            ubatch_size: Ubatch::Unset,
             flash_attn: Tristate::Auto,
             cache_type_k: CacheType::F16,
             cache_type_v: CacheType::F16,

@@ -44,7 +44,7 @@ pub(crate) use fingerprint::deciding;
 pub(crate) use lowargs::Remote;
 #[cfg(feature = "llama")]
 pub(crate) use lowargs::Tristate;
-pub(crate) use lowargs::{Cpu, Flags, Text};
+pub(crate) use lowargs::{Cpu, Flags, Text, Ubatch};
 pub(crate) use parsed::Parsed;
 pub(crate) use suggest::{Refused, near_commands};
 pub(crate) use table::{Shell, Special};

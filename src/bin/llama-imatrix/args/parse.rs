@@ -153,7 +153,7 @@ pub(super) fn find(name: &str) -> Option<(&'static Flag, bool)> {
 #[cfg(test)]
 mod tests {
     use super::super::choices::OutputFormat;
-    use super::super::lowargs::{Flags, Text, Tristate};
+    use super::super::lowargs::{Flags, Text, Tristate, Ubatch};
     use super::*;
     use llama_imatrix::options::GpuLayers;
 
@@ -208,9 +208,12 @@ mod tests {
         let flags = parsed(
             "-m m.gguf -f t.txt -ofreq 3 -ub 128 -tb 4 -ngl 99 -fa on -lv 5 -c 256 -b 1024 -t 2 --in_file a,b --no_ppl",
         );
-        assert_eq!((flags.output_frequency, flags.ubatch_size, flags.cpu_batch.threads), (3, 128, Some(4)));
+        assert_eq!(
+            (flags.output_frequency, flags.ubatch_size, flags.cpu_batch.threads),
+            (3, Ubatch::Count(128), Some(4))
+        );
         assert_eq!((flags.gpu_layers, flags.flash_attn), (GpuLayers::Count(99), Tristate::On));
-        assert_eq!((flags.ctx_size, flags.batch_size, flags.cpu.threads), (256, 1024, Some(2)));
+        assert_eq!((flags.ctx_size, flags.batch_size, flags.cpu.threads), (256, Some(1024), Some(2)));
         assert_eq!((flags.in_file.as_slice(), flags.verbosity), (["a", "b"].map(String::from).as_slice(), 5));
         assert!(flags.no_ppl);
         assert_eq!(parsed("--output-file x --from-chunk 2 --output-format=dat").output_format, Some(OutputFormat::Dat));

@@ -15,7 +15,7 @@ use super::output::{Output, check_way, state_path};
 use super::overlap::Files;
 use super::threads::{Threads, at_least_one, default_threads};
 use crate::args::choices::Nan;
-use crate::args::{Cpu, Flags};
+use crate::args::{Cpu, Flags, Ubatch};
 use crate::ui::log;
 
 /// A run over a text.
@@ -83,6 +83,7 @@ impl Collect {
             flags.model.is_some() || flags.remote.named().is_some(),
             "--model is required: a text is evaluated by a model\nhint: llama-imatrix -m MODEL -f TEXT"
         );
+        refuse_auto(&flags, shard)?;
         let positive = |name: &str, value: i32| {
             usize::try_from(value)
                 .ok()
@@ -124,8 +125,8 @@ impl Collect {
         let lens = Lens::new(&flags, &merge.output)?;
         let state_path = state_path(merge.output.path(), shard);
         let state_way = state_way(&flags, &merge.output, shard, &state_path)?;
-        let n_batch = positive("--batch-size", flags.batch_size)?;
-        let n_ubatch = positive("--ubatch-size", flags.ubatch_size)?;
+        let n_batch = positive("--batch-size", flags.batch_size())?;
+        let n_ubatch = positive("--ubatch-size", flags.ubatch_size.tokens())?;
         // Last: a download is long, and all else that is wrong is told before it.
         let model = model_path(&flags)?;
         files.read("--model", model.clone());
@@ -159,6 +160,25 @@ impl Collect {
             flags,
         })
     }
+}
+
+/// Refuses `--ubatch-size auto` where batches must not depend on the memory of a machine, or have one chunk.
+fn refuse_auto(flags: &Flags, shard: Shard) -> anyhow::Result<()> {
+    if flags.ubatch_size != Ubatch::Auto {
+        return Ok(());
+    }
+    ensure!(
+        shard.is_whole(),
+        "--ubatch-size auto cannot be combined with --shard: all shards must have the same batches, and machines may differ in \
+         memory\nhint: --dry-run without --shard prints the sizes for a machine; give them to all shards with -b and -ub"
+    );
+    ensure!(
+        !flags.collects_nextn(),
+        "--ubatch-size auto cannot be combined with '--nextn' or '--model-draft', which need a single sequence per batch\n\
+         hint: -b {0} -ub {0} evaluates a chunk per pass",
+        flags.ctx_size
+    );
+    Ok(())
 }
 
 /// Without `--documents` it is chunks that are drawn and counted: all of the text is needed.

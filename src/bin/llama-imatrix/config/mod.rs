@@ -69,11 +69,11 @@ impl Config {
         let nextn = flags.collects_nextn();
         // Also where nothing is collected, as llama.cpp's tool.
         ensure!(
-            !nextn || flags.batch_size / flags.ctx_size <= 1,
+            !nextn || flags.batch_size() / flags.ctx_size <= 1,
             "'--nextn' and '--model-draft' need a single sequence per batch, set '--batch-size' to at most \
              '--ctx-size' ({}), found {}",
             flags.ctx_size,
-            flags.batch_size
+            flags.batch_size()
         );
 
         refuse_other_kinds(&flags)?;

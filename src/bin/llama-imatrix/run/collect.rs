@@ -18,35 +18,44 @@ use super::lens::LensResult;
 use super::nextn::{load_draft, locate};
 use super::state_file::StateFile;
 use super::text::{Text, tokenize};
-use super::{dry_run, finish, last_saves, lens, preflight, saved, settings};
+use super::{dry_run, finish, last_saves, lens, micro_batch, preflight, saved, settings};
 use crate::config::Collect;
 use crate::ui::signals::Signals;
 use crate::ui::{log, progress};
 
 /// Evaluates a model over a text, and saves its importance matrix.
-pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
+pub(crate) fn collect(mut task: Collect) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let base = Base::load(task)?;
-    preflight::check(task)?;
+    let base = Base::load(&task)?;
+    preflight::check(&task)?;
     let signals = Signals::register()?;
-    let backend = settings::start_backend_of_run(task, &signals)?;
-    let model_options = settings::model_options(task, backend)?;
-    let model = settings::load_model(task, &model_options)?;
-    let draft = load_draft(task, &model, &model_options)?;
-    let nextn = locate(task, &model, draft.as_ref())?;
-    let tuning = settings::tuning(task, &model)?;
-    let text = tokenize(task, &model)?;
-    warn_of_length(task, &model);
+    let backend = settings::start_backend_of_run(&task, &signals)?;
+    let model_options = settings::model_options(&task, backend)?;
+    let model = settings::load_model(&task, &model_options)?;
+    let draft = load_draft(&task, &model, &model_options)?;
+    let nextn = locate(&task, &model, draft.as_ref())?;
+    let tuning = settings::tuning(&task, &model)?;
+    let text = tokenize(&task, &model)?;
+    warn_of_length(&task, &model);
+    let options = |task: &Collect, layout: &Layout| RunOptions {
+        tuning: tuning.clone(),
+        stop: Arc::clone(&signals.stop),
+        ..run_options(task, layout)
+    };
+    let streaming = micro_batch::settle(&mut task, &model, &model_options, nextn.is_some(), &text, &options)?;
+    let task = &task;
     let layout = Layout::new(&model, nextn.is_some(), &text.chunks, task.n_batch, task.n_ubatch);
     log_system(task, backend);
     let options = RunOptions {
         lens: lens::options(task, &model, &text.chunks)?,
-        tuning,
-        stop: Arc::clone(&signals.stop),
-        ..run_options(task, &layout)
+        read_ahead: streaming.as_ref().map(|streaming| streaming.read_ahead.clone()),
+        ..options(task, &layout)
     };
+    // A second lane would read all weights once more.
+    let one_lane = streaming.is_some() && options.lanes == Lanes::Auto;
+    let options = if one_lane { RunOptions { lanes: Lanes::Count(1), ..options } } else { options };
     if task.flags.dry_run {
-        dry_run::report(task, &model, nextn.as_ref(), &text, &layout, &options)?;
+        dry_run::report(task, &model, nextn.as_ref(), &text, &layout, &options, streaming.as_ref())?;
         return Ok(ExitCode::SUCCESS);
     }
     preflight::check_room(task, &text.chunks, &layout)?;
@@ -59,7 +68,7 @@ pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
     log_plan(task, &text, &layout);
     signals.register_ending(layout.n_seq, saved::what_is_left)?;
     warn_of_empty_shard(task, &options);
-    let mut events = EventHandler::new(task, base.imatrix, state_file, signals);
+    let mut events = EventHandler::new(task, base.imatrix, state_file, signals, streaming);
     let (collector, outcome) = evaluate(task, &model, nextn, &text.chunks, start, &options, &mut events)?;
     let lens = LensResult::new(task, &model, &text.chunks, &options, &outcome);
     if outcome.stopped {

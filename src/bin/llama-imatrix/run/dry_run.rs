@@ -1,16 +1,14 @@
 //! `--dry-run`: the size of a run, and the memory it needs.
 
-use std::fmt::Write as _;
-use std::path::Path;
-
 use llama_imatrix::calibration::Chunks;
 use llama_imatrix::evaluate::{Layout, RunOptions};
-use llama_imatrix::gguf;
 use llama_imatrix::llama::{Backend, Device, DeviceMemory, Model};
 use llama_imatrix::nextn::Layer;
-use llama_imatrix::state::{Accumulate, model_files};
+use std::fmt::Write as _;
 
+use super::micro_batch::Streaming;
 use super::text::Text;
+use super::weights::Weights;
 use crate::config::Collect;
 use crate::ui::print::print_document;
 
@@ -22,6 +20,7 @@ pub(crate) fn report(
     text: &Text,
     layout: &Layout,
     options: &RunOptions,
+    streaming: Option<&Streaming>,
 ) -> anyhow::Result<()> {
     let part = options.part.clone().unwrap_or(0..text.chunks.len());
     let tokens: u64 = part.clone().map(|chunk| text.chunks.get(chunk).len() as u64).sum();
@@ -32,7 +31,10 @@ pub(crate) fn report(
     };
     line("text", in_text(task, text));
     line("chunks", in_chunks(task, &text.chunks, part.len(), tokens));
-    line("batches", in_batches(layout, part.clone()));
+    line("batches", format!("{}, -b {} -ub {}", in_batches(layout, part.clone()), task.n_batch, task.n_ubatch));
+    if let Some(streaming) = streaming {
+        line("reading", streaming.describe());
+    }
     let lanes = options.lanes(layout, &text.chunks, nextn.is_some());
     line("lanes", lanes.to_string());
     for memory in memory(task, model, &text.chunks, layout, options, nextn.is_some(), lanes, weights.as_ref())? {
@@ -108,11 +110,7 @@ fn memory(
     let Some(all) = model.memory_needed(&options.context(chunks, layout, nextn))? else {
         return Ok(vec!["unknown: this program was built without llama.cpp's memory estimate".to_owned()]);
     };
-    // In f32 two sums a channel; exact ones take three words and two.
-    let bytes = if task.accumulate == Accumulate::F64 { 40 } else { 8 };
-    // The half of the text is one sum in f64.
-    let bytes = if task.convergence.is_some() { bytes + 8 } else { bytes };
-    let sums = weights.map_or(0, |weights| weights.channels.saturating_mul(bytes));
+    let sums = weights.map_or(0, |weights| weights.sums(task));
     let mut lines: Vec<String> = all.iter().map(|memory| on_device(memory, lanes, sums)).collect();
     if nextn || !task.flags.lora.is_empty() || !task.flags.control_vectors.is_empty() {
         lines.push("not counted are NextN contexts, adapters and control vectors".to_owned());
@@ -136,46 +134,6 @@ fn on_device(memory: &DeviceMemory, lanes: usize, sums: u64) -> String {
     let (free, total) = device.or(cpu).map_or((0, 0), Device::memory);
     let free = if total > 0 { format!("; {} are free", mib(free as f64)) } else { String::new() };
     format!("{name}: {} ({}){free}", mib(all as f64), what.join(", "))
-}
-
-/// Weights of a model as its file lists them.
-struct Weights {
-    /// Of the layers' products, those that a token goes through: of experts as many as are used.
-    active: u64,
-    output: u64,
-    /// Channels of the layers' inputs, times matrices.
-    channels: u64,
-}
-
-impl Weights {
-    /// `None` where the file cannot be read: llama.cpp has read it, so it is one that our reader knows less of.
-    fn of(model: &Path) -> Option<Self> {
-        let mut all = Self { active: 0, output: 0, channels: 0 };
-        let (mut embedding, mut used) = (0, None);
-        for path in model_files(model).ok()? {
-            let file = gguf::File::open(&path).ok()?;
-            let arch = file.get("general.architecture").and_then(|value| value.as_str()).unwrap_or_default().to_owned();
-            used = used.or_else(|| file.get(&format!("{arch}.expert_used_count")).and_then(gguf::Value::as_u64));
-            for tensor in file.tensors() {
-                let [columns, rows, n2, n3] = tensor.shape;
-                let matrices = n2.saturating_mul(n3);
-                match tensor.name {
-                    "output.weight" => all.output = columns.saturating_mul(rows),
-                    "token_embd.weight" => embedding = columns.saturating_mul(rows),
-                    name if name.starts_with("blk.") && name.ends_with(".weight") && rows > 1 => {
-                        let passed = if name.contains("_exps.") { used.unwrap_or(1).min(matrices) } else { matrices };
-                        all.active = all.active.saturating_add(columns.saturating_mul(rows).saturating_mul(passed));
-                        all.channels = all.channels.saturating_add(columns.saturating_mul(matrices));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        if all.output == 0 {
-            all.output = embedding; // tied
-        }
-        Some(all)
-    }
 }
 
 fn duration(seconds: f64) -> String {

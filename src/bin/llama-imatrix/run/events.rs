@@ -7,6 +7,7 @@ use llama_imatrix::convergence::{Convergence, ConvergenceFile, Point};
 use llama_imatrix::evaluate::{Checkpoint, Error, Listener, Plan, Position, Start};
 use llama_imatrix::imatrix::{Entry, Imatrix, Numbers};
 
+use super::micro_batch::Streaming;
 use super::state_file::StateFile;
 use super::{convergence, saved};
 use crate::config::Collect;
@@ -24,6 +25,8 @@ pub(crate) struct EventHandler<'a> {
     signals: Signals,
     /// The progress that is shown, once the evaluation has started.
     shown: Option<progress::Evaluation>,
+    /// How the weights are read, if they do not fit into memory.
+    streaming: Option<Streaming>,
     perplexity: Option<f64>,
     experts: Option<Experts>,
     /// The comparison of the halves at the last save.
@@ -38,8 +41,15 @@ pub(crate) struct EventHandler<'a> {
 }
 
 impl<'a> EventHandler<'a> {
-    pub(crate) fn new(task: &'a Collect, base: Imatrix, state: Option<StateFile>, signals: Signals) -> Self {
+    pub(crate) fn new(
+        task: &'a Collect,
+        base: Imatrix,
+        state: Option<StateFile>,
+        signals: Signals,
+        streaming: Option<Streaming>,
+    ) -> Self {
         Self {
+            streaming,
             task,
             base,
             state,
@@ -69,6 +79,11 @@ impl<'a> EventHandler<'a> {
     /// Sets the progress that is shown.
     pub(crate) fn show(&mut self, evaluation: progress::Evaluation) {
         self.shown = Some(evaluation);
+    }
+
+    /// Returns true in the first batch, if experts are read from disk.
+    fn counts_experts_read(&self) -> bool {
+        self.streaming.is_some() && self.experts.is_none()
     }
 
     /// Describes perplexity and unseen experts.
@@ -181,6 +196,9 @@ impl Listener for EventHandler<'_> {
         if !progress::visible() {
             log::info(format_args!("{seconds:.2} seconds per pass"));
         }
+        if let Some(streaming) = &self.streaming {
+            log::info(format_args!("{}", streaming.pace(seconds)));
+        }
         let (hours, rest) = (total / 3600, total % 3600);
         if hours > 0 {
             print_series(format_args!("{hours} hours "));
@@ -196,10 +214,17 @@ impl Listener for EventHandler<'_> {
 
     fn wants_experts(&mut self) -> bool {
         self.report_asked |= self.signals.take_report();
-        self.report_asked || progress::visible()
+        self.report_asked || progress::visible() || self.counts_experts_read()
     }
 
     fn experts(&mut self, experts: &Experts) {
+        if self.counts_experts_read() {
+            let read = experts.total - experts.unseen;
+            log::info(format_args!(
+                "{read} of {} experts had tokens in the first batch: only these are needed",
+                experts.total
+            ));
+        }
         self.experts = Some(*experts);
     }
 

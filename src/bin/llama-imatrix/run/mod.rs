@@ -25,6 +25,8 @@ mod lens;
 #[cfg(feature = "llama")]
 mod lock;
 #[cfg(feature = "llama")]
+mod micro_batch;
+#[cfg(feature = "llama")]
 mod models;
 #[cfg(feature = "llama")]
 mod next_step;
@@ -41,6 +43,8 @@ mod settings;
 mod state_file;
 #[cfg(feature = "llama")]
 mod text;
+#[cfg(feature = "llama")]
+mod weights;
 pub(crate) mod worker;
 #[cfg(feature = "llama")]
 mod worker_lost;
@@ -51,6 +55,6 @@ pub(crate) use collect::collect;
 
 /// Fails: runs need llama.cpp.
 #[cfg(not(feature = "llama"))]
-pub(crate) fn collect(_: &crate::config::Collect) -> anyhow::Result<std::process::ExitCode> {
+pub(crate) fn collect(_: crate::config::Collect) -> anyhow::Result<std::process::ExitCode> {
     anyhow::bail!("this program was built without llama.cpp: it can merge and show matrices, but not collect them")
 }

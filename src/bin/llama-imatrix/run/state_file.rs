@@ -22,6 +22,9 @@ use crate::ui::log;
 /// With workers, a save is due after at least this many times the duration of the last one.
 const SAVE_INTERVAL_PER_COST: u32 = 50;
 
+/// With workers, the least time between saves: each transfers all sums, for experts some megabytes per layer.
+const SHORTEST_SAVE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// When the state is saved, and what is in it besides the sums.
 pub(crate) struct StateFile {
     path: PathBuf,
@@ -205,7 +208,9 @@ impl StateFile {
             (Some(every), _) => position.done.len() >= self.last_chunks + every,
             (None, Some(interval)) => {
                 // As often as costs little: what a worker has is lost with it.
-                let affordable = self.cost.map_or(Duration::ZERO, |cost| cost * SAVE_INTERVAL_PER_COST);
+                let affordable = self
+                    .cost
+                    .map_or(Duration::ZERO, |cost| (cost * SAVE_INTERVAL_PER_COST).max(SHORTEST_SAVE_INTERVAL));
                 let interval = if self.workers { interval.min(affordable) } else { interval };
                 self.last.elapsed() >= interval
             }

@@ -120,7 +120,11 @@ pub(super) fn text_width(text: &str, size: f64) -> f64 {
 }
 
 fn list(points: &[[f64; 2]]) -> String {
-    points.iter().map(|[x, y]| format!("{x:.2},{y:.2} ")).collect()
+    let mut list = String::new();
+    for [x, y] in points {
+        let _ = write!(list, "{x:.2},{y:.2} ");
+    }
+    list
 }
 
 /// The compiled-in font alone: a picture looks the same on every machine.

@@ -62,6 +62,7 @@ fn collect(model: &str) -> (Imatrix, f64) {
         lens: None,
         stop_when_covered: None,
         stop_when_converged: None,
+        read_ahead: None,
         stop: Arc::default(),
         tokens_done: Arc::default(),
     };

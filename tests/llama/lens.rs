@@ -49,6 +49,7 @@ fn look(model: &Model, lens: Option<LensOptions>) -> Result<(Sums, Option<LensFi
         lens: lens.clone(),
         stop_when_covered: None,
         stop_when_converged: None,
+        read_ahead: None,
         stop: Arc::default(),
         tokens_done: Arc::default(),
     };

@@ -11,6 +11,7 @@
 #![doc = "[docs/differences.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/differences.md"]
 #![doc = "[docs/flags.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/flags.md"]
 #![doc = "[docs/images/report.png]: https://docs.rs/crate/llama-imatrix/latest/source/docs/images/report.png"]
+#![doc = "[docs/larger-than-memory.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/larger-than-memory.md"]
 #![doc = "[docs/lens.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/lens.md"]
 #![doc = "[docs/performance.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/performance.md"]
 #![doc = "[docs/recipes.md]: https://docs.rs/crate/llama-imatrix/latest/source/docs/recipes.md"]

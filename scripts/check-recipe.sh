@@ -3,6 +3,8 @@
 # recipe's type, and llama-perplexity must load it.
 #
 #   scripts/check-recipe.sh [DIR]
+#   scripts/check-recipe.sh --large [DIR]    time and memory for a model of 8 billion weights and one with half of its layers: needs
+#                                            14 GB of disk; the models are removed
 #
 # DIR keeps the files; by default a temporary folder. Environment: LLAMA_IMATRIX_BIN, the program to check instead of the one
 # built here; LLAMA_IMATRIX_UPSTREAM_BIN, see upstream.sh.
@@ -39,7 +41,32 @@ check() {
     printf '%-24s %-44s %9d bytes, %3d types: equal\n' "$(basename "$model")" "$*" "$written" "$types"
 }
 
+# large: recipes of random models in Q8_0. Ten minutes and 4 GiB are the limits on two cores.
+large() {
+    local name elapsed cpu memory
+    [ -x /usr/bin/time ] || die "--large needs GNU time, /usr/bin/time"
+    for name in dense-8b-half dense-8b; do
+        "$here/make-model" "$name" "$name.gguf"
+        # The values of the matrix do not matter here.
+        "$ours" -m "$name.gguf" -f "$root/assets/quickstart/calibration.txt" -c 64 -b 64 --chunks 1 --no-ppl --process-output \
+            -o "$name.imatrix.gguf" >/dev/null 2>&1 || die "no matrix of $name"
+        /usr/bin/time --quiet -o usage -f '%e %U %S %M' "$ours" recipe "$name.gguf" "$name.imatrix.gguf" --bpw 4.25 -t 2 -o types.txt \
+            >recipe.txt 2>recipe.log || die "recipe $name failed: $(tail -n 1 recipe.log)"
+        read -r elapsed cpu memory < <(awk '{ printf "%d %d %d\n", $1, $2 + $3, $4 / 1024 }' usage)
+        printf '%-14s %s; %d s, %d s of CPU time, %d MiB\n' "$name" "$(grep '^File: ' recipe.txt)" "$elapsed" "$cpu" "$memory"
+        if [ "$cpu" -ge 1200 ] || [ "$memory" -ge 4096 ]; then
+            die "$name: more than ten minutes of two cores, or more than 4 GiB"
+        fi
+        rm -f "$name.gguf"
+    done
+}
+
 main() {
+    local mode=small
+    if [ "${1:-}" = --large ]; then
+        mode=large
+        shift
+    fi
     # shellcheck source=scripts/env.sh
     . "$here/env.sh"
     upstream=$("$here/upstream.sh" | tail -n 1)
@@ -51,6 +78,10 @@ main() {
     fi
     mkdir -p "$work"
     cd "$work"
+    if [ "$mode" = large ]; then
+        large
+        return
+    fi
     [ -d models ] || (cd "$root" && cargo run --release --no-default-features --example test-models -- "$work/models" >&2)
     local name first second
     for name in llama qwen3moe deepseek2 gemma3 gemma2 mamba lfm2 qwen2 gpt2; do

@@ -43,7 +43,7 @@ _llama_imatrix() {
             case "$prev" in
             esac
             case "$cur" in
-                -*) COMPREPLY=($(compgen -W "-o --output --title --png --tensor --legacy-chunk-size -h --help" -- "$cur"));;
+                -*) COMPREPLY=($(compgen -W "-o --output --title --png --tensor --recipe-curve --legacy-chunk-size -h --help" -- "$cur"));;
                 *) COMPREPLY=($(compgen -f -- "$cur"));;
             esac
             return
@@ -72,18 +72,20 @@ _llama_imatrix() {
         fi;;
         sensitivity) if [ "$COMP_CWORD" -gt 1 ]; then
             case "$prev" in
+                --by) COMPREPLY=($(compgen -W "weight layer kind" -- "$cur")); return;;
             esac
             case "$cur" in
-                -*) COMPREPLY=($(compgen -W "-f --file -o --output --type --tokens -c --ctx-size --shard -t --threads --n-gpu-layers -h --help" -- "$cur"));;
+                -*) COMPREPLY=($(compgen -W "-f --file -o --output --type --tokens -c --ctx-size --by --shard -t --threads --n-gpu-layers -h --help" -- "$cur"));;
                 *) COMPREPLY=($(compgen -f -- "$cur"));;
             esac
             return
         fi;;
         kld) if [ "$COMP_CWORD" -gt 1 ]; then
             case "$prev" in
+                --by) COMPREPLY=($(compgen -W "chunk document" -- "$cur")); return;;
             esac
             case "$cur" in
-                -*) COMPREPLY=($(compgen -W "-f --file -c --ctx-size --chunks -t --threads --n-gpu-layers --save-logits --json -h --help" -- "$cur"));;
+                -*) COMPREPLY=($(compgen -W "-f --file -c --ctx-size --chunks --documents --by -t --threads --n-gpu-layers --save-logits --json -h --help" -- "$cur"));;
                 *) COMPREPLY=($(compgen -f -- "$cur"));;
             esac
             return

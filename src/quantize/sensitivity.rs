@@ -169,10 +169,8 @@ pub fn measure(
         }
         Ok(())
     });
-    let divergence = match &written {
-        Ok(()) if !replaced.is_empty() => Some(reference.divergence(model.model(), chunks)),
-        _ => None,
-    };
+    let is_changed = written.is_ok() && !replaced.is_empty();
+    let divergence = is_changed.then(|| reference.divergence(model.model(), chunks));
     replaced.iter().for_each(|original| original.restore(model, source));
     written?;
     Ok(divergence.transpose()?.map(|divergence| Effect { divergence, errors }))

@@ -103,6 +103,13 @@ class Run:
             sys.exit(f"bench-larger: the log names no -b and -ub:\n{self.log[-2000:]}")
         return int(found[1]), int(found[2])
 
+    def passes(self):
+        """How often the weights are read, by the log."""
+        found = re.search(r"read from disk (?:once|(\d+) times)", self.log)
+        if not found:
+            sys.exit(f"bench-larger: the log does not say how often the weights are read:\n{self.log[-2000:]}")
+        return int(found[1] or 1)
+
 
 class Bench:
     def __init__(self, args):
@@ -143,16 +150,17 @@ class Bench:
             auto = self.run("ours", model, many, ["-ub", "auto"], group)
             n_batch, n_ubatch = auto.sizes()
             same_flags = ["-b", n_batch, "-ub", n_ubatch]
-            passes = -(-many * CONTEXT // n_ubatch)
+            passes = auto.passes()
             theirs = self.run("upstream", model, many, same_flags, group)
             equal = self.same_bytes(model, many, same_flags, theirs)
             yield self.row(model, share, f"ours, -ub auto (-b {n_batch} -ub {n_ubatch})", auto, many, passes, equal)
             yield self.row(model, share, "upstream, the same -b -ub", theirs, many, passes, "")
             slow = self.run("ours", model, few, ["-ub", 512], group)
             default = self.run("upstream", model, few, [], group)
+            passes = slow.passes()
             equal = self.same_bytes(model, few, [], default)
-            yield self.row(model, share, "ours, -ub 512", slow, few, few, equal)
-            yield self.row(model, share, "upstream, default", default, few, few, "")
+            yield self.row(model, share, "ours, -ub 512", slow, few, passes, equal)
+            yield self.row(model, share, "upstream, default", default, few, passes, "")
         finally:
             group.remove()
 

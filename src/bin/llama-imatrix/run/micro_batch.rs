@@ -66,14 +66,14 @@ pub(crate) struct Streaming {
 impl Streaming {
     pub(crate) fn describe(&self) -> String {
         format!(
-            "{} of weights do not fit into {} of available memory: they are read from disk {} for {} chunks, once per \
-             micro-batch of {} tokens; activations take {}",
+            "{} of weights do not fit into {} of available memory beside {} of activations: they are read from disk {} for {} \
+             chunks, once per micro-batch of {} tokens",
             units::bytes(self.read),
             units::bytes(self.available),
+            units::bytes(self.activations),
             times(self.passes),
             self.n_chunks,
-            self.n_ubatch,
-            units::bytes(self.activations)
+            self.n_ubatch
         )
     }
 }

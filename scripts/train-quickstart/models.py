@@ -41,19 +41,21 @@ class Model:
     config: Config
     schedule: Schedule
     size: str
+    # True if it starts from the weights of the bundled model (grow.py).
+    grows: bool = True
 
 
 MODELS = {
     # The bundled one.
-    "quickstart": Model(Config(), Schedule(), "4.2M-parameter llama"),
+    "quickstart": Model(Config(), Schedule(), "4.2M-parameter llama", grows=False),
     "moe": Model(
         Config(n_ff=256, n_expert=32, n_expert_used=2),
-        Schedule(steps=500, cooldown=150, peak_lr=2e-3, balance=0.003, save_every=5),
+        Schedule(steps=240, cooldown=100, warmup=20, peak_lr=2e-3, balance=0.003, save_every=5),
         "27M-parameter llama with 32 experts per layer, two of them per token,",
     ),
     "dense": Model(
         Config(n_embd=512, n_ff=1024, n_head=8, n_head_kv=4),
-        Schedule(steps=500, cooldown=150, batch=4, peak_lr=2e-3, save_every=5),
+        Schedule(steps=200, cooldown=100, warmup=20, batch=4, peak_lr=1.5e-3, save_every=5),
         "11.5M-parameter llama",
     ),
 }

@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from grow import grow
 from model import Llama
 from models import MODELS, Schedule
 from tokenizer import BOS_ID
+
+BUNDLED = Path(__file__).resolve().parents[2] / "assets/quickstart/quickstart.gguf"
 
 
 class Sequences:
@@ -87,6 +90,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of train.txt, held-out.txt and tokenizer.json")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--model", choices=MODELS, default="quickstart")
+    parser.add_argument("--start", type=Path, default=BUNDLED, help="model that the larger ones start from")
     parser.add_argument("--threads", type=int, default=2, help="the weights depend on it, in the last digits")
     args = parser.parse_args()
 
@@ -105,6 +109,8 @@ def main() -> None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
+    elif MODELS[args.model].grows:
+        print(f"grown from {args.start}; new: {', '.join(grow(model, args.start))}")
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters} parameters, {len(sequences.stream)} tokens an epoch, from step {first}", flush=True)
 

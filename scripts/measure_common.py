@@ -2,23 +2,25 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
 
 class Failed(Exception):
-    """A program ended with an error. The text is its last line."""
+    """A program ended with an error. The text is the line that says why."""
 
 
 def attempt(*command):
     """Runs a command and returns its standard output; raises Failed."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    # After a failed assertion ggml would call a debugger.
+    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         lines = (done.stdout + done.stderr).strip().splitlines()
-        # A refusal names its reason in a line that begins with "error"; a crash has none.
-        errors = [line for line in lines if line.startswith("error")]
-        raise Failed((errors or lines or [f"exit code {done.returncode}"])[-1])
+        reasons = [line for line in lines if "error:" in line or "failed to" in line or "GGML_ASSERT" in line]
+        raise Failed((reasons or lines or [f"exit code {done.returncode}"])[0].strip())
     return done.stdout
 
 

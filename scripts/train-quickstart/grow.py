@@ -5,9 +5,10 @@ from pathlib import Path
 
 import gguf
 import torch
+from torch import Tensor
 
 from export import tensor_name
-from model import Llama
+from model import Experts, Llama
 
 
 @torch.no_grad()
@@ -16,7 +17,7 @@ def grow(model: Llama, start: Path) -> list[str]:
 
     A smaller matrix fills the first rows and columns of a larger one, and the smaller model's heads and channels are the first
     ones of the larger. The rest keeps its random values. Those are small, so the larger model begins about where the smaller one
-    ended. A parameter that the smaller model lacks keeps all of them: experts begin from scratch.
+    ended.
     """
     smaller = {tensor.name: torch.from_numpy(tensor.data.copy()).float() for tensor in gguf.GGUFReader(start).tensors}
     random = []
@@ -31,4 +32,21 @@ def grow(model: Llama, start: Path) -> list[str]:
             parameter *= math.sqrt(len(found) / len(parameter))
         else:
             parameter[tuple(slice(size) for size in found.shape)] = found
-    return random
+    for block, layer in enumerate(model.blocks):
+        if isinstance(layer.ffn, Experts):
+            gate, up, down = (smaller[f"blk.{block}.ffn_{part}.weight"] for part in ("gate", "up", "down"))
+            split(layer.ffn, gate, up, down)
+    return [name for name in random if "_exps" not in name]
+
+
+def split(experts: Experts, gate: Tensor, up: Tensor, down: Tensor) -> None:
+    """Gives each expert a random part of a feed-forward network's rows, beside the random values that it has.
+
+    The weights of a token's experts sum to 1, so an expert's product is scaled as if it were that of the whole network.
+    """
+    width, whole = experts.config.n_ff, len(gate)
+    for expert in range(experts.config.n_expert):
+        rows = torch.randperm(whole)[:width]
+        experts.gate_exps[expert] += gate[rows]
+        experts.up_exps[expert] += up[rows]
+        experts.down_exps[expert] += down[:, rows] * (whole / width)

@@ -50,12 +50,12 @@ MODELS = {
     "quickstart": Model(Config(), Schedule(), "4.2M-parameter llama", grows=False),
     "moe": Model(
         Config(n_ff=256, n_expert=32, n_expert_used=2),
-        Schedule(steps=240, cooldown=100, warmup=20, peak_lr=2e-3, balance=0.003, save_every=5),
+        Schedule(steps=120, cooldown=50, warmup=15, batch=4, peak_lr=1.5e-3, balance=0.003, save_every=5),
         "27M-parameter llama with 32 experts per layer, two of them per token,",
     ),
     "dense": Model(
         Config(n_embd=512, n_ff=1024, n_head=8, n_head_kv=4),
-        Schedule(steps=200, cooldown=100, warmup=20, batch=4, peak_lr=1.5e-3, save_every=5),
+        Schedule(steps=70, cooldown=35, warmup=20, batch=4, peak_lr=1.5e-3, save_every=5),
         "11.5M-parameter llama",
     ),
 }

@@ -110,7 +110,7 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     elif MODELS[args.model].grows:
-        print(f"grown from {args.start}; new: {', '.join(grow(model, args.start))}")
+        print(f"grown from {args.start}; at random: {grow(model, args.start)}")
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters} parameters, {len(sequences.stream)} tokens an epoch, from step {first}", flush=True)
 

@@ -23,7 +23,7 @@ KINDS = {
     "measured-no-fuse": ["--no-fuse", *SENSITIVITY],
 }
 # What the costs of files are predicted with.
-PREDICTIONS = {"estimate": [], "measured": SENSITIVITY}
+PREDICTIONS = {"estimated": [], "measured": SENSITIVITY}
 
 
 def parse():
@@ -33,6 +33,7 @@ def parse():
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--pure", default=",".join(PURE), help="types of llama-quantize --pure; may be empty")
     parser.add_argument("--kinds", default="estimate,estimate-no-means,measured,measured-no-means")
+    parser.add_argument("--pure-kinds", default="measured", help="kinds of recipes to compare with pure types")
     parser.add_argument("--rows", default="", help="rows of recipe; all by default")
     parser.add_argument("--chunks", default="", help="chunks of the held-out text; all by default")
     parser.add_argument("--tokens", default="16384", help="tokens per weight of sensitivity")
@@ -45,7 +46,7 @@ def parse():
         os.path.abspath, (args.model, args.calibration, args.held_out, args.picture)
     )
     args.rows = ["--rows", args.rows] if args.rows else ["--exact"]
-    args.kinds, args.presets = args.kinds.split(","), args.presets.split(",")
+    args.kinds, args.pure_kinds, args.presets = (text.split(",") for text in (args.kinds, args.pure_kinds, args.presets))
     # Each file that recipes are compared with, and the arguments of llama-quantize for it.
     args.files = {preset: [preset] for preset in args.presets}
     args.files |= {f"pure {pure}": ["--pure", pure] for pure in args.pure.split(",") if pure}
@@ -71,7 +72,7 @@ class Measurement:
     def measure(self, name, arguments):
         """Makes a file with llama-quantize, and recipes of each kind at its size; judges all."""
         done = self.results.setdefault(name, {})
-        kinds = [kind for kind in self.args.kinds if kind not in done]
+        kinds = [kind for kind in self.kinds(name) if kind not in done]
         if "refused" in done or not kinds:
             return
         try:
@@ -85,8 +86,12 @@ class Measurement:
             done[kind] = {"bytes": os.path.getsize(file), "predicted": self.predict(file), **result.to_json()}
             os.remove(file)
         json.dump(self.results, open("results.json", "w"), indent=1)
-        cells = [f"{kind} {percent(done['it']['per_chunk'], done[kind]['per_chunk'])}" for kind in self.args.kinds]
+        cells = [f"{kind} {percent(done['it']['per_chunk'], done[kind]['per_chunk'])}" for kind in self.kinds(name)]
         print(f"{name:12} {size:9} bytes, KL {done['it']['kl']:.6f}; {', '.join(cells)}", flush=True)
+
+    def kinds(self, name):
+        """Returns the kinds of recipes at the size of a file."""
+        return self.args.kinds if name in self.args.presets else self.args.pure_kinds
 
     def recipe(self, kind, size):
         """Makes a file of a recipe, at most as large."""
@@ -112,25 +117,23 @@ def share(x):
     return f"{x:+.1f} %".replace("-", "−")
 
 
-def tables(args, results):
-    """Prints the results as Markdown."""
-    header = ["preset", "bytes", "KL divergence", *args.kinds]
+def table(names, kinds, results):
+    """Prints the comparison with some files as Markdown, and the median change."""
+    header = ["file", "bytes", "KL divergence", *kinds]
     print("\n| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
-    for name in args.files:
+    for name in names:
         row = results[name]
         if "refused" in row:
             cells = [name, f"refused: {row['refused']}"] + [""] * (len(header) - 2)
         else:
             it = row["it"]
             cells = [name, f"{it['bytes']:,}", f"{it['kl']:.6f} ± {1.96 * it['error']:.6f}"]
-            cells += [f"{row[kind]['kl']:.6f} ({percent(it['per_chunk'], row[kind]['per_chunk'])})" for kind in args.kinds]
+            cells += [f"{row[kind]['kl']:.6f} ({percent(it['per_chunk'], row[kind]['per_chunk'])})" for kind in kinds]
         print("| " + " | ".join(cells) + " |")
-    for group, names in (("presets", args.presets), ("pure types", [name for name in args.files if name not in args.presets])):
-        rows = [results[name] for name in names if "refused" not in results[name]]
-        for kind in args.kinds if rows else []:
-            found = [100 * change(row["it"]["per_chunk"], row[kind]["per_chunk"])[0] for row in rows]
-            print(f"\n{group}, {kind}: median {share(statistics.median(found))}, best {share(min(found))}, worst {share(max(found))}", end="")
-    print()
+    rows = [results[name] for name in names if "refused" not in results[name]]
+    for kind in kinds if rows else []:
+        found = [100 * change(row["it"]["per_chunk"], row[kind]["per_chunk"])[0] for row in rows]
+        print(f"\n{kind}: median {share(statistics.median(found))}, best {share(min(found))}, worst {share(max(found))}")
 
 
 def correlations(results, picture_path):
@@ -144,9 +147,8 @@ def correlations(results, picture_path):
     panels = {}
     for kind in PREDICTIONS:
         rank = spearman([predicted[kind] for _, predicted, _ in points], [kl for _, _, kl in points])
-        print(f"\n{kind} sensitivities: rank correlation of predicted and measured KL divergence {rank:.3f} over {len(points)} files", end="")
+        print(f"\n{kind} sensitivities: rank correlation of predicted and measured KL divergence {rank:.3f} over {len(points)} files")
         panels[f"{kind} sensitivities: rank correlation {rank:.3f}"] = [(group, predicted[kind], kl) for group, predicted, kl in points]
-    print()
     with open(picture_path, "w") as file:
         file.write(picture(panels))
 
@@ -157,7 +159,10 @@ def main():
     measurement = Measurement(args)
     for name, arguments in args.files.items():
         measurement.measure(name, arguments)
-    tables(args, measurement.results)
+    table(args.presets, args.kinds, measurement.results)
+    pure = [name for name in args.files if name not in args.presets]
+    if pure:
+        table(pure, args.pure_kinds, measurement.results)
     correlations({name: measurement.results[name] for name in args.files}, args.picture)
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from model import Config
+from models import MODELS
 from tokenizer import BOS, BOS_ID, LLAMA_CPP_PRE
 
-NAME = "llama-imatrix quickstart"
 DESCRIPTION = (
-    "A 4.2M-parameter llama trained on the King James Bible, to try llama-imatrix with. "
+    "A {size} trained on the King James Bible, to try llama-imatrix with. "
     "The text is in the public domain; the weights are under the MIT licence of llama-imatrix."
 )
 
@@ -29,6 +29,10 @@ BLOCK = {
     "ffn.gate.weight": "ffn_gate.weight",
     "ffn.up.weight": "ffn_up.weight",
     "ffn.down.weight": "ffn_down.weight",
+    "ffn.gate_inp.weight": "ffn_gate_inp.weight",
+    "ffn.gate_exps": "ffn_gate_exps.weight",
+    "ffn.up_exps": "ffn_up_exps.weight",
+    "ffn.down_exps": "ffn_down_exps.weight",
 }
 
 # The model was trained on no conversations: this only makes them text, as a play is written down.
@@ -42,9 +46,18 @@ def tensor_name(parameter: str) -> str:
     return f"blk.{layer}.{BLOCK[rest]}"
 
 
-def add_model(writer: gguf.GGUFWriter, config: Config) -> None:
-    writer.add_name(NAME)
-    writer.add_description(DESCRIPTION)
+# llama.cpp's own conversion keeps the router's matrix in f32, and llama-quantize leaves it alone.
+F32 = ("ffn_gate_inp.weight",)
+
+
+def stored(name: str, parameter: np.ndarray) -> np.ndarray:
+    f16 = parameter.ndim >= 2 and not name.endswith(F32)
+    return parameter.astype(np.float16 if f16 else np.float32)
+
+
+def add_model(writer: gguf.GGUFWriter, name: str, config: Config) -> None:
+    writer.add_name(f"llama-imatrix {name}")
+    writer.add_description(DESCRIPTION.format(size=MODELS[name].size))
     writer.add_license("mit")
     writer.add_languages(["en"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
@@ -58,6 +71,9 @@ def add_model(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(config.norm_eps)
+    if config.n_expert:
+        writer.add_expert_count(config.n_expert)
+        writer.add_expert_used_count(config.n_expert_used)
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, tokenizer_json: Path) -> None:
@@ -80,14 +96,15 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("tokenizer", type=Path, help="tokenizer.json")
     parser.add_argument("out", type=Path, help="model.gguf")
+    parser.add_argument("--model", choices=MODELS, default="quickstart")
     args = parser.parse_args()
 
     state = torch.load(args.checkpoint, weights_only=True)
     writer = gguf.GGUFWriter(args.out, "llama")
-    add_model(writer, Config(**state["config"]))
+    add_model(writer, args.model, Config(**state["config"]))
     add_vocabulary(writer, args.tokenizer)
     for name, parameter in state["model"].items():
-        writer.add_tensor(tensor_name(name), parameter.numpy().astype(np.float16 if parameter.ndim == 2 else np.float32))
+        writer.add_tensor(tensor_name(name), stored(tensor_name(name), parameter.numpy()))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,4 +1,4 @@
-"""A small llama: RMSNorm, rotary grouped-query attention, SwiGLU, untied output."""
+"""A small llama: RMSNorm, rotary grouped-query attention, SwiGLU, untied output; with experts if asked for."""
 
 from dataclasses import dataclass
 
@@ -20,6 +20,9 @@ class Config:
     n_head_kv: int = 2
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
+    # Experts of a layer and experts per token; 0: one feed-forward network per layer. n_ff is the width of one expert.
+    n_expert: int = 0
+    n_expert_used: int = 0
 
     @property
     def head_dim(self) -> int:
@@ -73,13 +76,52 @@ class FeedForward(nn.Module):
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
+class Experts(nn.Module):
+    """Routes as llama.cpp's `llama`: softmax over all experts, the largest ones, their weights scaled to sum 1."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.gate_inp = nn.Linear(config.n_embd, config.n_expert, bias=False)
+        self.gate_exps = nn.Parameter(torch.empty(config.n_expert, config.n_ff, config.n_embd))
+        self.up_exps = nn.Parameter(torch.empty(config.n_expert, config.n_ff, config.n_embd))
+        self.down_exps = nn.Parameter(torch.empty(config.n_expert, config.n_embd, config.n_ff))
+        # Of the last forward pass: the loss that keeps experts from dying, and the tokens of each expert.
+        self.balance = torch.zeros(())
+        self.counts = torch.zeros(config.n_expert, dtype=torch.long)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, used = x.flatten(0, -2), self.config.n_expert_used
+        probabilities = self.gate_inp(rows).softmax(-1)
+        weights, experts = probabilities.topk(used, -1)
+        weights = weights / weights.sum(-1, keepdim=True)
+
+        # One matrix product per expert, over the rows that chose it.
+        chosen = experts.flatten()
+        order = chosen.argsort(stable=True)
+        self.counts = chosen.bincount(minlength=self.config.n_expert)
+        inputs = rows.index_select(0, order // used).split(self.counts.tolist())
+        # `unbind` and not an index: the gradient of an index is as large as all experts.
+        matrices = zip(self.gate_exps.unbind(), self.up_exps.unbind(), self.down_exps.unbind())
+        products = [
+            F.linear(F.silu(F.linear(rows, gate)) * F.linear(rows, up), down)
+            for rows, (gate, up, down) in zip(inputs, matrices)
+        ]
+        products = torch.cat(products).index_select(0, order.argsort()).unflatten(0, (-1, used))
+
+        # 1 if all experts are used equally (Switch Transformers, equation 4).
+        share = self.counts / chosen.numel()
+        self.balance = self.config.n_expert * (share * probabilities.mean(0)).sum()
+        return (products * weights.unsqueeze(-1)).sum(-2).view_as(x)
+
+
 class Block(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.attn_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.attn = Attention(config)
         self.ffn_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
-        self.ffn = FeedForward(config)
+        self.ffn = Experts(config) if config.n_expert else FeedForward(config)
 
     def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
         x = x + self.attn(self.attn_norm(x), rotation)
@@ -99,10 +141,10 @@ class Llama(nn.Module):
 
     def _init_weights(self) -> None:
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
+            if parameter.ndim >= 2:
                 nn.init.normal_(parameter, std=0.02)
             # What is added to the residual stream starts smaller, 2 terms a layer (GPT-2).
-            if name.endswith(("attn.output.weight", "ffn.down.weight")):
+            if name.endswith(("attn.output.weight", "ffn.down.weight", "ffn.down_exps")):
                 parameter.data /= (2 * self.config.n_layer) ** 0.5
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -113,5 +155,8 @@ class Llama(nn.Module):
         return self.output(self.output_norm(x))
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy, in nats a token."""
+        """Mean cross entropy, in nats per token."""
         return F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten())
+
+    def experts(self) -> list[Experts]:
+        return [block.ffn for block in self.blocks if isinstance(block.ffn, Experts)]

@@ -4,9 +4,8 @@ An interrupted run continues from its last checkpoint and ends with the same wei
 """
 
 import argparse
-import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,36 +13,12 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model import Config, Llama
+from grow import grow
+from model import Llama
+from models import MODELS, Schedule
 from tokenizer import BOS_ID
 
-
-@dataclass(frozen=True)
-class Schedule:
-    """Warm-up, a cosine planned to `horizon`, and a straight cool-down to 0 where the run stops.
-
-    The cool-down parts how long a run is from how its start looks: any checkpoint before it
-    begins also starts a longer run.
-    """
-
-    steps: int = 550
-    cooldown: int = 200
-    warmup: int = 60
-    horizon: int = 1200
-    batch: int = 8
-    peak_lr: float = 3e-3
-    final_lr: float = 1e-4
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    seed: int = 1611
-    save_every: int = 10
-
-    def lr(self, step: int) -> float:
-        if step < self.warmup:
-            return self.peak_lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / (self.horizon - self.warmup)
-        cosine = self.final_lr + (self.peak_lr - self.final_lr) * (1 + math.cos(math.pi * done)) / 2
-        return cosine * min(1.0, (self.steps - step) / self.cooldown)
+BUNDLED = Path(__file__).resolve().parents[2] / "assets/quickstart/quickstart.gguf"
 
 
 class Sequences:
@@ -87,10 +62,20 @@ def encode(tokenizer: Tokenizer, text: Path) -> Tensor:
 
 
 def optimizer_for(model: Llama, schedule: Schedule) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.ndim == 2]
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
     norms = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": norms, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=schedule.peak_lr, betas=(0.9, 0.95))
+
+
+def balance(model: Llama) -> Tensor:
+    return torch.stack([experts.balance for experts in model.experts()]).mean()
+
+
+def usage(model: Llama) -> str:
+    """Tokens of the least and the most used expert of each layer, in the last batch."""
+    counts = [f"{int(experts.counts.min())}-{int(experts.counts.max())}" for experts in model.experts()]
+    return f"  tokens per expert {' '.join(counts)}" if counts else ""
 
 
 def save(path: Path, model: Llama, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -104,10 +89,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of train.txt, held-out.txt and tokenizer.json")
     parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--model", choices=MODELS, default="quickstart")
+    parser.add_argument("--start", type=Path, default=BUNDLED, help="model that the larger ones start from")
     parser.add_argument("--threads", type=int, default=2, help="the weights depend on it, in the last digits")
     args = parser.parse_args()
 
-    schedule, config = Schedule(), Config()
+    schedule, config = MODELS[args.model].schedule, MODELS[args.model].config
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(schedule.seed)
@@ -122,6 +109,8 @@ def main() -> None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
+    elif MODELS[args.model].grows:
+        print(f"grown from {args.start}; at random: {grow(model, args.start)}")
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters} parameters, {len(sequences.stream)} tokens an epoch, from step {first}", flush=True)
 
@@ -130,7 +119,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr(step)
         loss = model.loss(*sequences.batch(step, schedule.batch))
-        loss.backward()
+        (loss + schedule.balance * balance(model) if config.n_expert else loss).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         optimizer.step()
         optimizer.zero_grad()
@@ -138,7 +127,7 @@ def main() -> None:
         done = step + 1
         if done % 10 == 0:
             pace = (time.monotonic() - began) / (done - first)
-            print(f"step {done}/{schedule.steps}  loss {loss.item():.3f}  {pace:.2f} s a step", flush=True)
+            print(f"step {done}/{schedule.steps}  loss {loss.item():.3f}  {pace:.2f} s per step{usage(model)}", flush=True)
         if done % schedule.save_every == 0 or done == schedule.steps:
             save(args.checkpoint, model, optimizer, done)
 

@@ -1,28 +1,32 @@
-//! The observer of a run's contexts: the collector's lane and, if layers are measured, the lens.
+//! The observer of a run's contexts: the collector's lane, the lens if layers are measured, and the rows of experts if they
+//! are sampled.
 
 use crate::collect::Lane;
 use crate::lens::RowCapture;
 use crate::llama::{Observer, ObserverError, TensorInfo, TensorRef};
+use crate::shown::ExpertRows;
 
-/// Passes each node to those of the two that ask for it.
+/// Passes each node to those that ask for it.
 #[derive(Debug)]
 pub(super) struct Watcher {
     pub(super) lane: Lane,
     pub(super) lens: RowCapture,
+    pub(super) rows: ExpertRows,
     /// True for the lane and for the lens if it asked for the last node.
     asked: [bool; 2],
 }
 
 impl Watcher {
     pub(super) fn new(lane: Lane) -> Self {
-        Self { lane, lens: RowCapture::default(), asked: [false; 2] }
+        Self { lane, lens: RowCapture::default(), rows: ExpertRows::default(), asked: [false; 2] }
     }
 }
 
 impl Observer for Watcher {
     fn asks(&mut self, node: TensorInfo<'_>) -> bool {
         self.asked = [Observer::asks(&mut self.lane, node), self.lens.asks(node)];
-        self.asked.contains(&true)
+        let rows = self.rows.asks(node);
+        rows || self.asked.contains(&true)
     }
 
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
@@ -30,6 +34,7 @@ impl Observer for Watcher {
         if lens {
             self.lens.sees(node);
         }
+        self.rows.sees(node);
         if lane { self.lane.sees(node) } else { Ok(()) }
     }
 

@@ -26,6 +26,7 @@ mod recipe;
 mod resume;
 #[cfg(unix)]
 mod saving;
+mod shown;
 #[cfg(unix)]
 mod signals;
 #[cfg(target_os = "linux")]

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Source;
 use crate::convergence::Point;
+use crate::imatrix::describe_filled;
 use crate::lens::file::LensFile;
 use crate::report::difference::{self, Metric};
 use crate::report::sheet::{Cell, Heading, Sheet};
@@ -126,11 +127,7 @@ impl<'a> File<'a> {
     fn new(source: &'a Source) -> Self {
         let summary = Summary::new(&source.imatrix);
         let mut notes = source.notes.clone();
-        let filled: usize = source.imatrix.filled.values().map(Vec::len).sum();
-        if filled > 0 {
-            let weights = source.imatrix.filled.len();
-            notes.push(format!("{filled} experts in {weights} weights were filled from other experts"));
-        }
+        notes.extend(describe_filled(&source.imatrix.filled));
         notes.extend(summary.warnings.iter().map(ToString::to_string));
         if notes.len() > MAX_NOTES {
             let more = notes.len() - MAX_NOTES;

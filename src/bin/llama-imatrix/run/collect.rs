@@ -18,7 +18,7 @@ use super::lens::LensResult;
 use super::nextn::{load_draft, locate};
 use super::state_file::StateFile;
 use super::text::{Text, tokenize};
-use super::{dry_run, finish, last_saves, lens, preflight, saved, settings};
+use super::{dry_run, finish, last_saves, lens, preflight, saved, settings, shown};
 use crate::config::Collect;
 use crate::ui::signals::Signals;
 use crate::ui::{log, progress};
@@ -39,7 +39,7 @@ pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
     warn_of_length(task, &model);
     let layout = Layout::new(&model, nextn.is_some(), &text.chunks, task.n_batch, task.n_ubatch);
     log_system(task, backend);
-    let options = RunOptions {
+    let mut options = RunOptions {
         lens: lens::options(task, &model, &text.chunks)?,
         tuning,
         stop: Arc::clone(&signals.stop),
@@ -49,12 +49,14 @@ pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
         dry_run::report(task, &model, nextn.as_ref(), &text, &layout, &options)?;
         return Ok(ExitCode::SUCCESS);
     }
+    let mut shown = shown::prepare(task, &model, &text.chunks, &layout, &options)?;
+    options.sample = shown.as_ref().map(|shown| Arc::clone(shown.layers()));
     preflight::check_room(task, &text.chunks, &layout)?;
     let earlier = Earlier::from_imatrix(&base.imatrix, task.accumulate)?;
     let base = base.into_metadata(task, nextn.is_some());
     let _lock = preflight::lock_output(task)?;
     let lens_settings = options.lens.as_ref().map(|lens| lens::settings(&model, lens));
-    let mut state_file = StateFile::new(task, backend, &text, &base, lens_settings)?;
+    let mut state_file = StateFile::new(task, backend, &text, &base, lens_settings, options.sample.clone())?;
     let start = begin(task, state_file.as_mut(), earlier)?;
     log_plan(task, &text, &layout);
     signals.register_ending(layout.n_seq, saved::what_is_left)?;
@@ -65,7 +67,7 @@ pub(crate) fn collect(task: &Collect) -> anyhow::Result<ExitCode> {
     if outcome.stopped {
         return last_saves::interrupted(task, &mut events, &collector, &outcome, text.chunks.len(), lens.as_ref());
     }
-    finish::complete(task, &collector, &outcome, &mut events, lens.as_ref(), started)?;
+    finish::complete(task, &collector, &outcome, &mut events, lens.as_ref(), shown.as_mut(), started)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,6 +4,10 @@
 //! what this expert's gate and up make of it, which no other expert knows. So a run keeps a [sample](RowSample) of the
 //! rows that each layer's experts read, and afterwards [`ShownExperts`] computes the input of down from them, with the
 //! model's own operations and the ids of the experts in question. The evaluation of the text is not changed.
+//!
+//! 1. `ShownExperts::new` learns the operations, before the run.
+//! 2. A run with its `layers` as `RunOptions::sample` returns the sample in `Outcome::position`.
+//! 3. `ShownExperts::sums` computes the sums; [`Imatrix::fill_experts_with`](crate::Imatrix::fill_experts_with) fills the experts.
 
 #[cfg(feature = "llama")]
 mod blocks;

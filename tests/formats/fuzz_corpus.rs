@@ -102,7 +102,8 @@ fn state_of_measurements() -> Vec<u8> {
     for tensor in file.tensors() {
         // The checksum stays last.
         if tensor.name == "checksum" {
-            writer.i64_tensor("lens.chunks", &[2, 2], vec![0, 2, 1, 1]).unwrap();
+            let chunks = [0_i64, 2, 1, 1].iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
+            writer.tensor("lens.chunks", DType::I64, &[2, 2], chunks).unwrap();
             let values: Vec<u8> = (0..3 * WIDTH).flat_map(|i| (i as f64 / 8.0).to_le_bytes()).collect();
             writer.tensor("lens.values", DType::F64, &[3 * WIDTH as u64], values).unwrap();
         }

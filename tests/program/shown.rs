@@ -93,7 +93,8 @@ fn stats_check_and_report_say_how_experts_were_filled() {
     assert_eq!((note(DOWN), note(UP)), ("shown".to_owned(), "filled".to_owned()));
     assert!(stats.stderr.contains(how), "{}", stats.stderr);
     bench.ok("report shown.gguf -o page.html");
-    assert!(String::from_utf8(bench.read("page.html")).unwrap().contains(how));
+    let page = String::from_utf8(bench.read("page.html")).unwrap();
+    assert!(page.contains(how) && page.contains(r#""filled":[5]"#));
     // The list survives a merge.
     bench.ok("merge shown.gguf shown.gguf -o twice.gguf");
     assert_eq!(matrix(&bench, "twice.gguf").filled, matrix(&bench, "shown.gguf").filled);

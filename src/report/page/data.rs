@@ -72,6 +72,9 @@ struct ExpertMap<'a> {
 struct ExpertRow<'a> {
     layer: String,
     counts: &'a [i64],
+    /// Experts whose sums were filled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    filled: Vec<u32>,
 }
 
 /// The spectra of the weights, in their order. Weights with the same number of columns have the same ranks.
@@ -203,11 +206,23 @@ fn expert_maps<'a>(source: &'a Source, summary: &Summary) -> Vec<ExpertMap<'a>> 
             None => by_kind.push((kind.to_owned(), rows)),
         }
     }
+    // Weights with the same counts have the same filled experts.
+    let filled = |kinds: &str, layer: &str| -> Vec<u32> {
+        let is_first = |t: &&TensorSummary| t.layer == layer && kinds.split(", ").next() == Some(&*t.kind);
+        let name = summary.tensors.iter().find(is_first).map(|t| &t.stats.tensor);
+        let experts = name.and_then(|name| source.imatrix.filled.get(name));
+        experts.map(|experts| experts.keys().copied().collect()).unwrap_or_default()
+    };
     by_kind
         .into_iter()
-        .map(|(kinds, rows)| ExpertMap {
-            kinds,
-            rows: rows.into_iter().map(|(layer, counts)| ExpertRow { layer: layer.to_owned(), counts }).collect(),
+        .map(|(kinds, rows)| {
+            let row = |(layer, counts): (&str, &'a [i64])| ExpertRow {
+                layer: layer.to_owned(),
+                counts,
+                filled: filled(&kinds, layer),
+            };
+            let rows = rows.into_iter().map(row).collect();
+            ExpertMap { kinds, rows }
         })
         .collect()
 }

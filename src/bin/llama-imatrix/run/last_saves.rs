@@ -32,10 +32,7 @@ pub(crate) fn complete(
     let snapshot = collector.snapshot();
     let checkpoint = Checkpoint { snapshot: &snapshot, position: &outcome.position };
     if task.shard.is_whole() {
-        let saved = match shown_experts {
-            None => save_matrix(task, events, &snapshot, &Shown::new()),
-            Some(experts) => save_with_shown(task, events, &snapshot, outcome, experts),
-        };
+        let saved = save_matrix(task, events, &snapshot, shown_experts.map(|experts| (experts, outcome)));
         if let Err(error) = saved {
             errors.push(error);
             // It has all of the sums, too.
@@ -98,7 +95,7 @@ pub(crate) fn interrupted(
         Some(Err(error)) => (None, Some(error)),
     };
     if task.shard.is_whole() {
-        errors.extend(save_matrix(task, events, &snapshot, &Shown::new()).err());
+        errors.extend(save_matrix(task, events, &snapshot, None).err());
         let compared = convergence::compare(task, &snapshot, position);
         errors.extend(convergence::save_final(task, compared.as_ref()).err());
     }
@@ -122,31 +119,26 @@ pub(crate) fn interrupted(
     Ok(code)
 }
 
-/// Saves the matrix, and then again with experts that were shown rows: what is collected is safe before that takes time. A
-/// stream gets the second alone.
-fn save_with_shown(
+/// Saves the matrix. With experts to be shown rows, saves it again afterwards: what is collected is safe before that takes
+/// time. A stream gets the second alone.
+fn save_matrix(
     task: &Collect,
     events: &EventHandler<'_>,
     snapshot: &Snapshot,
-    outcome: &Outcome,
-    experts: &mut ShownExperts<'_>,
+    shown: Option<(&mut ShownExperts<'_>, &Outcome)>,
 ) -> anyhow::Result<()> {
-    let is_file = task.merge.output.is_file();
-    if is_file {
-        save_matrix(task, events, snapshot, &Shown::new())?;
-    }
-    let shown = shown::show(task, experts, snapshot, outcome, || !events.is_interrupted());
-    match shown {
-        None if is_file => Ok(()),
-        shown => save_matrix(task, events, snapshot, &shown.unwrap_or_default()),
-    }
-}
-
-fn save_matrix(task: &Collect, events: &EventHandler<'_>, snapshot: &Snapshot, shown: &Shown) -> anyhow::Result<()> {
     let entries: Vec<_> = snapshot.entries().collect();
     let imatrix = events.imatrix(snapshot.chunks, &entries);
     warn_of_gaps(&imatrix);
-    task.merge.output.save_final(&imatrix, shown)
+    let output = &task.merge.output;
+    let Some((experts, outcome)) = shown else { return output.save_final(&imatrix, &Shown::new()) };
+    if output.is_file() {
+        output.save_final(&imatrix, &Shown::new())?;
+    }
+    match shown::show(task, experts, &imatrix, outcome, || !events.is_interrupted()) {
+        None if output.is_file() => Ok(()),
+        shown => output.save_final(&imatrix, &shown.unwrap_or_default()),
+    }
 }
 
 /// Joins all errors to one.

@@ -5,9 +5,8 @@ use std::time::Instant;
 
 use anyhow::{bail, ensure};
 use llama_imatrix::calibration::Chunks;
-use llama_imatrix::collect::Snapshot;
 use llama_imatrix::evaluate::{Layout, Outcome, RunOptions};
-use llama_imatrix::imatrix::Shown;
+use llama_imatrix::imatrix::{Imatrix, Numbers, Shown};
 use llama_imatrix::llama::Model;
 use llama_imatrix::shown::{Refusal, ShownExperts};
 
@@ -68,7 +67,7 @@ fn named(refused: &[Refusal]) -> String {
 pub(crate) fn show(
     task: &Collect,
     experts: &mut ShownExperts<'_>,
-    snapshot: &Snapshot,
+    imatrix: &Imatrix<Numbers<'_>>,
     outcome: &Outcome,
     goes_on: impl Fn() -> bool,
 ) -> Option<Shown> {
@@ -79,8 +78,6 @@ pub(crate) fn show(
         return None;
     }
     let started = Instant::now();
-    let entries: BTreeMap<String, _> =
-        snapshot.entries().map(|(name, entry)| (name.to_owned(), entry.into_owned())).collect();
     let mut interrupted = false;
     let progress = |done, all| {
         if done == 0 {
@@ -89,7 +86,7 @@ pub(crate) fn show(
         interrupted = !goes_on();
         !interrupted
     };
-    let shown = match experts.sums(&entries, sample, below, progress) {
+    let shown = match experts.sums(&imatrix.entries, sample, below, progress) {
         Ok(shown) => shown,
         Err(reason) => {
             log::warn(format_args!("--fill-experts shown failed: {reason}; experts are filled as with layer"));

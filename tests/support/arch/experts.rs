@@ -1,4 +1,4 @@
-//! Models of two layers whose experts differ in their operations: biases, one matrix for gate and up, other activations,
+//! Models of two to four layers whose experts differ in their operations: biases, one matrix for gate and up, other activations,
 //! weighted inputs, scales. All in f32.
 
 use super::{Bias, Embedding, ModelFile, Norm, Vocab, Weight};
@@ -6,6 +6,8 @@ use super::{Bias, Embedding, ModelFile, Norm, Vocab, Weight};
 const VOCAB: Vocab = Vocab::Spm;
 const N_VOCAB: u64 = VOCAB.len() as u64;
 const N_LAYER: u32 = 2;
+/// Every fourth layer of llama4 has no rotary positions. llama.cpp aborts if there is none: an input of its graph is unused.
+const N_LAYER_LLAMA4: u32 = 4;
 const N_EMBD: u64 = 64;
 const N_FF: u64 = 32;
 const N_EXPERT: u64 = 6;
@@ -13,10 +15,10 @@ const N_USED: u32 = 2;
 const N_HEAD: u64 = 4;
 const HEAD: u64 = 16;
 
-fn start(arch: &'static str) -> ModelFile {
+fn start(arch: &'static str, n_layer: u32) -> ModelFile {
     let mut model = ModelFile::new(arch, VOCAB);
     model.hparam("context_length", 4096u32);
-    model.hparam("block_count", N_LAYER);
+    model.hparam("block_count", n_layer);
     model.hparam("embedding_length", N_EMBD as u32);
     model.hparam("feed_forward_length", N_FF as u32);
     model.hparam("expert_feed_forward_length", N_FF as u32);
@@ -65,17 +67,17 @@ fn experts(model: &mut ModelFile, prefix: &str) {
     );
 }
 
-fn layers(model: &mut ModelFile, mut layer: impl FnMut(&mut ModelFile, &str)) {
-    for number in 0..N_LAYER {
+fn layers(model: &mut ModelFile, n_layer: u32, mut layer: impl FnMut(&mut ModelFile, &str)) {
+    for number in 0..n_layer {
         layer(model, &format!("blk.{number}."));
     }
 }
 
 /// Biases, and the activation of gpt-oss.
 pub fn gpt_oss() -> Vec<u8> {
-    let mut model = start("gpt-oss");
+    let mut model = start("gpt-oss", N_LAYER);
     model.hparam("attention.sliding_window", 48u32);
-    layers(&mut model, |model, prefix| {
+    layers(&mut model, N_LAYER, |model, prefix| {
         attention(model, prefix);
         experts(model, prefix);
         model.tensors(
@@ -96,9 +98,9 @@ pub fn gpt_oss() -> Vec<u8> {
 
 /// The activation is a rectifier, and the router reads the input of attention.
 pub fn smallthinker() -> Vec<u8> {
-    let mut model = start("smallthinker");
+    let mut model = start("smallthinker", N_LAYER);
     model.hparam("expert_gating_func", 2u32);
-    layers(&mut model, |model, prefix| {
+    layers(&mut model, N_LAYER, |model, prefix| {
         attention(model, prefix);
         experts(model, prefix);
         model.tensors(prefix, &[("ffn_norm.weight", Norm, &[N_EMBD])]);
@@ -108,9 +110,9 @@ pub fn smallthinker() -> Vec<u8> {
 
 /// The router's weights multiply the experts' inputs, so each slot has its row. A shared expert.
 pub fn llama4() -> Vec<u8> {
-    let mut model = start("llama4");
+    let mut model = start("llama4", N_LAYER_LLAMA4);
     model.hparam("interleave_moe_layer_step", 1u32);
-    layers(&mut model, |model, prefix| {
+    layers(&mut model, N_LAYER_LLAMA4, |model, prefix| {
         attention(model, prefix);
         experts(model, prefix);
         model.tensors(
@@ -128,8 +130,8 @@ pub fn llama4() -> Vec<u8> {
 
 /// A scale per expert on each product.
 pub fn scaled() -> Vec<u8> {
-    let mut model = start("qwen3moe");
-    layers(&mut model, |model, prefix| {
+    let mut model = start("qwen3moe", N_LAYER);
+    layers(&mut model, N_LAYER, |model, prefix| {
         attention(model, prefix);
         experts(model, prefix);
         model.tensors(

@@ -37,7 +37,7 @@ fn stats_as_json_has_the_schemas_keys_and_upstreams_numbers() {
     let in_file = &schema["properties"]["files"]["items"]["properties"];
     assert_eq!(keys(&document), keys(&schema["properties"]));
     // Only with --by expert, with filled experts, with a convergence file and with a lens file.
-    let without = |value, sometimes: &[&str]| -> BTreeSet<String> {
+    let without = |value: &serde_json::Value, sometimes: &[&str]| -> BTreeSet<String> {
         keys(value).into_iter().filter(|key| !sometimes.contains(key)).map(str::to_owned).collect()
     };
     let in_files = without(in_file, &["experts", "filled", "shown", "convergence", "lens"]);

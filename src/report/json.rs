@@ -97,23 +97,21 @@ pub struct StatsFile {
 }
 
 impl StatsFile {
-    /// Returns [`filled`](Self::filled) and [`shown`](Self::shown).
+    /// Returns [`filled`](Self::filled).
     #[must_use]
-    #[expect(clippy::type_complexity, reason = "the types of two fields")]
-    pub fn filled(filled: &Filled) -> (BTreeMap<String, Vec<u32>>, BTreeMap<String, BTreeMap<u32, u32>>) {
-        let all = |experts: &BTreeMap<u32, Fill>| experts.keys().copied().collect();
-        let shown = |experts: &BTreeMap<u32, Fill>| -> BTreeMap<u32, u32> {
-            let rows = |(&expert, how): (&u32, &Fill)| match how {
-                Fill::Shown { rows } => Some((expert, *rows)),
-                Fill::Layer => None,
-            };
-            experts.iter().filter_map(rows).collect()
+    pub fn filled_experts(filled: &Filled) -> BTreeMap<String, Vec<u32>> {
+        filled.iter().map(|(name, experts)| (name.clone(), experts.keys().copied().collect())).collect()
+    }
+
+    /// Returns [`shown`](Self::shown).
+    #[must_use]
+    pub fn shown_experts(filled: &Filled) -> BTreeMap<String, BTreeMap<u32, u32>> {
+        let rows = |(&expert, how): (&u32, &Fill)| match how {
+            Fill::Shown { rows } => Some((expert, *rows)),
+            Fill::Layer => None,
         };
-        let of_weights = filled.iter().map(|(name, experts)| (name.clone(), shown(experts)));
-        (
-            filled.iter().map(|(name, experts)| (name.clone(), all(experts))).collect(),
-            of_weights.filter(|(_, shown)| !shown.is_empty()).collect(),
-        )
+        let of_weights = filled.iter().map(|(name, experts)| (name.clone(), experts.iter().filter_map(rows).collect()));
+        of_weights.filter(|(_, shown): &(String, BTreeMap<u32, u32>)| !shown.is_empty()).collect()
     }
 }
 

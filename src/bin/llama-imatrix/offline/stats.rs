@@ -140,7 +140,7 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
         if let Some(note) = &note {
             log::warn(format_args!("{note}"));
         }
-        let halves = with_halves.then_some(halves_file.as_ref());
+        let halves = Halves { are_shown: with_halves, file: halves_file.as_ref() };
         let tensors = sorted(args, statistics::tensors(summary.tensors.iter().filter(chosen)), halves)?;
         args.selection.ensure_some(tensors.rows.len()).with_context(|| format!("'{}'", path.display()))?;
         let by_expert =
@@ -157,7 +157,6 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
         if let Some(key) = args.sort.as_ref().and_then(|name| layers.key(name)) {
             layers.sort(key, args.ascending);
         }
-        let (filled, shown) = StatsFile::filled(&imatrix.filled);
         files.push(StatsFile {
             file: path.display().to_string(),
             legacy,
@@ -169,8 +168,8 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
             experts: by_expert,
             convergence: halves_file.and_then(|file| file.last().cloned()),
             lens,
-            filled,
-            shown,
+            filled: StatsFile::filled_experts(&imatrix.filled),
+            shown: StatsFile::shown_experts(&imatrix.filled),
             warnings,
         });
     }
@@ -179,20 +178,22 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns the experts of the chosen weights, and a line that names those without tokens.
-fn by_expert(
-    args: &Stats,
-    imatrix: &Imatrix,
-    summary: &Summary,
-    halves: Option<Option<&ConvergenceFile>>,
-) -> anyhow::Result<Sheet> {
+fn by_expert(args: &Stats, imatrix: &Imatrix, summary: &Summary, halves: Halves<'_>) -> anyhow::Result<Sheet> {
     let chosen = summary.tensors.iter().filter(|t| args.selection.has(t.block, &t.layer, &t.stats.tensor));
     sorted(args, experts::of_matrix(imatrix, chosen), halves)
 }
 
+/// The columns of the convergence file. All files of a command have them if one does.
+#[derive(Clone, Copy)]
+struct Halves<'a> {
+    are_shown: bool,
+    file: Option<&'a ConvergenceFile>,
+}
+
 /// Appends the columns of the convergence file, if files have one, and sorts the sheet.
-fn sorted(args: &Stats, mut tensors: Sheet, halves: Option<Option<&ConvergenceFile>>) -> anyhow::Result<Sheet> {
-    if let Some(file) = halves {
-        convergence::append(&mut tensors, file);
+fn sorted(args: &Stats, mut tensors: Sheet, halves: Halves<'_>) -> anyhow::Result<Sheet> {
+    if halves.are_shown {
+        convergence::append(&mut tensors, halves.file);
     }
     let Some(name) = &args.sort else { return Ok(tensors) };
     let Some(key) = tensors.key(name) else {

@@ -1,11 +1,12 @@
-// Uses a report as a person does: node scripts/check-report.mjs PAGE FOLDER. See check-report.sh.
+// Uses a report as a person does: node scripts/check-report.mjs PAGE FOLDER FILLED, where FILLED is the page of a matrix with
+// filled experts. See check-report.sh.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 
 const { chromium } = createRequire(process.env.PLAYWRIGHT)("playwright-core");
-const [file, folder] = process.argv.slice(2);
+const [file, folder, filled] = process.argv.slice(2);
 const SIZES = { desktop: { width: 1400, height: 900 }, phone: { width: 390, height: 844 } };
 
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--headless", "--no-sandbox", "--disable-gpu"] });
@@ -27,7 +28,20 @@ for (const [size, viewport] of Object.entries(SIZES)) {
     await context.close();
   }
 }
+await useFilled(await browser.newPage({ viewport: SIZES.desktop }));
 await browser.close();
+
+/** A filled expert is named in the notes, in the verdict and under the pointer. */
+async function useFilled(page) {
+  await page.goto(pathToFileURL(path.resolve(filled)).href, { waitUntil: "load" });
+  assert.match(await page.locator("#summary .note").textContent(), /3 experts in 3 weights were filled/);
+  assert.match(await page.locator("#summary .verdict").textContent(), /1 of 24 experts saw few tokens or none: their sums were filled/);
+  const canvas = page.locator("#experts canvas").first();
+  await canvas.scrollIntoViewIfNeeded();
+  const box = await canvas.boundingBox();
+  await page.mouse.move(box.x + (5.5 / 8) * box.width, box.y + (1.5 / 3) * box.height);
+  assert.match(await page.locator("#experts").textContent(), /layer 1, expert 5: 1 row, .* filled/);
+}
 
 async function use(page, colorScheme) {
   const theme = () => page.evaluate(() => document.documentElement.dataset.theme);

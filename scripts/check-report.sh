@@ -42,4 +42,6 @@ cp tests/data/report/first.lens.json "$out/second.lens.json"
 cp tests/data/report/estimated.csv tests/data/report/measured.csv "$out"
 "$CARGO_TARGET_DIR/release/llama-imatrix" report "$out/first.gguf" "$out/second.gguf" \
     --recipe-curve "$out/estimated.csv" --recipe-curve "$out/measured.csv" -o "$out/report.html"
-PLAYWRIGHT="$playwright/" CHROMIUM="$chromium" node "$here/check-report.mjs" "$out/report.html" "$out"
+"$CARGO_TARGET_DIR/release/llama-imatrix" merge "$data/qwen3moe.gguf" -o "$out/filled.gguf" --fill-experts layer
+"$CARGO_TARGET_DIR/release/llama-imatrix" report "$out/filled.gguf" -o "$out/filled.html"
+PLAYWRIGHT="$playwright/" CHROMIUM="$chromium" node "$here/check-report.mjs" "$out/report.html" "$out" "$out/filled.html"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes the readers of files and texts, the state file, the merge, chat templates and the greeting of an RPC server:
+# Fuzzes the readers of files and texts, the state file, lens and convergence files, the merge, chat templates and the
+# greeting of an RPC server:
 # scripts/fuzz.sh [SECONDS [TARGET...]]
 #
 # Each target runs for SECONDS (60) under AddressSanitizer, with leak detection, a timeout of 10 seconds and a memory limit,
@@ -11,7 +12,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(gguf_imatrix dat state merge lens chat jsonl compressed logits rpc_greeting)
+[ ${#targets[@]} -gt 0 ] || targets=(gguf_imatrix dat state merge lens convergence chat jsonl compressed logits rpc_greeting)
 
 command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked" >&2; exit 1; }
 export RUSTC_BOOTSTRAP=1

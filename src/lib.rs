@@ -34,6 +34,7 @@
 //! | [`mixture`], [`check`] | `llama-quantize`'s rules; whether a matrix will do | no |
 //! | [`lens`] | effect of each layer on the predictions | to measure |
 //! | [`collect`] | sums the inputs of products, as they come | no |
+//! | [`shown`] | rows shown to experts that saw few tokens | to show them |
 //! | [`exact`] | sums that do not depend on the order of their terms | no |
 //! | [`state`] | state files: resuming a run, sharing it out over machines | no |
 //! | [`nextn`] | finds a model's `NextN` layers and checks a draft model | for loaded models |
@@ -69,6 +70,7 @@ pub mod products;
 pub mod quantize;
 mod random;
 pub mod report;
+pub mod shown;
 pub mod state;
 pub mod stats;
 mod sums;

@@ -51,7 +51,7 @@ _llama_imatrix() {
         merge) if [ "$COMP_CWORD" -gt 1 ]; then
             case "$prev" in
                 --output-format) COMPREPLY=($(compgen -W "gguf dat" -- "$cur")); return;;
-                --fill-experts) COMPREPLY=($(compgen -W "none layer" -- "$cur")); return;;
+                --fill-experts) COMPREPLY=($(compgen -W "none layer shown" -- "$cur")); return;;
             esac
             case "$cur" in
                 -*) COMPREPLY=($(compgen -W "-o --output --output-format --weight --fill-experts --fill-below --legacy-chunk-size -h --help" -- "$cur"));;
@@ -116,7 +116,7 @@ _llama_imatrix() {
     case "$prev" in
         -f|--file|-bf|--binary-file|-o|--output|--output-file|--in-file|--chat-template-file|--kl-divergence-base|-m|--model|-hff|--hf-file|--lora|--lora-scaled|--control-vector|--control-vector-scaled|--log-file|--spec-draft-model|-md|--model-draft|--grammar-file|-jf|--json-schema-file) COMPREPLY=($(compgen -f -- "$cur"));;
         --output-format) COMPREPLY=($(compgen -W "gguf dat" -- "$cur"));;
-        --fill-experts) COMPREPLY=($(compgen -W "none layer" -- "$cur"));;
+        --fill-experts) COMPREPLY=($(compgen -W "none layer shown" -- "$cur"));;
         --accumulate) COMPREPLY=($(compgen -W "f32 f64" -- "$cur"));;
         --sum-on) COMPREPLY=($(compgen -W "auto device host" -- "$cur"));;
         --nan) COMPREPLY=($(compgen -W "discard abort" -- "$cur"));;

@@ -12,6 +12,7 @@ mod reasons;
 mod scan;
 mod sizes;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -23,7 +24,7 @@ pub use model::{Model, ModelError};
 pub use quantization::{Quantization, Refusal, Target};
 
 use crate::convergence::{ConvergenceFile, Point};
-use crate::imatrix::{Loaded, Slice};
+use crate::imatrix::{Fill, Loaded, Slice};
 use crate::mixture::FileType;
 use finding::Findings;
 use scan::Scans;
@@ -118,8 +119,10 @@ pub struct MatrixFacts {
     pub datasets: Vec<String>,
     /// Number of entries that also have sums of activations (`in_sum`).
     pub entries_with_in_sum: usize,
-    /// Number of experts, over all weights, whose sums were filled from other experts.
+    /// Number of experts, over all weights, whose sums were filled.
     pub filled_experts: usize,
+    /// Number of these that were filled from rows that were shown to them.
+    pub shown_experts: usize,
 }
 
 /// The part of a model that has data: of the tensors that are converted to a type that uses a matrix.
@@ -208,6 +211,7 @@ fn model_facts(model: &Model) -> ModelFacts {
 
 fn matrix_facts(matrix: &Loaded<Slice<'_>>) -> MatrixFacts {
     let counts = matrix.entries.values().flat_map(|entry| &entry.counts);
+    let how_filled = || matrix.filled.values().flat_map(BTreeMap::values);
     MatrixFacts {
         legacy: matrix.is_legacy,
         entries: matrix.entries.len(),
@@ -216,6 +220,7 @@ fn matrix_facts(matrix: &Loaded<Slice<'_>>) -> MatrixFacts {
         tokens: if matrix.is_legacy { 0 } else { counts.copied().max().unwrap_or(0) },
         datasets: matrix.datasets.clone(),
         entries_with_in_sum: matrix.entries.values().filter(|entry| entry.sum.is_some()).count(),
-        filled_experts: matrix.filled.values().map(Vec::len).sum(),
+        filled_experts: how_filled().count(),
+        shown_experts: how_filled().filter(|how| **how != Fill::Layer).count(),
     }
 }

@@ -3,7 +3,7 @@
 use super::finding::{Findings, Level, listed};
 use super::scan::{EntryScan, Scans};
 use super::{Model, quantization};
-use crate::imatrix::{Loaded, Slice};
+use crate::imatrix::{Loaded, Slice, describe_filled};
 
 /// Reports numbers that no run writes.
 pub(super) fn numbers(findings: &mut Findings, matrix: &Loaded<Slice<'_>>, scans: &Scans<'_>) {
@@ -52,11 +52,8 @@ pub(super) fn metadata(findings: &mut Findings, matrix: &Loaded<Slice<'_>>) {
     if matrix.is_legacy {
         return;
     }
-    let filled: usize = matrix.filled.values().map(Vec::len).sum();
-    if filled > 0 {
-        let names: Vec<String> = matrix.filled.keys().cloned().collect();
-        let text = format!("{filled} experts in {} weights were filled from other experts", names.len());
-        findings.add(Level::Note, "filled-experts", names, text);
+    if let Some(text) = describe_filled(&matrix.filled) {
+        findings.add(Level::Note, "filled-experts", matrix.filled.keys().cloned().collect(), text);
     }
     if !matrix.has_metadata {
         let text = "imatrix.datasets, imatrix.chunk_count or imatrix.chunk_size is missing in the file";

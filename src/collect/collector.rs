@@ -1,7 +1,10 @@
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::convergence::Convergence;
+use rayon::prelude::*;
+
+use crate::convergence::{Convergence, WeightAgreement};
 use crate::imatrix::{Entry, Imatrix};
 use crate::options::SumOn;
 use crate::sums::{Accumulate, Half};
@@ -270,14 +273,27 @@ impl Snapshot {
         Imatrix { entries, chunk_count: self.chunks, ..Imatrix::default() }
     }
 
-    /// Compares the halves of the batches so far. `None` unless [`CollectorOptions::convergence`] was set and the halves of
-    /// earlier sums are known.
+    /// Compares the halves of the batches so far, on all CPUs. `None` unless [`CollectorOptions::convergence`] was set and
+    /// the halves of earlier sums are known.
     #[must_use]
     pub fn convergence(&self) -> Option<Convergence> {
-        let halves =
-            self.entries.iter().map(|(name, entry)| Some((name.as_str(), entry.sums.entry(), &**entry.even.as_ref()?)));
-        let halves = halves.collect::<Option<Vec<_>>>().filter(|halves| !halves.is_empty())?;
-        Some(Convergence::measure(halves))
+        // Weights that share sums agree equally. Exact sums are rounded one after the other, not all at once.
+        let mut places: BTreeMap<*const Stored, usize> = BTreeMap::new();
+        let mut distinct: Vec<(&Stored, &Half)> = Vec::new();
+        let mut weights = Vec::new();
+        for (name, Frozen { sums, even }) in &self.entries {
+            let even = even.as_deref()?;
+            let place = *places.entry(Arc::as_ptr(sums)).or_insert(distinct.len());
+            if place == distinct.len() {
+                distinct.push((sums, even));
+            }
+            weights.push((name, place));
+        }
+        let measure = |&(sums, even): &(&Stored, &Half)| WeightAgreement::new("", &sums.entry(), even);
+        let measured: Vec<WeightAgreement> = distinct.par_iter().map(measure).collect();
+        let of = |(name, place): (&String, usize)| WeightAgreement { weight: name.clone(), ..measured[place].clone() };
+        let weights: Vec<WeightAgreement> = weights.into_iter().map(of).collect();
+        (!weights.is_empty()).then_some(Convergence { weights })
     }
 
     /// Returns every weight with its sums in full precision and their even half. Weights that share sums have the same

@@ -85,7 +85,7 @@ impl ConvergenceFile {
     ///
     /// # Errors
     /// The rule that the bytes break.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Error> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         // Format and version are checked first: another version may have other fields.
         #[derive(Deserialize)]
         struct Head {

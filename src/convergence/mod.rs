@@ -137,16 +137,16 @@ impl WeightAgreement {
         }
     }
 
-    fn new(weight: &str, all: &Entry, even: &Half) -> Self {
-        let odd = all.odd_half(even);
+    /// Compares the halves of an entry, given all sums and the even half.
+    pub(crate) fn new(weight: &str, all: &Entry, even: &Half) -> Self {
         let mut total = Comparison::default();
         let matrices =
             if all.row_len().is_some() && even.counts.len() == all.counts.len() { all.counts.len() } else { 0 };
         let experts = (0..matrices).map(|expert| {
             let len = all.sum2.len() / matrices;
             let columns = expert * len..(expert + 1) * len;
-            let rows = [even.counts[expert], odd.counts[expert]];
-            let comparison = Comparison::new(&even.sum2[columns.clone()], &odd.sum2[columns], rows)?;
+            let rows = [even.counts[expert], all.counts[expert].saturating_sub(even.counts[expert])];
+            let comparison = Comparison::new(even.sum2.get(columns.clone())?, &all.sum2[columns], rows)?;
             total.add(&comparison);
             comparison.agreement()
         });
@@ -173,17 +173,17 @@ struct Comparison {
 }
 
 impl Comparison {
-    /// `None` if a half has no rows.
-    fn new(even: &[f64], odd: &[f64], rows: [i64; 2]) -> Option<Self> {
+    /// `None` if a half has no rows. The odd half is the rest of `all` sums.
+    fn new(even: &[f64], all: &[f32], rows: [i64; 2]) -> Option<Self> {
         if rows.iter().any(|&rows| rows < 1) {
             return None;
         }
         let mut sums = Self { rows, ..Self::default() };
         let [n_even, n_odd] = rows.map(|rows| rows as f64);
         let n = n_even + n_odd;
-        for (&even, &odd) in even.iter().zip(odd) {
+        for (&even, &all) in even.iter().zip(all) {
             // Rounding may leave a sum of nothing below 0.
-            let (even, odd) = (even.max(0.0), odd.max(0.0));
+            let (even, odd) = (even.max(0.0), (f64::from(all) - even).max(0.0));
             let (a, b, m) = (even / n_even, odd / n_odd, (even + odd) / n);
             sums.squares[0] += a * a;
             sums.squares[1] += b * b;
@@ -230,9 +230,10 @@ fn energy(values: &Numbers<'_>) -> f64 {
     sum
 }
 
-/// Rounds to nine decimals: a number read from JSON is then the number that was written.
+/// Rounds to nine decimals: a number read from JSON is then the number that was written. Leaves large numbers, whose f64 has
+/// fewer decimals, as they are.
 fn rounded(x: f64) -> f64 {
-    (x * 1e9).round() / 1e9
+    if x.abs() < 1e6 { (x * 1e9).round() / 1e9 } else { x }
 }
 
 fn nine_decimals<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

@@ -135,3 +135,12 @@ fn a_file_that_breaks_a_rule_is_refused_with_the_rule() {
         assert!(error.contains(says), "{error}");
     }
 }
+
+#[test]
+fn numbers_of_any_size_are_read_as_written() {
+    for x in [0.123_456_789, 1.0, 123_456.789_012_345, 9_007_199.254_740_993, 1e300, -1e308] {
+        let once = rounded(x);
+        assert_eq!(rounded(once).to_bits(), once.to_bits(), "{x}");
+        assert!(once.is_finite(), "{x}");
+    }
+}

@@ -11,6 +11,7 @@ use crate::collect::collector::Collector;
 use crate::lens::{ChunkFindings, LensProbe, SamplePoint, positions};
 use crate::llama::{self, Batch, Context, Model, Timings};
 use crate::nextn::Layer;
+use crate::shown::{ROWS, RowSample, SampledLayer};
 
 use super::documents::Rows;
 use super::nextn::Follower;
@@ -33,6 +34,12 @@ pub(super) struct Evaluator<'a> {
     probe: Option<LensProbe<'a>>,
     /// See [`RunOptions::read_ahead`].
     reader: Option<Reader>,
+    /// Layers whose experts' rows are sampled.
+    sampled: Option<Arc<[SampledLayer]>>,
+    /// Tokens above this bound are not sampled.
+    bound: Arc<AtomicU64>,
+    /// Chunk and position of the tokens whose rows the decode copies.
+    sampled_tokens: Vec<(usize, usize)>,
     /// See [`RunOptions::tokens_done`].
     tokens_done: Arc<AtomicU64>,
 }
@@ -44,6 +51,8 @@ pub(super) struct Evaluated {
     pub(super) nlls: Vec<Vec<f64>>,
     /// Measurements of the layers, by chunk.
     pub(super) findings: BTreeMap<usize, ChunkFindings>,
+    /// Sampled rows of experts.
+    pub(super) sample: RowSample,
 }
 
 impl<'a> Evaluator<'a> {
@@ -95,6 +104,9 @@ impl<'a> Evaluator<'a> {
             perplexity: options.perplexity && has_logits,
             probe: options.lens.clone().map(|lens| LensProbe::new(model, lens)),
             reader: options.read_ahead.as_ref().and_then(Reader::start),
+            sampled: options.sample.clone(),
+            bound: Arc::default(),
+            sampled_tokens: Vec::new(),
             tokens_done: Arc::clone(&options.tokens_done),
         })
     }
@@ -130,8 +142,9 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// Adds the following batches to `collector`, starting with its first.
-    pub(super) fn enter(&mut self, collector: &Collector) {
+    /// Adds the following batches to `collector`, starting with its first. Tokens above `bound` are not sampled.
+    pub(super) fn enter(&mut self, collector: &Collector, bound: &Arc<AtomicU64>) {
+        self.bound = Arc::clone(bound);
         *self.context.observer_mut() = Watcher::new(collector.lane()).with_reader(self.reader.clone());
     }
 
@@ -145,12 +158,13 @@ impl<'a> Evaluator<'a> {
         if let Some(nextn) = &mut self.nextn {
             nextn.clear();
         }
-        let mut findings = BTreeMap::new();
-        let nlls = if self.chunks.are_documents() {
-            self.decode_rows(chunks, &mut findings)?
+        let mut out =
+            Evaluated { sample: RowSample::new(self.sampled.clone().unwrap_or_default()), ..Evaluated::default() };
+        if self.chunks.are_documents() {
+            self.decode_rows(chunks, &mut out)?;
         } else {
-            self.decode_abreast(first, chunks, &mut findings)?
-        };
+            self.decode_abreast(first, chunks, &mut out)?;
+        }
         self.context.synchronize();
         self.context.observer_mut().lane.end_batch().map_err(|error| {
             // It is unknown which chunk of the batch caused the error.
@@ -158,17 +172,13 @@ impl<'a> Evaluator<'a> {
             let place = |token| if token == 0 { (first, ends[0]) } else { (last, ends[1]) };
             failed(llama::Error::Observer(error.into()), chunks, 2, place)
         })?;
-        Ok(Evaluated { nlls, findings })
+        Ok(out)
     }
 
     /// Decodes chunks of documents, one after the other. A decode takes as many rows as a micro-batch.
-    fn decode_rows(
-        &mut self,
-        chunks: &[usize],
-        findings: &mut BTreeMap<usize, ChunkFindings>,
-    ) -> Result<Vec<Vec<f64>>, Error> {
+    fn decode_rows(&mut self, chunks: &[usize], out: &mut Evaluated) -> Result<(), Error> {
         let rows = Rows::new(self.chunks, chunks);
-        let mut nlls = vec![Vec::new(); if self.perplexity { chunks.len() } else { 0 }];
+        out.nlls = vec![Vec::new(); if self.perplexity { chunks.len() } else { 0 }];
         let step = self.step_of_rows();
         let drawn = self.draw(chunks);
         for from in (0..rows.len()).step_by(step) {
@@ -185,29 +195,26 @@ impl<'a> Evaluator<'a> {
             let shape = rows_shape(part.len());
             let points = |row| rows.place(part.start + row);
             self.select_points(shape, part.len(), &drawn, points);
+            self.select_tokens(part.len(), &out.sample, points);
             let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
-            self.look(shape, findings)?;
+            self.look(shape, &mut out.findings)?;
+            self.sample_tokens(&mut out.sample);
             if let Some(nextn) = &mut self.nextn {
                 nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
             }
             self.tokens_done.fetch_add(part.len() as u64, Ordering::Relaxed);
             if self.perplexity {
-                rows.sort(part, &scores.ok_or_else(no_logits)?, &mut nlls);
+                rows.sort(part, &scores.ok_or_else(no_logits)?, &mut out.nlls);
             }
         }
-        Ok(nlls)
+        Ok(())
     }
 
     /// Decodes chunks of equal length in parallel, as one sequence each.
-    fn decode_abreast(
-        &mut self,
-        first: usize,
-        chunks: &[usize],
-        findings: &mut BTreeMap<usize, ChunkFindings>,
-    ) -> Result<Vec<Vec<f64>>, Error> {
+    fn decode_abreast(&mut self, first: usize, chunks: &[usize], out: &mut Evaluated) -> Result<(), Error> {
         let len = self.chunks.get(first).len();
         let perplexity = self.perplexity && len == self.chunks.size();
-        let mut nlls = vec![Vec::new(); if perplexity { chunks.len() } else { 0 }];
+        out.nlls = vec![Vec::new(); if perplexity { chunks.len() } else { 0 }];
         let step = self.step(chunks.len());
         let drawn = self.draw(chunks);
         for from in (0..len).step_by(step) {
@@ -223,24 +230,25 @@ impl<'a> Evaluator<'a> {
             };
             let shape = (positions.len(), chunks.len());
             let each = positions.len();
-            self.select_points(shape, each * chunks.len(), &drawn, |row| {
-                (row / each, chunks[row / each], positions.start + row % each)
-            });
+            let place = |row: usize| (row / each, chunks[row / each], positions.start + row % each);
+            self.select_points(shape, each * chunks.len(), &drawn, place);
+            self.select_tokens(each * chunks.len(), &out.sample, place);
             let scores = self.context.score(&mut self.batch, targets).map_err(failed)?;
-            self.look(shape, findings)?;
+            self.look(shape, &mut out.findings)?;
+            self.sample_tokens(&mut out.sample);
             if let Some(nextn) = &mut self.nextn {
                 nextn.follow(&mut self.context, &self.batch).map_err(failed)?;
             }
             self.tokens_done.fetch_add((each * chunks.len()) as u64, Ordering::Relaxed);
             if perplexity {
                 let scores = scores.ok_or_else(no_logits)?;
-                let each = scores.len() / nlls.len();
-                for (sequence, nlls) in nlls.iter_mut().enumerate() {
+                let each = scores.len() / out.nlls.len();
+                for (sequence, nlls) in out.nlls.iter_mut().enumerate() {
                     nlls.extend_from_slice(&scores[sequence * each..][..each]);
                 }
             }
         }
-        Ok(nlls)
+        Ok(())
     }
 
     /// Draws the positions of each chunk to measure, among those whose next token is known.
@@ -313,6 +321,33 @@ impl<'a> Evaluator<'a> {
         probe
             .measure(&mut self.context.observer_mut().lens, shape, findings)
             .map_err(|error| Error::Refused(format!("failed to measure the layers: {error}")))
+    }
+
+    /// Makes the next decode, of `n_tokens` tokens, copy the rows of those that may be in the sample of the run, of which
+    /// `so_far` is a part. `place` returns the sequence, the chunk and the position of a row.
+    fn select_tokens(&mut self, n_tokens: usize, so_far: &RowSample, place: impl Fn(usize) -> (usize, usize, usize)) {
+        let Some(layers) = &self.sampled else { return };
+        let bound = self.bound.load(Ordering::Relaxed).min(so_far.bound());
+        let token = |row| {
+            let (_, chunk, position) = place(row);
+            (RowSample::order(chunk, position), row, (chunk, position))
+        };
+        let mut tokens: Vec<_> = (0..n_tokens).map(token).filter(|(order, ..)| *order <= bound).collect();
+        if tokens.len() > ROWS {
+            tokens.select_nth_unstable(ROWS);
+            tokens.truncate(ROWS);
+        }
+        let rows = tokens.iter().map(|(_, row, _)| *row).collect();
+        self.sampled_tokens = tokens.into_iter().map(|(.., token)| token).collect();
+        self.context.observer_mut().rows.start(layers, rows, n_tokens);
+    }
+
+    /// Adds the copied rows to a sample.
+    fn sample_tokens(&mut self, sample: &mut RowSample) {
+        let copied = self.context.observer_mut().rows.take();
+        for ((chunk, position), rows) in self.sampled_tokens.drain(..).zip(copied) {
+            sample.offer(chunk as u64, position as u64, &rows);
+        }
     }
 
     /// Returns the number of rows of documents per decode.

@@ -1,7 +1,8 @@
 //! Evaluates several batches in parallel, each in a separate lane, and reports them in order.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::time::Instant;
 
@@ -153,6 +154,8 @@ pub(super) struct Delivery<'l> {
     timed: bool,
     stop_when_covered: Option<u64>,
     stop_when_converged: Option<f64>,
+    /// Tokens above this bound are no longer sampled.
+    bound: Arc<AtomicU64>,
     /// True if the listener has requested a checkpoint that is not taken yet.
     asked: bool,
     /// The last checkpoint, if the listener keeps none and chunks may be discarded.
@@ -184,6 +187,7 @@ impl<'l> Delivery<'l> {
             timed: false,
             stop_when_covered: options.stop_when_covered,
             stop_when_converged: options.stop_when_converged,
+            bound: Arc::default(),
             asked: false,
             kept,
             covered: false,
@@ -193,10 +197,12 @@ impl<'l> Delivery<'l> {
     }
 
     fn deliver(&mut self, batches: &Batches, report: Report) -> Result<(), Error> {
-        let Evaluated { nlls, findings } = report.evaluated?;
+        let Evaluated { nlls, findings, sample } = report.evaluated?;
         for (chunk, findings) in findings {
             self.position.findings.insert(chunk, findings);
         }
+        self.position.sample.join(&sample);
+        self.bound.store(self.position.sample.bound(), Ordering::Relaxed);
         let batch = &batches.0[report.index].chunks;
         let snapshots = self.collector.take_due(report.index);
         // Batches repeated after a step back are not saved again.
@@ -304,8 +310,9 @@ pub(super) fn evaluate(
     options: &RunOptions,
     delivery: &mut Delivery<'_>,
 ) -> Result<bool, Error> {
+    delivery.bound.store(delivery.position.sample.bound(), Ordering::Relaxed);
     for evaluator in &mut *evaluators {
-        evaluator.enter(delivery.collector);
+        evaluator.enter(delivery.collector, &delivery.bound);
     }
     let stop = || options.stop.load(Ordering::Relaxed);
     // Lanes need the number of uses of each input in the first batch to know when it is their turn.

@@ -26,6 +26,7 @@ use crate::lens::{Findings, LensOptions};
 use crate::llama::{self, ContextOptions, FlashAttention, Model, Outputs, Timings, Tuning};
 use crate::nextn::Layer;
 use crate::perplexity::Estimate;
+use crate::shown::{RowSample, SampledLayer};
 use crate::state::{ChunkSet, Likelihoods};
 
 pub use lanes::Lanes;
@@ -61,6 +62,8 @@ pub struct RunOptions {
     pub max_bad_chunks: usize,
     /// Measurements of the layers during the run.
     pub lens: Option<LensOptions>,
+    /// Sample the rows of these layers' experts, for [`ShownExperts`](crate::shown::ShownExperts).
+    pub sample: Option<Arc<[SampledLayer]>>,
     /// End the run once every expert has this many tokens, including those of earlier sums. Batches are then evaluated
     /// one by one.
     pub stop_when_covered: Option<u64>,
@@ -95,6 +98,7 @@ impl Default for RunOptions {
             keep_likelihoods: false,
             max_bad_chunks: 0,
             lens: None,
+            sample: None,
             stop_when_covered: None,
             stop_when_converged: None,
             read_ahead: None,
@@ -176,6 +180,8 @@ pub struct Position {
     pub findings: Findings,
     /// How well the halves of the text agreed at each save; empty unless they are kept.
     pub curve: Vec<Point>,
+    /// Sampled rows of experts; empty unless they are [requested](RunOptions::sample).
+    pub sample: RowSample,
 }
 
 /// Sums and progress at the end of a batch, sufficient to resume the run.
@@ -324,11 +330,16 @@ pub(crate) fn sequences_per_batch(n_batch: usize, chunk_size: usize) -> usize {
 }
 
 /// Checks that each decode is a single micro-batch: only then is it known which row belongs to which token.
-fn check_lens(nextn: bool, chunks: &Chunks, layout: &Layout, options: &RunOptions) -> Result<(), Error> {
+fn check_rows(nextn: bool, chunks: &Chunks, layout: &Layout, options: &RunOptions) -> Result<(), Error> {
     let n_ubatch = options.n_ubatch;
+    let purpose = match (&options.lens, &options.sample) {
+        (Some(_), _) => "to look into the layers",
+        (None, Some(_)) => "to sample rows of experts (--fill-experts shown)",
+        (None, None) => return Ok(()),
+    };
     let refuse = |needs: String| {
         Err(Error::Refused(format!(
-            "micro-batches of {n_ubatch} tokens are too small to look into the layers: they need {needs} (--ubatch-size)"
+            "micro-batches of {n_ubatch} tokens are too small {purpose}: they need {needs} (--ubatch-size)"
         )))
     };
     if nextn && options.n_batch.min(layout.n_ctx) > n_ubatch {
@@ -371,8 +382,11 @@ pub fn run(
             "NextN layers need a single sequence per batch, found {n_seq}; hint: a smaller --batch-size"
         )));
     }
-    if options.lens.is_some() {
-        check_lens(nextn.is_some(), chunks, &layout, options)?;
+    check_rows(nextn.is_some(), chunks, &layout, options)?;
+    let mut start = start;
+    let layers = options.sample.as_deref().unwrap_or_default();
+    if start.position.sample.layers() != layers {
+        start.position.sample = RowSample::new(layers);
     }
     let n_batches = Batches::new(&layout, options, &start.position, &start.position.discarded, None).len();
     let mut evaluators = lanes::evaluators(model, nextn, chunks, &layout, collector, options, n_batches)?;

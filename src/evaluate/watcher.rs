@@ -1,16 +1,19 @@
-//! The observer of a run's contexts: the collector's lane, if layers are measured the lens, and the reader of weights.
+//! The observer of a run's contexts: the collector's lane, the lens if layers are measured, the rows of experts if they are
+//! sampled, and the reader of weights.
 
 use crate::collect::Lane;
 use crate::lens::RowCapture;
 use crate::llama::{Observer, ObserverError, Op, TensorInfo, TensorRef};
+use crate::shown::ExpertRows;
 
 use super::read_ahead::Reader;
 
-/// Passes each node to those of lane and lens that ask for it.
+/// Passes each node to those that ask for it.
 #[derive(Debug)]
 pub(super) struct Watcher {
     pub(super) lane: Lane,
     pub(super) lens: RowCapture,
+    pub(super) rows: ExpertRows,
     /// True for the lane and for the lens if it asked for the last node.
     asked: [bool; 2],
     /// Reads the weights of the next nodes.
@@ -19,7 +22,7 @@ pub(super) struct Watcher {
 
 impl Watcher {
     pub(super) fn new(lane: Lane) -> Self {
-        Self { lane, lens: RowCapture::default(), asked: [false; 2], reader: None }
+        Self { lane, lens: RowCapture::default(), rows: ExpertRows::default(), asked: [false; 2], reader: None }
     }
 
     pub(super) fn with_reader(self, reader: Option<Reader>) -> Self {
@@ -36,7 +39,8 @@ impl Observer for Watcher {
             reader.comes_to(weight.base_name());
         }
         self.asked = [Observer::asks(&mut self.lane, node), self.lens.asks(node)];
-        self.asked.contains(&true)
+        let rows = self.rows.asks(node);
+        rows || self.asked.contains(&true)
     }
 
     fn sees(&mut self, node: TensorRef<'_>) -> Result<(), ObserverError> {
@@ -44,6 +48,7 @@ impl Observer for Watcher {
         if lens {
             self.lens.sees(node);
         }
+        self.rows.sees(node);
         if lane { self.lane.sees(node) } else { Ok(()) }
     }
 

@@ -1,11 +1,66 @@
-//! Fills experts that saw few tokens or none from the other experts of their weight.
+//! Fills experts that saw few tokens or none: from the other experts of their weight, or from sums of rows that were shown
+//! to them.
 
 use std::collections::BTreeMap;
 
 use super::{Entry, Imatrix};
 
-/// Experts whose sums were filled, by weight: indices in ascending order.
-pub type Filled = BTreeMap<String, Vec<u32>>;
+/// How an expert's sums were filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fill {
+    /// From the other experts of its weight.
+    Layer,
+    /// From sampled rows of its layer, which went through the expert itself.
+    Shown {
+        /// Number of rows.
+        rows: u32,
+    },
+}
+
+/// Experts whose sums were filled, by weight.
+pub type Filled = BTreeMap<String, BTreeMap<u32, Fill>>;
+
+/// Sums of an expert's input over rows that were shown to it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ShownSums {
+    /// Number of rows.
+    pub rows: u32,
+    /// Sum of squares per channel.
+    pub sum2: Vec<f64>,
+    /// Sum per channel.
+    pub sum: Vec<f64>,
+}
+
+/// Sums of the rows that were shown to experts, by weight and expert.
+pub type Shown = BTreeMap<String, BTreeMap<u32, ShownSums>>;
+
+impl ShownSums {
+    /// Adds a row, which has a value per channel.
+    #[cfg_attr(not(feature = "llama"), allow(dead_code, reason = "only a run shows rows"))]
+    pub(crate) fn add(&mut self, row: &[f32]) {
+        self.rows += 1;
+        for ((sum2, sum), &x) in self.sum2.iter_mut().zip(&mut self.sum).zip(row) {
+            let x = f64::from(x);
+            *sum2 += x * x;
+            *sum += x;
+        }
+    }
+
+    /// Returns the means of squares and of activations per channel; `None` if they are not finite, or not of `row` channels.
+    fn means(&self, row: usize) -> Option<Means> {
+        let mean = |sums: &[f64]| sums.iter().map(|sum| sum / f64::from(self.rows)).collect::<Vec<f64>>();
+        let means = Means { sum2: mean(&self.sum2), sum: mean(&self.sum) };
+        let fits = self.rows > 0 && means.sum2.len() == row && means.sum.len() == row;
+        (fits && means.sum2.iter().chain(&means.sum).all(|x| x.is_finite())).then_some(means)
+    }
+}
+
+/// Means per channel.
+struct Means {
+    sum2: Vec<f64>,
+    /// Empty if the weight has no sums of activations.
+    sum: Vec<f64>,
+}
 
 impl Imatrix {
     /// Blends each expert that saw fewer than `below` tokens with the mean of its weight's experts, and returns how many
@@ -24,9 +79,15 @@ impl Imatrix {
     ///
     /// An entry with one count, a weight without any token, and sums that are not finite are left as they are.
     pub fn fill_experts(&mut self, below: i64) -> usize {
+        self.fill_experts_with(below, &Shown::new())
+    }
+
+    /// Does the same as [`fill_experts`](Self::fill_experts), but for experts in `shown` with their mean over the rows that
+    /// were shown to them in place of `S / C`.
+    pub fn fill_experts_with(&mut self, below: i64, shown: &Shown) -> usize {
         let mut n_filled = 0;
         for (name, entry) in &mut self.entries {
-            let experts = entry.fill_experts(below);
+            let experts = entry.fill_experts(below, shown.get(name));
             n_filled += experts.len();
             if !experts.is_empty() {
                 add(self.filled.entry(name.clone()).or_default(), &experts);
@@ -37,27 +98,37 @@ impl Imatrix {
 }
 
 impl Entry {
-    fn fill_experts(&mut self, below: i64) -> Vec<u32> {
-        let Some(row) = self.row_len().filter(|&row| row > 0 && self.counts.len() > 1) else { return Vec::new() };
+    fn fill_experts(&mut self, below: i64, shown: Option<&BTreeMap<u32, ShownSums>>) -> BTreeMap<u32, Fill> {
+        let mut filled = BTreeMap::new();
+        let Some(row) = self.row_len().filter(|&row| row > 0 && self.counts.len() > 1) else { return filled };
         let total: i64 = self.counts.iter().fold(0, |sum, &count| sum.saturating_add(count.max(0)));
         let few: Vec<usize> = (0..self.counts.len()).filter(|&i| self.counts[i] < below).collect();
         if total == 0 || few.is_empty() {
-            return Vec::new();
+            return filled;
         }
-        let (squares, sums) = (mean(&self.sum2, row, total), self.sum.as_ref().map(|sum| mean(sum, row, total)));
-        if !squares.iter().chain(sums.iter().flatten()).all(|x| x.is_finite()) {
-            return Vec::new();
+        let sum = self.sum.as_ref().map(|sum| mean(sum, row, total)).unwrap_or_default();
+        let layer = Means { sum2: mean(&self.sum2, row, total), sum };
+        if !layer.sum2.iter().chain(&layer.sum).all(|x| x.is_finite()) {
+            return filled;
         }
         for &expert in &few {
+            let Ok(number) = u32::try_from(expert) else { continue };
+            let shown = shown.and_then(|shown| shown.get(&number));
+            let own = shown.and_then(|shown| Some((shown.means(row)?, shown.rows)));
+            let (means, how) = match &own {
+                Some((means, rows)) => (means, Fill::Shown { rows: *rows }),
+                None => (&layer, Fill::Layer),
+            };
             let count = self.counts[expert].max(0);
             let range = expert * row..(expert + 1) * row;
-            blend(&mut self.sum2[range.clone()], &squares, count, below);
-            if let (Some(sum), Some(sums)) = (&mut self.sum, &sums) {
-                blend(&mut sum[range], sums, count, below);
+            blend(&mut self.sum2[range.clone()], &means.sum2, count, below);
+            if let Some(sum) = &mut self.sum {
+                blend(&mut sum[range], &means.sum, count, below);
             }
             self.counts[expert] = count.max(1);
+            filled.insert(number, how);
         }
-        few.into_iter().filter_map(|expert| u32::try_from(expert).ok()).collect()
+        filled
     }
 }
 
@@ -83,24 +154,57 @@ fn blend(sums: &mut [f32], mean: &[f64], count: i64, below: i64) {
     }
 }
 
-/// Adds experts to a list in ascending order.
-pub(super) fn add(list: &mut Vec<u32>, experts: &[u32]) {
-    list.extend_from_slice(experts);
-    list.sort_unstable();
-    list.dedup();
+/// Adds experts to those of a weight. An expert that was filled in both ways counts as filled from the others.
+pub(super) fn add(list: &mut BTreeMap<u32, Fill>, experts: &BTreeMap<u32, Fill>) {
+    for (&expert, &how) in experts {
+        let known = list.entry(expert).or_insert(how);
+        *known = match (*known, how) {
+            (Fill::Shown { rows }, Fill::Shown { rows: more }) => Fill::Shown { rows: rows.max(more) },
+            _ => Fill::Layer,
+        };
+    }
 }
 
-/// Formats a weight's experts for a file: `NAME=1,5`.
+/// Says how many experts were filled, and how; `None` if none were.
+#[must_use]
+pub fn describe(filled: &Filled) -> Option<String> {
+    let weights = filled.values().filter(|experts| !experts.is_empty()).count();
+    let total: usize = filled.values().map(BTreeMap::len).sum();
+    let shown = |how: &Fill| if let Fill::Shown { rows } = how { Some(*rows) } else { None };
+    let rows: Vec<u32> = filled.values().flat_map(BTreeMap::values).filter_map(shown).collect();
+    let from_rows = match (rows.iter().min(), rows.iter().max()) {
+        (Some(least), Some(most)) if least == most => format!("{most} rows that were shown to them"),
+        (Some(least), Some(most)) => format!("{least} to {most} rows that were shown to them"),
+        _ => String::new(),
+    };
+    let all = format!("{total} experts in {weights} weights were filled");
+    match (total, rows.len()) {
+        (0, _) => None,
+        (_, 0) => Some(format!("{all} from other experts")),
+        (total, shown) if total == shown => Some(format!("{all} from {from_rows}")),
+        (total, shown) => Some(format!("{all}: {} from other experts, {shown} from {from_rows}", total - shown)),
+    }
+}
+
+/// Formats a weight's experts for a file: `NAME=1,5:256`, with the number of rows of those that were shown rows.
 pub(super) fn written(filled: &Filled) -> Vec<String> {
-    let joined = |experts: &[u32]| experts.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let expert = |(expert, how): (&u32, &Fill)| match how {
+        Fill::Layer => expert.to_string(),
+        Fill::Shown { rows } => format!("{expert}:{rows}"),
+    };
+    let joined = |experts: &BTreeMap<u32, Fill>| experts.iter().map(expert).collect::<Vec<_>>().join(",");
     filled.iter().map(|(name, experts)| format!("{name}={}", joined(experts))).collect()
 }
 
 /// Reads what [`written`] returns. Texts of another form are left out.
 pub(super) fn read(texts: &[String]) -> Filled {
+    let expert = |text: &str| match text.split_once(':') {
+        None => Some((text.parse().ok()?, Fill::Layer)),
+        Some((expert, rows)) => Some((expert.parse().ok()?, Fill::Shown { rows: rows.parse().ok()? })),
+    };
     let mut filled = Filled::new();
     for (name, experts) in texts.iter().filter_map(|text| text.rsplit_once('=')) {
-        let experts: Vec<u32> = experts.split(',').filter_map(|expert| expert.parse().ok()).collect();
+        let experts: BTreeMap<u32, Fill> = experts.split(',').filter_map(expert).collect();
         if !experts.is_empty() {
             add(filled.entry(name.to_owned()).or_default(), &experts);
         }
@@ -138,7 +242,7 @@ mod tests {
         assert_eq!(entry.sum2[4..], [4.0, 3.0]);
         assert_eq!(entry.sum.as_deref().unwrap()[2..], [1.0, 1.0, 2.0, 5.0]);
         assert_eq!(m.entries["dense"].counts, [0], "one count is no expert's");
-        assert_eq!(m.filled, Filled::from([("a_exps".to_owned(), vec![1, 2])]));
+        assert_eq!(m.filled, of(&[(1, Fill::Layer), (2, Fill::Layer)]));
     }
 
     #[test]
@@ -158,14 +262,55 @@ mod tests {
         m.fill_experts(1);
         assert_ne!(bytes(&m), plain);
         let loaded = Imatrix::load_from(&bytes(&m)).unwrap();
-        assert_eq!(loaded.filled, Filled::from([("a_exps".to_owned(), vec![1])]));
+        assert_eq!(loaded.filled, of(&[(1, Fill::Layer)]));
         let mut merged = Imatrix::default();
         for file in [&Imatrix::load_from(&plain).unwrap(), &loaded] {
             merged.merge(file, ChunkSizes { run: 4, legacy: 4 }).unwrap();
         }
         assert_eq!(merged.filled, loaded.filled);
         assert_eq!(Loaded::from(merged).filled, loaded.filled);
-        assert_eq!(read(&["x".into(), "y=".into(), "z=1,q".into()]), Filled::from([("z".to_owned(), vec![1])]));
+        let z = Filled::from([("z".to_owned(), [(1, Fill::Layer)].into())]);
+        assert_eq!(read(&["x".into(), "y=".into(), "z=1,q,2:x".into()]), z);
+    }
+
+    #[test]
+    fn a_shown_expert_gets_the_means_of_its_rows() {
+        let mut m = matrix();
+        m.entries.get_mut("a_exps").unwrap().sum2[2..4].fill(0.0);
+        let mut sums = ShownSums { rows: 0, sum2: vec![0.0; 2], sum: vec![0.0; 2] };
+        sums.add(&[3.0, -1.0]);
+        sums.add(&[1.0, 0.0]);
+        // Another length and sums that are not finite are no data: those experts are filled from the others.
+        let short = ShownSums { rows: 1, sum2: vec![1.0], sum: vec![1.0] };
+        let shown = Shown::from([("a_exps".to_owned(), [(1, sums), (2, short)].into())]);
+        assert_eq!(m.fill_experts_with(4, &shown), 2);
+        let entry = &m.entries["a_exps"];
+        assert_eq!((&entry.counts[..], &entry.sum2[2..4]), (&[6, 1, 2][..], &[5.0, 0.5][..]));
+        assert_eq!(entry.sum.as_deref().unwrap()[2..4], [2.0, -0.5]);
+        assert_eq!(entry.sum2[4..], [4.0, 3.0], "as without rows");
+        assert_eq!(m.filled, of(&[(1, Fill::Shown { rows: 2 }), (2, Fill::Layer)]));
+        assert_eq!(read(&written(&m.filled)), m.filled);
+        let text = describe(&m.filled).unwrap();
+        assert_eq!(
+            text,
+            "2 experts in 1 weights were filled: 1 from other experts, 1 from 2 rows that were shown to them"
+        );
+        assert_eq!(describe(&Filled::new()), None);
+    }
+
+    #[test]
+    fn a_rare_expert_is_blended_with_the_rows_it_was_shown() {
+        let mut m = matrix();
+        m.entries.get_mut("a_exps").unwrap().sum2[2..4].fill(0.0);
+        let sums = ShownSums { rows: 2, sum2: vec![2.0, 8.0], sum: vec![2.0, 0.0] };
+        m.fill_experts_with(4, &Shown::from([("a_exps".to_owned(), [(2, sums)].into())]));
+        // (4 + 2 * 1) / 4 = 1.5 and (4 + 2 * 4) / 4 = 3 per token, for 2 tokens.
+        assert_eq!(m.entries["a_exps"].sum2[4..], [3.0, 6.0]);
+        assert_eq!(m.entries["a_exps"].counts[2], 2);
+    }
+
+    fn of(experts: &[(u32, Fill)]) -> Filled {
+        Filled::from([("a_exps".to_owned(), experts.iter().copied().collect())])
     }
 
     fn bytes(m: &Imatrix) -> Vec<u8> {

@@ -27,7 +27,7 @@ pub struct Loaded<V = Vec<f32>> {
     pub is_legacy: bool,
     /// Whether a GGUF file has all of datasets, chunk count and chunk size.
     pub has_metadata: bool,
-    /// Experts whose sums were filled from other experts.
+    /// Experts whose sums were filled.
     pub filled: Filled,
 }
 

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 pub use error::Error;
-pub use fill::Filled;
+pub use fill::{Fill, Filled, Shown, ShownSums, describe as describe_filled};
 pub use invalid::Invalid;
 pub use load::{File, Loaded};
 pub(crate) use merge::rows_to_chunks;
@@ -89,7 +89,7 @@ pub struct Imatrix<V = Vec<f32>> {
     pub chunk_size: i32,
     /// Number of `NextN` layers, which are the last layers.
     pub n_layer_nextn: i32,
-    /// Experts whose sums were filled from other experts; empty unless [`Imatrix::fill_experts`] was called.
+    /// Experts whose sums were filled; empty unless [`Imatrix::fill_experts`] was called.
     pub filled: Filled,
 }
 

@@ -41,6 +41,8 @@ pub(crate) enum NodeOp {
     },
     /// `src0ᵀ · src1`.
     MulMat,
+    /// The same with a matrix of `src0` per row, chosen by the ids in `src2`: routed experts.
+    MulMatId,
     /// Rows of `src0`, by index.
     GetRows,
     /// The same values in another shape or memory.
@@ -75,6 +77,17 @@ pub(crate) struct Node {
     pub sources: Vec<Source>,
     /// ggml's operation and parameters, to build a node like it.
     pub(super) raw: (sys::ggml_op, [i32; 16]),
+    pub(super) memory: Memory,
+}
+
+/// How the elements of a node lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Memory {
+    pub(super) dtype: sys::ggml_type,
+    /// Bytes from one element to the next along each dimension.
+    pub(super) nb: [usize; 4],
+    /// Offset in the memory of the tensor that it is a view of, if it is one.
+    pub(super) view_offset: Option<usize>,
 }
 
 /// A tensor that the graph does not compute: a weight or an input.
@@ -201,6 +214,7 @@ impl Recorder {
             sys::GGML_OP_RMS_NORM => NodeOp::RmsNorm { eps: float(0) },
             sys::GGML_OP_NORM => NodeOp::Norm { eps: float(0) },
             sys::GGML_OP_MUL_MAT => NodeOp::MulMat,
+            sys::GGML_OP_MUL_MAT_ID => NodeOp::MulMatId,
             sys::GGML_OP_GET_ROWS => NodeOp::GetRows,
             sys::GGML_OP_RESHAPE | sys::GGML_OP_VIEW | sys::GGML_OP_CONT | sys::GGML_OP_CPY | sys::GGML_OP_DUP => {
                 NodeOp::Same
@@ -222,6 +236,11 @@ impl Recorder {
             is_plain: tensor.is_f32() && contiguous,
             sources,
             raw: (raw.op, raw.op_params),
+            memory: Memory {
+                dtype: raw.type_,
+                nb: raw.nb,
+                view_offset: (!raw.view_src.is_null()).then_some(raw.view_offs),
+            },
         });
     }
 
@@ -296,8 +315,9 @@ impl Graph<'_> {
     /// Adds a node.
     pub(crate) fn push_node(&mut self, name: &str, op: NodeOp, ne: [i64; 4], sources: &[Source]) -> Source {
         let raw = (sys::GGML_OP_NONE, [0; 16]);
+        let memory = Memory { dtype: sys::GGML_TYPE_F32, nb: [4; 4], view_offset: None };
         let sources = sources.to_vec();
-        self.nodes.push(Node { name: name.to_owned(), op, op_name: "OP", ne, is_plain: true, sources, raw });
+        self.nodes.push(Node { name: name.to_owned(), op, op_name: "OP", ne, is_plain: true, sources, raw, memory });
         Source::Node(self.nodes.len() - 1)
     }
 }

@@ -209,6 +209,60 @@ impl GraphBuilder<'_> {
         made
     }
 
+    /// Adds a tensor of f32 or i32 that the host fills.
+    pub(super) fn input(&self, dtype: sys::ggml_type, [n0, n1, n2, n3]: [i64; 4]) -> Node {
+        // SAFETY: the context has room.
+        let made = node(unsafe { sys::ggml_new_tensor_4d(self.ctx.as_ptr(), dtype, n0, n1, n2, n3) });
+        // SAFETY: the tensor is this builder's.
+        unsafe { sys::ggml_set_input(made.as_ptr()) };
+        made
+    }
+
+    /// Adds an operation with the type, shape and parameters that it has in another graph. The sources must have the types
+    /// and shapes that they have there.
+    pub(super) fn operation(
+        &self,
+        (op, params): (sys::ggml_op, [i32; 16]),
+        dtype: sys::ggml_type,
+        [n0, n1, n2, n3]: [i64; 4],
+        sources: &[Node],
+    ) -> Node {
+        // SAFETY: the context has room; the new tensor is written before anything else refers to it. `zip` ends at the
+        // last place for a source.
+        unsafe {
+            let next = sys::ggml_new_tensor_4d(self.ctx.as_ptr(), dtype, n0, n1, n2, n3);
+            let made = node(next);
+            (*next).op = op;
+            (*next).op_params = params;
+            let places = &mut (*next).src;
+            for (place, source) in places.iter_mut().zip(sources) {
+                *place = source.as_ptr();
+            }
+            made
+        }
+    }
+
+    /// Adds a view of `a`, with the operation, parameters, shape and steps that it has in another graph. It must lie
+    /// within `a`, or within the tensor that `a` is a view of.
+    pub(super) fn view(
+        &self,
+        a: Node,
+        (op, params): (sys::ggml_op, [i32; 16]),
+        [n0, n1, n2, n3]: [i64; 4],
+        nb: [usize; 4],
+        offset: usize,
+    ) -> Node {
+        // SAFETY: the context has room; the new tensor is written before anything else refers to it.
+        unsafe {
+            let next = sys::ggml_view_4d(self.ctx.as_ptr(), a.as_ptr(), n0, n1, n2, n3, nb[1], nb[2], nb[3], offset);
+            let made = node(next);
+            (*next).nb = nb;
+            (*next).op = op;
+            (*next).op_params = params;
+            made
+        }
+    }
+
     /// Adds a product with a matrix of another graph, with the parameters that it has there, such as its precision.
     pub(super) fn mul_mat_like(&self, a: Node, b: Node, params: [i32; 16]) -> Node {
         let product = self.mul_mat(a, b);

@@ -2,7 +2,7 @@
 
 use super::difference::{MEASURES, Metric, by_difference, measures};
 use super::sheet::{Cell, Heading, Sheet};
-use crate::imatrix::{Entry, Imatrix};
+use crate::imatrix::{Entry, Fill, Imatrix};
 use crate::stats::{Divergence, TensorDivergence, TensorSummary};
 
 /// Returns the experts of the weights of a matrix that have several.
@@ -21,10 +21,10 @@ pub fn of_matrix<'a>(imatrix: &Imatrix, tensors: impl IntoIterator<Item = &'a Te
     for tensor in tensors {
         let name = &tensor.stats.tensor;
         let Some(entry) = imatrix.entries.get(name).filter(|entry| entry.counts.len() > 1) else { continue };
-        let filled = imatrix.filled.get(name).map_or(&[][..], Vec::as_slice);
+        let filled = imatrix.filled.get(name);
         let total: f64 = entry.counts.iter().map(|&count| count as f64).sum();
         for (expert, &count) in entry.counts.iter().enumerate() {
-            let is_filled = filled.iter().any(|&filled| filled as usize == expert);
+            let filled = u32::try_from(expert).ok().and_then(|expert| filled?.get(&expert));
             rows.push(vec![
                 Cell::Text(tensor.layer.clone()),
                 Cell::Text(name.clone()),
@@ -32,7 +32,7 @@ pub fn of_matrix<'a>(imatrix: &Imatrix, tensors: impl IntoIterator<Item = &'a Te
                 Cell::Count(count),
                 Cell::Number(count as f64 / total),
                 Cell::Number(energy(entry, expert)),
-                Cell::Text(note(count, is_filled).to_owned()),
+                Cell::Text(note(count, filled).to_owned()),
             ]);
         }
     }
@@ -49,10 +49,11 @@ fn energy(entry: &Entry, expert: usize) -> f64 {
     }
 }
 
-fn note(count: i64, is_filled: bool) -> &'static str {
-    match (count, is_filled) {
-        (_, true) => "filled",
-        (..=0, false) => "unseen",
+fn note(count: i64, filled: Option<&Fill>) -> &'static str {
+    match (count, filled) {
+        (_, Some(Fill::Layer)) => "filled",
+        (_, Some(Fill::Shown { .. })) => "shown",
+        (..=0, None) => "unseen",
         _ => "",
     }
 }

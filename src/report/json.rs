@@ -3,12 +3,15 @@
 //!
 //! `docs/stats.md` describes the documents; `docs/stats.schema.json` is the schema of the statistics.
 
+use std::collections::BTreeMap;
+
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::sheet::{Cell, Sheet};
 use crate::check::Check;
-use crate::imatrix::Filled;
+use crate::convergence::Point;
+use crate::imatrix::{Fill, Filled};
 use crate::lens::file::LensFile;
 
 /// Serializes the sheet as an array of objects.
@@ -76,14 +79,40 @@ pub struct StatsFile {
     /// One row per expert; only with `--by expert`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experts: Option<Sheet>,
+    /// How well the halves of the text agree: the last point of the convergence file beside the matrix; only if there is
+    /// one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub convergence: Option<Point>,
     /// Measurements of the layers, from the lens file beside the matrix; only if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lens: Option<LensFile>,
-    /// Experts whose sums were filled from other experts, by weight; only if there are any.
-    #[serde(skip_serializing_if = "Filled::is_empty")]
-    pub filled: Filled,
+    /// Experts whose sums were filled, by weight; only if there are any.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub filled: BTreeMap<String, Vec<u32>>,
+    /// Of these, the experts that were filled from rows shown to them, with the number of rows; only if there are any.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub shown: BTreeMap<String, BTreeMap<u32, u32>>,
     /// Statistics that could not be computed.
     pub warnings: Vec<String>,
+}
+
+impl StatsFile {
+    /// Returns [`filled`](Self::filled).
+    #[must_use]
+    pub fn filled_experts(filled: &Filled) -> BTreeMap<String, Vec<u32>> {
+        filled.iter().map(|(name, experts)| (name.clone(), experts.keys().copied().collect())).collect()
+    }
+
+    /// Returns [`shown`](Self::shown).
+    #[must_use]
+    pub fn shown_experts(filled: &Filled) -> BTreeMap<String, BTreeMap<u32, u32>> {
+        let rows = |(&expert, how): (&u32, &Fill)| match how {
+            Fill::Shown { rows } => Some((expert, *rows)),
+            Fill::Layer => None,
+        };
+        let of_weights = filled.iter().map(|(name, experts)| (name.clone(), experts.iter().filter_map(rows).collect()));
+        of_weights.filter(|(_, shown): &(String, BTreeMap<u32, u32>)| !shown.is_empty()).collect()
+    }
 }
 
 /// The output of `compare --format json`.

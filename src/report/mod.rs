@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`statistics`], [`difference`] | sheets of one matrix, and of the comparison of two |
 //! | [`experts`] | the same per expert |
+//! | [`convergence`] | columns of a convergence file |
 //! | [`text`], [`json`] | sheets as aligned text, CSV, Markdown and JSON |
 //! | [`check`] | the result of a check, as text |
 //! | [`lens`] | sheets of a lens file |
@@ -13,6 +14,7 @@
 //! [`show_statistics`] prints the bytes of upstream's tables.
 
 pub mod check;
+pub mod convergence;
 pub mod difference;
 pub mod divergence;
 pub mod experts;

@@ -58,6 +58,9 @@ pub enum Error {
     /// The measurements of layers break a rule.
     #[error("the measurements of layers: {0}")]
     Measurements(&'static str),
+    /// The sampled rows of experts break a rule.
+    #[error("the sampled rows: {0}")]
+    Sample(&'static str),
     /// A set of chunks breaks a rule.
     #[error("the {set} chunks are {found}, expected {rule}")]
     Chunks {

@@ -95,9 +95,9 @@ impl Merger {
                 self.add_group(path, weights, sums)?;
             }
         }
-        // The curve of a shard is not that of the run.
-        let (sums, curve) = (SharedSums::Exact(Vec::new()), Vec::new());
-        self.add_rest(State { fingerprint, progress, output, likelihoods, measurements, curve, sums });
+        // The curve of a shard is not that of the run, and no rows are shown to experts without the model.
+        let (sums, curve, sample) = (SharedSums::Exact(Vec::new()), Vec::new(), None);
+        self.add_rest(State { fingerprint, progress, output, likelihoods, measurements, curve, sample, sums });
         Ok(())
     }
 

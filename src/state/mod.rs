@@ -21,6 +21,7 @@
 //!     likelihoods: None,
 //!     measurements: None,
 //!     curve: Vec::new(),
+//!     sample: None,
 //!     // Weights with the same entry share one copy of it in the file.
 //!     sums: SharedSums::exact([("blk.0.attn_k.weight", &entry), ("blk.0.attn_q.weight", &entry)]),
 //! };
@@ -43,6 +44,7 @@ mod merge;
 mod model;
 mod output;
 mod read;
+mod sample;
 mod seal;
 mod shard;
 mod sums;
@@ -70,6 +72,7 @@ use crate::convergence::{Convergence, Point};
 use crate::gguf;
 use crate::imatrix::Imatrix;
 use crate::lens::Measurements;
+use crate::shown::RowSample;
 
 /// Version of the format that is written, and the only one that is read.
 pub const VERSION: u32 = 1;
@@ -89,6 +92,8 @@ pub struct State<'a> {
     pub measurements: Option<Measurements>,
     /// How well the halves of the text agreed at each save; empty unless they are kept.
     pub curve: Vec<Point>,
+    /// Sampled rows of experts; `None` if none were requested.
+    pub sample: Option<RowSample>,
     /// The sums, including those of the matrices that the run started from.
     pub sums: SharedSums<'a>,
 }
@@ -195,6 +200,9 @@ impl State<'_> {
             && !measurements.findings.are_of(|chunk| done.contains(chunk))
         {
             return Err(Error::Measurements("layers were measured in a chunk that is not done"));
+        }
+        if let Some(sample) = &self.sample {
+            sample::check(sample, done)?;
         }
         self.sums.check()
     }

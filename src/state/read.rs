@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::{
     Accumulate, ChunkSet, Digest, Error, Fingerprint, Group, Likelihoods, ModelFingerprint, Output, Progress, Shard,
-    SharedSums, State, VERSION, measurements, seal, write,
+    SharedSums, State, VERSION, measurements, sample, seal, write,
 };
 use crate::convergence::Point;
 use crate::exact::{ExactEntry, SQUARE_WORDS, SUM_WORDS};
@@ -42,6 +42,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<State<'static>, Error> {
         likelihoods: likelihoods(&file, &keys)?,
         measurements: measurements::read(&file)?,
         curve: curve(&keys)?,
+        sample: sample::read(&file)?,
         sums: match fingerprint.accumulate {
             Accumulate::F32 => SharedSums::F32(groups(&file, &keys, f32_entry)?),
             Accumulate::F64 => SharedSums::Exact(groups(&file, &keys, exact_entry)?),

@@ -2,7 +2,9 @@
 
 use std::io;
 
-use super::{Error, Fingerprint, Group, ModelFingerprint, Progress, SharedSums, State, VERSION, measurements, seal};
+use super::{
+    Error, Fingerprint, Group, ModelFingerprint, Progress, SharedSums, State, VERSION, measurements, sample, seal,
+};
 use crate::exact::{ExactEntry, SQUARE_WORDS, SUM_WORDS};
 use crate::gguf::{DType, Value, Writer};
 use crate::imatrix::Entry;
@@ -34,6 +36,7 @@ pub(super) fn write(state: &State<'_>, w: impl io::Write) -> Result<(), Error> {
     }
     add_likelihoods(&mut file, state)?;
     measurements::write(&mut file, state.measurements.as_ref())?;
+    sample::write(&mut file, state.sample.as_ref())?;
     file.tensor(CHECKSUM, DType::I64, &[seal::BYTES as u64 / 8], vec![0; seal::BYTES])?;
     let mut sealing = seal::Sealing::new(w);
     file.write_to(&mut sealing)?;

@@ -1,5 +1,3 @@
-use super::Sums;
-
 /// Sums of squares over the even half of a text's batches. The odd half is the rest of all sums.
 ///
 /// f64 adds and subtracts f32 sums without loss of a digit that matters: after `n` batches the half is exact to
@@ -65,7 +63,8 @@ pub(crate) enum Change {
     Subtract,
 }
 
-impl Sums {
+#[cfg(test)]
+impl super::Sums {
     /// Returns the sums of squares and the counts of the odd half, given the even half.
     pub(crate) fn odd_half(&self, even: &Half) -> Half {
         let mut odd = Half::default();

@@ -1,12 +1,18 @@
 //! The fuzzers' first inputs (`fuzz/corpus/`): small good files of each kind.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use llama_imatrix::convergence::{self, Agreement, ConvergenceFile, Half, Point, WeightAgreement};
 use llama_imatrix::exact::ExactEntry;
-use llama_imatrix::imatrix::Entry;
+use llama_imatrix::gguf::{DType, File, Writer};
+use llama_imatrix::imatrix::{Entry, Format, Imatrix, Shown, ShownSums};
+use llama_imatrix::lens::file::{self as lens, LensFile, Section};
 use llama_imatrix::perplexity::Perplexity;
+use llama_imatrix::shown::{RowSample, SampledLayer};
 use llama_imatrix::state::{
-    Accumulate, Digest, Fingerprint, Likelihoods, ModelFingerprint, Output, Progress, Shard, SharedSums, State,
+    Accumulate, Digest, Fingerprint, Group, Likelihoods, ModelFingerprint, Output, Progress, Shard, SharedSums, State,
+    reseal,
 };
 
 use super::inputs;
@@ -44,6 +50,7 @@ fn state(shard: u64, accumulate: Accumulate) -> Vec<u8> {
         likelihoods: Some(likelihoods),
         measurements: None,
         curve: Vec::new(),
+        sample: None,
         sums: match accumulate {
             Accumulate::F32 => SharedSums::f32([("blk.0.attn_k.weight", &rounded), ("blk.0.ffn_up.weight", &without)]),
             Accumulate::F64 => SharedSums::exact([("blk.0.attn_k.weight", &exact), ("blk.0.attn_q.weight", &exact)]),
@@ -52,6 +59,143 @@ fn state(shard: u64, accumulate: Accumulate) -> Vec<u8> {
     .write(&mut bytes)
     .unwrap();
     bytes
+}
+
+/// A state with the halves of its text, a curve and sampled rows.
+fn state_of_halves(shard: u64) -> Vec<u8> {
+    let bytes = state(shard, Accumulate::F64);
+    let mut state = State::load_from(&bytes).unwrap();
+    let SharedSums::Exact(groups) = &mut state.sums else { panic!("a state of exact sums") };
+    for Group { even, .. } in groups {
+        *even = Some(Cow::Owned(Half { sum2: vec![0.25, 1.0, 0.0, 0.0, 0.0, 0.0], counts: vec![1, 0] }));
+    }
+    state.curve = vec![point(1), point(2)];
+    let layer = |weight: &str, width| SampledLayer { weight: weight.to_owned(), width };
+    let mut sample =
+        RowSample::new(vec![layer("blk.0.ffn_up_exps.weight", 2), layer("blk.1.ffn_gate_up_exps.weight", 1)]);
+    for position in [0, 3, 7] {
+        sample.offer(shard * 2, position, &[1.0, -2.0, 1e-3]);
+    }
+    state.sample = Some(sample);
+    let mut out = Vec::new();
+    state.write(&mut out).unwrap();
+    out
+}
+
+fn point(chunks: i32) -> Point {
+    let (weight, tokens) = ("blk.0.attn_k.weight".to_owned(), i64::from(chunks) * 16);
+    Point { chunks, tokens, cosine: 0.75, weight, median_cosine: 0.875, relative_error: 0.125 }
+}
+
+/// A state whose run has measured the layers: the stream between attention and feed-forward too, and both logits.
+fn state_of_measurements() -> Vec<u8> {
+    const SETTINGS: &str = r#"{"model":{"name":"m","architecture":"llama","n_layer":1},"lens":true,"prism":true,"similarity":true,"per_chunk":2,"seed":0,"base":"model"}"#;
+    const COLUMNS: &str = r#"{"lens":{"Ok":["Embedding",{"Between":0},{"After":0}]},"prism":{"Ok":[["embedding",null],["attention",0]]},"similarity":{"Ok":[[0,true,false]]}}"#;
+    const WIDTH: usize = 3 * 3 + (2 * 4 + 2) + 6;
+    let bytes = state(0, Accumulate::F64);
+    let file = File::from_bytes(&bytes[..]).unwrap();
+    let mut writer = Writer::new();
+    file.keys().for_each(|(key, value)| {
+        writer.set(key, value.clone());
+    });
+    writer.set("lens.settings", SETTINGS).set("lens.columns", COLUMNS);
+    for tensor in file.tensors() {
+        // The checksum stays last.
+        if tensor.name == "checksum" {
+            let chunks = [0_i64, 2, 1, 1].iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
+            writer.tensor("lens.chunks", DType::I64, &[2, 2], chunks).unwrap();
+            let values: Vec<u8> = (0..3 * WIDTH).flat_map(|i| (i as f64 / 8.0).to_le_bytes()).collect();
+            writer.tensor("lens.values", DType::F64, &[3 * WIDTH as u64], values).unwrap();
+        }
+        writer.tensor(tensor.name, tensor.dtype, &tensor.shape, tensor.data.to_vec()).unwrap();
+    }
+    let mut out = Vec::new();
+    writer.write_to(&mut out).unwrap();
+    reseal(&mut out);
+    assert!(State::load_from(&out).unwrap().measurements.is_some_and(|found| found.findings.n_chunks() == 2));
+    out
+}
+
+/// A lens file with everything that version 1 has now.
+fn lens_file() -> Vec<u8> {
+    let spread = |mean| lens::Spread { mean, p5: 0.0, p25: 0.25, p50: 0.5, p75: 0.75, p95: 1.0 };
+    let at = |kl| lens::LensPoint { kl: spread(kl), kl_reduction: f64::NAN, top1_agreement: 0.5, target_nll: 3.0 };
+    let addition = lens::Addition { mean: -0.5, mean_abs: 0.75, share: 0.5 };
+    let part = |part, layer| lens::PrismPart { part, layer, raw: addition, relative: addition };
+    let decomposition = lens::Decomposition {
+        parts: vec![part(lens::Part::Embedding, None), part(lens::Part::Attention, Some(0))],
+        layers: vec![lens::PrismLayer { layer: 0, raw: addition, relative: addition }],
+        sum_check: lens::SumCheck { max_relative_error: 1e-6 },
+    };
+    let distance =
+        lens::Distance { whole: spread(0.5), attention: Some(spread(0.25)), feed_forward: Some(spread(0.125)) };
+    let file = LensFile {
+        format: lens::FORMAT.into(),
+        version: lens::VERSION,
+        model: lens::Model { name: "m".into(), architecture: "llama".into(), n_layer: 1 },
+        dataset: "wiki.txt".into(),
+        positions: lens::Positions {
+            chunks: 1,
+            run_chunks: Some(2),
+            chunk_size: 16,
+            per_chunk: 4,
+            sampled: 4,
+            seed: 7,
+        },
+        lens: Some(Section::Measured(lens::Lens {
+            base: "model".into(),
+            embedding: Some(at(2.0)),
+            layers: vec![lens::LensLayer { layer: 0, point: at(0.0), after_attention: Some(at(1.0)) }],
+        })),
+        prism: Some(Section::Measured(lens::Prism {
+            next_token: decomposition.clone(),
+            likeliest_token: Some(decomposition),
+        })),
+        similarity: Some(Section::Measured(lens::Similarity {
+            layers: vec![lens::SimilarityLayer {
+                layer: 0,
+                whole: spread(0.5),
+                attention: Some(spread(0.75)),
+                feed_forward: None,
+                distance: Some(distance),
+            }],
+        })),
+    };
+    let mut out = Vec::new();
+    file.write(&mut out).unwrap();
+    out
+}
+
+fn convergence_file() -> Vec<u8> {
+    let agreement = Some(Agreement { rows: [3, 4], cosine: 0.5, relative_error: 0.25 });
+    let weight = |weight: &str, experts| WeightAgreement { weight: weight.into(), in_sum2: 1.5, agreement, experts };
+    let file = ConvergenceFile {
+        format: convergence::FORMAT.into(),
+        version: convergence::VERSION,
+        curve: vec![point(1), point(2)],
+        weights: vec![
+            weight("blk.0.attn_k.weight", Vec::new()),
+            weight("blk.0.ffn_down_exps.weight", vec![agreement, None]),
+        ],
+    };
+    let mut out = Vec::new();
+    file.write(&mut out).unwrap();
+    out
+}
+
+/// A matrix with experts that were filled in both ways.
+fn filled() -> Vec<u8> {
+    let entry = |counts| Entry { sum2: vec![1.0, 4.0, 9.0], sum: Some(vec![1.0, -2.0, 3.0]), counts };
+    let entries = [
+        ("blk.0.ffn_down_exps.weight".to_owned(), entry(vec![2, 0, 1])),
+        ("blk.0.ffn_up_exps.weight".to_owned(), entry(vec![2, 0, 1])),
+    ];
+    let mut imatrix = Imatrix { entries: entries.into(), chunk_size: 4, chunk_count: 1, ..Imatrix::default() };
+    let sums = ShownSums { rows: 4, sum2: vec![8.0], sum: vec![2.0] };
+    imatrix.fill_experts_with(1, &Shown::from([("blk.0.ffn_down_exps.weight".to_owned(), [(1, sums)].into())]));
+    let mut out = Vec::new();
+    imatrix.write(&mut out, Format::Gguf).unwrap();
+    out
 }
 
 /// Two files behind the length of the first and a byte with its weight.
@@ -108,6 +252,12 @@ fn all() -> Vec<(PathBuf, Vec<u8>)> {
     }
     add("state", "f32.state", state(0, Accumulate::F32));
     add("state", "f64.state", state(1, Accumulate::F64));
+    add("state", "halves.state", state_of_halves(0));
+    add("state", "measurements.state", state_of_measurements());
+    add("gguf_imatrix", "filled.gguf", filled());
+    add("lens", "parts.json", lens_file());
+    add("convergence", "experts.json", convergence_file());
+    add("merge", "halves", pair(&state_of_halves(0), &state_of_halves(1), 16));
     add("merge", "matrices", pair(&input("bare.gguf"), &input("bare.gguf"), 8));
     add("merge", "formats", pair(&input("routed-one.gguf"), &input("legacy-bare.dat"), 40));
     // Bytes at a time, then what a server answers: a size, a version, what its transport can do.

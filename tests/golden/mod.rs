@@ -60,6 +60,7 @@ fn collect(model: &str) -> (Imatrix, f64) {
         keep_likelihoods: false,
         max_bad_chunks: 0,
         lens: None,
+        sample: None,
         stop_when_covered: None,
         stop_when_converged: None,
         read_ahead: None,

@@ -31,6 +31,7 @@ const ROOMS: &[&str] = &[
     "products",
     "nextn",
     "collect",
+    "shown",
     "lens",
     "state",
     "check",

@@ -47,6 +47,7 @@ fn look(model: &Model, lens: Option<LensOptions>) -> Result<(Sums, Option<LensFi
         keep_likelihoods: false,
         max_bad_chunks: 0,
         lens: lens.clone(),
+        sample: None,
         stop_when_covered: None,
         stop_when_converged: None,
         read_ahead: None,

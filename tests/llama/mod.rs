@@ -5,6 +5,7 @@ mod lens;
 mod nextn;
 mod products;
 mod session;
+mod shown;
 mod sound;
 mod tensors;
 mod vocab;

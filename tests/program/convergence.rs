@@ -226,3 +226,41 @@ fn check_and_report_quote_the_file_of_this_matrix_only() {
     assert!(ran.stderr.contains("is of another run"), "{}", ran.stderr);
     assert!(page("without.html").contains("\"convergence\":null"));
 }
+
+#[test]
+fn stats_shows_how_the_halves_of_each_weight_and_expert_agree() {
+    let bench = Bench::new(&["qwen3moe"]);
+    bench.ok(&format!("-m qwen3moe.gguf {RUN} --chunks 16 --convergence -o with.gguf"));
+    bench.ok(&format!("-m qwen3moe.gguf {RUN} --chunks 16 -o without.gguf"));
+    let file = file(&bench, "with.convergence.json");
+    let stats = |args: &str| -> serde_json::Value {
+        serde_json::from_str(&bench.ok(&format!("stats {args} --by expert --format json")).stdout).unwrap()
+    };
+    let document = &stats("with.gguf without.gguf")["files"];
+    let last = file.last().unwrap();
+    assert_eq!(document[0]["convergence"]["cosine"].as_f64(), Some(last.cosine));
+    assert!(document[1].get("convergence").is_none());
+    let rows = document[0]["tensors"].as_array().unwrap();
+    assert_eq!(rows.len(), file.weights.len());
+    for (row, weight) in rows.iter().map(|row| (row, row["tensor"].as_str().unwrap())) {
+        let found = file.weights.iter().find(|found| found.weight == weight).unwrap();
+        let agreement = found.agreement.unwrap();
+        assert_eq!(row["halves_cosine"].as_f64(), Some(agreement.cosine), "{weight}");
+        assert_eq!(row["relative_error"].as_f64(), Some(agreement.relative_error), "{weight}");
+    }
+    let experts = document[0]["experts"].as_array().unwrap();
+    let of = |expert: i64| {
+        let row = experts.iter().find(|row| row["tensor"] == "blk.1.ffn_down_exps.weight" && row["expert"] == expert);
+        row.unwrap()["halves_cosine"].as_f64()
+    };
+    let weight = file.weights.iter().find(|found| found.weight == "blk.1.ffn_down_exps.weight").unwrap();
+    assert_eq!((of(0), of(5)), (Some(weight.experts[0].unwrap().cosine), None));
+    // Each file has the same columns, empty where there is no file; without any file there are none.
+    assert!(document[1]["tensors"][0]["halves_cosine"].is_null());
+    assert!(stats("without.gguf")["files"][0]["tensors"][0].get("halves_cosine").is_none());
+    let table = bench.ok("stats with.gguf --sort halves_cosine --ascending --by tensor --columns halves_cosine").stdout;
+    let lowest = format!("{:.4}", last.cosine);
+    assert!(table.lines().find(|line| line.contains("blk.")).unwrap().contains(&lowest), "{lowest} is first\n{table}");
+    let csv = bench.ok("stats with.gguf --format csv").stdout;
+    assert!(csv.lines().next().unwrap().ends_with(",halves_cosine,relative_error"), "{csv}");
+}

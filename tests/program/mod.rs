@@ -28,6 +28,7 @@ mod recipe;
 mod resume;
 #[cfg(unix)]
 mod saving;
+mod shown;
 #[cfg(unix)]
 mod signals;
 #[cfg(target_os = "linux")]

@@ -21,7 +21,9 @@ use std::path::Path;
 use std::{fs, io};
 
 pub use arch::qwen3moe::{DEAD_EXPERT, DEAD_LAYER};
-use arch::{bert, command_r, deepseek2, dream, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, mpt, qwen2, qwen3moe};
+use arch::{
+    bert, command_r, deepseek2, dream, experts, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, mpt, qwen2, qwen3moe,
+};
 pub use check::CHECK_MODELS;
 pub use hostile::{HOSTILE, truncated};
 pub use nextn::{DRAFTS, NEXTN};
@@ -106,9 +108,18 @@ pub const STREAMS: &[TestModel] = &[
     TestModel { name: "mpt", about: "activation scales in the feed-forward network", build: mpt::build },
 ];
 
+/// Models whose experts have operations that none of the others has.
+pub const EXPERTS: &[TestModel] = &[
+    TestModel { name: "gpt-oss", about: "biases and a clamped activation", build: experts::gpt_oss },
+    TestModel { name: "deepseek2-fused", about: "gate and up in one matrix", build: deepseek2::build_fused },
+    TestModel { name: "smallthinker", about: "a rectifier", build: experts::smallthinker },
+    TestModel { name: "llama4", about: "weights on the experts' inputs", build: experts::llama4 },
+    TestModel { name: "scaled", about: "a scale per expert", build: experts::scaled },
+];
+
 /// The bytes of the model of that name, of whatever list.
 pub fn build(name: &str) -> Vec<u8> {
-    let lists = [MODELS, BEYOND, STREAMS, LARGE, HOSTILE, NEXTN, DRAFTS];
+    let lists = [MODELS, BEYOND, STREAMS, EXPERTS, LARGE, HOSTILE, NEXTN, DRAFTS];
     let model = lists.into_iter().flatten().find(|model| model.name == name);
     model.unwrap_or_else(|| panic!("no test model is called {name}")).bytes()
 }

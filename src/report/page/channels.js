@@ -73,7 +73,7 @@ function expertsSection() {
     if (!line || x < 0 || x >= line.counts.length) return;
     const expert = order(line.counts)[x];
     const share = line.counts.reduce((a, b) => a + b, 0) / line.counts.length;
-    readout.textContent = `layer ${line.layer}, expert ${expert}: ${plural(line.counts[expert], "row")}, ${short(line.counts[expert] / share)} × an equal share`;
+    readout.textContent = `layer ${line.layer}, expert ${expert}: ${plural(line.counts[expert], "row")}, ${short(line.counts[expert] / share)} × an equal share${(line.filled ?? []).includes(expert) ? ", filled" : ""}`;
   });
   draw();
   onTheme(draw);

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{NamedCurve, Source};
 use crate::convergence::Point;
+use crate::imatrix::describe_filled;
 use crate::lens::file::LensFile;
 use crate::quantize::curve::CurvePoint;
 use crate::report::difference::{self, Metric};
@@ -84,6 +85,9 @@ struct ExpertMap<'a> {
 struct ExpertRow<'a> {
     layer: String,
     counts: &'a [i64],
+    /// Experts whose sums were filled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    filled: Vec<u32>,
 }
 
 /// The spectra of the weights, in their order. Weights with the same number of columns have the same ranks.
@@ -156,11 +160,7 @@ impl<'a> File<'a> {
     fn new(source: &'a Source) -> Self {
         let summary = Summary::new(&source.imatrix);
         let mut notes = source.notes.clone();
-        let filled: usize = source.imatrix.filled.values().map(Vec::len).sum();
-        if filled > 0 {
-            let weights = source.imatrix.filled.len();
-            notes.push(format!("{filled} experts in {weights} weights were filled from other experts"));
-        }
+        notes.extend(describe_filled(&source.imatrix.filled));
         notes.extend(summary.warnings.iter().map(ToString::to_string));
         if notes.len() > MAX_NOTES {
             let more = notes.len() - MAX_NOTES;
@@ -236,11 +236,23 @@ fn expert_maps<'a>(source: &'a Source, summary: &Summary) -> Vec<ExpertMap<'a>> 
             None => by_kind.push((kind.to_owned(), rows)),
         }
     }
+    // Weights with the same counts have the same filled experts.
+    let filled = |kinds: &str, layer: &str| -> Vec<u32> {
+        let is_first = |t: &&TensorSummary| t.layer == layer && kinds.split(", ").next() == Some(&*t.kind);
+        let name = summary.tensors.iter().find(is_first).map(|t| &t.stats.tensor);
+        let experts = name.and_then(|name| source.imatrix.filled.get(name));
+        experts.map(|experts| experts.keys().copied().collect()).unwrap_or_default()
+    };
     by_kind
         .into_iter()
-        .map(|(kinds, rows)| ExpertMap {
-            kinds,
-            rows: rows.into_iter().map(|(layer, counts)| ExpertRow { layer: layer.to_owned(), counts }).collect(),
+        .map(|(kinds, rows)| {
+            let row = |(layer, counts): (&str, &'a [i64])| ExpertRow {
+                layer: layer.to_owned(),
+                counts,
+                filled: filled(&kinds, layer),
+            };
+            let rows = rows.into_iter().map(row).collect();
+            ExpertMap { kinds, rows }
         })
         .collect()
 }

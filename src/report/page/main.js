@@ -34,7 +34,9 @@ function verdict(file, experts, unseen) {
   const broken = rows.filter((row) => (row[keys.indexOf("not_finite")] ?? 0) > 0).length;
   const counts = file.experts.flatMap((m) => m.rows).flatMap((r) => r.counts);
   const words = [];
+  const filled = file.experts.flatMap((m) => m.rows).reduce((n, r) => n + (r.filled ?? []).length, 0);
   if (unseen > 0) words.push(`${full(unseen)} of ${full(experts)} experts saw no token: too little text for them. llama-quantize treats all their channels alike, which costs most below 3 bits.`);
+  else if (filled) words.push(`${full(filled)} of ${full(experts)} experts saw few tokens or none: their sums were filled.`);
   else if (experts) words.push(`Every expert saw a token; the rarest saw ${full(counts.reduce((a, b) => Math.min(a, b)))}.`);
   if (broken) words.push(`${plural(broken, "weight")} ${broken === 1 ? "has" : "have"} columns that are not finite.`);
   if (!words.length) words.push("Every weight of this file has data.");

@@ -3,6 +3,7 @@
 mod halves;
 mod properties;
 mod rules;
+mod sample;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -83,6 +84,7 @@ fn state(chunks: std::ops::Range<u64>, shard: Shard) -> State<'static> {
         likelihoods: Some(likelihoods),
         measurements: None,
         curve: Vec::new(),
+        sample: None,
         sums: SharedSums::Exact(groups),
     }
 }

@@ -82,6 +82,7 @@ fn any_header() -> impl Strategy<Value = State<'static>> {
                 likelihoods: Some(likelihoods),
                 measurements: None,
                 curve: Vec::new(),
+                sample: None,
                 sums: SharedSums::F32(Vec::new()),
             }
         },

@@ -22,6 +22,15 @@ const VALUE: u64 = 16;
 const SIGMOID: u32 = 2;
 
 pub fn build() -> Vec<u8> {
+    with_experts(false)
+}
+
+/// The same with gate and up of the experts in one matrix.
+pub fn build_fused() -> Vec<u8> {
+    with_experts(true)
+}
+
+fn with_experts(fused: bool) -> Vec<u8> {
     let mut model = ModelFile::new("deepseek2", VOCAB);
     model.hparam("context_length", 4096u32);
     model.hparam("block_count", N_LAYER);
@@ -84,11 +93,22 @@ pub fn build() -> Vec<u8> {
         } else {
             model.tensors(
                 &prefix,
+                &[("ffn_gate_inp.weight", Weight, &[N_EMBD, N_EXPERT]), ("exp_probs_b.bias", Bias, &[N_EXPERT])],
+            );
+            if fused {
+                model.tensors(&prefix, &[("ffn_gate_up_exps.weight", Weight, &[N_EMBD, 2 * N_FF_EXPERT, N_EXPERT])]);
+            } else {
+                model.tensors(
+                    &prefix,
+                    &[
+                        ("ffn_gate_exps.weight", Weight, &[N_EMBD, N_FF_EXPERT, N_EXPERT]),
+                        ("ffn_up_exps.weight", Weight, &[N_EMBD, N_FF_EXPERT, N_EXPERT]),
+                    ],
+                );
+            }
+            model.tensors(
+                &prefix,
                 &[
-                    ("ffn_gate_inp.weight", Weight, &[N_EMBD, N_EXPERT]),
-                    ("exp_probs_b.bias", Bias, &[N_EXPERT]),
-                    ("ffn_gate_exps.weight", Weight, &[N_EMBD, N_FF_EXPERT, N_EXPERT]),
-                    ("ffn_up_exps.weight", Weight, &[N_EMBD, N_FF_EXPERT, N_EXPERT]),
                     ("ffn_down_exps.weight", Weight, &[N_FF_EXPERT, N_EMBD, N_EXPERT]),
                     ("ffn_gate_shexp.weight", Weight, &[N_EMBD, N_FF_EXPERT]),
                     ("ffn_up_shexp.weight", Weight, &[N_EMBD, N_FF_EXPERT]),

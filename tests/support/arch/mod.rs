@@ -4,6 +4,7 @@ pub mod bert;
 pub mod command_r;
 pub mod deepseek2;
 pub mod dream;
+pub mod experts;
 pub mod gemma2;
 pub mod gemma3;
 pub mod glm4_nextn;

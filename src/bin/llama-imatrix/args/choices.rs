@@ -48,6 +48,7 @@ pub(crate) enum OutputFormat {
 pub(crate) enum FillExperts {
     None,
     Layer,
+    Shown,
 }
 
 /// `--nan`
@@ -66,7 +67,7 @@ pub(crate) enum CpuProducts {
 
 words! {
     OutputFormat { Gguf = "gguf", Dat = "dat", }
-    FillExperts { None = "none", Layer = "layer", }
+    FillExperts { None = "none", Layer = "layer", Shown = "shown", }
     Nan { Discard = "discard", Abort = "abort", }
     CpuProducts { Auto = "auto", Ggml = "ggml", }
     SumOn { Auto = "auto", Device = "device", Host = "host", }
@@ -127,6 +128,7 @@ mod tests {
     #[test]
     fn each_word_is_read_as_the_value_that_is_written_as_it() {
         check::<OutputFormat>();
+        check::<FillExperts>();
         check::<Nan>();
         check::<SumOn>();
         check::<SplitMode>();

@@ -68,8 +68,9 @@ pub(super) static FLAGS: &[Flag] = &[
     .same_bits(),
     Flag::new(
         &["--fill-experts"],
-        "none|layer",
-        "Fill experts that saw few tokens in each saved matrix: layer blends them with the mean of their weight's experts (none)",
+        "none|layer|shown",
+        "Fill experts that saw few tokens in each saved matrix: layer blends them with the mean of their weight's experts; shown \
+         does so too, but in the last matrix computes the inputs of down from a sample of the layer's rows (none)",
         Set::Choice(FillExperts::WORDS, |flags, how| {
             flags.fill_experts = FillExperts::parse(how)?;
             Ok(())

@@ -126,7 +126,7 @@ fn shard(flags: &Flags) -> anyhow::Result<Shard> {
 /// Returns the number of tokens below which experts are filled; `None` if none are.
 fn fill_below(flags: &Flags, shard: Shard) -> anyhow::Result<Option<i64>> {
     if flags.fill_experts == FillExperts::None {
-        ensure!(flags.fill_below.is_none(), "--fill-below requires --fill-experts layer");
+        ensure!(flags.fill_below.is_none(), "--fill-below requires --fill-experts layer or shown");
         return Ok(None);
     }
     ensure!(
@@ -160,6 +160,7 @@ fn refuse_flags_of_runs(flags: &Flags) -> anyhow::Result<()> {
         (flags.stop_when_covered.is_some(), "--stop-when-covered"),
         (flags.convergence, "--convergence"),
         (flags.stop_when_converged.is_some(), "--stop-when-converged"),
+        (flags.fill_experts == FillExperts::Shown, "--fill-experts shown"),
     ];
     match given.into_iter().find(|(given, _)| *given) {
         Some((_, flag)) => bail!(

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::atomic_file::{Way, save_as, save_new};
 use llama_imatrix::imatrix::{Error, Format, Imatrix, Values};
+use llama_imatrix::imatrix::{Shown, describe_filled};
 use llama_imatrix::state::Shard;
 
 use super::replaceable::refuse_foreign_matrix;
@@ -81,22 +82,31 @@ impl Output {
             name.push(format!(".at_{chunks}"));
         }
         let path = PathBuf::from(name);
-        save_as(&path, self.way, |w| self.write(imatrix, w))
+        save_as(&path, self.way, |w| self.write(imatrix, &Shown::new(), w))
             .with_context(|| format!("cannot save '{}'", path.display()))
     }
 
-    /// Replaces the file at the end of a run. If that fails, saves the matrix to the temporary folder.
-    pub(crate) fn save_final(&self, imatrix: &Imatrix<impl Values>) -> anyhow::Result<()> {
-        let saved = self.save(imatrix, None);
-        or_rescue(saved, "matrix", &self.path, |w| self.write(imatrix, w))
+    /// Replaces the file at the end of a run. If that fails, saves the matrix to the temporary folder. Experts in `shown` are
+    /// filled from the rows that were shown to them.
+    pub(crate) fn save_final(&self, imatrix: &Imatrix<impl Values>, shown: &Shown) -> anyhow::Result<()> {
+        let saved = save_as(&self.path, self.way, |w| self.write(imatrix, shown, w))
+            .with_context(|| format!("cannot save '{}'", self.path.display()));
+        or_rescue(saved, "matrix", &self.path, |w| self.write(imatrix, shown, w))
+    }
+
+    /// Returns the number of tokens below which experts are filled; `None` if none are.
+    pub(crate) fn fill_below(&self) -> Option<i64> {
+        self.fill_below
     }
 
     /// Writes the matrix, or a copy with filled experts.
-    fn write(&self, imatrix: &Imatrix<impl Values>, w: impl Write) -> Result<(), Error> {
+    fn write(&self, imatrix: &Imatrix<impl Values>, shown: &Shown, w: impl Write) -> Result<(), Error> {
         let Some(below) = self.fill_below else { return imatrix.write(w, self.format) };
         let mut filled = imatrix.view().to_owned();
-        let n = filled.fill_experts(below);
-        log::debug(format_args!("{n} experts filled in {} weights", filled.filled.len()));
+        filled.fill_experts_with(below, shown);
+        if let Some(text) = describe_filled(&filled.filled) {
+            log::debug(format_args!("{text}"));
+        }
         filled.write(w, self.format)
     }
 }

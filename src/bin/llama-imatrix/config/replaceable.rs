@@ -132,6 +132,7 @@ mod tests {
             likelihoods: None,
             measurements: None,
             curve: Vec::new(),
+            sample: None,
             sums: state::SharedSums::exact([("blk.0.attn_k.weight", &entry)]),
         }
         .write(&mut state)

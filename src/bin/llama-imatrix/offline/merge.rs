@@ -58,6 +58,9 @@ enum FillExperts {
     None,
     /// From the other experts of the same weight.
     Layer,
+    /// From rows that are shown to them: refused, since it needs the model.
+    #[value(hide = true)]
+    Shown,
 }
 
 impl From<Format> for imatrix::Format {
@@ -84,6 +87,11 @@ pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
         args.fill_below.is_none() || args.fill_experts != FillExperts::None,
         "--fill-below requires --fill-experts layer"
     );
+    ensure!(
+        args.fill_experts != FillExperts::Shown,
+        "merge cannot fill experts as with --fill-experts shown, which needs the model\n\
+         hint: --fill-experts layer, or a run with --fill-experts shown, which continues from matrices with --in-file"
+    );
     let mut beside = Beside::default();
     let mut merged = match args.files.iter().find(|path| !is_state(path)) {
         None => {
@@ -96,7 +104,7 @@ pub(crate) fn run(args: &Merge) -> anyhow::Result<()> {
         }
         Some(_) => merge_matrices(args)?,
     };
-    if args.fill_experts == FillExperts::Layer {
+    if args.fill_experts != FillExperts::None {
         fill(&mut merged, args.fill_below.unwrap_or(1));
     }
     warn_of_gaps(&merged);

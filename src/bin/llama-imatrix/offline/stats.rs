@@ -5,21 +5,23 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
-use llama_imatrix::imatrix::Imatrix;
+use llama_imatrix::convergence::ConvergenceFile;
+use llama_imatrix::imatrix::{Imatrix, describe_filled};
 use llama_imatrix::lens::file::LensFile;
 use llama_imatrix::report::json::{StatsDocument, StatsFile};
 use llama_imatrix::report::lens::{LensPart, LensTable, tables};
 use llama_imatrix::report::sheet::{Cell, Heading, Sheet};
-use llama_imatrix::report::{experts, statistics};
+use llama_imatrix::report::{convergence, experts, statistics};
 use llama_imatrix::stats::Summary;
 
-use super::load::{Legacy, ensure_data, lens_beside, load};
+use super::load::{Legacy, convergence_beside, ensure_data, lens_beside, load};
 use super::select::Selection;
 use super::tables::{Destination, Format, joined, titled};
 use crate::ui::log;
 
-/// Columns of a table that must fit a screen. Those of experts are shown only if there are experts.
-const SHOWN: [&str; 18] = [
+/// Columns of a table that must fit a screen. Those of experts are shown only if there are experts, those of halves only if
+/// there is a convergence file.
+const SHOWN: [&str; 20] = [
     "layer",
     "tensor",
     "elements",
@@ -38,6 +40,8 @@ const SHOWN: [&str; 18] = [
     "unseen",
     "rare",
     "balance",
+    "halves_cosine",
+    "relative_error",
 ];
 
 /// Columns that a narrow terminal shows first.
@@ -112,15 +116,14 @@ impl Stats {
 
 pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
     args.destination.check("stats", &args.files)?;
+    // All files have the same columns.
+    let with_halves = args.files.iter().any(|path| ConvergenceFile::beside(path).exists());
     let mut files = Vec::new();
     for path in &args.files {
         let (imatrix, legacy) = load(path, args.legacy)?;
         let summary = Summary::new(&imatrix);
         let mut warnings: Vec<String> = summary.warnings.iter().map(ToString::to_string).collect();
-        if !imatrix.filled.is_empty() {
-            let n: usize = imatrix.filled.values().map(Vec::len).sum();
-            warnings.push(format!("{n} experts in {} weights were filled from other experts", imatrix.filled.len()));
-        }
+        warnings.extend(describe_filled(&imatrix.filled));
         for warning in &warnings {
             log::warn(format_args!("'{}': {warning}", path.display()));
         }
@@ -129,9 +132,19 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
             let t: &llama_imatrix::stats::TensorSummary = t;
             args.selection.has(t.block, &t.layer, &t.stats.tensor)
         };
-        let tensors = sorted(args, statistics::tensors(summary.tensors.iter().filter(chosen)))?;
+        let (halves_file, note) = match convergence_beside(path, &imatrix.entries, &imatrix.filled) {
+            _ if legacy => (None, None),
+            Ok(found) => (found, None),
+            Err(note) => (None, Some(note)),
+        };
+        if let Some(note) = &note {
+            log::warn(format_args!("{note}"));
+        }
+        let halves = Halves { are_shown: with_halves, file: halves_file.as_ref() };
+        let tensors = sorted(args, statistics::tensors(summary.tensors.iter().filter(chosen)), halves)?;
         args.selection.ensure_some(tensors.rows.len()).with_context(|| format!("'{}'", path.display()))?;
-        let by_expert = (args.by == Some(Rows::Expert)).then(|| by_expert(args, &imatrix, &summary)).transpose()?;
+        let by_expert =
+            (args.by == Some(Rows::Expert)).then(|| by_expert(args, &imatrix, &summary, halves)).transpose()?;
         let (lens, note) = lens_beside(path);
         if let Some(note) = &note {
             log::warn(format_args!("{note}"));
@@ -153,8 +166,10 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
             tensors: columns(args, if args.is_for_people() { tensors.join_equal_rows("tensor") } else { tensors })?,
             layers,
             experts: by_expert,
+            convergence: halves_file.and_then(|file| file.last().cloned()),
             lens,
-            filled: imatrix.filled,
+            filled: StatsFile::filled_experts(&imatrix.filled),
+            shown: StatsFile::shown_experts(&imatrix.filled),
             warnings,
         });
     }
@@ -163,12 +178,23 @@ pub(crate) fn run(args: &Stats) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns the experts of the chosen weights, and a line that names those without tokens.
-fn by_expert(args: &Stats, imatrix: &Imatrix, summary: &Summary) -> anyhow::Result<Sheet> {
+fn by_expert(args: &Stats, imatrix: &Imatrix, summary: &Summary, halves: Halves<'_>) -> anyhow::Result<Sheet> {
     let chosen = summary.tensors.iter().filter(|t| args.selection.has(t.block, &t.layer, &t.stats.tensor));
-    sorted(args, experts::of_matrix(imatrix, chosen))
+    sorted(args, experts::of_matrix(imatrix, chosen), halves)
 }
 
-fn sorted(args: &Stats, mut tensors: Sheet) -> anyhow::Result<Sheet> {
+/// The columns of the convergence file. All files of a command have them if one does.
+#[derive(Clone, Copy)]
+struct Halves<'a> {
+    are_shown: bool,
+    file: Option<&'a ConvergenceFile>,
+}
+
+/// Appends the columns of the convergence file, if files have one, and sorts the sheet.
+fn sorted(args: &Stats, mut tensors: Sheet, halves: Halves<'_>) -> anyhow::Result<Sheet> {
+    if halves.are_shown {
+        convergence::append(&mut tensors, halves.file);
+    }
     let Some(name) = &args.sort else { return Ok(tensors) };
     let Some(key) = tensors.key(name) else {
         bail!("--sort: unknown statistic '{name}', expected one of {}", keys(&tensors));

@@ -18,7 +18,7 @@ use super::lens::LensResult;
 use super::nextn::{load_draft, locate};
 use super::state_file::StateFile;
 use super::text::{Text, tokenize};
-use super::{dry_run, finish, last_saves, lens, micro_batch, preflight, saved, settings};
+use super::{dry_run, finish, last_saves, lens, micro_batch, preflight, saved, settings, shown};
 use crate::config::Collect;
 use crate::ui::signals::Signals;
 use crate::ui::{log, progress};
@@ -53,17 +53,19 @@ pub(crate) fn collect(mut task: Collect) -> anyhow::Result<ExitCode> {
     };
     // A second lane would read all weights once more.
     let one_lane = streaming.is_some() && options.lanes == Lanes::Auto;
-    let options = if one_lane { RunOptions { lanes: Lanes::Count(1), ..options } } else { options };
+    let mut options = if one_lane { RunOptions { lanes: Lanes::Count(1), ..options } } else { options };
     if task.flags.dry_run {
         dry_run::report(task, &model, nextn.as_ref(), &text, &layout, &options, streaming.as_ref())?;
         return Ok(ExitCode::SUCCESS);
     }
+    let mut shown = shown::prepare(task, &model, &text.chunks, &layout, &options)?;
+    options.sample = shown.as_ref().map(|shown| Arc::clone(shown.layers()));
     preflight::check_room(task, &text.chunks, &layout)?;
     let earlier = Earlier::from_imatrix(&base.imatrix, task.accumulate)?;
     let base = base.into_metadata(task, nextn.is_some());
     let _lock = preflight::lock_output(task)?;
     let lens_settings = options.lens.as_ref().map(|lens| lens::settings(&model, lens));
-    let mut state_file = StateFile::new(task, backend, &text, &base, lens_settings)?;
+    let mut state_file = StateFile::new(task, backend, &text, &base, lens_settings, options.sample.clone())?;
     let start = begin(task, state_file.as_mut(), earlier)?;
     log_plan(task, &text, &layout);
     signals.register_ending(layout.n_seq, saved::what_is_left)?;
@@ -74,7 +76,7 @@ pub(crate) fn collect(mut task: Collect) -> anyhow::Result<ExitCode> {
     if outcome.stopped {
         return last_saves::interrupted(task, &mut events, &collector, &outcome, text.chunks.len(), lens.as_ref());
     }
-    finish::complete(task, &collector, &outcome, &mut events, lens.as_ref(), started)?;
+    finish::complete(task, &collector, &outcome, &mut events, lens.as_ref(), shown.as_mut(), started)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -42,11 +42,11 @@ fn save(path: &Path, file: &ConvergenceFile) -> anyhow::Result<()> {
 }
 
 /// Logs how well the halves agree at the end of a run, and whether `--stop-when-converged` has reached its goal.
-pub(super) fn log_end(task: &Collect, snapshot: &Snapshot, outcome: &Outcome) {
+pub(super) fn log_end(task: &Collect, compared: Option<&ConvergenceFile>, outcome: &Outcome) {
     if task.convergence.is_none() || !task.shard.is_whole() {
         return;
     }
-    let Some(point) = compare(task, snapshot, &outcome.position).and_then(|file| file.last().cloned()) else {
+    let Some(point) = compared.and_then(ConvergenceFile::last) else {
         log::warn(format_args!(
             "--convergence: the run had fewer than two batches with data, so its halves cannot be compared\n\
              hint: more text, or a smaller --batch-size"

@@ -118,8 +118,23 @@ impl<'a> EventHandler<'a> {
         self.signals.ended_by().unwrap_or(2)
     }
 
+    /// Returns true if a signal has asked to end the run.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.signals.ended_by().is_some()
+    }
+
     pub(crate) fn state(&mut self) -> Option<&mut StateFile> {
         self.state.as_mut()
+    }
+
+    /// Replaces the comparison of the halves by that of the end of the run.
+    pub(crate) fn set_compared(&mut self, compared: Option<ConvergenceFile>) {
+        self.compared = compared;
+    }
+
+    /// Returns the last comparison of the halves.
+    pub(crate) fn compared(&self) -> Option<&ConvergenceFile> {
+        self.compared.as_ref()
     }
 
     /// Takes the errors of copies that could not be saved.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use llama_imatrix::Collector;
 use llama_imatrix::evaluate::Outcome;
+use llama_imatrix::shown::ShownExperts;
 
 use super::events::EventHandler;
 use super::lens::LensResult;
@@ -21,10 +22,11 @@ pub(crate) fn complete(
     outcome: &Outcome,
     events: &mut EventHandler<'_>,
     lens: Option<&LensResult>,
+    shown: Option<&mut ShownExperts<'_>>,
     started: Instant,
 ) -> anyhow::Result<()> {
     print_series(format_args!("\n"));
-    let errors = last_saves::complete(task, events, collector, outcome, lens);
+    let errors = last_saves::complete(task, events, collector, outcome, lens, shown);
     if let Some(estimate) = outcome.perplexity {
         print_estimate(&estimate);
     } else if task.flags.chunks == 0 && !task.flags.no_ppl {
@@ -35,7 +37,7 @@ pub(crate) fn complete(
         lens.print();
     }
     log_coverage(task, collector, outcome);
-    convergence::log_end(task, &collector.snapshot(), outcome);
+    convergence::log_end(task, events.compared(), outcome);
     warn_of_discarded(&outcome.position.discarded);
     if collector.inputs_of_too_few_rows() > 0 {
         log::warn(format_args!(

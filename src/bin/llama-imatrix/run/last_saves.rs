@@ -7,10 +7,12 @@ use anyhow::bail;
 use llama_imatrix::Collector;
 use llama_imatrix::collect::Snapshot;
 use llama_imatrix::evaluate::{Checkpoint, Outcome, Position};
+use llama_imatrix::imatrix::Shown;
+use llama_imatrix::shown::ShownExperts;
 
-use super::convergence;
 use super::events::EventHandler;
 use super::lens::{self, LensResult};
+use super::{convergence, shown};
 use crate::config::Collect;
 use crate::ui::chain::describe;
 use crate::ui::print::print_series;
@@ -24,12 +26,14 @@ pub(crate) fn complete(
     collector: &Collector,
     outcome: &Outcome,
     lens_result: Option<&LensResult>,
+    shown_experts: Option<&mut ShownExperts<'_>>,
 ) -> Vec<anyhow::Error> {
     let mut errors = events.take_failures();
     let snapshot = collector.snapshot();
     let checkpoint = Checkpoint { snapshot: &snapshot, position: &outcome.position };
     if task.shard.is_whole() {
-        if let Err(error) = save_matrix(task, events, &snapshot) {
+        let saved = save_matrix(task, events, &snapshot, shown_experts.map(|experts| (experts, outcome)));
+        if let Err(error) = saved {
             errors.push(error);
             // It has all of the sums, too.
             errors.extend(events.state().map(|state| match state.save(&checkpoint) {
@@ -40,8 +44,8 @@ pub(crate) fn complete(
                 Err(second) => second,
             }));
         }
-        let compared = convergence::compare(task, &snapshot, &outcome.position);
-        errors.extend(convergence::save_final(task, compared.as_ref()).err());
+        events.set_compared(convergence::compare(task, &snapshot, &outcome.position));
+        errors.extend(convergence::save_final(task, events.compared()).err());
     } else if let Some(state) = events.state() {
         errors.extend(state.save_final(&checkpoint).err());
     }
@@ -91,7 +95,7 @@ pub(crate) fn interrupted(
         Some(Err(error)) => (None, Some(error)),
     };
     if task.shard.is_whole() {
-        errors.extend(save_matrix(task, events, &snapshot).err());
+        errors.extend(save_matrix(task, events, &snapshot, None).err());
         let compared = convergence::compare(task, &snapshot, position);
         errors.extend(convergence::save_final(task, compared.as_ref()).err());
     }
@@ -115,11 +119,26 @@ pub(crate) fn interrupted(
     Ok(code)
 }
 
-fn save_matrix(task: &Collect, events: &EventHandler<'_>, snapshot: &Snapshot) -> anyhow::Result<()> {
+/// Saves the matrix. With experts to be shown rows, saves it again afterwards: what is collected is safe before that takes
+/// time. A stream gets the second alone.
+fn save_matrix(
+    task: &Collect,
+    events: &EventHandler<'_>,
+    snapshot: &Snapshot,
+    shown: Option<(&mut ShownExperts<'_>, &Outcome)>,
+) -> anyhow::Result<()> {
     let entries: Vec<_> = snapshot.entries().collect();
     let imatrix = events.imatrix(snapshot.chunks, &entries);
     warn_of_gaps(&imatrix);
-    task.merge.output.save_final(&imatrix)
+    let output = &task.merge.output;
+    let Some((experts, outcome)) = shown else { return output.save_final(&imatrix, &Shown::new()) };
+    if output.is_file() {
+        output.save_final(&imatrix, &Shown::new())?;
+    }
+    match shown::show(task, experts, &imatrix, outcome, || !events.is_interrupted()) {
+        None if output.is_file() => Ok(()),
+        shown => output.save_final(&imatrix, &shown.unwrap_or_default()),
+    }
 }
 
 /// Joins all errors to one.

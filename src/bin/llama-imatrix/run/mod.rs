@@ -39,6 +39,7 @@ mod saved;
 pub(crate) mod sensitivity;
 #[cfg(feature = "llama")]
 mod settings;
+mod shown;
 #[cfg(feature = "llama")]
 mod state_file;
 #[cfg(feature = "llama")]

@@ -1,6 +1,7 @@
 //! The state file of a run: written between chunks, continued by `--resume`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -9,6 +10,7 @@ use llama_imatrix::collect::Earlier;
 use llama_imatrix::evaluate::{Checkpoint, Position, Start};
 use llama_imatrix::lens::{Findings, Measurements, Settings};
 use llama_imatrix::llama::Backend;
+use llama_imatrix::shown::SampledLayer;
 use llama_imatrix::state::{Fingerprint, ModelFingerprint, Output, Progress, State};
 
 use super::base::Base;
@@ -46,6 +48,8 @@ pub(crate) struct StateFile {
     workers: bool,
     /// True if the run keeps the halves of the text.
     convergence: bool,
+    /// Layers whose rows are sampled, if they are.
+    sample: Option<Arc<[SampledLayer]>>,
     /// True if the file is this run's.
     ours: bool,
 }
@@ -58,6 +62,7 @@ impl StateFile {
         text: &Text,
         base: &Base,
         settings: Option<Settings>,
+        sample: Option<Arc<[SampledLayer]>>,
     ) -> anyhow::Result<Option<Self>> {
         let given = &task.flags;
         let Some(way) = task.state_way else { return Ok(None) };
@@ -102,6 +107,7 @@ impl StateFile {
             cost: None,
             workers: !given.rpc.is_empty(),
             convergence: task.convergence.is_some(),
+            sample,
             ours: false,
         }))
     }
@@ -146,11 +152,17 @@ impl StateFile {
             "cannot resume from '{shown}' with --convergence: its run did not keep the halves of the text\n\
              hint: leave out --convergence and --stop-when-converged, or delete the file to start over"
         );
+        let layers = state.sample.as_ref().map(|sample| sample.layers());
+        ensure!(
+            self.sample.is_none() || layers == self.sample.as_deref(),
+            "cannot resume from '{shown}' with --fill-experts shown: its run did not sample the rows of these experts\n\
+             hint: --fill-experts layer, or delete the file to start over"
+        );
         state.output.compare(&self.output).with_context(|| format!("cannot resume from '{shown}': another run"))?;
         self.ours = true;
         saved::state_is_saved(&self.path);
         self.last_chunks = found.done.len();
-        let State { progress, likelihoods, measurements, curve, .. } = state;
+        let State { progress, likelihoods, measurements, curve, sample, .. } = state;
         let findings = match (measurements, &self.settings) {
             (Some(measurements), Some(settings)) if measurements.settings == *settings => measurements.findings,
             _ => Findings::default(),
@@ -164,6 +176,7 @@ impl StateFile {
                 tokens: progress.tokens,
                 findings,
                 curve: if self.convergence { curve } else { Vec::new() },
+                sample: sample.filter(|_| self.sample.is_some()).unwrap_or_default(),
             },
         }))
     }
@@ -260,6 +273,7 @@ impl StateFile {
                 .clone()
                 .map(|settings| Measurements { settings, findings: position.findings.clone() }),
             curve: position.curve.clone(),
+            sample: self.sample.is_some().then(|| position.sample.clone()),
             sums: checkpoint.snapshot.sums(self.fingerprint.accumulate),
         }
     }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::imatrix::Fill;
 
 fn entry(sum2: &[f32], counts: &[i64]) -> Entry {
     Entry { sum2: sum2.to_vec(), sum: None, counts: counts.to_vec() }
@@ -115,7 +116,7 @@ fn a_file_is_read_as_it_was_written_and_knows_its_matrix() {
     assert!(file.is_of(&entries, &BTreeMap::new()));
     entries.insert("b".to_owned(), entry(&[4.0, 8.001], &[4]));
     assert!(!file.is_of(&entries, &BTreeMap::new()));
-    assert!(file.is_of(&entries, &[("b".to_owned(), vec![0])].into()));
+    assert!(file.is_of(&entries, &[("b".to_owned(), [(0, Fill::Layer)].into())].into()));
     entries.remove("b");
     assert!(!file.is_of(&entries, &BTreeMap::new()));
 }

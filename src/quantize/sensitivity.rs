@@ -169,8 +169,10 @@ pub fn measure(
         }
         Ok(())
     });
-    let is_changed = written.is_ok() && !replaced.is_empty();
-    let divergence = is_changed.then(|| reference.divergence(model.model(), chunks));
+    let divergence = match &written {
+        Ok(()) if !replaced.is_empty() => Some(reference.divergence(model.model(), chunks)),
+        _ => None,
+    };
     replaced.iter().for_each(|original| original.restore(model, source));
     written?;
     Ok(divergence.transpose()?.map(|divergence| Effect { divergence, errors }))

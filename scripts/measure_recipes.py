@@ -59,6 +59,8 @@ class Measurement:
     def __init__(self, args):
         self.args = args
         self.results = json.load(open("results.json")) if os.path.exists("results.json") else {}
+        costs = json.load(open("costs.json")) if os.path.exists("costs.json") else {}
+        self.errors, self.sensitivities = costs.get("errors", {}), costs.get("sensitivities", {})
         if not os.path.exists("imatrix.gguf"):
             run(args.ours, "-m", args.model, "-f", args.calibration, "-c", 512, "--process-output", "--no-ppl", "-o", "imatrix.gguf")
         if not os.path.exists("sensitivity.done"):
@@ -99,18 +101,34 @@ class Measurement:
         document = json.loads(
             run(args.ours, "recipe", args.model, "imatrix.gguf", "--size", size, "--format", "json", "-o", "types.txt", *args.rows, *KINDS[kind])
         )
+        for name, flags in PREDICTIONS.items():
+            if flags == KINDS[kind]:
+                self.learn(name, document)
         run(f"{args.upstream}/llama-quantize", "--imatrix", "imatrix.gguf", "--tensor-type-file", "types.txt", args.model, out, document["command"][-1])
         if os.path.getsize(out) != document["file_bytes"] or document["file_bytes"] > size:
             raise SystemExit(f"{kind}: {os.path.getsize(out)} bytes, predicted {document['file_bytes']}, allowed {size}")
         return out
 
     def predict(self, file):
-        """Returns the cost of the types that a file has, by each of PREDICTIONS: that of a recipe without any choice."""
+        """Returns the cost of the types that a file has, by each of PREDICTIONS: as of a recipe without any choice."""
         args = self.args
-        quantized = [(name, type_) for name, type_ in tensors(file) if type_ not in ("f32", "f16")]
-        keep = [word for name, type_ in quantized for word in ("--keep", f"{name}={type_}")]
-        command = [args.ours, "recipe", args.model, "imatrix.gguf", "--size", os.path.getsize(file), "--no-fuse", "--format", "json", *args.rows, *keep]
-        return {kind: json.loads(run(*command, *flags))["cost"] for kind, flags in PREDICTIONS.items()}
+        types = {name: type_ for name, type_ in tensors(file) if type_ not in ("f32", "f16")}
+        keep = [word for name, type_ in types.items() for word in ("--keep", f"{name}={type_}")]
+        command = [args.ours, "recipe", args.model, "imatrix.gguf", "--size", os.path.getsize(file), "--no-fuse", "--format", "json", *args.rows]
+        for kind, flags in PREDICTIONS.items():
+            if any(f"{name} {type_}" not in self.errors for name, type_ in types.items()) or kind not in self.sensitivities:
+                self.learn(kind, json.loads(run(*command, *keep, *flags)))
+        return {
+            kind: sum(self.errors[f"{name} {type_}"] * self.sensitivities[kind][name] for name, type_ in types.items())
+            for kind in PREDICTIONS
+        }
+
+    def learn(self, kind, document):
+        """Keeps the squared errors and sensitivities that a recipe lists: they do not depend on what it chose."""
+        for row in document["tensors"]:
+            self.errors[f"{row['tensor']} {row['type']}"] = row["error"] * row["power"]
+        self.sensitivities[kind] = {row["tensor"]: row["sensitivity"] for row in document["tensors"]}
+        json.dump({"errors": self.errors, "sensitivities": self.sensitivities}, open("costs.json", "w"), indent=1)
 
 
 def share(x):

@@ -228,15 +228,13 @@ impl Replayer {
     }
 
     fn runner(&mut self, device: Device) -> Result<&mut GraphRunner, String> {
-        let at = match self.runners.iter().position(|runner| runner.device() == device) {
-            Some(at) => at,
-            None => {
-                let runner = GraphRunner::new(device).ok_or_else(|| format!("ggml cannot start {}", device.name()))?;
-                runner.set_threads(self.n_threads);
-                self.runners.push(runner);
-                self.runners.len() - 1
-            }
-        };
+        let known = self.runners.iter().position(|runner| runner.device() == device);
+        let at = known.unwrap_or(self.runners.len());
+        if known.is_none() {
+            let runner = GraphRunner::new(device).ok_or_else(|| format!("ggml cannot start {}", device.name()))?;
+            runner.set_threads(self.n_threads);
+            self.runners.push(runner);
+        }
         Ok(&mut self.runners[at])
     }
 }

@@ -106,10 +106,8 @@ fn rows_of(graph: &Graph<'_>, routed_by: &[Option<Source>], input: usize, ids: S
         for (i, &source) in node.sources.iter().enumerate() {
             match source {
                 Source::Node(before) if is_computed(source) => left.push(before),
-                _ if i == 1 && node.op == NodeOp::MulMatId => {
-                    if *rows.get_or_insert(source) != source {
-                        return Err("the experts' weights read different rows".to_owned());
-                    }
+                _ if i == 1 && node.op == NodeOp::MulMatId && *rows.get_or_insert(source) != source => {
+                    return Err("the experts' weights read different rows".to_owned());
                 }
                 _ => {}
             }

@@ -173,7 +173,9 @@ pub fn measure(
         Ok(()) if !replaced.is_empty() => Some(reference.divergence(model.model(), chunks)),
         _ => None,
     };
-    replaced.iter().for_each(|original| original.restore(model, source));
+    for original in &replaced {
+        original.restore(model, source);
+    }
     written?;
     Ok(divergence.transpose()?.map(|divergence| Effect { divergence, errors }))
 }

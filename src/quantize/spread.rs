@@ -62,7 +62,9 @@ impl Sensitivities {
                 }
                 let factor = divergence / predicted;
                 has_changed |= (factor - 1.0).abs() > 1e-9;
-                members.iter().for_each(|&(i, _)| spread[i] = spread[i].map(|s| s * factor));
+                for &(i, _) in members {
+                    spread[i] = spread[i].map(|s| s * factor);
+                }
             }
             if !has_changed {
                 break;

@@ -4,9 +4,9 @@
 /// `n * 2^-52` of all sums.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Half {
-    /// Sum of squared activations per column and matrix, as long as [`Sums::sum2`]. Empty: no batch so far.
+    /// Sum of squared activations per column and matrix, as long as [`Sums::sum2`](super::Sums::sum2). Empty: no batch so far.
     pub sum2: Vec<f64>,
-    /// Number of rows, as in [`Sums::counts`].
+    /// Number of rows, as in [`Sums::counts`](super::Sums::counts).
     pub counts: Vec<i64>,
 }
 

@@ -102,7 +102,9 @@ fn input_of_down(w: &Weights, layer: usize, expert: usize, n: usize, row: &[f32]
     };
     for (values, kind) in [(&mut gate, "ffn_gate_exps"), (&mut up, "ffn_up_exps")] {
         if let Some(scale) = w.expert(&name(&format!("{kind}.scale")), n, expert) {
-            values.iter_mut().for_each(|x| *x *= f64::from(scale[0]));
+            for x in &mut values {
+                *x *= f64::from(scale[0]);
+            }
         }
         if let Some(bias) = w.expert(&name(&format!("{kind}.bias")), n, expert) {
             values.iter_mut().zip(bias).for_each(|(x, bias)| *x += f64::from(*bias));

@@ -39,6 +39,7 @@ mod saved;
 pub(crate) mod sensitivity;
 #[cfg(feature = "llama")]
 mod settings;
+#[cfg(feature = "llama")]
 mod shown;
 #[cfg(feature = "llama")]
 mod state_file;

@@ -49,7 +49,7 @@ enum Group {
     Weight,
     /// The weights of each layer.
     Layer,
-    /// The weights of each kind, such as attn_q.
+    /// The weights of each kind, such as `attn_q`.
     Kind,
 }
 

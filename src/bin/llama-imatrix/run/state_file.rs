@@ -152,7 +152,7 @@ impl StateFile {
             "cannot resume from '{shown}' with --convergence: its run did not keep the halves of the text\n\
              hint: leave out --convergence and --stop-when-converged, or delete the file to start over"
         );
-        let layers = state.sample.as_ref().map(|sample| sample.layers());
+        let layers = state.sample.as_ref().map(llama_imatrix::shown::RowSample::layers);
         ensure!(
             self.sample.is_none() || layers == self.sample.as_deref(),
             "cannot resume from '{shown}' with --fill-experts shown: its run did not sample the rows of these experts\n\

@@ -1,5 +1,7 @@
 //! The comparisons per chunk and per document.
 
+use std::fmt::Write as _;
+
 use llama_imatrix::quantize::divergence::{Divergence, Summary, Uncertain, over_parts};
 use llama_imatrix::report::divergence as report;
 use llama_imatrix::report::text::aligned;
@@ -90,8 +92,9 @@ impl Compared {
         let mut text = aligned(&report::parts(title, rows));
         if let Some(mean) = self.over(part) {
             let [from, to] = mean.interval();
-            text += &format!(
-                "\nMean KLD {:.6}, 95 % interval {from:.6} to {to:.6} with {} {plural} as samples\n",
+            let _ = writeln!(
+                text,
+                "\nMean KLD {:.6}, 95 % interval {from:.6} to {to:.6} with {} {plural} as samples",
                 mean.value,
                 self.rows(part).len()
             );

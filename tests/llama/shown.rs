@@ -102,7 +102,7 @@ fn input_of_down(w: &Weights, layer: usize, expert: usize, n: usize, row: &[f32]
     };
     for (values, kind) in [(&mut gate, "ffn_gate_exps"), (&mut up, "ffn_up_exps")] {
         if let Some(scale) = w.expert(&name(&format!("{kind}.scale")), n, expert) {
-            for x in &mut values {
+            for x in &mut *values {
                 *x *= f64::from(scale[0]);
             }
         }

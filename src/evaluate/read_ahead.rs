@@ -93,7 +93,7 @@ impl Reader {
         let mut progress = self.0.shared.lock();
         progress.used = progress.evaluations * self.0.total + start;
         drop(progress);
-        self.0.shared.moved.notify_one();
+        self.0.shared.moved.notify_all();
     }
 
     /// Notes that the evaluation has ended: the next one begins with the first weight.
@@ -102,14 +102,14 @@ impl Reader {
         progress.evaluations += 1;
         progress.used = progress.evaluations * self.0.total;
         drop(progress);
-        self.0.shared.moved.notify_one();
+        self.0.shared.moved.notify_all();
     }
 }
 
 impl Drop for Thread {
     fn drop(&mut self) {
         self.shared.lock().ended = true;
-        self.shared.moved.notify_one();
+        self.shared.moved.notify_all();
         if let Some(handle) = self.handle.take() {
             let _ = handle.join();
         }

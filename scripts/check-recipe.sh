@@ -71,12 +71,7 @@ main() {
     . "$here/env.sh"
     upstream=$("$here/upstream.sh" | tail -n 1)
     ours=$(llama_imatrix_program)
-    work=${1:-}
-    if [ -z "$work" ]; then
-        work=$(mktemp -d)
-        trap 'rm -rf "$work"' EXIT
-    fi
-    mkdir -p "$work"
+    llama_imatrix_work_folder "${1:-}"
     cd "$work"
     if [ "$mode" = large ]; then
         large

@@ -30,6 +30,16 @@ llama_imatrix_program() {
         printf '%s\n' "$CARGO_TARGET_DIR/release/llama-imatrix"
 }
 
+# Sets `work` to the folder $1, which is created, or to a temporary one, which is removed at the end of the script.
+llama_imatrix_work_folder() {
+    work=${1:-}
+    if [ -z "$work" ]; then
+        work=$(mktemp -d)
+        trap 'rm -rf "$work"' EXIT
+    fi
+    mkdir -p "$work"
+}
+
 # Prints the folder of libclang, or fails. The folders that bindgen searches itself come first.
 llama_imatrix_libclang_dir() {
     local dir lib

@@ -15,7 +15,7 @@ root=$(cd "$here/.." && pwd)
 main() {
     # shellcheck source=scripts/env.sh
     . "$here/env.sh"
-    local upstream ours work
+    local upstream ours
     local quickstart=$root/assets/quickstart
     local model=${2:-$LLAMA_IMATRIX_CACHE/models/moe/moe.gguf}
     [ -f "$model" ] || {
@@ -24,12 +24,7 @@ main() {
     }
     upstream=$("$here/upstream.sh" | tail -n 1)
     ours=$(llama_imatrix_program)
-    work=${1:-}
-    if [ -z "$work" ]; then
-        work=$(mktemp -d)
-        trap 'rm -rf "$work"' EXIT
-    fi
-    mkdir -p "$work"
+    llama_imatrix_work_folder "${1:-}"
     # shellcheck disable=SC2086 # several arguments
     python3 "$here/measure_fill.py" --ours "$ours" --upstream "$upstream" --work "$work" ${MEASURE_ARGS:-} \
         "$model" "${3:-$quickstart/calibration.txt}" "${4:-$quickstart/held-out.txt}"

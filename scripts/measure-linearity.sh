@@ -15,14 +15,9 @@ root=$(cd "$here/.." && pwd)
 main() {
     # shellcheck source=scripts/env.sh
     . "$here/env.sh"
-    local ours work model calibration type by
+    local ours model calibration type by
     ours=$(llama_imatrix_program)
-    work=${1:-}
-    if [ -z "$work" ]; then
-        work=$(mktemp -d)
-        trap 'rm -rf "$work"' EXIT
-    fi
-    mkdir -p "$work"
+    llama_imatrix_work_folder "${1:-}"
     model=${2:-$root/assets/quickstart/quickstart.gguf}
     calibration=${3:-$root/assets/quickstart/calibration.txt}
     [ -f "$work/imatrix.gguf" ] ||

@@ -14,15 +14,10 @@ root=$(cd "$here/.." && pwd)
 main() {
     # shellcheck source=scripts/env.sh
     . "$here/env.sh"
-    local upstream ours work
+    local upstream ours
     upstream=$("$here/upstream.sh" | tail -n 1)
     ours=$(llama_imatrix_program)
-    work=${1:-}
-    if [ -z "$work" ]; then
-        work=$(mktemp -d)
-        trap 'rm -rf "$work"' EXIT
-    fi
-    mkdir -p "$work"
+    llama_imatrix_work_folder "${1:-}"
     local quickstart=$root/assets/quickstart
     # shellcheck disable=SC2086 # several arguments
     python3 "$here/measure_recipes.py" --ours "$ours" --upstream "$upstream" --work "$work" ${MEASURE_ARGS:-} \

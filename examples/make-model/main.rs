@@ -30,7 +30,7 @@ const FILES: &[(&str, &str, Make)] = &[
         shapes::dense_06b().write(w)
     }),
     ("dense-small", "12 layers of 768, a vocabulary of 32,000, f16", |w| shapes::dense_small().write(w)),
-    ("moe", "10 layers, 8 of 64 experts a token, a vocabulary of 50,304, Q8_0", |w| shapes::moe().write(w)),
+    ("moe", "10 layers, 8 of 64 experts per token, a vocabulary of 50,304, Q8_0", |w| shapes::moe().write(w)),
     ("hybrid", "10 layers of short convolutions and 6 of attention, a vocabulary of 65,536, tied, f16", |w| {
         shapes::hybrid().write(w)
     }),
@@ -40,13 +40,13 @@ const FILES: &[(&str, &str, Make)] = &[
     ("dense-8b-half", "dense-8b with 16 of its layers, 4.6 GiB: how time and memory grow", |w| {
         shapes::dense_8b(16).write(w)
     }),
-    ("moe-15b", "24 layers, 8 of 128 experts a token, a vocabulary of 151,936, Q8_0, 15 GiB: for GPUs", |w| {
+    ("moe-15b", "24 layers, 8 of 128 experts per token, a vocabulary of 151,936, Q8_0, 15 GiB: for GPUs", |w| {
         shapes::moe_15b().write(w)
     }),
     ("dense-4g", "9 layers of 4096, a vocabulary of 16,384, f16, 4 GiB: larger than memory", |w| {
         shapes::dense_4g().write(w)
     }),
-    ("moe-4g", "10 layers, 4 of 256 experts a token, a vocabulary of 50,304, Q8_0, 4 GiB: larger than memory", |w| {
+    ("moe-4g", "10 layers, 4 of 256 experts per token, a vocabulary of 50,304, Q8_0, 4 GiB: larger than memory", |w| {
         shapes::moe_4g().write(w)
     }),
     ("matrix", "an importance matrix of 60 layers of 256 experts, 1 GiB", matrix::write),

@@ -23,6 +23,36 @@ struct Transformer {
     head_norms: bool,
 }
 
+/// 1.1 billion parameters, 0.3 of them in use per token.
+const MOE: Transformer = Transformer {
+    arch: "qwen3moe",
+    weights: Q8_0,
+    vocab: Vocab { size: 50_304, pre: "qwen2" },
+    layers: 10,
+    embd: 1024,
+    ff: 512,
+    experts: Some((64, 8)),
+    heads: 16,
+    kv_heads: 4,
+    head: 128,
+    head_norms: true,
+};
+
+/// As Llama-3-8B.
+const LLAMA_3_8B: Transformer = Transformer {
+    arch: "llama",
+    weights: Q8_0,
+    vocab: Vocab { size: 128_256, pre: "llama-bpe" },
+    layers: 32,
+    embd: 4096,
+    ff: 14_336,
+    experts: None,
+    heads: 32,
+    kv_heads: 8,
+    head: 128,
+    head_norms: false,
+};
+
 /// As Qwen3-0.6B, but with an output matrix of its own.
 pub(crate) fn dense_06b() -> ModelFile {
     Transformer {
@@ -59,43 +89,17 @@ pub(crate) fn dense_small() -> ModelFile {
     .build("dense-small")
 }
 
-/// 1.1 billion parameters, 0.3 of them in use for a token.
+/// 1.1 billion parameters, 0.3 of them in use per token.
 pub(crate) fn moe() -> ModelFile {
-    Transformer {
-        arch: "qwen3moe",
-        weights: Q8_0,
-        vocab: Vocab { size: 50_304, pre: "qwen2" },
-        layers: 10,
-        embd: 1024,
-        ff: 512,
-        experts: Some((64, 8)),
-        heads: 16,
-        kv_heads: 4,
-        head: 128,
-        head_norms: true,
-    }
-    .build("moe")
+    MOE.build("moe")
 }
 
 /// As Llama-3-8B, with this many of its 32 layers.
 pub(crate) fn dense_8b(layers: u32) -> ModelFile {
-    Transformer {
-        arch: "llama",
-        weights: Q8_0,
-        vocab: Vocab { size: 128_256, pre: "llama-bpe" },
-        layers,
-        embd: 4096,
-        ff: 14_336,
-        experts: None,
-        heads: 32,
-        kv_heads: 8,
-        head: 128,
-        head_norms: false,
-    }
-    .build("dense-8b")
+    Transformer { layers, ..LLAMA_3_8B }.build("dense-8b")
 }
 
-/// As Qwen3-30B-A3B, with half of its layers: 15 billion parameters, 1.7 of them in use for a token.
+/// As Qwen3-30B-A3B, with half of its layers: 15 billion parameters, 1.7 of them in use per token.
 pub(crate) fn moe_15b() -> ModelFile {
     Transformer {
         arch: "qwen3moe",
@@ -115,38 +119,12 @@ pub(crate) fn moe_15b() -> ModelFile {
 
 /// Nine layers as those of Llama-3-8B: 2.1 billion parameters.
 pub(crate) fn dense_4g() -> ModelFile {
-    Transformer {
-        arch: "llama",
-        weights: F16,
-        vocab: Vocab { size: 16_384, pre: "gpt-2" },
-        layers: 9,
-        embd: 4096,
-        ff: 14_336,
-        experts: None,
-        heads: 32,
-        kv_heads: 8,
-        head: 128,
-        head_norms: false,
-    }
-    .build("dense-4g")
+    Transformer { weights: F16, vocab: Vocab { size: 16_384, pre: "gpt-2" }, layers: 9, ..LLAMA_3_8B }.build("dense-4g")
 }
 
-/// 4.2 billion parameters, 0.2 of them in use for a token.
+/// 4.2 billion parameters, 0.2 of them in use per token.
 pub(crate) fn moe_4g() -> ModelFile {
-    Transformer {
-        arch: "qwen3moe",
-        weights: Q8_0,
-        vocab: Vocab { size: 50_304, pre: "qwen2" },
-        layers: 10,
-        embd: 1024,
-        ff: 512,
-        experts: Some((256, 4)),
-        heads: 16,
-        kv_heads: 4,
-        head: 128,
-        head_norms: true,
-    }
-    .build("moe-4g")
+    Transformer { experts: Some((256, 4)), ..MOE }.build("moe-4g")
 }
 
 impl Transformer {

@@ -29,9 +29,18 @@ pub(super) fn check(host: Option<[u64; 2]>, lanes: usize) -> Result<(), Error> {
 
 /// Returns the bytes of memory that can be allocated, including swap and within the limits of control groups.
 fn attainable() -> Option<u64> {
-    let system = field("/proc/meminfo", "MemAvailable:")?;
-    let system = system.saturating_add(field("/proc/meminfo", "SwapFree:").unwrap_or(0));
-    Some(left_in_group().map_or(system, |group| group.min(system)))
+    let swap = field("/proc/meminfo", "SwapFree:").unwrap_or(0);
+    unswapped().map(|unswapped| within_groups(unswapped.saturating_add(swap)))
+}
+
+/// Returns the bytes of memory that the system has available without swapping.
+fn unswapped() -> Option<u64> {
+    field("/proc/meminfo", "MemAvailable:")
+}
+
+/// Returns as much of the system's memory as the limits of control groups leave.
+fn within_groups(system: u64) -> u64 {
+    left_in_group().map_or(system, |group| group.min(system))
 }
 
 /// Returns the bytes that the limits of this process's control groups leave, if there are any. Reclaimable memory does
@@ -67,8 +76,7 @@ fn left_in(group: &Path, [limit, used]: [&str; 2]) -> Option<u64> {
 /// system does not report them. Pages of files count as available, since they can be dropped.
 #[must_use]
 pub fn available() -> Option<u64> {
-    let system = field("/proc/meminfo", "MemAvailable:")?;
-    Some(left_in_group().map_or(system, |group| group.min(system)))
+    unswapped().map(within_groups)
 }
 
 /// Returns the bytes of address space in use, whether or not they have been written.

@@ -371,7 +371,7 @@ pub fn run(
     nextn: Option<&Layer<'_>>,
     chunks: &Chunks,
     collector: &Collector,
-    start: Start,
+    mut start: Start,
     options: &RunOptions,
     listener: &mut dyn Listener,
 ) -> Result<Outcome, Error> {
@@ -383,7 +383,6 @@ pub fn run(
         )));
     }
     check_rows(nextn.is_some(), chunks, &layout, options)?;
-    let mut start = start;
     let layers = options.sample.as_deref().unwrap_or_default();
     if start.position.sample.layers() != layers {
         start.position.sample = RowSample::new(layers);

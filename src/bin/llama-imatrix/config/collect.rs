@@ -175,7 +175,7 @@ fn refuse_auto(flags: &Flags, shard: Shard) -> anyhow::Result<()> {
     ensure!(
         !flags.collects_nextn(),
         "--ubatch-size auto cannot be combined with '--nextn' or '--model-draft', which need a single sequence per batch\n\
-         hint: -b {0} -ub {0} evaluates a chunk per pass",
+         hint: -b {0} -ub {0} evaluates one chunk per pass",
         flags.ctx_size
     );
     Ok(())

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use llama_imatrix::atomic_file::{Way, save_as, save_new};
-use llama_imatrix::imatrix::{Error, Format, Imatrix, Values};
-use llama_imatrix::imatrix::{Shown, describe_filled};
+use llama_imatrix::imatrix::{Error, Format, Imatrix, Shown, Values, describe_filled};
 use llama_imatrix::state::Shard;
 
 use super::replaceable::refuse_foreign_matrix;
@@ -81,17 +80,19 @@ impl Output {
         if let Some(chunks) = copy {
             name.push(format!(".at_{chunks}"));
         }
-        let path = PathBuf::from(name);
-        save_as(&path, self.way, |w| self.write(imatrix, &Shown::new(), w))
-            .with_context(|| format!("cannot save '{}'", path.display()))
+        self.save_to(Path::new(&name), imatrix, &Shown::new())
     }
 
     /// Replaces the file at the end of a run. If that fails, saves the matrix to the temporary folder. Experts in `shown` are
     /// filled from the rows that were shown to them.
     pub(crate) fn save_final(&self, imatrix: &Imatrix<impl Values>, shown: &Shown) -> anyhow::Result<()> {
-        let saved = save_as(&self.path, self.way, |w| self.write(imatrix, shown, w))
-            .with_context(|| format!("cannot save '{}'", self.path.display()));
+        let saved = self.save_to(&self.path, imatrix, shown);
         or_rescue(saved, "matrix", &self.path, |w| self.write(imatrix, shown, w))
+    }
+
+    fn save_to(&self, path: &Path, imatrix: &Imatrix<impl Values>, shown: &Shown) -> anyhow::Result<()> {
+        save_as(path, self.way, |w| self.write(imatrix, shown, w))
+            .with_context(|| format!("cannot save '{}'", path.display()))
     }
 
     /// Returns the number of tokens below which experts are filled; `None` if none are.

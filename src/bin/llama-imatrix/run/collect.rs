@@ -18,6 +18,7 @@ use super::lens::LensResult;
 use super::nextn::{load_draft, locate};
 use super::state_file::StateFile;
 use super::text::{Text, tokenize};
+use super::weights::Weights;
 use super::{dry_run, finish, last_saves, lens, micro_batch, preflight, saved, settings, shown};
 use crate::config::Collect;
 use crate::ui::signals::Signals;
@@ -27,7 +28,8 @@ use crate::ui::{log, progress};
 pub(crate) fn collect(mut task: Collect) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let base = Base::load(&task)?;
-    preflight::check(&task)?;
+    let weights = Weights::of(&task.model);
+    preflight::check(&task, weights.as_ref())?;
     let signals = Signals::register()?;
     let backend = settings::start_backend_of_run(&task, &signals)?;
     let model_options = settings::model_options(&task, backend)?;
@@ -42,7 +44,8 @@ pub(crate) fn collect(mut task: Collect) -> anyhow::Result<ExitCode> {
         stop: Arc::clone(&signals.stop),
         ..run_options(task, layout)
     };
-    let streaming = micro_batch::settle(&mut task, &model, &model_options, nextn.is_some(), &text, &options)?;
+    let streaming =
+        micro_batch::settle(&mut task, &model, &model_options, weights.as_ref(), nextn.is_some(), &text, &options)?;
     let task = &task;
     let layout = Layout::new(&model, nextn.is_some(), &text.chunks, task.n_batch, task.n_ubatch);
     log_system(task, backend);
@@ -60,7 +63,7 @@ pub(crate) fn collect(mut task: Collect) -> anyhow::Result<ExitCode> {
     }
     let mut shown = shown::prepare(task, &model, &text.chunks, &layout, &options)?;
     options.sample = shown.as_ref().map(|shown| Arc::clone(shown.layers()));
-    preflight::check_room(task, &text.chunks, &layout)?;
+    preflight::check_room(task, weights.as_ref(), &text.chunks, &layout)?;
     let earlier = Earlier::from_imatrix(&base.imatrix, task.accumulate)?;
     let base = base.into_metadata(task, nextn.is_some());
     let _lock = preflight::lock_output(task)?;

@@ -6,9 +6,9 @@ use anyhow::ensure;
 use llama_imatrix::atomic_file::follow_links;
 use llama_imatrix::calibration::Chunks;
 use llama_imatrix::evaluate::Layout;
-use llama_imatrix::gguf;
-use llama_imatrix::state::{Accumulate, model_files};
+use llama_imatrix::state::Accumulate;
 
+use super::weights::Weights;
 use crate::config::Collect;
 use crate::ui::log;
 
@@ -47,13 +47,17 @@ impl Sizes {
 
 /// Fails if the disk lacks space for the matrix, its copies and the state, and for one save beside the file that it replaces.
 /// The number of copies follows from the text's `chunks`.
-pub(crate) fn check_room(task: &Collect, chunks: Option<(&Chunks, &Layout)>) -> anyhow::Result<()> {
+pub(crate) fn check_room(
+    task: &Collect,
+    weights: Option<&Weights>,
+    chunks: Option<(&Chunks, &Layout)>,
+) -> anyhow::Result<()> {
     let path = task.merge.output.path();
     // A pipe or a device takes what it takes, and llama.cpp says what is wrong with a model.
     if !task.merge.output.is_file() {
         return Ok(());
     }
-    let Some(weights) = Weights::of(&task.model) else { return Ok(()) };
+    let Some(weights) = weights else { return Ok(()) };
     let target = follow_links(path)?;
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let replaced = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
@@ -72,18 +76,18 @@ pub(crate) fn check_room(task: &Collect, chunks: Option<(&Chunks, &Layout)>) -> 
     Ok(())
 }
 
-fn sizes(task: &Collect, weights: Weights, chunks: Option<(&Chunks, &Layout)>) -> Sizes {
+fn sizes(task: &Collect, weights: &Weights, chunks: Option<(&Chunks, &Layout)>) -> Sizes {
     let flags = &task.flags;
     let exact = task.accumulate == Accumulate::F64;
     let halves = if task.convergence.is_some() { HALF_BYTES } else { 0 };
-    let state = weights.bytes(if exact { EXACT_BYTES } else { OUTPUT_BYTES } + halves);
+    let state = bytes(weights, if exact { EXACT_BYTES } else { OUTPUT_BYTES } + halves);
     if !task.shard.is_whole() {
         let tokens = chunks.filter(|_| !flags.no_ppl).map_or(0, |(chunks, layout)| {
             layout.part(task.shard).map(|chunk| chunks.scored(chunk).len() as u64).sum::<u64>()
         });
         return Sizes { state: state.saturating_add(tokens * TOKEN_BYTES), ..Sizes::default() };
     }
-    let output = weights.bytes(OUTPUT_BYTES);
+    let output = bytes(weights, OUTPUT_BYTES);
     let copies = match (u64::try_from(flags.save_frequency), chunks) {
         (Ok(every @ 1..), Some((chunks, _))) => output.saturating_mul(chunks.len() as u64 / every),
         _ => 0,
@@ -91,32 +95,9 @@ fn sizes(task: &Collect, weights: Weights, chunks: Option<(&Chunks, &Layout)>) -
     Sizes { output, state: if task.state_way.is_some() { state } else { 0 }, copies }
 }
 
-/// Collected weights: their number, and their channels times matrices.
-#[derive(Clone, Copy, Debug, Default)]
-struct Weights {
-    count: u64,
-    values: u64,
-}
-
-impl Weights {
-    /// Counts the weights in all files of a model.
-    fn of(model: &Path) -> Option<Self> {
-        let mut all = Self::default();
-        for file in model_files(model).ok()? {
-            let file = gguf::File::open(file).ok()?;
-            for tensor in file.tensors().filter(|tensor| tensor.name.starts_with("blk.") && tensor.shape[1] > 1) {
-                let [channels, _, n2, n3] = tensor.shape;
-                all.count += 1;
-                all.values = all.values.saturating_add(channels.saturating_mul(n2).saturating_mul(n3));
-            }
-        }
-        Some(all)
-    }
-
-    /// Returns the size of a file with `per_value` bytes per value.
-    fn bytes(self, per_value: u64) -> u64 {
-        self.values.saturating_mul(per_value).saturating_add(self.count * WEIGHT_BYTES + HEAD_BYTES)
-    }
+/// Returns the size of a file with `per_value` bytes per value of each weight.
+fn bytes(weights: &Weights, per_value: u64) -> u64 {
+    weights.entry_values.saturating_mul(per_value).saturating_add(weights.entries * WEIGHT_BYTES + HEAD_BYTES)
 }
 
 fn shown(bytes: u64) -> String {

@@ -76,9 +76,7 @@ impl Streaming {
             self.n_ubatch
         )
     }
-}
 
-impl Streaming {
     /// Describes the speed, from the first batch, which took `seconds`.
     pub(crate) fn pace(&self, seconds: f32) -> String {
         let passes = self.passes_per_batch.max(1);
@@ -102,6 +100,7 @@ pub(crate) fn settle(
     task: &mut Collect,
     model: &Model,
     model_options: &ModelOptions,
+    weights: Option<&Weights>,
     nextn: bool,
     text: &Text,
     options: &dyn Fn(&Collect, &Layout) -> RunOptions,
@@ -112,7 +111,7 @@ pub(crate) fn settle(
         (task.n_batch, task.n_ubatch) = (sizes.n_batch, sizes.n_ubatch);
         log::info(format_args!("-b {} -ub {}, as in the state that is resumed", sizes.n_batch, sizes.n_ubatch));
     }
-    let (Some(weights), Some(available)) = (Weights::of(&task.model), available_memory()) else {
+    let (Some(weights), Some(available)) = (weights, available_memory()) else {
         if auto {
             log::warn(format_args!(
                 "--ubatch-size auto: this system does not report its available memory, or the model cannot be read; using -b {} \
@@ -134,7 +133,7 @@ pub(crate) fn settle(
         dry = Model::load(&task.model, &ModelOptions { dry: true, ..model_options.clone() })?;
         &dry
     };
-    let run = Run { task, dry_model, loaded: !model_options.dry, nextn, text, options, weights: &weights, available };
+    let run = Run { task, dry_model, loaded: !model_options.dry, nextn, text, options, weights, available };
     let default = run.memory(Sizes { n_batch: task.n_batch, n_ubatch: task.n_ubatch })?;
     let Some(default) = default else {
         if auto {

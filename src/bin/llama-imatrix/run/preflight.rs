@@ -6,16 +6,17 @@ use llama_imatrix::evaluate::Layout;
 use llama_imatrix::nextn::check_files;
 
 use super::lock::Lock;
+use super::weights::Weights;
 use super::{chat, disk};
 use crate::config::Collect;
 use crate::ui::log;
 
 /// Fails if a run cannot succeed, before a model is loaded.
-pub(crate) fn check(task: &Collect) -> anyhow::Result<()> {
+pub(crate) fn check(task: &Collect, weights: Option<&Weights>) -> anyhow::Result<()> {
     check_files(&task.model, task.draft_model.as_deref())?;
     chat::check(task)?;
     if !task.flags.dry_run {
-        disk::check_room(task, None)?;
+        disk::check_room(task, weights, None)?;
         if task.merge.output.is_file() {
             Lock::check(task.merge.output.path())?;
         }
@@ -24,8 +25,13 @@ pub(crate) fn check(task: &Collect) -> anyhow::Result<()> {
 }
 
 /// Fails if the disk lacks space for all files of the run, numbered copies included.
-pub(crate) fn check_room(task: &Collect, chunks: &Chunks, layout: &Layout) -> anyhow::Result<()> {
-    disk::check_room(task, Some((chunks, layout)))
+pub(crate) fn check_room(
+    task: &Collect,
+    weights: Option<&Weights>,
+    chunks: &Chunks,
+    layout: &Layout,
+) -> anyhow::Result<()> {
+    disk::check_room(task, weights, Some((chunks, layout)))
 }
 
 /// Locks the output against other runs, and removes unfinished saves of killed runs.

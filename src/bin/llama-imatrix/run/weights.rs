@@ -14,6 +14,10 @@ pub(crate) struct Weights {
     pub(crate) active: u64,
     /// Number of weights in the output matrix.
     pub(crate) output: u64,
+    /// Number of tensors that may have an entry in a matrix.
+    pub(crate) entries: u64,
+    /// Values of these entries: channels times matrices.
+    pub(crate) entry_values: u64,
     /// Channels of the layers' inputs, times matrices.
     pub(crate) channels: u64,
     /// Bytes of all weights except the embeddings and the output matrix.
@@ -42,6 +46,10 @@ impl Weights {
             for tensor in file.tensors() {
                 let [columns, rows, n2, n3] = tensor.shape;
                 let matrices = n2.saturating_mul(n3);
+                if tensor.name.starts_with("blk.") && rows > 1 {
+                    all.entries += 1;
+                    all.entry_values = all.entry_values.saturating_add(columns.saturating_mul(matrices));
+                }
                 let (elements, bytes) = (columns.saturating_mul(rows), tensor.data.len() as u64);
                 match tensor.name {
                     "output.weight" => (all.output, all.output_bytes) = (elements, bytes),
@@ -80,7 +88,7 @@ impl Weights {
 
     /// Returns the bytes of the sums of a run.
     pub(crate) fn sums(&self, task: &Collect) -> u64 {
-        // In f32 two sums a channel; exact ones take three words and two.
+        // Two f32 sums per channel; exact ones take five words of 64 bits.
         let bytes = if task.accumulate == Accumulate::F64 { 40 } else { 8 };
         // The half of the text is one sum in f64.
         let bytes = if task.convergence.is_some() { bytes + 8 } else { bytes };

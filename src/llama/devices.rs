@@ -41,6 +41,12 @@ impl Device {
         Self::new(unsafe { sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU) })
     }
 
+    /// Returns the device of [`products`](crate::products), if it has been registered.
+    pub(super) fn products() -> Option<Self> {
+        // SAFETY: reads ggml's registry; the name ends with a NUL.
+        Self::new(unsafe { sys::ggml_backend_dev_by_name(PRODUCTS.as_ptr()) })
+    }
+
     /// Returns its short name, such as `CUDA0`.
     #[must_use]
     pub fn name(self) -> String {

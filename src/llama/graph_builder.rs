@@ -9,7 +9,7 @@ use super::logit_ops::RowOp;
 use super::tensor::buffer_of;
 
 /// Most tensors of a graph. The largest graph, a sum over a million rows, has half as many.
-const MAX_TENSORS: usize = 256;
+pub(super) const MAX_TENSORS: usize = 256;
 
 /// A tensor of a [`GraphBuilder`], or one that outlives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::Device;
-use super::graph_builder::{Arena, GraphBuilder, Node};
+use super::graph_builder::{Arena, GraphBuilder, MAX_TENSORS, Node};
 use super::log::with_reason;
 
 /// An instance of a device's backend, apart from the scheduler's. Both reach the same memory. `compute` returns once
@@ -15,7 +15,17 @@ pub(super) struct GraphRunner {
     device: Device,
     backend: NonNull<sys::ggml_backend>,
     allocator: NonNull<sys::ggml_gallocr>,
+    /// On the CPU: has the products with weights computed as in llama.cpp's own graphs.
+    scheduler: Option<Scheduler>,
     arena: Arena,
+}
+
+/// ggml's scheduler of a CPU backend and of the backend of [`products`](crate::products).
+#[derive(Debug)]
+struct Scheduler {
+    sched: NonNull<sys::ggml_backend_sched>,
+    products: NonNull<sys::ggml_backend>,
+    n_threads: i32,
 }
 
 // SAFETY: this value owns the backend, allocator and memory, and none is bound to a thread.
@@ -33,7 +43,10 @@ impl GraphRunner {
             unsafe { sys::ggml_backend_free(backend.as_ptr()) };
             return None;
         };
-        Some(Self { device, backend, allocator, arena: Arena::new() })
+        let products = device.is_cpu().then(Device::products).flatten();
+        // SAFETY: the backend is valid, and freed after the scheduler.
+        let scheduler = products.and_then(|products| unsafe { Scheduler::new(products, backend) });
+        Some(Self { device, backend, allocator, scheduler, arena: Arena::new() })
     }
 
     pub(super) fn device(&self) -> Device {
@@ -63,13 +76,19 @@ impl GraphRunner {
         let graph = builder.graph.as_ptr();
         // SAFETY: graph and allocator are ours. The leaves over other memory are allocated; this call allocates the
         // rest.
-        let (allocated, reason) = with_reason(|| unsafe { sys::ggml_gallocr_alloc_graph(allocator, graph) });
+        let (allocated, reason) = with_reason(|| match &self.scheduler {
+            Some(scheduler) => unsafe { scheduler.allocate(graph) },
+            None => unsafe { sys::ggml_gallocr_alloc_graph(allocator, graph) },
+        });
         if !allocated {
             return Err(format!("there is no room on it for intermediate results: {reason}"));
         }
         fill(&built);
         // SAFETY: graph and backend are ours, and all tensors are allocated. Returns once the device is done.
-        let (status, reason) = with_reason(|| unsafe { sys::ggml_backend_graph_compute(backend, graph) });
+        let (status, reason) = with_reason(|| match &self.scheduler {
+            Some(scheduler) => unsafe { sys::ggml_backend_sched_graph_compute(scheduler.sched.as_ptr(), graph) },
+            None => unsafe { sys::ggml_backend_graph_compute(backend, graph) },
+        });
         if status != sys::GGML_STATUS_SUCCESS {
             return Err(format!("a graph could not be computed: {reason} (status {status})"));
         }
@@ -77,21 +96,82 @@ impl GraphRunner {
     }
 
     /// Sets the number of threads, if the backend has that setting.
-    pub(super) fn set_threads(&self, n_threads: usize) {
-        // SAFETY: the function that a device registers under this name has this type; the backend is ours.
+    pub(super) fn set_threads(&mut self, n_threads: usize) {
+        let n_threads = n_threads as i32;
+        // SAFETY: the backend is ours, so it is valid.
+        unsafe { set_threads(self.backend, n_threads) };
+        if let Some(scheduler) = &mut self.scheduler {
+            scheduler.n_threads = n_threads;
+        }
+    }
+}
+
+impl Scheduler {
+    /// Returns `None` if ggml fails.
+    ///
+    /// # Safety
+    /// `cpu` is a CPU backend that outlives the scheduler.
+    unsafe fn new(products: Device, cpu: NonNull<sys::ggml_backend>) -> Option<Self> {
+        // SAFETY: the device is the registry's; null stands for its default parameters. The backend is ours.
+        let products = NonNull::new(unsafe { sys::ggml_backend_dev_init(products.as_ptr(), std::ptr::null()) })?;
+        let mut backends = [products.as_ptr(), cpu.as_ptr()];
+        // SAFETY: both backends are valid and the last one is a CPU's, which ggml requires; null stands for their default
+        // buffer types. Twice the nodes of a graph: ggml counts its leaves too.
+        let sched = NonNull::new(unsafe {
+            sys::ggml_backend_sched_new(backends.as_mut_ptr(), std::ptr::null_mut(), 2, 2 * MAX_TENSORS, false, false)
+        });
+        let Some(sched) = sched else {
+            // SAFETY: the backend is ours and used nowhere else.
+            unsafe { sys::ggml_backend_free(products.as_ptr()) };
+            return None;
+        };
+        Some(Self { sched, products, n_threads: 1 })
+    }
+
+    /// Allocates what the graph lacks. Returns false if there is no memory.
+    ///
+    /// # Safety
+    /// The graph is valid until it has been computed.
+    unsafe fn allocate(&self, graph: *mut sys::ggml_cgraph) -> bool {
+        // SAFETY: backend and scheduler are ours; the graph by contract. Setting the threads also makes the backend forget
+        // the activations of the last graph: this one's may be at the same address.
         unsafe {
-            let registry = sys::ggml_backend_dev_backend_reg(self.device.as_ptr());
-            let function = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_set_n_threads".as_ptr());
-            if let Some(function) = NonNull::new(function) {
-                let set: unsafe extern "C" fn(sys::ggml_backend_t, i32) = std::mem::transmute(function.as_ptr());
-                set(self.backend.as_ptr(), n_threads as i32);
-            }
+            set_threads(self.products, self.n_threads);
+            sys::ggml_backend_sched_reset(self.sched.as_ptr());
+            sys::ggml_backend_sched_alloc_graph(self.sched.as_ptr(), graph)
+        }
+    }
+}
+
+/// Sets the number of threads of a backend, if it has that setting.
+///
+/// # Safety
+/// The backend is valid.
+unsafe fn set_threads(backend: NonNull<sys::ggml_backend>, n_threads: i32) {
+    // SAFETY: the function that a device registers under this name has this type; the backend by contract.
+    unsafe {
+        let registry = sys::ggml_backend_dev_backend_reg(sys::ggml_backend_get_device(backend.as_ptr()));
+        let function = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_set_n_threads".as_ptr());
+        if let Some(function) = NonNull::new(function) {
+            let set: unsafe extern "C" fn(sys::ggml_backend_t, i32) = std::mem::transmute(function.as_ptr());
+            set(backend.as_ptr(), n_threads);
+        }
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        // SAFETY: both are ours and freed once.
+        unsafe {
+            sys::ggml_backend_sched_free(self.sched.as_ptr());
+            sys::ggml_backend_free(self.products.as_ptr());
         }
     }
 }
 
 impl Drop for GraphRunner {
     fn drop(&mut self) {
+        self.scheduler = None; // before the backend that it uses
         // SAFETY: both are ours and freed once.
         unsafe {
             sys::ggml_gallocr_free(self.allocator.as_ptr());

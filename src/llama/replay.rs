@@ -231,7 +231,7 @@ impl Replayer {
         let known = self.runners.iter().position(|runner| runner.device() == device);
         let at = known.unwrap_or(self.runners.len());
         if known.is_none() {
-            let runner = GraphRunner::new(device).ok_or_else(|| format!("ggml cannot start {}", device.name()))?;
+            let mut runner = GraphRunner::new(device).ok_or_else(|| format!("ggml cannot start {}", device.name()))?;
             runner.set_threads(self.n_threads);
             self.runners.push(runner);
         }

@@ -49,7 +49,9 @@ impl Kind {
         Self { weights: Weights::Q8_0, routed: true },
         Self { weights: Weights::Q8_0, routed: false },
         Self { weights: Weights::F16, routed: true },
+        Self { weights: Weights::F16, routed: false },
         Self { weights: Weights::Bf16, routed: true },
+        Self { weights: Weights::Bf16, routed: false },
     ];
 
     pub(super) fn is_routed(self) -> bool {
@@ -60,9 +62,10 @@ impl Kind {
     pub(super) fn kernels(self) -> impl Iterator<Item = &'static Kernel> {
         let kernels = match (self.weights, self.routed) {
             (Weights::Q8_0, _) => kernel::Q8_0,
-            (Weights::F16, true) => kernel::F16,
-            (Weights::Bf16, true) => kernel::BF16,
-            (_, false) => &[],
+            (Weights::F16, true) => kernel::F16_ROUTED,
+            (Weights::F16, false) => kernel::F16_DENSE,
+            (Weights::Bf16, true) => kernel::BF16_ROUTED,
+            (Weights::Bf16, false) => kernel::BF16_DENSE,
         };
         kernels.iter().copied().filter(|kernel| kernel.is_available())
     }

@@ -100,7 +100,7 @@ pub fn compare(
     {
         let _ = crate::llama::Backend::init();
         let kernel = kind.kernels().find(|candidate| candidate.name == kernel)?;
-        if !shape.is_valid() || !shape.k.is_multiple_of(kernel.step) {
+        if !shape.is_valid() || !kernel.fits(shape.k, shape.rows) {
             return None;
         }
         let mut trial = trial::Trial::new(kind, kernel, shape, threads)?;

@@ -64,7 +64,7 @@ impl Product {
         // SAFETY: a weight's buffer, if it has one, lives as long as the weight.
         let in_model = !weight.buffer.is_null()
             && unsafe { sys::ggml_backend_buffer_get_usage(weight.buffer) } == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
-        in_model && kind.kernel().is_some_and(|kernel| (weight.ne[0] as usize).is_multiple_of(kernel.step))
+        in_model && kind.kernel().is_some_and(|kernel| kernel.fits(weight.ne[0] as usize, weight.ne[1] as usize))
     }
 
     /// The kernel that computes the kind of product that `node` is.
@@ -98,7 +98,7 @@ impl Product {
         if weight.data.is_null()
             || input.data.is_null()
             || node.data.is_null()
-            || !(weight.ne[0] as usize).is_multiple_of(kernel.step)
+            || !kernel.fits(weight.ne[0] as usize, weight.ne[1] as usize)
         {
             return None;
         }

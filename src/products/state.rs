@@ -260,7 +260,7 @@ fn chunks(range: std::ops::Range<usize>, size: usize) -> impl Iterator<Item = st
 mod tests {
     use crate::llama::Backend;
     use crate::products::kernel::Kernel;
-    use crate::products::kind::Kind;
+    use crate::products::kind::{Kind, Weights};
     use crate::products::trial::Trial;
     use crate::products::types::{Shape, Values};
 
@@ -273,7 +273,8 @@ mod tests {
     #[test]
     fn columns_that_a_kernel_is_not_exact_for_are_multiplied_by_ggml() {
         let _ = Backend::init();
-        for &kind in Kind::ALL {
+        // Kernels for other dense products have ggml's bits for all columns.
+        for &kind in Kind::ALL.iter().filter(|kind| kind.routed || kind.weights == Weights::Q8_0) {
             let Some(kernel) = unsure(kind) else { continue };
             for shape in [
                 Shape { k: 256, rows: 21, tokens: 17, experts: (5, 2), own_rows: true },

@@ -15,7 +15,9 @@ fn used() -> Vec<(Kind, &'static str)> {
     }
     #[cfg(all(target_arch = "x86_64", target_os = "linux", feature = "openmp", not(feature = "dynamic-backends")))]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        assert_eq!(used.len(), Kind::ALL.len(), "each kind has an exact kernel where there is AVX2");
+        // With AVX-512 ggml adds the dense products of F16 and BF16 in sixteen lanes.
+        let without = if is_x86_feature_detected!("avx512f") { 2 } else { 0 };
+        assert!(used.len() >= Kind::ALL.len() - without, "each kind has an exact kernel where there is AVX2: {used:?}");
     }
     used
 }
@@ -23,7 +25,7 @@ fn used() -> Vec<(Kind, &'static str)> {
 fn assert_same_bits(shape: Shape, values: Values, seed: u64, threads: usize) {
     for (kind, kernel) in used() {
         let Some(outcome) = products::compare(kind, kernel, shape, values, seed, threads, 1) else {
-            assert_ne!(shape.k % 64, 0, "{kind} {kernel} takes rows of {} values", shape.k);
+            assert!(shape.k % 64 != 0 || shape.rows % 4 != 0, "{kind} {kernel} takes products of {shape:?}");
             continue;
         };
         let (apart, results) = (outcome.apart, outcome.results);

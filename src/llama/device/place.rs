@@ -36,7 +36,7 @@ pub(super) struct Place {
 impl Place {
     /// Returns `None` if ggml cannot create a backend for the device.
     pub(super) fn new(device: Device) -> Option<Self> {
-        let runner = GraphRunner::new(device)?;
+        let mut runner = GraphRunner::new(device)?;
         if device.is_cpu() {
             runner.set_threads(1);
         }

@@ -1,8 +1,8 @@
-//! F16 and BF16 weights, multiplied as f32, with the bits of ggml's `ggml_vec_dot_f16` and `ggml_vec_dot_bf16` on x86.
+//! F16 and BF16 weights, multiplied as f32, with ggml's bits on x86.
 //!
-//! These have four vectors of eight lanes per dot product. Of each 32 values, vector `p` takes those from `32i + 8p` on.
-//! They convert each value to f32 when they read it; the kernels convert weights once per panel.
-//! Dense products do not go this way in ggml, but through tinyBLAS, which gains nothing from panels.
+//! Routed products have those of `ggml_vec_dot_f16` and `ggml_vec_dot_bf16`: four vectors of eight lanes per dot product. Of
+//! each 32 values, vector `p` takes those from `32i + 8p` on. Dense products have those of tinyBLAS, with one vector. Both convert
+//! each value to f32 when they read it; the kernels convert weights once per panel.
 //!
 //! A panel holds, for each of the vectors in turn, the eight values of each row as f32, step by step. A column holds
 //! its values in the same order and its own type: it streams through the cache, and half the bytes cost less than the
@@ -20,37 +20,37 @@ const COLS: usize = 3;
 const LANES: usize = 8;
 
 /// `ggml_vec_dot_f16`.
-pub(super) const F16_ROUTED: Kernel = kernel("F16 AVX2", pack::<false>, prepare, tile::<false, true, PAIRS>);
+pub(super) const F16_ROUTED: Kernel = kernel::<4, false, true, PAIRS>("F16 AVX2");
 /// `ggml_vec_dot_bf16` where the compiler has fused its multiplications and additions, as GCC does.
-pub(super) const BF16_ROUTED_FUSED: Kernel =
-    kernel("BF16 AVX2 fused", pack::<true>, prepare, tile::<true, true, HALVES>);
+pub(super) const BF16_ROUTED_FUSED: Kernel = kernel::<4, true, true, HALVES_AND_ZERO>("BF16 AVX2 fused");
 /// `ggml_vec_dot_bf16` as it is written.
-pub(super) const BF16_ROUTED: Kernel = kernel("BF16 AVX2", pack::<true>, prepare, tile::<true, false, HALVES>);
-/// The last lanes are added two apart, and a sum of zero has no sign: ggml adds it to a zero.
+pub(super) const BF16_ROUTED: Kernel = kernel::<4, true, false, HALVES_AND_ZERO>("BF16 AVX2");
+/// `tinyBLAS<8, __m256, __m256, ggml_fp16_t, ggml_fp16_t, float>`.
+pub(super) const F16_DENSE: Kernel = Kernel { row_step: 4, ..kernel::<1, false, true, HALVES>("F16 AVX2") };
+/// The same for `ggml_bf16_t`.
+pub(super) const BF16_DENSE: Kernel = Kernel { row_step: 4, ..kernel::<1, true, true, HALVES>("BF16 AVX2") };
+/// The last lanes are added two apart.
 const HALVES: u8 = 0;
+/// The same, and a sum of zero has no sign: ggml adds it to a zero.
+const HALVES_AND_ZERO: u8 = 1;
 /// The last lanes are added in pairs.
-const PAIRS: u8 = 1;
-/// Vectors of sums per dot product.
-const PARTS: usize = 4;
+const PAIRS: u8 = 2;
 
-const fn kernel(
-    name: &'static str,
-    pack: unsafe fn(&[*const u8], usize, *mut u8),
-    prepare: unsafe fn(*const u8, usize, *mut u8) -> bool,
-    tile: unsafe fn(usize, *const u8, &[*const u8], *mut f32, *mut f32),
-) -> Kernel {
+/// A kernel with `PARTS` vectors of sums per dot product.
+const fn kernel<const PARTS: usize, const BF16: bool, const FUSED: bool, const SUM: u8>(name: &'static str) -> Kernel {
     Kernel {
         name,
         instructions: Instructions::Avx2,
         rows: ROWS,
         cols: COLS,
         step: PARTS * LANES,
+        row_step: 1,
         panel_bytes: |k| ROWS * k * 4,
         column_bytes: |k| k * 2,
         scratch: |_| PARTS * ROWS * COLS * LANES,
-        prepare,
-        pack,
-        tile,
+        prepare: prepare::<PARTS>,
+        pack: pack::<PARTS, BF16>,
+        tile: tile::<PARTS, BF16, FUSED, SUM>,
     }
 }
 
@@ -68,7 +68,7 @@ unsafe fn load<const BF16: bool>(row: *const u8, i: usize) -> __m256 {
 }
 
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn prepare(converted: *const u8, k: usize, column: *mut u8) -> bool {
+unsafe fn prepare<const PARTS: usize>(converted: *const u8, k: usize, column: *mut u8) -> bool {
     let steps = k / (PARTS * LANES);
     for part in 0..PARTS {
         for step in 0..steps {
@@ -84,7 +84,7 @@ unsafe fn prepare(converted: *const u8, k: usize, column: *mut u8) -> bool {
 }
 
 #[target_feature(enable = "avx2,f16c")]
-unsafe fn pack<const BF16: bool>(rows: &[*const u8], k: usize, panel: *mut u8) {
+unsafe fn pack<const PARTS: usize, const BF16: bool>(rows: &[*const u8], k: usize, panel: *mut u8) {
     let steps = k / (PARTS * LANES);
     let mut to = panel.cast::<f32>();
     for part in 0..PARTS {
@@ -101,7 +101,7 @@ unsafe fn pack<const BF16: bool>(rows: &[*const u8], k: usize, panel: *mut u8) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<const BF16: bool, const FUSED: bool, const SUM: u8>(
+unsafe fn tile<const PARTS: usize, const BF16: bool, const FUSED: bool, const SUM: u8>(
     k: usize,
     panel: *const u8,
     columns: &[*const u8],
@@ -109,8 +109,8 @@ unsafe fn tile<const BF16: bool, const FUSED: bool, const SUM: u8>(
     out: *mut f32,
 ) {
     let steps = k / (PARTS * LANES);
-    // SAFETY: by contract the panel has 4 rows of `k` floats, the three columns `k` values each, `scratch` has 4
-    // vectors per row and column, and `out` has 12 floats.
+    // SAFETY: by contract the panel has 4 rows of `k` floats, the three columns `k` values each, `scratch` has all
+    // vectors of sums, and `out` has 12 floats.
     unsafe {
         let mut x = panel.cast::<f32>();
         let mut y: [*const u8; COLS] = [0, 1, 2].map(|c| *columns.get_unchecked(c));
@@ -140,11 +140,15 @@ unsafe fn tile<const BF16: bool, const FUSED: bool, const SUM: u8>(
         for c in 0..COLS {
             let sums = [0, 1, 2, 3].map(|r| {
                 let part = |p: usize| _mm256_loadu_ps(scratch.add(((c * ROWS + r) * PARTS + p) * LANES));
-                _mm256_add_ps(_mm256_add_ps(part(0), part(2)), _mm256_add_ps(part(1), part(3)))
+                match PARTS {
+                    1 => part(0),
+                    _ => _mm256_add_ps(_mm256_add_ps(part(0), part(2)), _mm256_add_ps(part(1), part(3))),
+                }
             });
             let sum = match SUM {
                 PAIRS => sum_of_four_by_pairs(sums),
-                _ => _mm_add_ps(sum_of_four(sums), _mm_setzero_ps()),
+                HALVES_AND_ZERO => _mm_add_ps(sum_of_four(sums), _mm_setzero_ps()),
+                _ => sum_of_four(sums),
             };
             _mm_storeu_ps(out.add(c * ROWS), sum);
         }

@@ -46,6 +46,7 @@ const fn kernel(
         rows: ROWS,
         cols: COLS,
         step: parts * values,
+        row_step: 1,
         panel_bytes: if values == 32 { |k| ROWS * k * 2 } else { |k| ROWS * k * 4 },
         column_bytes: if values == 32 { |k| k * 2 } else { |k| k * 4 },
         scratch: |_| 4 * ROWS * COLS * LANES,

@@ -31,6 +31,8 @@ pub(super) struct Kernel {
     pub(super) cols: usize,
     /// The number of values per row is a multiple of this.
     pub(super) step: usize,
+    /// The number of rows per matrix is a multiple of this: ggml computes others in another order.
+    pub(super) row_step: usize,
     /// Bytes of a panel of rows of `k` values.
     pub(super) panel_bytes: fn(k: usize) -> usize,
     /// Bytes of a column of `k` values.
@@ -67,6 +69,11 @@ pub(super) enum Instructions {
 }
 
 impl Kernel {
+    /// Returns true if it computes products with `rows` rows of `k` weights per matrix.
+    pub(super) fn fits(&self, k: usize, rows: usize) -> bool {
+        k.is_multiple_of(self.step) && rows.is_multiple_of(self.row_step)
+    }
+
     /// Returns true if this CPU has the kernel's instructions.
     pub(super) fn is_available(&self) -> bool {
         let avx2 =
@@ -86,10 +93,14 @@ impl Kernel {
 
 /// `Q8_0`, the fastest first.
 pub(super) static Q8_0: &[&Kernel] = &[&q8_0_512::AVX512_VNNI, &q8_0::AVX_VNNI, &q8_0::AVX2];
+/// F16, dense products.
+pub(super) static F16_DENSE: &[&Kernel] = &[&float::F16_DENSE];
+/// BF16, dense products.
+pub(super) static BF16_DENSE: &[&Kernel] = &[&float::BF16_DENSE];
 /// F16, routed products.
-pub(super) static F16: &[&Kernel] = &[&float_512::F16_ROUTED, &float::F16_ROUTED];
+pub(super) static F16_ROUTED: &[&Kernel] = &[&float_512::F16_ROUTED, &float::F16_ROUTED];
 /// BF16, routed products.
-pub(super) static BF16: &[&Kernel] = &[
+pub(super) static BF16_ROUTED: &[&Kernel] = &[
     &float_512::BF16_PAIRS_ROUTED,
     &float_512::BF16_ROUTED_FUSED,
     &float_512::BF16_ROUTED,

@@ -25,6 +25,7 @@ pub(super) const AVX2: Kernel = Kernel {
     rows: 4,
     cols: 2,
     step: BLOCK,
+    row_step: 1,
     panel_bytes: |k| 4 * (2 * k + k / BLOCK * 4),
     column_bytes: |k| 2 * k + k / BLOCK * 4,
     scratch: |_| 0,

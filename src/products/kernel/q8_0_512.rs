@@ -27,6 +27,7 @@ pub(super) const AVX512_VNNI: Kernel = Kernel {
     rows: ROWS,
     cols: COLS,
     step: BLOCK,
+    row_step: 1,
     panel_bytes: |k| ROWS * (k + k / BLOCK * 4),
     column_bytes: |k| 2 * k + k / BLOCK * 4,
     scratch: |_| 0,

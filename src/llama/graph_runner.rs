@@ -76,18 +76,22 @@ impl GraphRunner {
         let graph = builder.graph.as_ptr();
         // SAFETY: graph and allocator are ours. The leaves over other memory are allocated; this call allocates the
         // rest.
-        let (allocated, reason) = with_reason(|| match &self.scheduler {
-            Some(scheduler) => unsafe { scheduler.allocate(graph) },
-            None => unsafe { sys::ggml_gallocr_alloc_graph(allocator, graph) },
+        let (allocated, reason) = with_reason(|| unsafe {
+            match &self.scheduler {
+                Some(scheduler) => scheduler.allocate(graph),
+                None => sys::ggml_gallocr_alloc_graph(allocator, graph),
+            }
         });
         if !allocated {
             return Err(format!("there is no room on it for intermediate results: {reason}"));
         }
         fill(&built);
         // SAFETY: graph and backend are ours, and all tensors are allocated. Returns once the device is done.
-        let (status, reason) = with_reason(|| match &self.scheduler {
-            Some(scheduler) => unsafe { sys::ggml_backend_sched_graph_compute(scheduler.sched.as_ptr(), graph) },
-            None => unsafe { sys::ggml_backend_graph_compute(backend, graph) },
+        let (status, reason) = with_reason(|| unsafe {
+            match &self.scheduler {
+                Some(scheduler) => sys::ggml_backend_sched_graph_compute(scheduler.sched.as_ptr(), graph),
+                None => sys::ggml_backend_graph_compute(backend, graph),
+            }
         });
         if status != sys::GGML_STATUS_SUCCESS {
             return Err(format!("a graph could not be computed: {reason} (status {status})"));
@@ -204,5 +208,87 @@ pub(super) fn write<T: Copy>(node: Node, values: &[T]) {
     unsafe {
         debug_assert_eq!(sys::ggml_nbytes(node.0.as_ptr()), size_of_val(values));
         sys::ggml_backend_tensor_set(node.0.as_ptr(), values.as_ptr().cast(), 0, size_of_val(values));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llama::Backend;
+
+    const CHANNELS: usize = 64;
+    const ROWS: usize = 16;
+
+    /// Matrices of type `Q8_0`, marked as a model's weights.
+    struct Weights {
+        context: *mut sys::ggml_context,
+        buffer: *mut sys::ggml_backend_buffer,
+        matrices: [Node; 2],
+    }
+
+    impl Weights {
+        fn new() -> Self {
+            // SAFETY: the context has room for two tensors; the buffer holds both, and each row is written within it.
+            unsafe {
+                let context = sys::ggml_init(sys::ggml_init_params {
+                    mem_size: 4 * sys::ggml_tensor_overhead(),
+                    mem_buffer: std::ptr::null_mut(),
+                    no_alloc: true,
+                });
+                let matrices = [(); 2].map(|()| {
+                    let (k, rows) = (CHANNELS as i64, ROWS as i64);
+                    Node(NonNull::new(sys::ggml_new_tensor_2d(context, sys::GGML_TYPE_Q8_0, k, rows)).unwrap())
+                });
+                let buffer_type = Device::cpu().unwrap().buffer_type().unwrap();
+                let buffer = sys::ggml_backend_alloc_ctx_tensors_from_buft(context, buffer_type.as_ptr());
+                sys::ggml_backend_buffer_set_usage(buffer, sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
+                for (i, matrix) in matrices.iter().enumerate() {
+                    let values = floats(ROWS, i + 1);
+                    let data = (*matrix.0.as_ptr()).data;
+                    let (rows, k) = (ROWS as i64, CHANNELS as i64);
+                    sys::ggml_quantize_chunk(sys::GGML_TYPE_Q8_0, values.as_ptr(), data, 0, rows, k, std::ptr::null());
+                }
+                Self { context, buffer, matrices }
+            }
+        }
+    }
+
+    impl Drop for Weights {
+        fn drop(&mut self) {
+            // SAFETY: both are ours and freed once.
+            unsafe {
+                sys::ggml_backend_buffer_free(self.buffer);
+                sys::ggml_free(self.context);
+            }
+        }
+    }
+
+    fn floats(rows: usize, step: usize) -> Vec<f32> {
+        (0..rows * CHANNELS).map(|i| ((i * (2 * step + 3)) % 17) as f32 / 8.0 - 1.0).collect()
+    }
+
+    fn product(runner: &mut GraphRunner, matrix: Node, rows: &[f32]) -> Vec<f32> {
+        let build = |builder: &GraphBuilder<'_>| {
+            let input = builder.input_rows(CHANNELS as i64, (rows.len() / CHANNELS) as i64);
+            let product = builder.mul_mat(matrix, input);
+            builder.want_to_read(product);
+            (input, product)
+        };
+        runner.compute(build, |&(input, _)| write(input, rows), |&(_, product)| read_f32(product)).unwrap()
+    }
+
+    /// Both graphs have their input at the same address: what was prepared of the first must not serve the second.
+    #[test]
+    fn a_graph_does_not_read_the_activations_of_the_last_one() {
+        let _ = Backend::init();
+        crate::products::register();
+        let weights = Weights::new();
+        let mut runner = GraphRunner::new(Device::cpu().unwrap()).unwrap();
+        let mut plain = GraphRunner::new(Device::cpu().unwrap()).unwrap();
+        plain.scheduler = None;
+        for (matrix, step) in [(0, 1), (1, 2), (0, 3), (0, 1)] {
+            let (matrix, rows) = (weights.matrices[matrix], floats(9, step));
+            assert_eq!(product(&mut runner, matrix, &rows), product(&mut plain, matrix, &rows), "rows of step {step}");
+        }
     }
 }

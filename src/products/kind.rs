@@ -49,7 +49,6 @@ impl Kind {
         Self { weights: Weights::Q8_0, routed: true },
         Self { weights: Weights::Q8_0, routed: false },
         Self { weights: Weights::F16, routed: true },
-        Self { weights: Weights::F16, routed: false },
         Self { weights: Weights::Bf16, routed: true },
         Self { weights: Weights::Bf16, routed: false },
     ];
@@ -63,7 +62,7 @@ impl Kind {
         let kernels = match (self.weights, self.routed) {
             (Weights::Q8_0, _) => kernel::Q8_0,
             (Weights::F16, true) => kernel::F16_ROUTED,
-            (Weights::F16, false) => kernel::F16_DENSE,
+            (Weights::F16, false) => &[],
             (Weights::Bf16, true) => kernel::BF16_ROUTED,
             (Weights::Bf16, false) => kernel::BF16_DENSE,
         };

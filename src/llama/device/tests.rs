@@ -13,7 +13,7 @@ use crate::llama::graph_runner::{GraphRunner, read_f32, write};
 
 fn cpu() -> GraphRunner {
     let devices = Backend::init().devices();
-    let runner = GraphRunner::new(devices.into_iter().find(|device| device.is_cpu()).unwrap()).unwrap();
+    let mut runner = GraphRunner::new(devices.into_iter().find(|device| device.is_cpu()).unwrap()).unwrap();
     runner.set_threads(1);
     runner
 }

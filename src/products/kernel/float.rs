@@ -1,8 +1,9 @@
 //! F16 and BF16 weights, multiplied as f32, with ggml's bits on x86.
 //!
 //! Routed products have those of `ggml_vec_dot_f16` and `ggml_vec_dot_bf16`: four vectors of eight lanes per dot product. Of
-//! each 32 values, vector `p` takes those from `32i + 8p` on. Dense products have those of tinyBLAS, with one vector. Both convert
-//! each value to f32 when they read it; the kernels convert weights once per panel.
+//! each 32 values, vector `p` takes those from `32i + 8p` on. Dense BF16 products have those of tinyBLAS, with one vector.
+//! Both convert each value to f32 when they read it; the kernels convert weights once per panel. For dense F16 products that gains
+//! nothing: the CPU converts F16 with one instruction.
 //!
 //! A panel holds, for each of the vectors in turn, the eight values of each row as f32, step by step. A column holds
 //! its values in the same order and its own type: it streams through the cache, and half the bytes cost less than the
@@ -25,9 +26,7 @@ pub(super) const F16_ROUTED: Kernel = kernel::<4, false, true, PAIRS>("F16 AVX2"
 pub(super) const BF16_ROUTED_FUSED: Kernel = kernel::<4, true, true, HALVES_AND_ZERO>("BF16 AVX2 fused");
 /// `ggml_vec_dot_bf16` as it is written.
 pub(super) const BF16_ROUTED: Kernel = kernel::<4, true, false, HALVES_AND_ZERO>("BF16 AVX2");
-/// `tinyBLAS<8, __m256, __m256, ggml_fp16_t, ggml_fp16_t, float>`.
-pub(super) const F16_DENSE: Kernel = Kernel { row_step: 4, ..kernel::<1, false, true, HALVES>("F16 AVX2") };
-/// The same for `ggml_bf16_t`.
+/// `tinyBLAS<8, __m256, __m256, ggml_bf16_t, ggml_bf16_t, float>`.
 pub(super) const BF16_DENSE: Kernel = Kernel { row_step: 4, ..kernel::<1, true, true, HALVES>("BF16 AVX2") };
 /// The last lanes are added two apart.
 const HALVES: u8 = 0;

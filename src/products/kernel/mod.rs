@@ -93,8 +93,6 @@ impl Kernel {
 
 /// `Q8_0`, the fastest first.
 pub(super) static Q8_0: &[&Kernel] = &[&q8_0_512::AVX512_VNNI, &q8_0::AVX_VNNI, &q8_0::AVX2];
-/// F16, dense products.
-pub(super) static F16_DENSE: &[&Kernel] = &[&float::F16_DENSE];
 /// BF16, dense products.
 pub(super) static BF16_DENSE: &[&Kernel] = &[&float::BF16_DENSE];
 /// F16, routed products.

@@ -220,12 +220,7 @@ impl StateFile {
         let is_due = match (self.every, self.interval) {
             (Some(every), _) => position.done.len() >= self.last_chunks + every,
             (None, Some(interval)) => {
-                // As often as costs little: what a worker has is lost with it.
-                let affordable = self
-                    .cost
-                    .map_or(Duration::ZERO, |cost| (cost * SAVE_INTERVAL_PER_COST).max(SHORTEST_SAVE_INTERVAL));
-                let interval = if self.workers { interval.min(affordable) } else { interval };
-                self.last.elapsed() >= interval
+                self.last.elapsed() >= if self.workers { interval_with_workers(interval, self.cost) } else { interval }
             }
             (None, None) => false,
         };
@@ -288,9 +283,35 @@ impl StateFile {
     }
 }
 
+/// The time between saves with workers: as often as costs little, since what a worker has is lost with it. Before the first
+/// save, which has no `cost` yet, none.
+fn interval_with_workers(interval: Duration, cost: Option<Duration>) -> Duration {
+    let affordable = cost.map_or(Duration::ZERO, |cost| (cost * SAVE_INTERVAL_PER_COST).max(SHORTEST_SAVE_INTERVAL));
+    interval.min(affordable)
+}
+
 /// llama.cpp's version and what it was compiled for: kernels for other instructions add up in another order.
 fn build(backend: &Backend) -> String {
     let features = backend.system_info().replace(" = 1", "").replace([':', '|'], "");
     let features: Vec<&str> = features.split_whitespace().collect();
     format!("{} for {}", Backend::version(), features.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saves_with_workers_are_ten_seconds_apart_or_fifty_times_what_one_takes() {
+        let seconds = Duration::from_secs;
+        assert_eq!(interval_with_workers(seconds(60), None), seconds(0), "the first save is made at once");
+        assert_eq!(interval_with_workers(seconds(60), Some(Duration::from_millis(20))), seconds(10));
+        assert_eq!(interval_with_workers(seconds(60), Some(Duration::from_millis(400))), seconds(20));
+        assert_eq!(
+            interval_with_workers(seconds(60), Some(seconds(3))),
+            seconds(60),
+            "--state-interval is the longest"
+        );
+        assert_eq!(interval_with_workers(seconds(5), Some(Duration::from_millis(20))), seconds(5));
+    }
 }

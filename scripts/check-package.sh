@@ -8,7 +8,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/.." && pwd)
 # KiB, compressed.
-limit=900
+limit=920
 
 die() {
     echo "check-package: $*" >&2

@@ -2,6 +2,7 @@
 """The part of bench-rpc.sh that runs the programs, counts bytes and prints the table. Needs only Python 3.8."""
 
 import argparse
+import mmap
 import os
 import socket
 import statistics
@@ -143,10 +144,12 @@ class Bench:
 
 def n_layers(model):
     """`ARCH.block_count` of a GGUF file: after the key come four bytes of type and four of value."""
-    with open(model, "rb") as file:
-        head = file.read(1 << 20)
-    place = head.index(b".block_count") + len(".block_count") + 4
-    return int.from_bytes(head[place:place + 4], "little")
+    with open(model, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        place = data.find(b".block_count")  # a vocabulary may come before it
+        if place < 0:
+            sys.exit(f"bench-rpc: {model} has no number of layers")
+        place += len(".block_count") + 4
+        return int.from_bytes(data[place:place + 4], "little")
 
 
 def main():

@@ -37,7 +37,8 @@ target=${CARGO_TARGET_DIR:-}
 export CARGO_TARGET_DIR="${target:-$LLAMA_IMATRIX_CACHE/target-vulkan}"
 folder=$LLAMA_IMATRIX_CACHE/vulkan
 sdk=$folder/root/usr
-libraries=$sdk/lib/$(uname -m)-linux-gnu
+machine=$(uname -m)-linux-gnu
+libraries=$sdk/lib/$machine
 
 # The address from which this system installs packages of Debian 12.
 mirror() {
@@ -58,9 +59,9 @@ write_apt_conf() {
     printf 'Package: *\nPin: release n=trixie\nPin-Priority: 50\n' >"$apt/preferences"
     cat >"$apt/apt.conf" <<EOF
 Dir::Etc::sourcelist "$apt/sources.list";
-Dir::Etc::sourceparts "-";
+Dir::Etc::sourceparts "/dev/null";
 Dir::Etc::preferences "$apt/preferences";
-Dir::Etc::preferencesparts "-";
+Dir::Etc::preferencesparts "/dev/null";
 Dir::State::lists "$apt/lists";
 Dir::Cache "$apt";
 Debug::NoLocking "true";
@@ -87,7 +88,7 @@ unpack() {
         dpkg-deb -x "$package" "$folder/root.part"
     done
     # Where FindVulkan.cmake and the linker search.
-    ln -s "$(uname -m)-linux-gnu/libvulkan.so.1" "$folder/root.part/usr/lib/libvulkan.so"
+    ln -s "$machine/libvulkan.so.1" "$folder/root.part/usr/lib/libvulkan.so"
     mv "$folder/root.part" "$folder/root"
     rm -rf "$apt"
 }
@@ -98,7 +99,7 @@ use_lavapipe() {
     from=$(find "$sdk/share/vulkan/icd.d" -name 'lvp_icd*.json')
     sed "s|\"library_path\": *\"[^\"]*\"|\"library_path\": \"$libraries/libvulkan_lvp.so\"|" "$from" >"$folder/lvp_icd.json"
     export VK_DRIVER_FILES="$folder/lvp_icd.json" VK_ICD_FILENAMES="$folder/lvp_icd.json"
-    export LD_LIBRARY_PATH="$libraries:$folder/root/lib/$(uname -m)-linux-gnu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    export LD_LIBRARY_PATH="$libraries:$folder/root/lib/$machine${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     export MESA_SHADER_CACHE_DIR="$folder/shaders"
     # ggml uses no CPU unless it is named.
     export GGML_VK_VISIBLE_DEVICES=0

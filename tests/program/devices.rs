@@ -46,7 +46,9 @@ fn compare(bench: &Bench, run: &str) -> [f64; 2] {
 #[test]
 #[ignore = "needs a device: scripts/test-vulkan.sh"]
 fn sums_on_the_device_are_those_of_transferred_activations() {
-    eprintln!("| model | sums off by | perplexity off by | seconds, --sum-on host: first, second run | --sum-on auto |");
+    eprintln!(
+        "| model | sums off by | perplexity off by | seconds, --sum-on host: first, second run | --sum-on auto |"
+    );
     for model in ["llama", "qwen3moe", "deepseek2", "mamba"] {
         let bench = Bench::new(&[model]);
         let run = format!("-m {model}.gguf {} -ngl 99 --chunks 4", flags());
@@ -205,7 +207,8 @@ fn layers_are_measured_on_the_device() {
     bench.ok(&format!("{run} -ngl 99 {all} -o device.gguf"));
     bench.ok(&format!("{run} -dev none {all} -o cpu.gguf"));
     assert!(bench.read("device.gguf") == bench.read("plain.gguf"));
-    let [cpu, device] = ["cpu", "device"].map(|name| LensFile::load(&bench.path(&format!("{name}.lens.json"))).unwrap());
+    let [cpu, device] =
+        ["cpu", "device"].map(|name| LensFile::load(&bench.path(&format!("{name}.lens.json"))).unwrap());
     let lens = |file: &LensFile| match &file.lens {
         Some(Section::Measured(lens)) => lens.layers.iter().map(|layer| layer.point.kl.mean).collect::<Vec<_>>(),
         other => panic!("{other:?}"),

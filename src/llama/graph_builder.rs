@@ -1,6 +1,6 @@
 //! Builds small graphs for ggml.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::ptr::{NonNull, null_mut};
 
 use llama_cpp_sys_2 as sys;
@@ -25,6 +25,12 @@ impl Node {
     fn nb(self) -> [usize; 4] {
         // SAFETY: as in ne().
         unsafe { self.0.as_ref() }.nb
+    }
+
+    /// Returns ggml's name of its operation, such as `MUL_MAT`.
+    pub(super) fn op_name(self) -> &'static str {
+        // SAFETY: as in ne(); the name of an operation is a constant.
+        unsafe { CStr::from_ptr(sys::ggml_op_name(self.0.as_ref().op)) }.to_str().unwrap_or("?")
     }
 
     fn as_ptr(self) -> *mut sys::ggml_tensor {

@@ -7,6 +7,7 @@ use llama_cpp_sys_2 as sys;
 use super::Device;
 use super::graph_builder::{Arena, GraphBuilder, MAX_TENSORS, Node};
 use super::log::with_reason;
+use super::test_lacks::is_lacked;
 
 /// An instance of a device's backend, apart from the scheduler's. Both reach the same memory. `compute` returns once
 /// the device is done, so the scheduler, which waits meanwhile, reads no unfinished results.
@@ -59,7 +60,8 @@ impl GraphRunner {
         let Some(builder) = self.arena.builder() else { return false };
         build(&builder);
         // SAFETY: both are valid; the call reads the shapes, types and buffers of the node and its sources.
-        builder.nodes().all(|node| unsafe { sys::ggml_backend_supports_op(backend, node.0.as_ptr()) })
+        let supports = |node: Node| unsafe { sys::ggml_backend_supports_op(backend, node.0.as_ptr()) };
+        builder.nodes().all(|node| supports(node) && !is_lacked(node.op_name()))
     }
 
     /// Computes a graph: `build` makes it, `fill` fills its inputs, `read` reads its results. Waits for the device.

@@ -83,6 +83,7 @@ mod rpc_detach;
 mod sampler;
 mod scorer;
 mod tensor;
+mod test_lacks;
 mod threads;
 mod tuning;
 mod vocab;

@@ -6,6 +6,7 @@ mod check;
 mod collecting;
 mod commands;
 mod convergence;
+mod devices;
 mod download;
 mod files;
 mod flags;

@@ -68,13 +68,14 @@ impl Drop for Worker {
     }
 }
 
-fn load(bench: &Bench, name: &str) -> Loaded {
+pub(super) fn load(bench: &Bench, name: &str) -> Loaded {
     Imatrix::load(bench.path(name)).unwrap()
 }
 
 /// Holds sums against the host's: counts equal, sums of squares to [`TOLERANCE`] of their own, sums to that of what they
-/// would be without a sign.
-fn close(host: &Loaded, found: &Loaded, what: &str) {
+/// would be without a sign. Returns the largest of these relative differences.
+pub(super) fn close(host: &Loaded, found: &Loaded, what: &str) -> f64 {
+    let mut largest = 0.0_f64;
     assert!(host.entries.keys().eq(found.entries.keys()), "{what}: other weights");
     assert_eq!(host.chunk_count, found.chunk_count, "{what}");
     for (name, want) in &host.entries {
@@ -84,16 +85,21 @@ fn close(host: &Loaded, found: &Loaded, what: &str) {
         for (i, (&a, &b)) in want.sum2.iter().zip(sum2).enumerate() {
             let (a, b) = (f64::from(a), f64::from(b));
             assert!((a - b).abs() <= TOLERANCE * a, "{what}: {name}.in_sum2[{i}] is {b}, not {a}");
+            let off_by = (a - b).abs() / a;
             let scale = (a * counts[i / channels] as f64).sqrt();
             let (a, b) = (want.sum.as_ref().unwrap()[i], sum.as_ref().unwrap()[i]);
             let difference = f64::from(a) - f64::from(b);
             assert!(difference.abs() <= TOLERANCE * scale, "{what}: {name}.in_sum[{i}] is {b}, not {a}");
+            if scale > 0.0 {
+                largest = largest.max(off_by).max(difference.abs() / scale);
+            }
         }
     }
+    largest
 }
 
 /// The estimate's value, with its four decimals.
-fn perplexity(ran: &Ran) -> &str {
+pub(super) fn perplexity(ran: &Ran) -> &str {
     let (_, rest) = estimate(ran).split_once("PPL = ").unwrap();
     rest.split(' ').next().unwrap()
 }

@@ -113,7 +113,7 @@ fn tree(builder: &GraphBuilder<'_>, mut x: Node) -> Node {
 }
 
 /// Sums rows per expert: multiplies them with a matrix of ones and zeros that has one column per expert. Its rows are
-/// picked by the ids from `identity`, an identity matrix.
+/// picked by the ids, which are contiguous, from `identity`, an identity matrix.
 pub(super) fn routed(
     builder: &GraphBuilder<'_>,
     (x, ids, identity): (Node, Node, Node),
@@ -121,7 +121,7 @@ pub(super) fn routed(
     method: Method,
 ) -> Reduced {
     let (channels, experts) = (x.ne()[0], identity.ne()[0]);
-    let picked = builder.get_rows(identity, builder.reshape_1d(builder.cont(ids), slots * tokens));
+    let picked = builder.get_rows(identity, builder.reshape_1d(ids, slots * tokens));
     let by_row = if row_a_slot || slots == 1 {
         picked
     } else {

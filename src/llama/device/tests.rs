@@ -5,10 +5,10 @@ use llama_cpp_sys_2 as sys;
 use super::buffer::DeviceBuffer;
 use super::health::{Health, PAGE};
 use super::logits::DeviceScorer;
-use super::reduce::{self, Method, Products};
+use super::reduce::{self, Method, Products, Reduced};
 use crate::likelihood::negative_log_likelihood;
 use crate::llama::Backend;
-use crate::llama::graph_builder::Arena;
+use crate::llama::graph_builder::{Arena, GraphBuilder, Node};
 use crate::llama::graph_runner::{GraphRunner, read_f32, write};
 
 fn cpu() -> GraphRunner {
@@ -122,6 +122,51 @@ fn routed_rows_are_summed_per_expert_by_every_method() {
     }
 }
 
+/// The numbers that docs/devices.md states. Views are not computed.
+#[test]
+fn a_graph_has_few_operations() {
+    let runner = cpu();
+    let (channels, slots, experts) = (32, 8, 16);
+    let sums = DeviceBuffer::new(runner.device(), &[[2 * channels, experts], [1, experts], [1, 1]]).unwrap();
+    let identity = DeviceBuffer::new(runner.device(), &[[experts, experts]]).unwrap();
+    let add = |builder: &GraphBuilder<'_>, reduced: Reduced, accumulator: Node| {
+        builder.want(builder.add_to(accumulator, reduced.sums));
+        reduced.counts.into_iter().for_each(|counts| builder.want(builder.add_to(sums.get(1), counts)));
+        builder.want(builder.add_to(sums.get(2), builder.sum(reduced.sums)));
+    };
+    let count = |build: &dyn Fn(&GraphBuilder<'_>)| {
+        let mut arena = Arena::new();
+        let builder = arena.builder().unwrap();
+        build(&builder);
+        let views = ["VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"];
+        builder.nodes().filter(|node| !views.contains(&node.op_name())).count()
+    };
+    for (rows, operations) in [(1, 5), (32, 11), (512, 15), (2048, 17)] {
+        let found = count(&|builder| {
+            let x = builder.input_rows(channels, rows);
+            add(builder, reduce::dense(builder, x, rows, 1), builder.rows(sums.get(0), 0, 1));
+        });
+        assert_eq!(found, operations, "{rows} rows");
+    }
+    let (plain, split) = (Products::Plain, Products::Split);
+    for (row_a_slot, method, operations) in [
+        (false, Method::Outer(plain), 13),
+        (true, Method::Outer(plain), 11),
+        (false, Method::Outer(split), 33),
+        (false, Method::Inner(plain), 13),
+        (false, Method::Inner(split), 23),
+    ] {
+        let found = count(&|builder| {
+            let tokens = 512;
+            let x = builder.input_rows(channels, if row_a_slot { slots * tokens } else { tokens });
+            let ids = builder.reshape_2d(builder.input_i32(slots * tokens), slots, tokens);
+            let sources = (x, ids, identity.get(0));
+            add(builder, reduce::routed(builder, sources, (tokens, slots, row_a_slot), method), sums.get(0));
+        });
+        assert_eq!(found, operations, "{method:?}, a row a slot: {row_a_slot}");
+    }
+}
+
 #[test]
 fn a_sum_that_is_not_finite_is_found_until_the_next_batch() {
     let runner = cpu();
@@ -159,7 +204,7 @@ fn scores_are_those_of_exact_sums() {
     let small = |n| numbers(n).iter().map(|x| x / 64.0).collect::<Vec<f32>>();
     write(memory.get(0), &small(channels * n_vocab));
     write(memory.get(1), &small(channels * rows));
-    let product = |builder: &crate::llama::graph_builder::GraphBuilder<'_>| {
+    let product = |builder: &GraphBuilder<'_>| {
         let logits = builder.mul_mat(memory.get(0), memory.get(1));
         builder.want_to_read(logits);
         logits

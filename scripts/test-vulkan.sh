@@ -112,7 +112,7 @@ use_lavapipe
 [ "$cold" = no ] || rm -rf "$folder/shaders"
 mkdir -p "$folder/shaders"
 
-say "building with the feature vulkan in '$CARGO_TARGET_DIR' (twenty minutes on two cores, the first time)"
+say "building with the feature vulkan in '$CARGO_TARGET_DIR' (the first time for tens of minutes)"
 export VULKAN_SDK="$sdk"
 run_tests() { cargo test --release --features vulkan --test integration "$@"; }
 run_tests --no-run

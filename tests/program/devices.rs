@@ -5,8 +5,8 @@
 //! ```
 //!
 //! `scripts/test-vulkan.sh` runs them on Mesa's lavapipe, a Vulkan device that computes on the CPU. It compiles a pipeline
-//! for each operation, type and size of tiles, and a product in large tiles takes minutes to compile. So all runs have
-//! micro-batches of 32 tokens, which need only the smallest tiles, and few chunks.
+//! for each operation, type and size of tiles, which takes minutes. So all runs have micro-batches of 32 tokens, which need
+//! only the smallest tiles, and few chunks.
 
 #![expect(clippy::print_stderr, reason = "a table, for those who run the tests")]
 
@@ -21,7 +21,7 @@ use super::*;
 fn flags() -> String {
     let device = std::env::var("LLAMA_IMATRIX_TEST_DEVICE");
     let device = device.expect("LLAMA_IMATRIX_TEST_DEVICE must name a device of --list-devices");
-    format!("-f calibration.txt -c 64 -b 64 -ub 32 -t 1 -fa off -dev {device} --lanes 1 --process-output")
+    format!("-f calibration.txt -c 64 -b 64 -ub 32 -t 1 -fa off -dev {device} --lanes 1 --process-output -v")
 }
 
 /// Returns how far perplexities are apart, relative to the first.
@@ -102,7 +102,7 @@ fn flash_attention_changes_no_sum() {
 #[ignore = "needs a device: scripts/test-vulkan.sh"]
 fn inputs_of_operations_that_the_device_lacks_are_transferred() {
     let bench = Bench::new(&["qwen3moe"]);
-    let run = format!("-m qwen3moe.gguf {} -ngl 99 --chunks 2 -v", flags());
+    let run = format!("-m qwen3moe.gguf {} -ngl 99 --chunks 2", flags());
     let host = bench.ok(&format!("{run} --sum-on host -o host.gguf"));
     let lacking = |operations: &str| lacking(&bench, &format!("{run} -o {operations}.gguf"), operations);
 
@@ -147,7 +147,7 @@ fn lacking(bench: &Bench, run: &str, operations: &str) -> Ran {
 #[test]
 fn inputs_of_operations_that_the_cpu_lacks_are_summed_by_the_program() {
     let bench = Bench::new(&["qwen3moe"]);
-    let run = "-m qwen3moe.gguf -f calibration.txt -c 64 -b 64 --chunks 3 -t 1";
+    let run = "-m qwen3moe.gguf -f calibration.txt -c 64 -b 64 --chunks 3 -t 1 -v";
     bench.ok(&format!("{run} --sum-on host -o host.gguf"));
     let run = format!("{run} --sum-on device");
     let ran = bench.ok(&format!("{run} -o device.gguf"));

@@ -67,7 +67,8 @@ def picture(panels):
         lines += panel(title, points, LEFT + number * (WIDTH + GAP))
     middle = TOP + HEIGHT / 2
     lines.append(f'<text x="16" y="{middle}" font-size="12" text-anchor="middle" {TEXT} transform="rotate(-90 16 {middle})">measured KL divergence</text>')
-    for number, group in enumerate(COLOURS):
+    found = {group for points in panels.values() for group, _, _ in points}
+    for number, group in enumerate(group for group in COLOURS if group in found):
         left = LEFT + 90 * number
         lines += [mark(group, left, height - 10), f'<text x="{left + 10}" y="{height - 6}" font-size="12" {TEXT}>{group}</text>']
     return "\n".join([*lines, "</svg>", ""])

@@ -30,7 +30,7 @@ fn apart(host: &Ran, found: &Ran) -> f64 {
     (found - host).abs() / host
 }
 
-/// Compares a run that sums on the device with one that transfers activations. Both compute the model in the same places.
+/// Compares a run that sums on the device with one that transfers activations. Both compute each layer on the same device.
 /// Returns how far sums and perplexities are apart.
 fn compare(bench: &Bench, run: &str) -> [f64; 2] {
     let [host, found] = ["host", "auto"].map(|place| bench.ok(&format!("{run} --sum-on {place} -o {place}.gguf")));

@@ -120,7 +120,9 @@ mod shims {
             .header(format!("{folder}/{name}.h"))
             .allowlist_item(format!("(imatrix_{name}|IMATRIX_{})_.*", name.to_uppercase()))
             // The library's own.
-            .blocklist_type("llama_context|llama_batch_ext|llama_vocab|ggml_tensor|ggml_backend_buffer_type")
+            .blocklist_type(
+                "llama_context|llama_batch_ext|llama_vocab|ggml_tensor|ggml_backend_buffer|ggml_backend_buffer_type",
+            )
             .prepend_enum_name(false)
             .generate()
             .expect("the shim's header binds")

@@ -65,11 +65,11 @@ fn random_shape(seed: u64) -> (Shape, Values) {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % n
     };
-    let k = if below(4) == 0 { 256 * (1 + below(8)) } else { 32 * (1 + below(20)) };
+    let k = if below(2) == 0 { 256 * (1 + below(8)) } else { 32 * (1 + below(20)) };
     let rows = if below(3) == 0 { 1 + below(40) } else { 4 * (1 + below(24)) };
+    let tokens = if below(2) == 0 { 8 + below(60) } else { 8 + 4 * below(16) };
     let experts = 1 + below(12);
-    let shape =
-        Shape { k, rows, tokens: 8 + below(60), experts: (experts, 1 + below(experts)), own_rows: below(2) == 0 };
+    let shape = Shape { k, rows, tokens, experts: (experts, 1 + below(experts)), own_rows: below(2) == 0 };
     (shape, [Values::Usual, Values::Extreme, Values::NotFinite][below(3)])
 }
 

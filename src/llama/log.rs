@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, OnceLock, PoisonError};
 
 use llama_cpp_sys_2 as sys;
@@ -25,6 +26,7 @@ type Sink = Box<dyn Fn(Level, &str) + Send + Sync>;
 
 static SINK: OnceLock<Sink> = OnceLock::new();
 static ERRORS: Mutex<String> = Mutex::new(String::new());
+static WITHOUT_DETAILS: AtomicBool = AtomicBool::new(false);
 
 /// Sends llama.cpp's and ggml's log to `sink`. Only the first call per process has an effect; later calls return
 /// `false`.
@@ -50,6 +52,16 @@ pub(super) fn say(level: Level, text: &str) {
     if let Some(sink) = SINK.get() {
         sink(level, text);
     }
+}
+
+/// Runs a call without the debug lines that ggml logs meanwhile, on any thread.
+#[cfg(products)]
+pub(crate) fn without_details<T>(call: impl FnOnce() -> T) -> T {
+    install();
+    WITHOUT_DETAILS.store(true, Ordering::Relaxed);
+    let result = call();
+    WITHOUT_DETAILS.store(false, Ordering::Relaxed);
+    result
 }
 
 /// Runs one call into llama.cpp and returns what it logged as errors meanwhile, on one line.
@@ -96,7 +108,8 @@ unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: 
         if level == Level::Error {
             lock().push_str(&text);
         }
-        if let Some(sink) = SINK.get() {
+        let hidden = level == Level::Debug && WITHOUT_DETAILS.load(Ordering::Relaxed);
+        if let Some(sink) = SINK.get().filter(|_| !hidden) {
             sink(level, &text);
         }
     }));

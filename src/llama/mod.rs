@@ -104,6 +104,8 @@ pub use devices::{BufferType, Device};
 pub use editable::EditableModel;
 pub use error::Error;
 pub(crate) use graph::{Graph, Node, NodeOp, Source};
+#[cfg(products)]
+pub(crate) use log::without_details;
 pub use log::{Level, set_log};
 pub use memory_usage::DeviceMemory;
 pub use model::Model;

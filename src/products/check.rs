@@ -5,7 +5,7 @@ use super::kind::Kind;
 use super::trial::Trial;
 use super::types::{Shape, Values};
 
-/// Small, with rows and columns that no tile divides, an expert without tokens and one with a few.
+/// Small, with rows and columns that no tile divides where the kernel allows it, an expert without tokens and one with a few.
 const SHAPES: [Shape; 2] = [
     Shape { k: 256, rows: 20, tokens: 17, experts: (5, 2), own_rows: false },
     Shape { k: 320, rows: 12, tokens: 9, experts: (4, 3), own_rows: true },
@@ -14,6 +14,12 @@ const SHAPES: [Shape; 2] = [
 /// Returns true if the kernel gives ggml's exact bits on this machine.
 pub(super) fn is_exact(kind: Kind, kernel: &'static Kernel) -> bool {
     SHAPES.into_iter().all(|shape| {
+        let shape = Shape {
+            k: shape.k.next_multiple_of(kernel.step),
+            rows: shape.rows.next_multiple_of(kernel.row_step),
+            tokens: shape.tokens.next_multiple_of(kernel.col_step),
+            ..shape
+        };
         let Some(mut trial) = Trial::new(kind, kernel, shape, 1) else { return false };
         (0..4).all(|seed| {
             trial.fill(if seed % 2 == 0 { Values::Usual } else { Values::Extreme }, seed);
@@ -26,6 +32,7 @@ pub(super) fn is_exact(kind: Kind, kernel: &'static Kernel) -> bool {
 mod tests {
     use super::*;
     use crate::llama::Backend;
+    use crate::products::kind::Weights;
 
     /// The kernel that is used for a kind, with one bit of each tile wrong.
     fn one_bit_off(kind: Kind) -> Option<&'static Kernel> {
@@ -47,6 +54,16 @@ mod tests {
         let kind = Kind::ALL[0];
         let Some(kernel) = one_bit_off(kind) else { return };
         assert!(is_exact(kind, kind.kernel().unwrap()));
+        assert!(!is_exact(kind, kernel));
+    }
+
+    /// ggml multiplies an expert's weights with few rows in another way.
+    #[test]
+    fn a_kernel_that_computes_experts_with_few_tokens_in_its_order_is_not_exact() {
+        let _ = Backend::init();
+        let kind = Kind { weights: Weights::Q6K, routed: true };
+        let Some(kernel) = kind.kernel() else { return };
+        let kernel = Box::leak(Box::new(Kernel { least_columns: 1, ..*kernel }));
         assert!(!is_exact(kind, kernel));
     }
 

@@ -38,7 +38,7 @@ struct Key {
     kernel: &'static str,
 }
 
-/// Rows that a thread converts at once.
+/// Rows that a thread converts in turn.
 const ROWS_AT_ONCE: usize = 4;
 
 impl Columns {
@@ -97,7 +97,7 @@ impl Columns {
         self.bytes.at_least(self.stride * rows);
         self.converted.resize_with(threads.max(1), Bytes::default);
         for converted in &mut self.converted {
-            converted.at_least(converted_bytes);
+            converted.at_least(converted_bytes * ROWS_AT_ONCE);
         }
         let next = AtomicUsize::new(0);
         let columns = Shared(self.bytes.as_mut_ptr());
@@ -111,6 +111,14 @@ impl Columns {
                 let first = next.fetch_add(ROWS_AT_ONCE, Ordering::Relaxed);
                 if first >= rows {
                     break;
+                }
+                if let Some(convert_four) = kernel.convert_four {
+                    // SAFETY: as below; the rows follow one another, and their number is a multiple of four.
+                    unsafe {
+                        let columns = [0, 1, 2, 3].map(|i| columns.add((first + i) * stride));
+                        convert_four(data.add(first * input.bytes[0]).cast(), k, converted, columns);
+                    }
+                    continue;
                 }
                 for row in first..rows.min(first + ROWS_AT_ONCE) {
                     let (inner, outer) = (row % input.rows[0], row / input.rows[0]);

@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::llama::without_details;
+
 use super::check;
 use super::kernel::{self, Kernel};
 
@@ -22,14 +24,23 @@ pub(super) enum Weights {
     Q8_0,
     F16,
     Bf16,
+    Q4K,
+    /// `Q4_K` that ggml has repacked when it loaded the model.
+    Q4KRepacked,
+    Q5K,
+    Q6K,
 }
 
 impl Weights {
-    pub(super) fn of(type_: sys::ggml_type) -> Option<Self> {
-        match type_ {
-            sys::GGML_TYPE_Q8_0 => Some(Self::Q8_0),
-            sys::GGML_TYPE_F16 => Some(Self::F16),
-            sys::GGML_TYPE_BF16 => Some(Self::Bf16),
+    pub(super) fn of(type_: sys::ggml_type, repacked: bool) -> Option<Self> {
+        match (type_, repacked) {
+            (sys::GGML_TYPE_Q8_0, false) => Some(Self::Q8_0),
+            (sys::GGML_TYPE_F16, false) => Some(Self::F16),
+            (sys::GGML_TYPE_BF16, false) => Some(Self::Bf16),
+            (sys::GGML_TYPE_Q4_K, false) => Some(Self::Q4K),
+            (sys::GGML_TYPE_Q4_K, true) => Some(Self::Q4KRepacked),
+            (sys::GGML_TYPE_Q5_K, false) => Some(Self::Q5K),
+            (sys::GGML_TYPE_Q6_K, false) => Some(Self::Q6K),
             _ => None,
         }
     }
@@ -39,6 +50,9 @@ impl Weights {
             Self::Q8_0 => sys::GGML_TYPE_Q8_0,
             Self::F16 => sys::GGML_TYPE_F16,
             Self::Bf16 => sys::GGML_TYPE_BF16,
+            Self::Q4K | Self::Q4KRepacked => sys::GGML_TYPE_Q4_K,
+            Self::Q5K => sys::GGML_TYPE_Q5_K,
+            Self::Q6K => sys::GGML_TYPE_Q6_K,
         }
     }
 }
@@ -51,6 +65,14 @@ impl Kind {
         Self { weights: Weights::F16, routed: true },
         Self { weights: Weights::Bf16, routed: true },
         Self { weights: Weights::Bf16, routed: false },
+        Self { weights: Weights::Q4KRepacked, routed: true },
+        Self { weights: Weights::Q4KRepacked, routed: false },
+        Self { weights: Weights::Q4K, routed: true },
+        Self { weights: Weights::Q4K, routed: false },
+        Self { weights: Weights::Q5K, routed: true },
+        Self { weights: Weights::Q5K, routed: false },
+        Self { weights: Weights::Q6K, routed: true },
+        Self { weights: Weights::Q6K, routed: false },
     ];
 
     pub(super) fn is_routed(self) -> bool {
@@ -65,6 +87,11 @@ impl Kind {
             (Weights::F16, false) => &[],
             (Weights::Bf16, true) => kernel::BF16_ROUTED,
             (Weights::Bf16, false) => kernel::BF16_DENSE,
+            (Weights::Q4KRepacked, true) => kernel::Q4_K_REPACKED_ROUTED,
+            (Weights::Q4KRepacked, false) => kernel::Q4_K_REPACKED_DENSE,
+            (Weights::Q4K, _) => kernel::Q4_K,
+            (Weights::Q5K, _) => kernel::Q5_K,
+            (Weights::Q6K, _) => kernel::Q6_K,
         };
         kernels.iter().copied().filter(|kernel| kernel.is_available())
     }
@@ -81,6 +108,10 @@ impl fmt::Display for Kind {
             Weights::Q8_0 => "Q8_0",
             Weights::F16 => "F16",
             Weights::Bf16 => "BF16",
+            Weights::Q4K => "Q4_K",
+            Weights::Q4KRepacked => "Q4_K repacked",
+            Weights::Q5K => "Q5_K",
+            Weights::Q6K => "Q6_K",
         };
         write!(f, "{weights} {}", if self.routed { "MUL_MAT_ID" } else { "MUL_MAT" })
     }
@@ -117,7 +148,8 @@ impl Choice {
 /// Returns the choice per kind. The first call makes it, by comparing small products with ggml's.
 pub(super) fn choices() -> &'static [Choice] {
     static CHOICES: OnceLock<Vec<Choice>> = OnceLock::new();
-    CHOICES.get_or_init(|| Kind::ALL.iter().map(|&kind| choose(kind)).collect())
+    // ggml logs each weight that it repacks.
+    CHOICES.get_or_init(|| without_details(|| Kind::ALL.iter().map(|&kind| choose(kind)).collect()))
 }
 
 fn choose(kind: Kind) -> Choice {

@@ -1,9 +1,9 @@
 //! Aligned memory that products reuse, and pointers that threads share.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
-/// Uninitialized bytes, aligned to a cache line.
+/// Bytes, aligned to a cache line. New memory is zero.
 #[derive(Default)]
 pub(super) struct Bytes(Option<(NonNull<u8>, Layout)>);
 
@@ -21,7 +21,7 @@ impl Bytes {
         self.free();
         let layout = Layout::from_size_align(size.max(1), Self::ALIGN).expect("sizes of tensors fit");
         // SAFETY: the layout has at least one byte.
-        let ptr = NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
+        let ptr = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
         self.0 = Some((ptr, layout));
     }
 

@@ -100,19 +100,21 @@ pub fn compare(
     {
         let _ = crate::llama::Backend::init();
         let kernel = kind.kernels().find(|candidate| candidate.name == kernel)?;
-        if !shape.is_valid() || !kernel.fits(shape.k, shape.rows) {
+        if !shape.is_valid() || !kernel.fits(shape.k, shape.rows, shape.tokens) {
             return None;
         }
-        let mut trial = trial::Trial::new(kind, kernel, shape, threads)?;
-        trial.fill(values, seed);
-        let mut best = trial.run()?;
-        for _ in 1..repetitions {
-            let outcome = trial.run()?;
-            best.apart = best.apart.max(outcome.apart);
-            best.ggml = best.ggml.min(outcome.ggml);
-            best.kernel = best.kernel.min(outcome.kernel);
-        }
-        Some(best)
+        crate::llama::without_details(|| {
+            let mut trial = trial::Trial::new(kind, kernel, shape, threads)?;
+            trial.fill(values, seed);
+            let mut best = trial.run()?;
+            for _ in 1..repetitions {
+                let outcome = trial.run()?;
+                best.apart = best.apart.max(outcome.apart);
+                best.ggml = best.ggml.min(outcome.ggml);
+                best.kernel = best.kernel.min(outcome.kernel);
+            }
+            Some(best)
+        })
     }
     #[cfg(not(products))]
     {

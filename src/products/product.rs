@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use super::ffi;
 use super::kernel::Kernel;
 use super::kind::{Kind, Weights};
 
@@ -64,7 +65,8 @@ impl Product {
         // SAFETY: a weight's buffer, if it has one, lives as long as the weight.
         let in_model = !weight.buffer.is_null()
             && unsafe { sys::ggml_backend_buffer_get_usage(weight.buffer) } == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
-        in_model && kind.kernel().is_some_and(|kernel| kernel.fits(weight.ne[0] as usize, weight.ne[1] as usize))
+        // SAFETY: our own contract; kind_of() has found the second source.
+        in_model && kind.kernel().is_some_and(|kernel| unsafe { fits(kernel, weight, &*node.src[1]) })
     }
 
     /// The kernel that computes the kind of product that `node` is.
@@ -95,11 +97,7 @@ impl Product {
                 bytes: [ids.nb[0], ids.nb[1]],
             }
         });
-        if weight.data.is_null()
-            || input.data.is_null()
-            || node.data.is_null()
-            || !kernel.fits(weight.ne[0] as usize, weight.ne[1] as usize)
-        {
+        if weight.data.is_null() || input.data.is_null() || node.data.is_null() || !fits(kernel, weight, input) {
             return None;
         }
         Some(Self {
@@ -136,6 +134,12 @@ impl Routes {
     }
 }
 
+/// Returns true if the kernel computes products of this shape.
+fn fits(kernel: &Kernel, weight: &sys::ggml_tensor, input: &sys::ggml_tensor) -> bool {
+    kernel.fits(weight.ne[0] as usize, weight.ne[1] as usize, (input.ne[1] * input.ne[2]) as usize)
+        && (kernel.convert_four.is_none() || input.nb[1] as i64 == 4 * input.ne[0])
+}
+
 /// Returns the kind of product and the weight of a node, if kernels can compute its shape.
 ///
 /// # Safety
@@ -150,13 +154,15 @@ unsafe fn kind_of(node: &sys::ggml_tensor) -> Option<(Kind, &sys::ggml_tensor)> 
         _ => return None,
     };
     let (weight, input) = (source(0)?, source(1)?);
-    let kind = Kind { weights: Weights::of(weight.type_)?, routed };
+    // SAFETY: by contract the weight is alive, so its buffer is, if it has one.
+    let repacked = !weight.extra.is_null() && unsafe { ffi::imatrix_products_is_repacked(weight) };
+    let kind = Kind { weights: Weights::of(weight.type_, repacked)?, routed };
     // SAFETY: reads constants about a type.
     let weight_bytes = unsafe { sys::ggml_type_size(weight.type_) };
     let floats = |t: &sys::ggml_tensor| {
         t.type_ == sys::GGML_TYPE_F32 && t.nb[0] == 4 && t.nb[1].is_multiple_of(4) && t.nb[2].is_multiple_of(4)
     };
-    let plain = weight.extra.is_null() && weight.nb[0] == weight_bytes && weight.ne[3] == 1;
+    let plain = weight.extra.is_null() != repacked && weight.nb[0] == weight_bytes && weight.ne[3] == 1;
     let fits = plain && floats(input) && floats(node) && input.ne[0] == weight.ne[0] && node.ne[0] == weight.ne[1];
     let shape = if routed {
         let ids = source(2)?;

@@ -149,7 +149,11 @@ impl State {
                 // the product, and the workspace has room for the job's panels (see above).
                 unsafe {
                     let cells = &state.cells[job.cells.clone()];
-                    if plain { run_plain(product, job, cells) } else { run(product, job, cells, workspace) }
+                    if plain || cells.len() < product.kernel.least_columns {
+                        run_plain(product, job, cells);
+                    } else {
+                        run(product, job, cells, workspace);
+                    }
                 }
             }
         })
@@ -273,8 +277,12 @@ mod tests {
     #[test]
     fn columns_that_a_kernel_is_not_exact_for_are_multiplied_by_ggml() {
         let _ = Backend::init();
-        // The kernel for dense BF16 has ggml's bits for all columns, and ggml computes these products in another way.
-        for &kind in Kind::ALL.iter().filter(|kind| kind.routed || kind.weights != Weights::Bf16) {
+        // The others have ggml's bits for all columns, and ggml computes their products in another way.
+        let by_vec_dot = |kind: &&Kind| {
+            matches!(kind.weights, Weights::Q8_0 | Weights::F16)
+                || **kind == Kind { weights: Weights::Bf16, routed: true }
+        };
+        for &kind in Kind::ALL.iter().filter(by_vec_dot) {
             let Some(kernel) = unsure(kind) else { continue };
             for shape in [
                 Shape { k: 256, rows: 21, tokens: 17, experts: (5, 2), own_rows: true },

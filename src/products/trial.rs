@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use llama_cpp_sys_2 as sys;
 
+use super::ffi;
 use super::kernel::Kernel;
-use super::kind::Kind;
+use super::kind::{Kind, Weights};
 use super::product::Product;
 use super::state::State;
 use super::types::{Outcome, Shape, Values};
@@ -15,9 +16,11 @@ use super::types::{Outcome, Shape, Values};
 /// Tensors of one product, in separate memory.
 pub(super) struct Trial {
     kernel: &'static Kernel,
+    weights: Weights,
     context: NonNull<sys::ggml_context>,
     backend: sys::ggml_backend_t,
-    buffer: sys::ggml_backend_buffer_t,
+    /// Of the weights if they are repacked, and of all other tensors.
+    buffers: [sys::ggml_backend_buffer_t; 2],
     graph: *mut sys::ggml_cgraph,
     node: *mut sys::ggml_tensor,
     state: State,
@@ -57,16 +60,31 @@ impl Trial {
             let graph = sys::ggml_new_graph(c);
             sys::ggml_build_forward_expand(graph, node);
             let backend = sys::ggml_backend_cpu_init();
-            let buffer = if backend.is_null() {
-                std::ptr::null_mut()
-            } else {
-                sys::ggml_backend_cpu_set_n_threads(backend, threads as i32);
-                sys::ggml_backend_alloc_ctx_tensors(c, backend)
-            };
             let mut state = State::new();
             state.set_threads(threads);
-            let trial = Self { kernel, context, backend, buffer, graph, node, state, threads };
-            (!buffer.is_null()).then_some(trial)
+            let buffers = [std::ptr::null_mut(); 2];
+            let weights = kind.weights;
+            let mut trial = Self { kernel, weights, context, backend, buffers, graph, node, state, threads };
+            (!backend.is_null() && trial.allocate()).then_some(trial)
+        }
+    }
+
+    /// Allocates the tensors. Returns false if there is no memory.
+    fn allocate(&mut self) -> bool {
+        // SAFETY: the tensors are ours and have no memory yet. ggml repacks the shapes that a kernel for repacked weights fits.
+        unsafe {
+            sys::ggml_backend_cpu_set_n_threads(self.backend, self.threads as i32);
+            if self.weights == Weights::Q4KRepacked {
+                let weight = (*self.node).src[0];
+                let buffer = ffi::imatrix_products_repacked_buffer(sys::ggml_nbytes(weight));
+                self.buffers[0] = buffer;
+                if buffer.is_null() {
+                    return false;
+                }
+                sys::ggml_backend_tensor_alloc(buffer, weight, sys::ggml_backend_buffer_get_base(buffer));
+            }
+            self.buffers[1] = sys::ggml_backend_alloc_ctx_tensors(self.context.as_ptr(), self.backend);
+            !self.buffers[1].is_null()
         }
     }
 
@@ -76,7 +94,7 @@ impl Trial {
         // SAFETY: the tensors are ours, contiguous, allocated in host memory, and not in use.
         unsafe {
             let node = &*self.node;
-            fill_weights(&*node.src[0], values, &mut random);
+            fill_weights(node.src[0], self.weights, values, &mut random);
             let input = &*node.src[1];
             let count = (input.ne[0] * input.ne[1] * input.ne[2]) as usize;
             let row = input.ne[0] as usize;
@@ -124,7 +142,9 @@ impl Drop for Trial {
     fn drop(&mut self) {
         // SAFETY: all are ours and freed once; ggml accepts null for the buffer and the backend.
         unsafe {
-            sys::ggml_backend_buffer_free(self.buffer);
+            for buffer in self.buffers {
+                sys::ggml_backend_buffer_free(buffer);
+            }
             sys::ggml_backend_free(self.backend);
             sys::ggml_free(self.context.as_ptr());
         }
@@ -139,21 +159,38 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Fills a weight with random values, quantized by ggml.
+/// Fills a weight with random values, quantized by ggml, or with random blocks of a K-quant.
 ///
 /// # Safety
-/// The tensor is allocated in host memory and nobody else uses it.
-unsafe fn fill_weights(weight: &sys::ggml_tensor, values: Values, random: &mut Random) {
-    let k = weight.ne[0] as usize;
-    let values = if values == Values::NotFinite { Values::Extreme } else { values };
-    let mut row = vec![0.0_f32; k];
-    // SAFETY: by contract the weight has these rows, and quantize_chunk writes one of them, whose size is `nb[1]`.
+/// The tensor is allocated in host memory, is of this type, and nobody else uses it.
+unsafe fn fill_weights(weight: *mut sys::ggml_tensor, weights: Weights, values: Values, random: &mut Random) {
+    // SAFETY: by contract the weight is alive and can be written as a whole; a row has `nb[1]` bytes, which is what
+    // quantize_chunk writes.
     unsafe {
-        for i in 0..(weight.ne[1] * weight.ne[2]) as usize {
-            random.fill(&mut row, values);
-            let to = weight.data.cast::<u8>().add(i * weight.nb[1]).cast::<c_void>();
-            sys::ggml_quantize_chunk(weight.type_, row.as_ptr(), to, 0, 1, k as i64, std::ptr::null());
+        let k = (*weight).ne[0] as usize;
+        let mut data = vec![0; sys::ggml_nbytes(weight)];
+        let mut floats = vec![0.0_f32; k];
+        for row in data.chunks_exact_mut((*weight).nb[1]) {
+            if let Some((block, scales)) = block_and_scales(weights) {
+                row.chunks_exact_mut(block).for_each(|block| random.fill_block(block, scales, values));
+                continue;
+            }
+            // The weights of a model are finite.
+            random.fill(&mut floats, if values == Values::NotFinite { Values::Extreme } else { values });
+            let to = row.as_mut_ptr().cast::<c_void>();
+            sys::ggml_quantize_chunk((*weight).type_, floats.as_ptr(), to, 0, 1, k as i64, std::ptr::null());
         }
+        sys::ggml_backend_tensor_set(weight, data.as_ptr().cast(), 0, data.len());
+    }
+}
+
+/// Returns the bytes of a K-quant's block and where its f16 scales are. All other bytes of a block can have any value.
+fn block_and_scales(weights: Weights) -> Option<(usize, &'static [usize])> {
+    match weights {
+        Weights::Q4K | Weights::Q4KRepacked => Some((144, &[0, 2])),
+        Weights::Q5K => Some((176, &[0, 2])),
+        Weights::Q6K => Some((210, &[208])),
+        Weights::Q8_0 | Weights::F16 | Weights::Bf16 => None,
     }
 }
 
@@ -202,6 +239,20 @@ impl Random {
         match self.below(250) as u32 {
             subnormal @ 0..23 => f32::from_bits(1 << subnormal),
             exponent => f32::from_bits((exponent - 22) << 23),
+        }
+    }
+
+    /// Fills a block whose f16 scales begin at the bytes `scales`.
+    fn fill_block(&mut self, block: &mut [u8], scales: &[usize], values: Values) {
+        block.fill_with(|| self.next() as u8);
+        for &at in scales {
+            let scale = match values {
+                // From 2^-8 to 2^-7.
+                Values::Usual => 0x1c00 | self.next() as u16 & 0x83ff,
+                // From zero to below 2.
+                _ => self.next() as u16 & 0xbfff,
+            };
+            block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
         }
     }
 

@@ -25,7 +25,8 @@ fn used() -> Vec<(Kind, &'static str)> {
 fn assert_same_bits(shape: Shape, values: Values, seed: u64, threads: usize) {
     for (kind, kernel) in used() {
         let Some(outcome) = products::compare(kind, kernel, shape, values, seed, threads, 1) else {
-            let usual = shape.k.is_multiple_of(64) && shape.rows.is_multiple_of(4);
+            let Shape { k, rows, tokens, .. } = shape;
+            let usual = k.is_multiple_of(256) && rows.is_multiple_of(8) && tokens.is_multiple_of(4);
             assert!(!usual, "{kind} {kernel} takes products of {shape:?}");
             continue;
         };
@@ -60,9 +61,10 @@ fn random_products_have_ggmls_bits() {
         };
         let experts = 1 + below(9);
         let shape = Shape {
-            k: 32 * (1 + below(20)),
-            rows: 1 + below(70),
-            tokens: 8 + below(40),
+            // Half of them are multiples of what any kernel needs.
+            k: if below(2) == 0 { 256 * (1 + below(3)) } else { 32 * (1 + below(20)) },
+            rows: if below(2) == 0 { 8 * (1 + below(9)) } else { 1 + below(70) },
+            tokens: if below(2) == 0 { 8 + 4 * below(10) } else { 8 + below(40) },
             experts: (experts, 1 + below(experts)),
             own_rows: below(2) == 0,
         };

@@ -22,11 +22,14 @@ fn has_kernels() -> bool {
 
 #[test]
 fn our_kernels_give_the_bytes_of_ggmls() {
-    for model in support::MODELS.iter().map(|model| model.name).chain(["nextn", "nextn-hybrid"]) {
+    let models = support::MODELS.iter().chain(support::QUANTIZED).map(|model| model.name);
+    for model in models.chain(["nextn", "nextn-hybrid"]) {
         let bench = Bench::new(&[model]);
         // NextN takes one sequence per batch.
         let batch = if model.starts_with("nextn") { "-b 64 --nextn" } else { "-b 128" };
-        for flags in ["", "--no-ppl --process-output -t 2", "-t 2 --lanes 2", "-b 64 -ub 24 -fa off"] {
+        for flags in
+            ["", "--no-ppl --process-output -t 2", "-t 2 --lanes 2", "-b 64 -ub 24 -fa off", "--no-repack -ub 30"]
+        {
             let run = format!("-m {model}.gguf -f calibration.txt -c 64 {batch} --chunks 3 {flags}");
             let [ours, ggml] = ["auto", "ggml"].map(|who| {
                 let ran = bench.ok(&format!("{run} --cpu-products {who} -o {who}.gguf"));
@@ -44,8 +47,12 @@ fn products_with_kernels_leave_ggmls_backend() {
         eprintln!("no kernels here: nothing is tested");
         return;
     }
-    let bench = Bench::new(&["qwen3moe", "qwen2"]);
-    for (model, says) in [("qwen3moe", "F16 MUL_MAT_ID on the CPU: F16"), ("qwen2", "Q8_0 MUL_MAT on the CPU: Q8_0")] {
+    let bench = Bench::new(&["qwen3moe", "qwen2", "k-quants"]);
+    for (model, says) in [
+        ("qwen3moe", "F16 MUL_MAT_ID on the CPU: F16"),
+        ("qwen2", "Q8_0 MUL_MAT on the CPU: Q8_0"),
+        ("k-quants", "Q4_K repacked MUL_MAT_ID on the CPU: Q4_K repacked"),
+    ] {
         let run = format!("-m {model}.gguf -f calibration.txt -c 64 -b 64 --chunks 2 -v -o out.gguf");
         let ours = bench.ok(&run);
         assert!(ours.stderr.contains(says), "{}", ours.stderr);

@@ -22,7 +22,8 @@ use std::{fs, io};
 
 pub use arch::qwen3moe::{DEAD_EXPERT, DEAD_LAYER};
 use arch::{
-    bert, command_r, deepseek2, dream, experts, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, mpt, qwen2, qwen3moe,
+    bert, command_r, deepseek2, dream, experts, gemma2, gemma3, gpt2, lfm2, llada, llama, mamba, mpt, quantized, qwen2,
+    qwen3moe,
 };
 pub use check::CHECK_MODELS;
 pub use hostile::{HOSTILE, truncated};
@@ -90,6 +91,13 @@ pub const MODELS: &[TestModel] = &[
     },
 ];
 
+/// Models whose weights are of types that none of the others has.
+pub const QUANTIZED: &[TestModel] = &[TestModel {
+    name: "k-quants",
+    about: "2 of 8 experts a token, weights in Q4_K, Q5_K and Q6_K",
+    build: quantized::build,
+}];
+
 /// Models that run, but not with upstream's tool, which aborts.
 pub const BEYOND: &[TestModel] =
     &[TestModel { name: "bert", about: "an encoder: no logits, no mask, no cache", build: bert::build }];
@@ -119,7 +127,7 @@ pub const EXPERTS: &[TestModel] = &[
 
 /// The bytes of the model of that name, of whatever list.
 pub fn build(name: &str) -> Vec<u8> {
-    let lists = [MODELS, BEYOND, STREAMS, EXPERTS, LARGE, HOSTILE, NEXTN, DRAFTS];
+    let lists = [MODELS, QUANTIZED, BEYOND, STREAMS, EXPERTS, LARGE, HOSTILE, NEXTN, DRAFTS];
     let model = lists.into_iter().flatten().find(|model| model.name == name);
     model.unwrap_or_else(|| panic!("no test model is called {name}")).bytes()
 }
@@ -130,14 +138,21 @@ pub fn calibration() -> String {
     text(words, seed)
 }
 
-/// Writes the models as `DIR/NAME.gguf`, those in `BEYOND` as `DIR/beyond/NAME.gguf`, those in `STREAMS` as
+/// Writes the models, quantized ones too, as `DIR/NAME.gguf`, those in `BEYOND` as `DIR/beyond/NAME.gguf`, those in `STREAMS` as
 /// `DIR/streams/NAME.gguf`, the hostile ones as
 /// `DIR/hostile/NAME.gguf`, those with NextN layers and their drafts as `DIR/nextn/NAME.gguf`, and
 /// `DIR/calibration.txt`, and those for `check` in `DIR/check`.
 pub fn write_all(dir: &Path) -> io::Result<()> {
     let [beyond, streams, hostile, nextn] = ["beyond", "streams", "hostile", "nextn"].map(|name| dir.join(name));
-    let lists =
-        [(dir, MODELS), (&beyond, BEYOND), (&streams, STREAMS), (&hostile, HOSTILE), (&nextn, NEXTN), (&nextn, DRAFTS)];
+    let lists = [
+        (dir, MODELS),
+        (dir, QUANTIZED),
+        (&beyond, BEYOND),
+        (&streams, STREAMS),
+        (&hostile, HOSTILE),
+        (&nextn, NEXTN),
+        (&nextn, DRAFTS),
+    ];
     for (dir, models) in lists {
         fs::create_dir_all(dir)?;
         for model in models {

@@ -2,7 +2,7 @@
 
 use llama_imatrix::gguf::{DType, Value, Writer};
 
-use super::quant::{f16_bytes, f32_bytes, q8_0_bytes};
+use super::quant::{K_BLOCK, Q4_K, Q5_K, Q6_K, f16_bytes, f32_bytes, k_blocks, q8_0_bytes};
 use super::rng::Rng;
 use super::vocab::Vocab;
 
@@ -26,6 +26,10 @@ pub enum Fill {
     WeightF16,
     /// The same in `Q8_0`.
     WeightQ8,
+    /// Random blocks of K-quants, of about that deviation.
+    WeightQ4K,
+    WeightQ5K,
+    WeightQ6K,
 }
 
 pub struct ModelFile {
@@ -73,6 +77,10 @@ impl ModelFile {
                 Fill::Weight => (DType::F32, 0.0, unit),
                 Fill::WeightF16 => (DType::F16, 0.0, unit),
                 Fill::WeightQ8 => (DType::Q8_0, 0.0, unit),
+                Fill::WeightQ4K | Fill::WeightQ5K | Fill::WeightQ6K => {
+                    self.random_blocks(&format!("{prefix}{name}"), fill, dims, unit);
+                    continue;
+                }
             };
             let outlier = matches!(fill, Fill::Norm).then_some(OUTLIER);
             self.stored(&format!("{prefix}{name}"), dtype, dims, |i, x| {
@@ -84,6 +92,17 @@ impl ModelFile {
     /// Adds an f32 tensor: `value` gets each value's index and a random number of mean 0, variance 1.
     pub fn tensor(&mut self, name: &str, dims: &[u64], value: impl FnMut(u64, f32) -> f32) {
         self.stored(name, DType::F32, dims, value);
+    }
+
+    fn random_blocks(&mut self, name: &str, fill: Fill, dims: &[u64], deviation: f32) {
+        let mut rng = Rng::named(&[self.arch, name]);
+        let blocks = (dims.iter().product::<u64>() / K_BLOCK) as usize;
+        let (dtype, bytes) = match fill {
+            Fill::WeightQ4K => (DType::Q4_K, k_blocks(&mut rng, blocks, &Q4_K, deviation)),
+            Fill::WeightQ5K => (DType::Q5_K, k_blocks(&mut rng, blocks, &Q5_K, deviation)),
+            _ => (DType::Q6_K, k_blocks(&mut rng, blocks, &Q6_K, deviation)),
+        };
+        self.writer.tensor(name, dtype, dims, bytes).expect("a tensor of ours is a valid one");
     }
 
     fn stored(&mut self, name: &str, dtype: DType, dims: &[u64], mut value: impl FnMut(u64, f32) -> f32) {

@@ -2,6 +2,8 @@
 
 use llama_imatrix::gguf::f32_to_f16;
 
+use super::rng::Rng;
+
 /// Values a `Q8_0` block holds: a scale in f16, then this many signed bytes.
 const Q8_0_BLOCK: usize = 32;
 
@@ -24,6 +26,33 @@ pub fn q8_0_bytes(values: &[f32]) -> Vec<u8> {
         out.extend(block.iter().map(|x| (x * inverse).round() as i8 as u8));
     }
     out
+}
+
+/// Values a K-quant's block holds.
+pub const K_BLOCK: u64 = 256;
+
+/// A K-quant's block: all bytes but those of its f16 scales may have any value.
+pub struct KQuant {
+    bytes: usize,
+    /// Where each scale is, and how large it is where the values have a deviation of 1.
+    scales: &'static [(usize, f32)],
+}
+
+/// The scale of the minima makes the mean about 0.
+pub const Q4_K: KQuant = KQuant { bytes: 144, scales: &[(0, 1.0 / 200.0), (2, 7.5 / 200.0)] };
+pub const Q5_K: KQuant = KQuant { bytes: 176, scales: &[(0, 1.0 / 400.0), (2, 15.5 / 400.0)] };
+pub const Q6_K: KQuant = KQuant { bytes: 210, scales: &[(208, 1.0 / 1330.0)] };
+
+/// Random blocks whose values have about this deviation.
+pub fn k_blocks(rng: &mut Rng, blocks: usize, quant: &KQuant, deviation: f32) -> Vec<u8> {
+    let mut bytes = vec![0; blocks * quant.bytes];
+    for block in bytes.chunks_exact_mut(quant.bytes) {
+        block.chunks_mut(8).for_each(|eight| eight.copy_from_slice(&rng.next_u64().to_le_bytes()[..eight.len()]));
+        for &(at, scale) in quant.scales {
+            block[at..at + 2].copy_from_slice(&f32_to_f16(scale * deviation).to_le_bytes());
+        }
+    }
+    bytes
 }
 
 #[cfg(test)]

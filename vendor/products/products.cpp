@@ -2,6 +2,10 @@
 
 #include "ggml-backend-impl.h" // creation of backends, not in ggml's public interface: the reason for this file
 #include "ggml-cpu.h"
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#include "ggml-cpu/repack.h" // buffers with repacked weights and the conversion for them, not public either
+#pragma GCC diagnostic pop
 
 #include <cstring>
 #include <omp.h>
@@ -107,7 +111,7 @@ bool supports_op(ggml_backend_dev_t, const ggml_tensor * node) {
 }
 
 bool supports_buffer_type(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
-    return ggml_backend_buft_is_host(type);
+    return ggml_backend_buft_is_host(type) || type == ggml_backend_cpu_repack_buffer_type();
 }
 
 void set_threads(ggml_backend_t backend, int threads) {
@@ -151,6 +155,18 @@ extern "C" void imatrix_products_register(const char * name, const imatrix_produ
     name_of_backend = name;
     functions       = given;
     ggml_backend_register(&registry);
+}
+
+extern "C" bool imatrix_products_is_repacked(const ggml_tensor * weight) {
+    return weight->buffer && ggml_backend_buffer_get_type(weight->buffer) == ggml_backend_cpu_repack_buffer_type();
+}
+
+extern "C" ggml_backend_buffer_t imatrix_products_repacked_buffer(size_t size) {
+    return ggml_backend_buft_alloc_buffer(ggml_backend_cpu_repack_buffer_type(), size);
+}
+
+extern "C" void imatrix_products_convert_four(const float * rows, void * to, int64_t k) {
+    ggml_quantize_mat_q8_K_4x8(rows, to, k);
 }
 
 extern "C" void imatrix_products_team(int threads, void (*work)(void *, int, int), void * data) {

@@ -11,6 +11,8 @@
 
 mod float;
 mod float_512;
+mod k_quants;
+mod k_quants_pack;
 mod lanes;
 mod q8_0;
 mod q8_0_512;
@@ -33,6 +35,11 @@ pub(super) struct Kernel {
     pub(super) step: usize,
     /// The number of rows per matrix is a multiple of this: ggml computes others in another order.
     pub(super) row_step: usize,
+    /// The number of rows of activations is a multiple of this: ggml computes the rest in another order.
+    pub(super) col_step: usize,
+    /// The fewest columns per matrix. ggml computes fewer one by one with its `vec_dot`, in another order. If this is not 1,
+    /// the kernel's columns have the layout that ggml converts activations to.
+    pub(super) least_columns: usize,
     /// Bytes of a panel of rows of `k` values.
     pub(super) panel_bytes: fn(k: usize) -> usize,
     /// Bytes of a column of `k` values.
@@ -42,11 +49,16 @@ pub(super) struct Kernel {
     /// Lays out a column of `k` values that ggml has converted to the type it multiplies with. Returns false if the
     /// kernel does not have ggml's bits for them.
     pub(super) prepare: unsafe fn(converted: *const u8, k: usize, column: *mut u8) -> bool,
+    /// Converts activations where ggml converts four rows at once; `None` if it converts one at a time.
+    pub(super) convert_four: Option<ConvertFour>,
     /// Lays out [`rows`](Self::rows) rows of `k` weights each.
     pub(super) pack: unsafe fn(rows: &[*const u8], k: usize, panel: *mut u8),
     /// Multiplies a panel with [`cols`](Self::cols) columns: `out[c * rows + r]`.
     pub(super) tile: unsafe fn(k: usize, panel: *const u8, columns: &[*const u8], scratch: *mut f32, out: *mut f32),
 }
+
+/// Converts and lays out four rows of `k` activations, which follow one another. `converted` has room for four rows.
+type ConvertFour = unsafe fn(rows: *const f32, k: usize, converted: *mut u8, columns: [*mut u8; 4]);
 
 /// The largest tile: rows times columns.
 pub(super) const LARGEST_TILE: usize = 64;
@@ -69,9 +81,9 @@ pub(super) enum Instructions {
 }
 
 impl Kernel {
-    /// Returns true if it computes products with `rows` rows of `k` weights per matrix.
-    pub(super) fn fits(&self, k: usize, rows: usize) -> bool {
-        k.is_multiple_of(self.step) && rows.is_multiple_of(self.row_step)
+    /// Returns true if it computes products of `columns` rows of activations with `rows` rows of `k` weights per matrix.
+    pub(super) fn fits(&self, k: usize, rows: usize, columns: usize) -> bool {
+        k.is_multiple_of(self.step) && rows.is_multiple_of(self.row_step) && columns.is_multiple_of(self.col_step)
     }
 
     /// Returns true if this CPU has the kernel's instructions.
@@ -105,3 +117,13 @@ pub(super) static BF16_ROUTED: &[&Kernel] = &[
     &float::BF16_ROUTED_FUSED,
     &float::BF16_ROUTED,
 ];
+/// `Q4_K` that ggml has repacked, routed products.
+pub(super) static Q4_K_REPACKED_ROUTED: &[&Kernel] = &[&k_quants::Q4_K_REPACKED_ROUTED];
+/// The same, dense products.
+pub(super) static Q4_K_REPACKED_DENSE: &[&Kernel] = &[&k_quants::Q4_K_REPACKED_DENSE];
+/// `Q4_K` as files have it.
+pub(super) static Q4_K: &[&Kernel] = &[&k_quants::Q4_K];
+/// `Q5_K`.
+pub(super) static Q5_K: &[&Kernel] = &[&k_quants::Q5_K];
+/// `Q6_K`.
+pub(super) static Q6_K: &[&Kernel] = &[&k_quants::Q6_K];

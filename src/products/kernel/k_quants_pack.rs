@@ -1,0 +1,308 @@
+//! Panels of `Q4_K`, `Q5_K` and `Q6_K` weights.
+
+use std::arch::x86_64::*;
+
+use super::k_quants::{BLOCK, GROUP, PAIRS, ROWS};
+
+/// A block of eight rows, each with `SUBS` sub-blocks.
+#[repr(C, align(32))]
+pub(super) struct Panel<const SUBS: usize> {
+    /// Four values of each row per vector.
+    pub(super) values: [[[u8; GROUP]; ROWS]; BLOCK / GROUP],
+    /// The scale of each row's sub-block, twice.
+    pub(super) scales: [[[i16; 2]; ROWS]; SUBS],
+    /// What the activations' sums are multiplied with, per row and pair of sums: the minima of the sub-blocks of `Q4_K` and
+    /// `Q5_K`, the scales of those of `Q6_K`.
+    pub(super) factors: [[[i16; 2]; ROWS]; PAIRS],
+    scale: [f32; ROWS],
+    scale_of_minima: [f32; ROWS],
+}
+
+impl<const SUBS: usize> Panel<SUBS> {
+    /// Returns the scales of the rows' blocks and those of their minima.
+    #[inline]
+    #[target_feature(enable = "avx")]
+    pub(super) fn scales_of_block(&self) -> (__m256, __m256) {
+        // SAFETY: both have eight floats.
+        unsafe { (_mm256_loadu_ps(self.scale.as_ptr()), _mm256_loadu_ps(self.scale_of_minima.as_ptr())) }
+    }
+}
+
+/// `block_q4_K`: 4 bits per value; in each 32 bytes the lower halves are a sub-block, the upper halves the next.
+#[repr(C)]
+struct Q4K {
+    scale: [u8; 2],
+    scale_of_minima: [u8; 2],
+    scales: [u8; 12],
+    values: [u8; 128],
+}
+
+/// `block_q5_K`: the same, and the fifth bits, eight sub-blocks per byte.
+#[repr(C)]
+struct Q5K {
+    scale: [u8; 2],
+    scale_of_minima: [u8; 2],
+    scales: [u8; 12],
+    high: [u8; 32],
+    values: [u8; 128],
+}
+
+/// `block_q6_K`: the lower 4 bits and the upper 2 bits of the values, for each half of the block.
+#[repr(C)]
+struct Q6K {
+    low: [u8; 128],
+    high: [u8; 64],
+    /// Signed.
+    scales: [u8; 16],
+    scale: [u8; 2],
+}
+
+/// `block_q4_Kx8`: blocks of eight rows. Values come in pieces of eight bytes of each row.
+#[repr(C)]
+struct Q4Kx8 {
+    scale: [[u8; 2]; ROWS],
+    scale_of_minima: [[u8; 2]; ROWS],
+    /// Per sub-block, packed as those of the sub-blocks of one row are in a file.
+    scales: [[u8; 12]; 8],
+    values: [[[u8; 8]; ROWS]; 16],
+}
+
+/// The bytes of eight rows' blocks, one value each.
+#[repr(align(32))]
+struct Unpacked([[u8; BLOCK]; ROWS]);
+
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn pack_q4_k(rows: &[*const u8], k: usize, panel: *mut u8) {
+    let mut unpacked = Unpacked([[0; BLOCK]; ROWS]);
+    let (mut scales, mut minima) = ([[0; 8]; ROWS], [[0; 8]; ROWS]);
+    for b in 0..k / BLOCK {
+        // SAFETY: by contract the panel and each of the rows have this block.
+        let panel = unsafe { &mut *panel.cast::<Panel<8>>().add(b) };
+        for r in 0..ROWS {
+            // SAFETY: as above.
+            let block = unsafe { &*rows[r].cast::<Q4K>().add(b) };
+            unpack_four_bits(&block.values, &mut unpacked.0[r]);
+            (scales[r], minima[r]) = scales_and_minima(&block.scales);
+            panel.scale[r] = float(block.scale);
+            panel.scale_of_minima[r] = float(block.scale_of_minima);
+        }
+        interleave(&unpacked, &mut panel.values);
+        set_factors(panel, &scales, &minima);
+    }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn pack_q5_k(rows: &[*const u8], k: usize, panel: *mut u8) {
+    let mut unpacked = Unpacked([[0; BLOCK]; ROWS]);
+    let (mut scales, mut minima) = ([[0; 8]; ROWS], [[0; 8]; ROWS]);
+    for b in 0..k / BLOCK {
+        // SAFETY: by contract the panel and each of the rows have this block.
+        let panel = unsafe { &mut *panel.cast::<Panel<8>>().add(b) };
+        for r in 0..ROWS {
+            // SAFETY: as above.
+            let block = unsafe { &*rows[r].cast::<Q5K>().add(b) };
+            unpack_four_bits(&block.values, &mut unpacked.0[r]);
+            add_fifth_bits(&block.high, &mut unpacked.0[r]);
+            (scales[r], minima[r]) = scales_and_minima(&block.scales);
+            panel.scale[r] = float(block.scale);
+            panel.scale_of_minima[r] = float(block.scale_of_minima);
+        }
+        interleave(&unpacked, &mut panel.values);
+        set_factors(panel, &scales, &minima);
+    }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn pack_q6_k(rows: &[*const u8], k: usize, panel: *mut u8) {
+    let mut unpacked = Unpacked([[0; BLOCK]; ROWS]);
+    let mut scales = [[[0; 8]; ROWS]; 2];
+    for b in 0..k / BLOCK {
+        // SAFETY: by contract the panel and each of the rows have this block.
+        let panel = unsafe { &mut *panel.cast::<Panel<16>>().add(b) };
+        for r in 0..ROWS {
+            // SAFETY: as above.
+            let block = unsafe { &*rows[r].cast::<Q6K>().add(b) };
+            for (half, values) in unpacked.0[r].chunks_exact_mut(128).enumerate() {
+                let (low, high) = (&block.low[64 * half..][..64], &block.high[32 * half..][..32]);
+                for i in 0..32 {
+                    values[i] = low[i] & 15 | (high[i] & 3) << 4;
+                    values[32 + i] = low[32 + i] & 15 | (high[i] >> 2 & 3) << 4;
+                    values[64 + i] = low[i] >> 4 | (high[i] >> 4 & 3) << 4;
+                    values[96 + i] = low[32 + i] >> 4 | (high[i] >> 6) << 4;
+                }
+            }
+            scales[0][r].copy_from_slice(&block.scales[..8]);
+            scales[1][r].copy_from_slice(&block.scales[8..]);
+            panel.scale[r] = float(block.scale);
+        }
+        interleave(&unpacked, &mut panel.values);
+        for (half, scales) in scales.iter().enumerate() {
+            for (sub, scales) in transpose(scales).into_iter().enumerate() {
+                let scales = scales.map(|scale| i16::from(scale as i8));
+                panel.scales[8 * half + sub] = scales.map(|scale| [scale; 2]);
+                for r in 0..ROWS {
+                    panel.factors[4 * half + sub / 2][r][sub % 2] = scales[r];
+                }
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn pack_q4_k_repacked(rows: &[*const u8], k: usize, panel: *mut u8) {
+    for b in 0..k / BLOCK {
+        // SAFETY: by contract the panel has this block; the eight rows are repacked together, beginning where the first one
+        // would begin.
+        let (panel, block) = unsafe { (&mut *panel.cast::<Panel<8>>().add(b), &*rows[0].cast::<Q4Kx8>().add(b)) };
+        let mut vectors = panel.values.as_mut_ptr().cast::<__m256i>();
+        for two_subs in block.values.chunks_exact(4) {
+            for upper in [false, true] {
+                for piece in two_subs {
+                    // SAFETY: a piece has two vectors; there are 32 of them, and the panel has two vectors for each.
+                    unsafe {
+                        let load = |first: usize| {
+                            let values = _mm256_loadu_si256(piece.as_ptr().add(first).cast());
+                            let values = if upper { _mm256_srli_epi16(values, 4) } else { values };
+                            _mm256_castsi256_ps(_mm256_and_si256(values, _mm256_set1_epi8(15)))
+                        };
+                        let (first, last) = (load(0), load(4));
+                        // Rows 0, 1, 4, 5, 2, 3, 6, 7; then in order.
+                        let in_order =
+                            |values: __m256| _mm256_permute4x64_epi64(_mm256_castps_si256(values), 0b11_01_10_00);
+                        _mm256_store_si256(vectors, in_order(_mm256_shuffle_ps(first, last, 0b10_00_10_00)));
+                        _mm256_store_si256(vectors.add(1), in_order(_mm256_shuffle_ps(first, last, 0b11_01_11_01)));
+                        vectors = vectors.add(2);
+                    }
+                }
+            }
+        }
+        for (sub, packed) in block.scales.iter().enumerate() {
+            let (scales, minima) = scales_and_minima(packed);
+            panel.scales[sub] = twice(scales);
+            panel.factors[sub] = twice(minima);
+        }
+        panel.scale = block.scale.map(|scale| float(scale));
+        panel.scale_of_minima = block.scale_of_minima.map(|scale| float(scale));
+    }
+}
+
+/// An f16 as f32.
+#[inline]
+#[target_feature(enable = "f16c")]
+fn float(bytes: [u8; 2]) -> f32 {
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(bytes).into())))
+}
+
+/// Unpacks sub-blocks of 32 values, two per 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn unpack_four_bits(packed: &[u8; 128], to: &mut [u8; BLOCK]) {
+    let four_bits = _mm256_set1_epi8(15);
+    for i in 0..4 {
+        // SAFETY: there are four times 32 bytes, and room for eight sub-blocks.
+        unsafe {
+            let both = _mm256_loadu_si256(packed.as_ptr().add(32 * i).cast());
+            let to = to.as_mut_ptr().add(64 * i).cast::<__m256i>();
+            _mm256_storeu_si256(to, _mm256_and_si256(both, four_bits));
+            _mm256_storeu_si256(to.add(1), _mm256_and_si256(_mm256_srli_epi16(both, 4), four_bits));
+        }
+    }
+}
+
+/// Adds the fifth bits, bit `i` of each byte to sub-block `i`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_fifth_bits(bits: &[u8; 32], to: &mut [u8; BLOCK]) {
+    // SAFETY: there are 32 bytes, and eight sub-blocks.
+    unsafe {
+        let bits = _mm256_loadu_si256(bits.as_ptr().cast());
+        for i in 0..8 {
+            let bit = _mm256_set1_epi8((1_u8 << i) as i8);
+            let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bits, bit), bit);
+            let to = to.as_mut_ptr().add(32 * i).cast::<__m256i>();
+            let values = _mm256_or_si256(_mm256_loadu_si256(to), _mm256_and_si256(is_set, _mm256_set1_epi8(16)));
+            _mm256_storeu_si256(to, values);
+        }
+    }
+}
+
+/// Sets a panel's scales and factors from the scales and minima of each row's eight sub-blocks.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn set_factors(panel: &mut Panel<8>, scales: &[[u8; 8]; ROWS], minima: &[[u8; 8]; ROWS]) {
+    panel.scales = transpose(scales).map(twice);
+    panel.factors = transpose(minima).map(twice);
+}
+
+/// Each of eight bytes as a pair of numbers.
+#[inline]
+fn twice(bytes: [u8; ROWS]) -> [[i16; 2]; ROWS] {
+    bytes.map(|byte| [byte.into(); 2])
+}
+
+/// Unpacks eight scales and eight minima of 6 bits: the first four of each are the lower bits of a byte, whose upper bits
+/// continue one of the last four.
+#[inline]
+fn scales_and_minima(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
+    let four = |i: usize| u32::from_le_bytes([packed[i], packed[i + 1], packed[i + 2], packed[i + 3]]);
+    let [a, b, c] = [four(0), four(4), four(8)];
+    let of_upper_bits = |four: u32| (four >> 6 & 0x0303_0303) << 4;
+    let eight = |first: u32, last: u32| (u64::from(first & 0x3f3f_3f3f) | u64::from(last) << 32).to_le_bytes();
+    (eight(a, c & 0x0f0f_0f0f | of_upper_bits(a)), eight(b, c >> 4 & 0x0f0f_0f0f | of_upper_bits(b)))
+}
+
+/// Transposes a matrix of bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose(rows: &[[u8; 8]; 8]) -> [[u8; 8]; 8] {
+    let mut columns = [[0; 8]; 8];
+    // SAFETY: each row has eight bytes, and `columns` has room for four vectors of 16.
+    unsafe {
+        let pair = |r: usize| {
+            let row = |r: usize| _mm_loadl_epi64(rows[r].as_ptr().cast());
+            _mm_unpacklo_epi8(row(r), row(r + 1))
+        };
+        let four = |r: usize| {
+            let (a, b) = (pair(r), pair(r + 2));
+            [_mm_unpacklo_epi16(a, b), _mm_unpackhi_epi16(a, b)]
+        };
+        let (upper, lower) = (four(0), four(4));
+        let to = columns.as_mut_ptr().cast::<__m128i>();
+        for i in 0..2 {
+            _mm_storeu_si128(to.add(2 * i), _mm_unpacklo_epi32(upper[i], lower[i]));
+            _mm_storeu_si128(to.add(2 * i + 1), _mm_unpackhi_epi32(upper[i], lower[i]));
+        }
+    }
+    columns
+}
+
+/// Lays out the values of eight rows four by four: transposes matrices of eight rows with eight numbers of 32 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn interleave(rows: &Unpacked, to: &mut [[[u8; GROUP]; ROWS]; BLOCK / GROUP]) {
+    for (i, to) in to.chunks_exact_mut(8).enumerate() {
+        // SAFETY: each row has eight such pieces of 32 bytes, and `to` has eight vectors.
+        unsafe {
+            let row = |r: usize| _mm256_load_si256(rows.0[r].as_ptr().add(32 * i).cast());
+            let pairs = |r: usize| {
+                let (a, b) = (row(r), row(r + 1));
+                [_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b)]
+            };
+            let fours = |r: usize| {
+                let ([a, c], [b, d]) = (pairs(r), pairs(r + 2));
+                [
+                    _mm256_unpacklo_epi64(a, b),
+                    _mm256_unpackhi_epi64(a, b),
+                    _mm256_unpacklo_epi64(c, d),
+                    _mm256_unpackhi_epi64(c, d),
+                ]
+            };
+            let (upper, lower) = (fours(0), fours(4));
+            let to = to.as_mut_ptr().cast::<__m256i>();
+            for j in 0..4 {
+                _mm256_store_si256(to.add(j), _mm256_permute2x128_si256(upper[j], lower[j], 0x20));
+                _mm256_store_si256(to.add(4 + j), _mm256_permute2x128_si256(upper[j], lower[j], 0x31));
+            }
+        }
+    }
+}

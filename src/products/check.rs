@@ -73,8 +73,10 @@ mod tests {
         let _ = Backend::init();
         for &kind in Kind::ALL {
             let of_name = |name: &str| kind.kernels().find(|kernel| kernel.name == name);
-            if let (Some(fused), Some(apart)) = (of_name("BF16 AVX2 fused"), of_name("BF16 AVX2")) {
-                assert!(!(is_exact(kind, fused) && is_exact(kind, apart)));
+            for (fused, apart) in [("BF16 AVX2 fused", "BF16 AVX2"), ("Q5_K AVX2", "Q5_K AVX2 apart")] {
+                if let (Some(fused), Some(apart)) = (of_name(fused), of_name(apart)) {
+                    assert!(!(is_exact(kind, fused) && is_exact(kind, apart)));
+                }
             }
         }
     }

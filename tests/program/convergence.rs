@@ -83,8 +83,8 @@ fn a_run_that_was_killed_goes_on_to_the_same_convergence() {
         let run = format!("{run} --state-frequency 3");
         let mut kills = 0;
         let mut next = run.clone();
-        // Saves of the state, the matrix and the convergence file.
-        for save in [3, 4, 5, 6] {
+        // Saves of the state, the matrix and the convergence file. A busy machine has fewer of them, but at least three at the end.
+        for save in [3, 1, 4, 2, 6] {
             let mut command = bench.command(&next);
             command.env("LLAMA_IMATRIX_TEST_STOP_SAVE", format!("rename:{save}"));
             if super::run(&mut command).code != Some(0) {

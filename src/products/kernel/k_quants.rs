@@ -14,7 +14,7 @@ use std::arch::x86_64::*;
 
 use super::super::ffi;
 use super::k_quants_pack::{Panel, pack_q4_k, pack_q4_k_repacked, pack_q5_k, pack_q6_k};
-use super::{Instructions, Kernel};
+use super::{Instructions, Kernel, Pack, Tile};
 
 /// Values per block.
 pub(super) const BLOCK: usize = 256;
@@ -47,19 +47,24 @@ struct FourActivations {
 
 /// Weights that ggml has repacked, eight rows in turn.
 pub(super) const Q4_K_REPACKED_ROUTED: Kernel =
-    Kernel { row_step: ROWS, tile: tile_by_row, least_columns: 1, ..kernel("Q4_K repacked AVX2", pack_q4_k_repacked) };
+    Kernel { row_step: ROWS, least_columns: 1, ..kernel("Q4_K repacked AVX2", pack_q4_k_repacked, tile_by_row) };
 pub(super) const Q4_K_REPACKED_DENSE: Kernel =
     Kernel { col_step: 4, convert_four: Some(convert_four), tile: tile_by_64, ..Q4_K_REPACKED_ROUTED };
-pub(super) const Q4_K: Kernel = kernel("Q4_K AVX2", pack_q4_k);
-pub(super) const Q5_K: Kernel = Kernel { tile: tile_by_block::<8, 4, false>, ..kernel("Q5_K AVX2", pack_q5_k) };
-pub(super) const Q6_K: Kernel = Kernel {
-    panel_bytes: |k| k / BLOCK * size_of::<Panel<16>>(),
-    tile: tile_by_block::<16, 2, true>,
-    ..kernel("Q6_K AVX2", pack_q6_k)
-};
+/// Weights as the file has them. ggml's code for AVX2 fuses its last multiplication and addition. In its code for AVX-512
+/// that is left to the compiler.
+pub(super) const Q4_K: Kernel = kernel("Q4_K AVX2", pack_q4_k, tile_by_block::<8, 8, false, true>);
+pub(super) const Q4_K_APART: Kernel = kernel("Q4_K AVX2 apart", pack_q4_k, tile_by_block::<8, 8, false, false>);
+pub(super) const Q5_K: Kernel = kernel("Q5_K AVX2", pack_q5_k, tile_by_block::<8, 4, false, true>);
+pub(super) const Q5_K_APART: Kernel = kernel("Q5_K AVX2 apart", pack_q5_k, tile_by_block::<8, 4, false, false>);
+pub(super) const Q6_K: Kernel = q6_k("Q6_K AVX2", tile_by_block::<16, 2, true, true>);
+pub(super) const Q6_K_APART: Kernel = q6_k("Q6_K AVX2 apart", tile_by_block::<16, 2, true, false>);
 
-/// A kernel for weights in the file's layout, with eight sub-blocks per block and the tile for `Q4_K`.
-const fn kernel(name: &'static str, pack: unsafe fn(&[*const u8], usize, *mut u8)) -> Kernel {
+const fn q6_k(name: &'static str, tile: Tile) -> Kernel {
+    Kernel { panel_bytes: |k| k / BLOCK * size_of::<Panel<16>>(), ..kernel(name, pack_q6_k, tile) }
+}
+
+/// A kernel for weights with eight sub-blocks per block.
+const fn kernel(name: &'static str, pack: Pack, tile: Tile) -> Kernel {
     Kernel {
         name,
         instructions: Instructions::Avx2,
@@ -75,7 +80,7 @@ const fn kernel(name: &'static str, pack: unsafe fn(&[*const u8], usize, *mut u8
         scratch: |_| 0,
         prepare,
         pack,
-        tile: tile_by_block::<8, 8, false>,
+        tile,
     }
 }
 
@@ -108,12 +113,14 @@ unsafe fn convert_four(rows: *const f32, k: usize, converted: *mut u8, columns: 
     }
 }
 
-/// Adds the products of sub-blocks with four blocks of activations to `sums`, times the scales of the sub-blocks: `values`
-/// and `scales` are those of a panel, `first` is the index of the first group of four values. `AT_ONCE` groups fit a sum of 16
-/// bits.
+/// Adds the products of groups of four values with four columns to `sums`, times the scales of the groups' sub-blocks. The sum of
+/// `AT_ONCE` groups fits into 16 bits.
+///
+/// # Safety
+/// The groups lie within a block, and `AT_ONCE` divides their number.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_products<const AT_ONCE: usize, const SUBS: usize>(
+unsafe fn add_products<const AT_ONCE: usize, const SUBS: usize>(
     panel: &Panel<SUBS>,
     columns: [&Activations; COLS],
     groups: std::ops::Range<usize>,
@@ -124,7 +131,7 @@ fn add_products<const AT_ONCE: usize, const SUBS: usize>(
         let mut products = [_mm256_setzero_si256(); COLS];
         for i in 0..AT_ONCE {
             let group = first + i;
-            // SAFETY: the range lies within a block, so there is a vector of weights and there are four activations.
+            // SAFETY: by contract there is a vector of weights, and there are four activations.
             unsafe {
                 let weights = _mm256_load_si256(panel.values.as_ptr().add(group).cast());
                 for c in 0..COLS {
@@ -134,7 +141,7 @@ fn add_products<const AT_ONCE: usize, const SUBS: usize>(
                 }
             }
         }
-        // SAFETY: as above.
+        // SAFETY: as above, and each group is part of a sub-block.
         let scale = unsafe { _mm256_load_si256(panel.scales.as_ptr().add(first * GROUP * SUBS / BLOCK).cast()) };
         for c in 0..COLS {
             sums[c] = _mm256_add_epi32(sums[c], _mm256_madd_epi16(products[c], scale));
@@ -143,17 +150,20 @@ fn add_products<const AT_ONCE: usize, const SUBS: usize>(
     }
 }
 
-/// Returns the sums of the activations' sums times the panel's factors, for pairs of sums.
+/// Returns the activations' sums times the panel's factors, added for pairs of sums.
+///
+/// # Safety
+/// The pairs lie within a block.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn factors_times_sums<const SUBS: usize>(
+unsafe fn factors_times_sums<const SUBS: usize>(
     panel: &Panel<SUBS>,
     columns: [&Activations; COLS],
     pairs: std::ops::Range<usize>,
 ) -> [__m256i; COLS] {
     let mut sums = [_mm256_setzero_si256(); COLS];
     for pair in pairs {
-        // SAFETY: the range lies within a block.
+        // SAFETY: by contract there are factors and two sums.
         unsafe {
             let factors = _mm256_load_si256(panel.factors.as_ptr().add(pair).cast());
             for c in 0..COLS {
@@ -183,7 +193,7 @@ unsafe fn block<'a, const SUBS: usize>(
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile_by_block<const SUBS: usize, const AT_ONCE: usize, const OFFSET: bool>(
+unsafe fn tile_by_block<const SUBS: usize, const AT_ONCE: usize, const OFFSET: bool, const FUSED: bool>(
     k: usize,
     panel: *const u8,
     columns: &[*const u8],
@@ -195,8 +205,11 @@ unsafe fn tile_by_block<const SUBS: usize, const AT_ONCE: usize, const OFFSET: b
         // SAFETY: by contract the panel and the four columns are of `k` values.
         let (panel, columns) = unsafe { block::<SUBS>(panel, columns, b) };
         let mut sums = [_mm256_setzero_si256(); COLS];
-        add_products::<AT_ONCE, SUBS>(panel, columns, 0..BLOCK / GROUP, &mut sums);
-        let factors = factors_times_sums(panel, columns, 0..PAIRS);
+        // SAFETY: these are all groups and all pairs of a block.
+        let factors = unsafe {
+            add_products::<AT_ONCE, SUBS>(panel, columns, 0..BLOCK / GROUP, &mut sums);
+            factors_times_sums(panel, columns, 0..PAIRS)
+        };
         let (scale, scale_of_minima) = panel.scales_of_block();
         for c in 0..COLS {
             // The values of Q6_K have 32 added; its factors are the scales.
@@ -205,7 +218,12 @@ unsafe fn tile_by_block<const SUBS: usize, const AT_ONCE: usize, const OFFSET: b
             if !OFFSET {
                 result = _mm256_fnmadd_ps(scale_of_minima, _mm256_cvtepi32_ps(factors[c]), result);
             }
-            results[c] = _mm256_fmadd_ps(result, _mm256_set1_ps(columns[c].scale), results[c]);
+            let of_column = _mm256_set1_ps(columns[c].scale);
+            results[c] = if FUSED {
+                _mm256_fmadd_ps(result, of_column, results[c])
+            } else {
+                _mm256_add_ps(results[c], _mm256_mul_ps(result, of_column))
+            };
         }
     }
     for c in 0..COLS {
@@ -242,8 +260,11 @@ unsafe fn tile_repacked<const PARTS: usize>(k: usize, panel: *const u8, columns:
         for part in 0..PARTS {
             let of_part = |count: usize| part * count / PARTS..(part + 1) * count / PARTS;
             let mut sums = [_mm256_setzero_si256(); COLS];
-            add_products::<8, 8>(panel, columns, of_part(BLOCK / GROUP), &mut sums);
-            let factors = factors_times_sums(panel, columns, of_part(PAIRS));
+            // SAFETY: the parts of a block are one or four, of 64 or 16 groups and of 8 or 2 pairs.
+            let factors = unsafe {
+                add_products::<8, 8>(panel, columns, of_part(BLOCK / GROUP), &mut sums);
+                factors_times_sums(panel, columns, of_part(PAIRS))
+            };
             for c in 0..COLS {
                 let of_column = _mm256_set1_ps(columns[c].scale);
                 results[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[c]), _mm256_mul_ps(scale, of_column), results[c]);

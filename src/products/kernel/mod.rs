@@ -52,11 +52,13 @@ pub(super) struct Kernel {
     /// Converts activations where ggml converts four rows at once; `None` if it converts one at a time.
     pub(super) convert_four: Option<ConvertFour>,
     /// Lays out [`rows`](Self::rows) rows of `k` weights each.
-    pub(super) pack: unsafe fn(rows: &[*const u8], k: usize, panel: *mut u8),
+    pub(super) pack: Pack,
     /// Multiplies a panel with [`cols`](Self::cols) columns: `out[c * rows + r]`.
-    pub(super) tile: unsafe fn(k: usize, panel: *const u8, columns: &[*const u8], scratch: *mut f32, out: *mut f32),
+    pub(super) tile: Tile,
 }
 
+type Pack = unsafe fn(rows: &[*const u8], k: usize, panel: *mut u8);
+type Tile = unsafe fn(k: usize, panel: *const u8, columns: &[*const u8], scratch: *mut f32, out: *mut f32);
 /// Converts and lays out four rows of `k` activations, which follow one another. `converted` has room for four rows.
 type ConvertFour = unsafe fn(rows: *const f32, k: usize, converted: *mut u8, columns: [*mut u8; 4]);
 
@@ -122,8 +124,8 @@ pub(super) static Q4_K_REPACKED_ROUTED: &[&Kernel] = &[&k_quants::Q4_K_REPACKED_
 /// The same, dense products.
 pub(super) static Q4_K_REPACKED_DENSE: &[&Kernel] = &[&k_quants::Q4_K_REPACKED_DENSE];
 /// `Q4_K` as files have it.
-pub(super) static Q4_K: &[&Kernel] = &[&k_quants::Q4_K];
+pub(super) static Q4_K: &[&Kernel] = &[&k_quants::Q4_K, &k_quants::Q4_K_APART];
 /// `Q5_K`.
-pub(super) static Q5_K: &[&Kernel] = &[&k_quants::Q5_K];
+pub(super) static Q5_K: &[&Kernel] = &[&k_quants::Q5_K, &k_quants::Q5_K_APART];
 /// `Q6_K`.
-pub(super) static Q6_K: &[&Kernel] = &[&k_quants::Q6_K];
+pub(super) static Q6_K: &[&Kernel] = &[&k_quants::Q6_K, &k_quants::Q6_K_APART];

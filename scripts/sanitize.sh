@@ -2,12 +2,13 @@
 # Runs the program with a sanitized llama.cpp over the test models: addresses and undefined behaviour, or threads.
 #
 #   scripts/sanitize.sh [address|thread] [MODEL...]
+#   scripts/sanitize.sh products [SECONDS]       the kernels of src/products over random products, for 60 seconds
 #
 # llama.cpp, ggml and the shims of vendor/ are compiled with -fsanitize=address,undefined, or for lanes with thread. (With
 # thread, ggml uses its own threads, since the sanitizer does not know OpenMP's.) For threads, the Rust code and its standard
 # library are instrumented too, or the sanitizer would not see their locks. For addresses they are not: their unsafe code calls
-# C, and the sanitizer checks the memory that C reads and writes. Any report is a failure, except those in
-# scripts/sanitize/*.supp, which also has the reasons.
+# C, and the sanitizer checks the memory that C reads and writes. The kernels are Rust: with products, Rust is instrumented for
+# addresses, and llama.cpp is not. Any report is a failure, except those in scripts/sanitize/*.supp, which also has the reasons.
 #
 # Needs gcc with its sanitizers, and for threads the sources of Rust's standard library (rustup component add rust-src). The
 # build, in a separate folder, takes 1.5 times as long as a build of llama.cpp.
@@ -19,8 +20,9 @@ what=${1:-address}
 case "$what" in
 address) flags="-fsanitize=address,undefined -fno-sanitize=vptr" ;;
 thread) flags="-fsanitize=thread" ;;
+products) flags="" ;;
 *)
-    sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 1
     ;;
 esac
@@ -33,6 +35,15 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 host=$(rustc -vV | sed -n 's/^host: //p')
+# ggml's OpenMP team is not instrumented, and does not need to be for addresses.
+if [ "$what" = products ]; then
+    # A stable compiler has this option only with this variable.
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-C target-cpu=native -Zsanitizer=address" CARGO_TARGET_DIR="$LLAMA_IMATRIX_CACHE/sanitize-products" \
+        cargo build --release --target "$host" --no-default-features --features llama,openmp --example products-check
+    ASAN_OPTIONS="detect_leaks=1" LSAN_OPTIONS="suppressions=$tree/scripts/sanitize/leak.supp:print_suppressions=0" \
+        "$LLAMA_IMATRIX_CACHE/sanitize-products/$host/release/examples/products-check" "${1:-60}"
+    exit
+fi
 build() (
     # Cargo's target is named so that build scripts are not linked with the sanitizer. CMake gets no other flags: -O1 keeps the
     # build short, and with assert() on.

@@ -41,7 +41,7 @@ if [ "$what" = products ]; then
     RUSTC_BOOTSTRAP=1 RUSTFLAGS="-C target-cpu=native -Zsanitizer=address" CARGO_TARGET_DIR="$LLAMA_IMATRIX_CACHE/sanitize-products" \
         cargo build --release --target "$host" --no-default-features --features llama,openmp --example products-check
     ASAN_OPTIONS="detect_leaks=1" LSAN_OPTIONS="suppressions=$tree/scripts/sanitize/leak.supp:print_suppressions=0" \
-        "$LLAMA_IMATRIX_CACHE/sanitize-products/$host/release/examples/products-check" "${1:-60}"
+        "$LLAMA_IMATRIX_CACHE/sanitize-products/$host/release/examples/products-check" "${1:-60}" --bits
     exit
 fi
 build() (

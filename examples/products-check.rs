@@ -32,7 +32,9 @@ fn main() -> ExitCode {
             apart += found;
         }
         if flags.is_empty() {
-            real_shapes().into_iter().for_each(|shape| speed(kind, kernel, shape));
+            for shape in real_shapes() {
+                speed(kind, kernel, shape);
+            }
         }
     }
     if apart == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

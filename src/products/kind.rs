@@ -5,8 +5,6 @@ use std::sync::OnceLock;
 
 use llama_cpp_sys_2 as sys;
 
-use crate::llama::without_details;
-
 use super::check;
 use super::kernel::{self, Kernel};
 
@@ -148,8 +146,7 @@ impl Choice {
 /// Returns the choice per kind. The first call makes it, by comparing small products with ggml's.
 pub(super) fn choices() -> &'static [Choice] {
     static CHOICES: OnceLock<Vec<Choice>> = OnceLock::new();
-    // ggml logs each weight that it repacks.
-    CHOICES.get_or_init(|| without_details(|| Kind::ALL.iter().map(|&kind| choose(kind)).collect()))
+    CHOICES.get_or_init(|| Kind::ALL.iter().map(|&kind| choose(kind)).collect())
 }
 
 fn choose(kind: Kind) -> Choice {

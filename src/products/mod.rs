@@ -103,18 +103,16 @@ pub fn compare(
         if !shape.is_valid() || !kernel.fits(shape.k, shape.rows, shape.tokens) {
             return None;
         }
-        crate::llama::without_details(|| {
-            let mut trial = trial::Trial::new(kind, kernel, shape, threads)?;
-            trial.fill(values, seed);
-            let mut best = trial.run()?;
-            for _ in 1..repetitions {
-                let outcome = trial.run()?;
-                best.apart = best.apart.max(outcome.apart);
-                best.ggml = best.ggml.min(outcome.ggml);
-                best.kernel = best.kernel.min(outcome.kernel);
-            }
-            Some(best)
-        })
+        let mut trial = trial::Trial::new(kind, kernel, shape, threads)?;
+        trial.fill(values, seed);
+        let mut best = trial.run()?;
+        for _ in 1..repetitions {
+            let outcome = trial.run()?;
+            best.apart = best.apart.max(outcome.apart);
+            best.ggml = best.ggml.min(outcome.ggml);
+            best.kernel = best.kernel.min(outcome.kernel);
+        }
+        Some(best)
     }
     #[cfg(not(products))]
     {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use llama_cpp_sys_2 as sys;
 
+use crate::llama::without_details;
+
 use super::ffi;
 use super::kernel::Kernel;
 use super::kind::{Kind, Weights};
@@ -171,8 +173,9 @@ unsafe fn fill_weights(weight: *mut sys::ggml_tensor, weights: Weights, values: 
         let mut data = vec![0; sys::ggml_nbytes(weight)];
         let mut floats = vec![0.0_f32; k];
         for row in data.chunks_exact_mut((*weight).nb[1]) {
-            if let Some((block, scales)) = block_and_scales(weights) {
-                row.chunks_exact_mut(block).for_each(|block| random.fill_block(block, scales, values));
+            if let Some(scales) = scales_of_block(weights) {
+                row.chunks_exact_mut(sys::ggml_type_size((*weight).type_))
+                    .for_each(|block| random.fill_block(block, scales, values));
                 continue;
             }
             // The weights of a model are finite.
@@ -180,16 +183,16 @@ unsafe fn fill_weights(weight: *mut sys::ggml_tensor, weights: Weights, values: 
             let to = row.as_mut_ptr().cast::<c_void>();
             sys::ggml_quantize_chunk((*weight).type_, floats.as_ptr(), to, 0, 1, k as i64, std::ptr::null());
         }
-        sys::ggml_backend_tensor_set(weight, data.as_ptr().cast(), 0, data.len());
+        // ggml logs each weight that it repacks.
+        without_details(|| sys::ggml_backend_tensor_set(weight, data.as_ptr().cast(), 0, data.len()));
     }
 }
 
-/// Returns the bytes of a K-quant's block and where its f16 scales are. All other bytes of a block can have any value.
-fn block_and_scales(weights: Weights) -> Option<(usize, &'static [usize])> {
+/// Returns where a K-quant's block has its f16 scales. All its other bytes can have any value.
+fn scales_of_block(weights: Weights) -> Option<&'static [usize]> {
     match weights {
-        Weights::Q4K | Weights::Q4KRepacked => Some((144, &[0, 2])),
-        Weights::Q5K => Some((176, &[0, 2])),
-        Weights::Q6K => Some((210, &[208])),
+        Weights::Q4K | Weights::Q4KRepacked | Weights::Q5K => Some(&[0, 2]),
+        Weights::Q6K => Some(&[208]),
         Weights::Q8_0 | Weights::F16 | Weights::Bf16 => None,
     }
 }

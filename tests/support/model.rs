@@ -97,12 +97,13 @@ impl ModelFile {
     fn random_blocks(&mut self, name: &str, fill: Fill, dims: &[u64], deviation: f32) {
         let mut rng = Rng::named(&[self.arch, name]);
         let blocks = (dims.iter().product::<u64>() / K_BLOCK) as usize;
-        let (dtype, bytes) = match fill {
-            Fill::WeightQ4K => (DType::Q4_K, k_blocks(&mut rng, blocks, &Q4_K, deviation)),
-            Fill::WeightQ5K => (DType::Q5_K, k_blocks(&mut rng, blocks, &Q5_K, deviation)),
-            _ => (DType::Q6_K, k_blocks(&mut rng, blocks, &Q6_K, deviation)),
+        let quant = match fill {
+            Fill::WeightQ4K => &Q4_K,
+            Fill::WeightQ5K => &Q5_K,
+            _ => &Q6_K,
         };
-        self.writer.tensor(name, dtype, dims, bytes).expect("a tensor of ours is a valid one");
+        let bytes = k_blocks(&mut rng, blocks, quant, deviation);
+        self.writer.tensor(name, quant.dtype, dims, bytes).expect("a tensor of ours is a valid one");
     }
 
     fn stored(&mut self, name: &str, dtype: DType, dims: &[u64], mut value: impl FnMut(u64, f32) -> f32) {

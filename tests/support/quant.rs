@@ -1,6 +1,6 @@
 //! ggml's number formats for the weights that are not f32.
 
-use llama_imatrix::gguf::f32_to_f16;
+use llama_imatrix::gguf::{DType, f32_to_f16};
 
 use super::rng::Rng;
 
@@ -33,20 +33,21 @@ pub const K_BLOCK: u64 = 256;
 
 /// A K-quant's block: all bytes but those of its f16 scales may have any value.
 pub struct KQuant {
-    bytes: usize,
+    pub dtype: DType,
     /// Where each scale is, and how large it is where the values have a deviation of 1.
     scales: &'static [(usize, f32)],
 }
 
 /// The scale of the minima makes the mean about 0.
-pub const Q4_K: KQuant = KQuant { bytes: 144, scales: &[(0, 1.0 / 200.0), (2, 7.5 / 200.0)] };
-pub const Q5_K: KQuant = KQuant { bytes: 176, scales: &[(0, 1.0 / 400.0), (2, 15.5 / 400.0)] };
-pub const Q6_K: KQuant = KQuant { bytes: 210, scales: &[(208, 1.0 / 1330.0)] };
+pub const Q4_K: KQuant = KQuant { dtype: DType::Q4_K, scales: &[(0, 1.0 / 200.0), (2, 7.5 / 200.0)] };
+pub const Q5_K: KQuant = KQuant { dtype: DType::Q5_K, scales: &[(0, 1.0 / 400.0), (2, 15.5 / 400.0)] };
+pub const Q6_K: KQuant = KQuant { dtype: DType::Q6_K, scales: &[(208, 1.0 / 1330.0)] };
 
 /// Random blocks whose values have about this deviation.
 pub fn k_blocks(rng: &mut Rng, blocks: usize, quant: &KQuant, deviation: f32) -> Vec<u8> {
-    let mut bytes = vec![0; blocks * quant.bytes];
-    for block in bytes.chunks_exact_mut(quant.bytes) {
+    let size = quant.dtype.block_bytes() as usize;
+    let mut bytes = vec![0; blocks * size];
+    for block in bytes.chunks_exact_mut(size) {
         block.chunks_mut(8).for_each(|eight| eight.copy_from_slice(&rng.next_u64().to_le_bytes()[..eight.len()]));
         for &(at, scale) in quant.scales {
             block[at..at + 2].copy_from_slice(&f32_to_f16(scale * deviation).to_le_bytes());

@@ -13,7 +13,7 @@
 use std::arch::x86_64::*;
 
 use super::super::ffi;
-use super::k_quants_pack::{Panel, pack_q4_k, pack_q4_k_repacked, pack_q5_k, pack_q6_k};
+use super::k_quants_pack::{Panel, pack_q4_k_or_q5_k, pack_q4_k_repacked, pack_q6_k};
 use super::{Instructions, Kernel, Pack, Tile};
 
 /// Values per block.
@@ -52,10 +52,12 @@ pub(super) const Q4_K_REPACKED_DENSE: Kernel =
     Kernel { col_step: 4, convert_four: Some(convert_four), tile: tile_by_64, ..Q4_K_REPACKED_ROUTED };
 /// Weights as the file has them. ggml's code for AVX2 fuses its last multiplication and addition. In its code for AVX-512
 /// that is left to the compiler.
-pub(super) const Q4_K: Kernel = kernel("Q4_K AVX2", pack_q4_k, tile_by_block::<8, 8, false, true>);
-pub(super) const Q4_K_APART: Kernel = kernel("Q4_K AVX2 apart", pack_q4_k, tile_by_block::<8, 8, false, false>);
-pub(super) const Q5_K: Kernel = kernel("Q5_K AVX2", pack_q5_k, tile_by_block::<8, 4, false, true>);
-pub(super) const Q5_K_APART: Kernel = kernel("Q5_K AVX2 apart", pack_q5_k, tile_by_block::<8, 4, false, false>);
+pub(super) const Q4_K: Kernel = kernel("Q4_K AVX2", pack_q4_k_or_q5_k::<0>, tile_by_block::<8, 8, false, true>);
+pub(super) const Q4_K_APART: Kernel =
+    kernel("Q4_K AVX2 apart", pack_q4_k_or_q5_k::<0>, tile_by_block::<8, 8, false, false>);
+pub(super) const Q5_K: Kernel = kernel("Q5_K AVX2", pack_q4_k_or_q5_k::<32>, tile_by_block::<8, 4, false, true>);
+pub(super) const Q5_K_APART: Kernel =
+    kernel("Q5_K AVX2 apart", pack_q4_k_or_q5_k::<32>, tile_by_block::<8, 4, false, false>);
 pub(super) const Q6_K: Kernel = q6_k("Q6_K AVX2", tile_by_block::<16, 2, true, true>);
 pub(super) const Q6_K_APART: Kernel = q6_k("Q6_K AVX2 apart", tile_by_block::<16, 2, true, false>);
 

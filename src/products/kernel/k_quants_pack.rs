@@ -28,22 +28,14 @@ impl<const SUBS: usize> Panel<SUBS> {
     }
 }
 
-/// `block_q4_K`: 4 bits per value; in each 32 bytes the lower halves are a sub-block, the upper halves the next.
+/// `block_q4_K`, and with 32 bytes of fifth bits `block_q5_K`. In each 32 bytes of values the lower halves are a sub-block, the
+/// upper halves the next; each byte of fifth bits has those of eight sub-blocks.
 #[repr(C)]
-struct Q4K {
+struct Q4KOrQ5K<const FIFTH_BITS: usize> {
     scale: [u8; 2],
     scale_of_minima: [u8; 2],
     scales: [u8; 12],
-    values: [u8; 128],
-}
-
-/// `block_q5_K`: the same, and the fifth bits, eight sub-blocks per byte.
-#[repr(C)]
-struct Q5K {
-    scale: [u8; 2],
-    scale_of_minima: [u8; 2],
-    scales: [u8; 12],
-    high: [u8; 32],
+    fifth_bits: [u8; FIFTH_BITS],
     values: [u8; 128],
 }
 
@@ -71,8 +63,9 @@ struct Q4Kx8 {
 #[repr(align(32))]
 struct Unpacked([[u8; BLOCK]; ROWS]);
 
+/// Packs `Q4_K` without, `Q5_K` with 32 bytes of fifth bits.
 #[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn pack_q4_k(rows: &[*const u8], k: usize, panel: *mut u8) {
+pub(super) unsafe fn pack_q4_k_or_q5_k<const FIFTH_BITS: usize>(rows: &[*const u8], k: usize, panel: *mut u8) {
     let mut unpacked = Unpacked([[0; BLOCK]; ROWS]);
     let (mut scales, mut minima) = ([[0; 8]; ROWS], [[0; 8]; ROWS]);
     for b in 0..k / BLOCK {
@@ -80,29 +73,11 @@ pub(super) unsafe fn pack_q4_k(rows: &[*const u8], k: usize, panel: *mut u8) {
         let panel = unsafe { &mut *panel.cast::<Panel<8>>().add(b) };
         for r in 0..ROWS {
             // SAFETY: as above.
-            let block = unsafe { &*rows[r].cast::<Q4K>().add(b) };
+            let block = unsafe { &*rows[r].cast::<Q4KOrQ5K<FIFTH_BITS>>().add(b) };
             unpack_four_bits(&block.values, &mut unpacked.0[r]);
-            (scales[r], minima[r]) = scales_and_minima(&block.scales);
-            panel.scale[r] = float(block.scale);
-            panel.scale_of_minima[r] = float(block.scale_of_minima);
-        }
-        interleave(&unpacked, &mut panel.values);
-        set_factors(panel, &scales, &minima);
-    }
-}
-
-#[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn pack_q5_k(rows: &[*const u8], k: usize, panel: *mut u8) {
-    let mut unpacked = Unpacked([[0; BLOCK]; ROWS]);
-    let (mut scales, mut minima) = ([[0; 8]; ROWS], [[0; 8]; ROWS]);
-    for b in 0..k / BLOCK {
-        // SAFETY: by contract the panel and each of the rows have this block.
-        let panel = unsafe { &mut *panel.cast::<Panel<8>>().add(b) };
-        for r in 0..ROWS {
-            // SAFETY: as above.
-            let block = unsafe { &*rows[r].cast::<Q5K>().add(b) };
-            unpack_four_bits(&block.values, &mut unpacked.0[r]);
-            add_fifth_bits(&block.high, &mut unpacked.0[r]);
+            if let Ok(bits) = block.fifth_bits.as_slice().try_into() {
+                add_fifth_bits(bits, &mut unpacked.0[r]);
+            }
             (scales[r], minima[r]) = scales_and_minima(&block.scales);
             panel.scale[r] = float(block.scale);
             panel.scale_of_minima[r] = float(block.scale_of_minima);

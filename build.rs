@@ -99,8 +99,7 @@ mod shims {
     fn has_products() -> bool {
         let target = |what| env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
         let openmp = env::var_os("CARGO_FEATURE_OPENMP").is_some();
-        let linked = env::var_os("CARGO_FEATURE_DYNAMIC_BACKENDS").is_none();
-        openmp && linked && target("ARCH") == "x86_64" && target("OS") == "linux" && target("ENV") == "gnu"
+        openmp && target("ARCH") == "x86_64" && target("OS") == "linux" && target("ENV") == "gnu"
     }
 
     fn compile(llama: Option<&Path>, folder: &str, name: &str, includes: &[&str]) {

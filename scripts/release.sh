@@ -41,8 +41,10 @@ x86_64-*) export RUSTFLAGS="-C target-cpu=x86-64-v2" ;;
 *) export RUSTFLAGS="-C target-cpu=generic" ;; # takes the place of .cargo/config.toml's `native`
 esac
 
-# Without OpenMP, whose library is not on every machine: ggml has threads of its own.
-flags=(--no-default-features --features "llama,cli,download,dynamic-backends")
+features=llama,cli,download,dynamic-backends
+# Our kernels compute on ggml's OpenMP team. Its library, libgomp, is not on every machine: it is packed too.
+if [ "$(uname -s)" = Linux ]; then features=$features,openmp; fi
+flags=(--no-default-features --features "$features")
 cargo build --release "${flags[@]}"
 name=llama-imatrix-$version-$target
 scratch=$(mktemp -d)
@@ -62,6 +64,9 @@ find "$built/lib" "$built/lib64" "$built/backends" -maxdepth 1 \( -name '*.so' -
 cp README.md CHANGELOG.md LICENSE "$scratch/$name/"
 cp -R docs assets/man assets/completions "$scratch/$name/"
 if [ "$(uname -s)" = Linux ]; then
+    gomp=$(ldd "$scratch/$name/llama-imatrix" | sed -n 's/.*libgomp.so.1 => \([^ ]*\).*/\1/p')
+    [ -n "$gomp" ] || die "the program does not need libgomp.so.1: built without OpenMP"
+    cp -L "$gomp" "$scratch/$name/libgomp.so.1"
     strip --strip-unneeded "$scratch/$name/llama-imatrix" "$scratch/$name"/*.so* 2>/dev/null || true
 fi
 
@@ -79,9 +84,17 @@ mv "$CARGO_TARGET_DIR" "$CARGO_TARGET_DIR.hidden"
 trap 'mv "$CARGO_TARGET_DIR.hidden" "$CARGO_TARGET_DIR"; rm -rf "$scratch"' EXIT
 head -c 20000 assets/quickstart/calibration.txt >"$scratch/text"
 env -i HOME="$scratch" PATH=/usr/bin:/bin "$program" --version
-env -i HOME="$scratch" PATH=/usr/bin:/bin "$program" -m assets/quickstart/quickstart.gguf -f "$scratch/text" -c 256 \
+env -i HOME="$scratch" PATH=/usr/bin:/bin "$program" -m assets/quickstart/quickstart.gguf -f "$scratch/text" -c 256 -v \
     -o "$scratch/imatrix.gguf" >"$scratch/out" 2>"$scratch/log" || die "the packed program failed: $(tail -n 5 "$scratch/log")"
 grep -o 'Final estimate.*' "$scratch/out"
 grep -m 1 'system_info' "$scratch/log" || true
+case "$target" in
+x86_64-*-linux-gnu)
+    ldd "$program" | grep -q "libgomp.so.1 => $scratch/elsewhere" || die "the program does not find its libgomp.so.1"
+    if grep -q avx2 /proc/cpuinfo; then
+        grep -m 1 'on the CPU: .* AVX' "$scratch/log" || die "the packed program has no matrix products"
+    fi
+    ;;
+esac
 ls -l "$dist/$name.tar.gz"
 cat "$dist/$name.tar.gz.sha256"

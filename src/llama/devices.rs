@@ -36,7 +36,7 @@ impl Device {
     }
 
     /// Returns the CPU.
-    pub(super) fn cpu() -> Option<Self> {
+    pub(crate) fn cpu() -> Option<Self> {
         // SAFETY: reads ggml's registry.
         Self::new(unsafe { sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU) })
     }
@@ -101,7 +101,7 @@ impl Device {
         NonNull::new(unsafe { sys::ggml_backend_buft_get_device(buffer_type) }).map(Self)
     }
 
-    pub(super) fn as_ptr(self) -> sys::ggml_backend_dev_t {
+    pub(crate) fn as_ptr(self) -> sys::ggml_backend_dev_t {
         self.0.as_ptr()
     }
 }

@@ -153,7 +153,7 @@ impl Scheduler {
 ///
 /// # Safety
 /// The backend is valid.
-unsafe fn set_threads(backend: NonNull<sys::ggml_backend>, n_threads: i32) {
+pub(crate) unsafe fn set_threads(backend: NonNull<sys::ggml_backend>, n_threads: i32) {
     // SAFETY: the function that a device registers under this name has this type; the backend by contract.
     unsafe {
         let registry = sys::ggml_backend_dev_backend_reg(sys::ggml_backend_get_device(backend.as_ptr()));

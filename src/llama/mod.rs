@@ -105,6 +105,8 @@ pub use editable::EditableModel;
 pub use error::Error;
 pub(crate) use graph::{Graph, Node, NodeOp, Source};
 #[cfg(products)]
+pub(crate) use graph_runner::set_threads;
+#[cfg(products)]
 pub(crate) use log::without_details;
 pub use log::{Level, set_log};
 pub use memory_usage::DeviceMemory;

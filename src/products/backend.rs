@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use llama_cpp_sys_2 as sys;
 
+use super::cpu;
 use super::ffi;
 use super::product::Product;
 use super::state::State;
@@ -23,7 +24,7 @@ static FUNCTIONS: ffi::imatrix_products_functions = ffi::imatrix_products_functi
 /// Called once, after ggml's registry has been filled and while no other thread uses it.
 pub(super) unsafe fn register(name: &'static CStr) {
     // SAFETY: our own contract; the name and the functions live as long as the process.
-    unsafe { ffi::imatrix_products_register(name.as_ptr(), &raw const FUNCTIONS) };
+    unsafe { ffi::imatrix_products_register(name.as_ptr(), &raw const FUNCTIONS, cpu::repacked()) };
 }
 
 extern "C" fn create() -> *mut c_void {

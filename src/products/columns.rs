@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
+use super::cpu;
 use super::memory::{Bytes, Shared};
 use super::product::Product;
 use super::team;
@@ -85,13 +86,10 @@ impl Columns {
     unsafe fn convert(&mut self, product: &Product, threads: usize, plain: bool) -> bool {
         let (kernel, k, input) = (product.kernel, product.k, product.input);
         let rows = input.rows[0] * input.rows[1];
-        // SAFETY: reads constants about a type, which lives as long as the process.
-        let (from_float, converted_bytes) = unsafe {
-            let traits = &*sys::ggml_get_type_traits_cpu(product.weights.type_());
-            let type_ = traits.vec_dot_type;
-            ((*sys::ggml_get_type_traits_cpu(type_)).from_float, sys::ggml_row_size(type_, k as i64))
-        };
-        let Some(from_float) = from_float else { return false };
+        let Some(type_) = cpu::traits(product.weights.type_()).map(|traits| traits.vec_dot_type) else { return false };
+        let Some(from_float) = cpu::traits(type_).and_then(|traits| traits.from_float) else { return false };
+        // SAFETY: computes a size from constants.
+        let converted_bytes = unsafe { sys::ggml_row_size(type_, k as i64) };
         let column_bytes = if plain { converted_bytes } else { (kernel.column_bytes)(k) };
         self.stride = column_bytes.next_multiple_of(64);
         self.bytes.at_least(self.stride * rows);
@@ -99,6 +97,7 @@ impl Columns {
         for converted in &mut self.converted {
             converted.at_least(converted_bytes * ROWS_AT_ONCE);
         }
+        let convert_four = kernel.convert_four.zip(cpu::convert_four());
         let next = AtomicUsize::new(0);
         let columns = Shared(self.bytes.as_mut_ptr());
         let converted: Vec<_> = self.converted.iter_mut().map(|bytes| Shared(bytes.as_mut_ptr())).collect();
@@ -112,11 +111,11 @@ impl Columns {
                 if first >= rows {
                     break;
                 }
-                if let Some(convert_four) = kernel.convert_four {
+                if let Some((convert_four, ggml)) = convert_four {
                     // SAFETY: as below; the rows follow one another, and their number is a multiple of four.
                     unsafe {
                         let columns = [0, 1, 2, 3].map(|i| columns.add((first + i) * stride));
-                        convert_four(data.add(first * input.bytes[0]).cast(), k, converted, columns);
+                        convert_four(ggml, data.add(first * input.bytes[0]).cast(), k, converted, columns);
                     }
                     continue;
                 }

@@ -16,8 +16,8 @@
 //!
 //! Any program that uses llama.cpp needs only this call.
 //!
-//! There are kernels for x86-64 Linux with AVX2 or more. Elsewhere, without the feature `openmp`, and with
-//! `dynamic-backends`, [`register`] does nothing and returns no choices. Do not call it if a GPU computes large batches
+//! There are kernels for x86-64 Linux with AVX2 or more. Elsewhere, and without the feature `openmp`, [`register`] does nothing
+//! and returns no choices. Do not call it if a GPU computes large batches
 //! with weights in host memory: ggml would compute these batches on the CPU.
 #![allow(unsafe_code)] // Kernels and what ggml calls; every block states the invariant it relies on.
 
@@ -27,6 +27,8 @@ mod backend;
 mod check;
 #[cfg(products)]
 mod columns;
+#[cfg(products)]
+mod cpu;
 #[cfg(products)]
 mod ffi;
 #[cfg(products)]

@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::ffi;
+use super::cpu;
 use super::kernel::Kernel;
 use super::kind::{Kind, Weights};
 
@@ -155,7 +155,9 @@ unsafe fn kind_of(node: &sys::ggml_tensor) -> Option<(Kind, &sys::ggml_tensor)> 
     };
     let (weight, input) = (source(0)?, source(1)?);
     // SAFETY: by contract the weight is alive, so its buffer is, if it has one.
-    let repacked = !weight.extra.is_null() && unsafe { ffi::imatrix_products_is_repacked(weight) };
+    let in_buffer =
+        |type_| unsafe { !weight.buffer.is_null() && sys::ggml_backend_buffer_get_type(weight.buffer) == type_ };
+    let repacked = !weight.extra.is_null() && in_buffer(cpu::repacked());
     let kind = Kind { weights: Weights::of(weight.type_, repacked)?, routed };
     // SAFETY: reads constants about a type.
     let weight_bytes = unsafe { sys::ggml_type_size(weight.type_) };

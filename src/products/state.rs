@@ -2,9 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use llama_cpp_sys_2 as sys;
-
 use super::columns::Columns;
+use super::cpu;
 use super::kernel::{LARGEST_TILE, LONGEST_SIDE};
 use super::memory::{Bytes, Shared};
 use super::product::{Product, Routes};
@@ -195,8 +194,7 @@ unsafe fn ends_per_expert(routes: &Routes, experts: usize) -> Option<Vec<usize>>
 /// # Safety
 /// As for [`run`], the columns as ggml has converted them.
 unsafe fn run_plain(product: &Product, job: &Job, cells: &[Cell]) {
-    // SAFETY: reads constants about a type.
-    let Some(dot) = (unsafe { (*sys::ggml_get_type_traits_cpu(product.weights.type_())).vec_dot }) else { return };
+    let Some(dot) = cpu::traits(product.weights.type_()).and_then(|traits| traits.vec_dot) else { return };
     for row in job.rows.clone() {
         let weights = job.matrix.wrapping_add(row * product.row_bytes).cast();
         for cell in cells {

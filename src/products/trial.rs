@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use llama_cpp_sys_2 as sys;
 
-use crate::llama::without_details;
+use crate::llama::{Device, set_threads, without_details};
 
-use super::ffi;
+use super::cpu;
 use super::kernel::Kernel;
 use super::kind::{Kind, Weights};
 use super::product::Product;
@@ -61,13 +61,14 @@ impl Trial {
             };
             let graph = sys::ggml_new_graph(c);
             sys::ggml_build_forward_expand(graph, node);
-            let backend = sys::ggml_backend_cpu_init();
+            let start = |device: Device| sys::ggml_backend_dev_init(device.as_ptr(), std::ptr::null());
+            let backend = Device::cpu().map_or(std::ptr::null_mut(), start);
             let mut state = State::new();
             state.set_threads(threads);
             let buffers = [std::ptr::null_mut(); 2];
             let weights = kind.weights;
             let mut trial = Self { kernel, weights, context, backend, buffers, graph, node, state, threads };
-            (!backend.is_null() && trial.allocate()).then_some(trial)
+            trial.allocate().then_some(trial)
         }
     }
 
@@ -75,10 +76,14 @@ impl Trial {
     fn allocate(&mut self) -> bool {
         // SAFETY: the tensors are ours and have no memory yet. ggml repacks the shapes that a kernel for repacked weights fits.
         unsafe {
-            sys::ggml_backend_cpu_set_n_threads(self.backend, self.threads as i32);
+            let Some(backend) = NonNull::new(self.backend) else { return false };
+            set_threads(backend, self.threads as i32);
             if self.weights == Weights::Q4KRepacked {
+                if cpu::repacked().is_null() {
+                    return false;
+                }
                 let weight = (*self.node).src[0];
-                let buffer = ffi::imatrix_products_repacked_buffer(sys::ggml_nbytes(weight));
+                let buffer = sys::ggml_backend_buft_alloc_buffer(cpu::repacked(), sys::ggml_nbytes(weight));
                 self.buffers[0] = buffer;
                 if buffer.is_null() {
                     return false;

@@ -13,7 +13,7 @@ fn used() -> Vec<(Kind, &'static str)> {
     if used.is_empty() {
         eprintln!("no product is computed by a kernel of ours here: nothing is tested");
     }
-    #[cfg(all(target_arch = "x86_64", target_os = "linux", feature = "openmp", not(feature = "dynamic-backends")))]
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", feature = "openmp"))]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         // With AVX-512 ggml adds the dense products of BF16 in sixteen lanes.
         let without = usize::from(is_x86_feature_detected!("avx512f"));

@@ -13,7 +13,7 @@ fn splits(ran: &Ran) -> u32 {
 /// Whether this machine has kernels with ggml's bits.
 fn has_kernels() -> bool {
     let found = llama_imatrix::products::register().iter().any(|choice| choice.kernel().is_some());
-    #[cfg(all(target_arch = "x86_64", target_os = "linux", feature = "openmp", not(feature = "dynamic-backends")))]
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", feature = "openmp"))]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         assert!(found, "there are kernels for AVX2");
     }

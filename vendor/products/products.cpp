@@ -1,11 +1,6 @@
 #include "products.h"
 
 #include "ggml-backend-impl.h" // creation of backends, not in ggml's public interface: the reason for this file
-#include "ggml-cpu.h"
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wunused-function"
-#include "ggml-cpu/repack.h" // buffers with repacked weights and the conversion for them, not public either
-#pragma GCC diagnostic pop
 
 #include <cstring>
 #include <omp.h>
@@ -14,6 +9,7 @@ namespace {
 
 const char * name_of_backend = nullptr;
 const imatrix_products_functions * functions = nullptr;
+ggml_backend_buffer_type_t repacked_type = nullptr;
 
 const char * name(ggml_backend_t) {
     return name_of_backend;
@@ -111,7 +107,7 @@ bool supports_op(ggml_backend_dev_t, const ggml_tensor * node) {
 }
 
 bool supports_buffer_type(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
-    return ggml_backend_buft_is_host(type) || type == ggml_backend_cpu_repack_buffer_type();
+    return ggml_backend_buft_is_host(type) || type == repacked_type;
 }
 
 void set_threads(ggml_backend_t backend, int threads) {
@@ -150,23 +146,13 @@ void * function(ggml_backend_reg_t, const char * wanted) {
 
 } // namespace
 
-extern "C" void imatrix_products_register(const char * name, const imatrix_products_functions * given) {
+extern "C" void imatrix_products_register(
+    const char * name, const imatrix_products_functions * given, ggml_backend_buffer_type_t repacked) {
     static ggml_backend_reg registry = { GGML_BACKEND_API_VERSION, { registry_name, device_count, device, function }, nullptr };
     name_of_backend = name;
     functions       = given;
+    repacked_type   = repacked;
     ggml_backend_register(&registry);
-}
-
-extern "C" bool imatrix_products_is_repacked(const ggml_tensor * weight) {
-    return weight->buffer && ggml_backend_buffer_get_type(weight->buffer) == ggml_backend_cpu_repack_buffer_type();
-}
-
-extern "C" ggml_backend_buffer_t imatrix_products_repacked_buffer(size_t size) {
-    return ggml_backend_buft_alloc_buffer(ggml_backend_cpu_repack_buffer_type(), size);
-}
-
-extern "C" void imatrix_products_convert_four(const float * rows, void * to, int64_t k) {
-    ggml_quantize_mat_q8_K_4x8(rows, to, k);
 }
 
 extern "C" void imatrix_products_team(int threads, void (*work)(void *, int, int), void * data) {

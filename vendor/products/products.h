@@ -2,14 +2,13 @@
 #pragma once
 
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 struct ggml_tensor;
+struct ggml_backend_buffer_type;
 
 // Functions of the backend. None may unwind.
 struct imatrix_products_functions {
@@ -24,19 +23,11 @@ struct imatrix_products_functions {
     bool (*compute)(void * state, struct ggml_tensor * node);
 };
 
-// Registers the backend with ggml under this name. The name and the functions must live as long as the process. Call it once,
-// before a model is loaded and while no other thread uses ggml's registry, which has no lock.
-void imatrix_products_register(const char * name, const struct imatrix_products_functions * functions);
-
-// Returns true if the CPU backend has repacked this weight when the model was loaded.
-bool imatrix_products_is_repacked(const struct ggml_tensor * weight);
-
-// Allocates a buffer of the kind that the CPU backend repacks weights in. Null if that fails.
-struct ggml_backend_buffer * imatrix_products_repacked_buffer(size_t size);
-
-// Converts four rows of k activations, one after the other, as the CPU backend does for repacked Q4_K weights: to k / 256 times a
-// block_q8_Kx4.
-void imatrix_products_convert_four(const float * rows, void * to, int64_t k);
+// Registers the backend with ggml under this name. It reads weights in host memory and in buffers of the type `repacked`, which
+// may be null. The name and the functions must live as long as the process. Call it once, before a model is loaded and while no
+// other thread uses ggml's registry, which has no lock.
+void imatrix_products_register(
+    const char * name, const struct imatrix_products_functions * functions, struct ggml_backend_buffer_type * repacked);
 
 // Runs work(data, thread, threads) on each thread of a team of at most `threads`. With OpenMP it is ggml's team.
 // Returns when all threads have finished.

@@ -12,7 +12,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::ffi;
+use super::super::cpu;
 use super::k_quants_pack::{Panel, pack_q4_k_or_q5_k, pack_q4_k_repacked, pack_q6_k};
 use super::{Instructions, Kernel, Pack, Tile};
 
@@ -95,10 +95,10 @@ unsafe fn prepare(converted: *const u8, k: usize, column: *mut u8) -> bool {
 
 /// As ggml converts rows for `ggml_gemm_q4_K_8x8_q8_K`: where the largest value of a block has both signs, the block's scale
 /// may have the other sign than in [`prepare`]'s.
-unsafe fn convert_four(rows: *const f32, k: usize, converted: *mut u8, columns: [*mut u8; 4]) {
+unsafe fn convert_four(ggml: cpu::ConvertFour, rows: *const f32, k: usize, converted: *mut u8, columns: [*mut u8; 4]) {
     // SAFETY: by contract there are four rows of `k` values, and room for as many in both layouts.
     unsafe {
-        ffi::imatrix_products_convert_four(rows, converted.cast(), k as i64);
+        ggml(rows, converted.cast(), k as i64);
         for b in 0..k / BLOCK {
             let four = &*converted.cast::<FourActivations>().add(b);
             for (r, column) in columns.into_iter().enumerate() {

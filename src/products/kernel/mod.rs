@@ -9,6 +9,8 @@
     reason = "intrinsics by the dozen; panels and columns begin on cache lines; tiles are indexed by row and column"
 )]
 
+use super::cpu;
+
 mod float;
 mod float_512;
 mod k_quants;
@@ -59,8 +61,10 @@ pub(super) struct Kernel {
 
 type Pack = unsafe fn(rows: &[*const u8], k: usize, panel: *mut u8);
 type Tile = unsafe fn(k: usize, panel: *const u8, columns: &[*const u8], scratch: *mut f32, out: *mut f32);
-/// Converts and lays out four rows of `k` activations, which follow one another. `converted` has room for four rows.
-type ConvertFour = unsafe fn(rows: *const f32, k: usize, converted: *mut u8, columns: [*mut u8; 4]);
+/// Converts four rows of `k` activations, which follow one another, by the CPU backend's function, and lays them out.
+/// `converted` has room for four rows.
+type ConvertFour =
+    unsafe fn(ggml: cpu::ConvertFour, rows: *const f32, k: usize, converted: *mut u8, columns: [*mut u8; 4]);
 
 /// The largest tile: rows times columns.
 pub(super) const LARGEST_TILE: usize = 64;

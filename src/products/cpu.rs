@@ -1,0 +1,93 @@
+//! What kernels use of ggml's CPU backend. With `dynamic-backends` no program can link to it: ggml loads the one that fits the CPU at
+//! run time, and the functions are looked up in that library.
+
+use std::ffi::{CStr, c_void};
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+
+use llama_cpp_sys_2 as sys;
+
+use crate::llama::Device;
+
+/// Returns what the CPU backend has for a type, by its number; a constant.
+type Traits = unsafe extern "C" fn(sys::ggml_type) -> *const sys::ggml_type_traits_cpu;
+/// Converts four rows of activations, which follow one another, as for repacked `Q4_K`.
+pub(super) type ConvertFour = unsafe extern "C" fn(*const f32, *mut c_void, i64);
+/// Lists buffer types that only the CPU backend reads, up to a null.
+type ExtraBufferTypes = unsafe extern "C" fn(sys::ggml_backend_dev_t) -> *mut sys::ggml_backend_buffer_type_t;
+
+struct Functions {
+    traits: Traits,
+    convert_four: ConvertFour,
+}
+
+/// Returns the CPU backend's table entry for a type; `None` if the backend cannot be found.
+pub(super) fn traits(type_: sys::ggml_type) -> Option<&'static sys::ggml_type_traits_cpu> {
+    // SAFETY: ggml has an entry for every type, which lives as long as the process.
+    functions().and_then(|functions| unsafe { (functions.traits)(type_).as_ref() })
+}
+
+/// Returns the conversion of activations for repacked `Q4_K`.
+pub(super) fn convert_four() -> Option<ConvertFour> {
+    functions().map(|functions| functions.convert_four)
+}
+
+/// Returns the type of the buffers that hold repacked weights; null if the CPU backend has none.
+pub(super) fn repacked() -> sys::ggml_backend_buffer_type_t {
+    static FOUND: OnceLock<usize> = OnceLock::new();
+    *FOUND.get_or_init(|| find_repacked().map_or(0, |type_| type_ as usize)) as sys::ggml_backend_buffer_type_t
+}
+
+fn find_repacked() -> Option<sys::ggml_backend_buffer_type_t> {
+    let device = Device::cpu()?;
+    let list = registered(device, c"ggml_backend_dev_get_extra_bufts")?;
+    // SAFETY: the function that ggml's CPU backend registers under this name has this type. Its list ends with a null, and the
+    // types and their names live as long as the process.
+    unsafe {
+        let list = std::mem::transmute::<*mut c_void, ExtraBufferTypes>(list.as_ptr())(device.as_ptr());
+        let types = (0..).map(|i| *list.add(i)).take_while(|type_| !type_.is_null());
+        types.into_iter().find(|&type_| CStr::from_ptr(sys::ggml_backend_buft_name(type_)) == c"CPU_REPACK")
+    }
+}
+
+/// Returns a function that the device's backend has registered under a name.
+fn registered(device: Device, name: &CStr) -> Option<NonNull<c_void>> {
+    // SAFETY: the device is the registry's, and the name ends with a NUL.
+    unsafe {
+        let registry = sys::ggml_backend_dev_backend_reg(device.as_ptr());
+        NonNull::new(sys::ggml_backend_reg_get_proc_address(registry, name.as_ptr()))
+    }
+}
+
+fn functions() -> Option<&'static Functions> {
+    static FOUND: OnceLock<Option<Functions>> = OnceLock::new();
+    FOUND.get_or_init(find).as_ref()
+}
+
+#[cfg(not(feature = "dynamic-backends"))]
+#[expect(clippy::unnecessary_wraps, reason = "the other form can fail")]
+fn find() -> Option<Functions> {
+    unsafe extern "C" {
+        fn ggml_quantize_mat_q8_K_4x8(rows: *const f32, to: *mut c_void, k: i64);
+    }
+    Some(Functions { traits: sys::ggml_get_type_traits_cpu, convert_four: ggml_quantize_mat_q8_K_4x8 })
+}
+
+#[cfg(feature = "dynamic-backends")]
+fn find() -> Option<Functions> {
+    let one_of_its = registered(Device::cpu()?, c"ggml_backend_set_n_threads")?;
+    // SAFETY: `dladdr` fills a local and says which library has the function. That library is loaded, and ggml never unloads the
+    // one that it registered, so opening it again only returns its handle. The two functions have these types.
+    unsafe {
+        let mut library = std::mem::zeroed::<libc::Dl_info>();
+        if libc::dladdr(one_of_its.as_ptr(), &raw mut library) == 0 {
+            return None;
+        }
+        let library = NonNull::new(libc::dlopen(library.dli_fname, libc::RTLD_LAZY | libc::RTLD_NOLOAD))?;
+        let symbol = |name: &CStr| NonNull::new(libc::dlsym(library.as_ptr(), name.as_ptr()));
+        Some(Functions {
+            traits: std::mem::transmute::<NonNull<c_void>, Traits>(symbol(c"ggml_get_type_traits_cpu")?),
+            convert_four: std::mem::transmute::<NonNull<c_void>, ConvertFour>(symbol(c"ggml_quantize_mat_q8_K_4x8")?),
+        })
+    }
+}

@@ -19,7 +19,7 @@ use super::{Instructions, Kernel, Pack, Tile};
 /// Values per block.
 pub(super) const BLOCK: usize = 256;
 /// Rows per panel and columns per tile: per column there is a sum of 16 bits and one of 32 bits per row.
-pub(super) const ROWS: usize = 8;
+const ROWS: usize = 8;
 const COLS: usize = 4;
 /// Values of each row per vector of a panel.
 pub(super) const GROUP: usize = 4;
@@ -28,11 +28,11 @@ pub(super) const PAIRS: usize = 8;
 
 /// A block of activations, as ggml converts them: `block_q8_K`.
 #[repr(C)]
-struct Activations {
-    scale: f32,
-    values: [i8; BLOCK],
+pub(super) struct Activations {
+    pub(super) scale: f32,
+    pub(super) values: [i8; BLOCK],
     /// The sums of 16 values each.
-    sums: [i16; 2 * PAIRS],
+    pub(super) sums: [i16; 2 * PAIRS],
 }
 
 /// Blocks of four rows: `block_q8_Kx4`.
@@ -46,27 +46,30 @@ struct FourActivations {
 }
 
 /// Weights that ggml has repacked, eight rows in turn.
-pub(super) const Q4_K_REPACKED_ROUTED: Kernel =
-    Kernel { row_step: ROWS, least_columns: 1, ..kernel("Q4_K repacked AVX2", pack_q4_k_repacked, tile_by_row) };
+pub(super) const Q4_K_REPACKED_ROUTED: Kernel = Kernel {
+    row_step: ROWS,
+    least_columns: 1,
+    ..kernel("Q4_K repacked AVX2", pack_q4_k_repacked::<ROWS>, tile_by_row)
+};
 pub(super) const Q4_K_REPACKED_DENSE: Kernel =
     Kernel { col_step: 4, convert_four: Some(convert_four), tile: tile_by_64, ..Q4_K_REPACKED_ROUTED };
 /// Weights as the file has them. ggml's code for AVX2 fuses its last multiplication and addition. In its code for AVX-512
 /// that is left to the compiler.
-pub(super) const Q4_K: Kernel = kernel("Q4_K AVX2", pack_q4_k_or_q5_k::<0>, tile_by_block::<8, 8, false, true>);
+pub(super) const Q4_K: Kernel = kernel("Q4_K AVX2", pack_q4_k_or_q5_k::<0, ROWS>, tile_by_block::<8, 8, false, true>);
 pub(super) const Q4_K_APART: Kernel =
-    kernel("Q4_K AVX2 apart", pack_q4_k_or_q5_k::<0>, tile_by_block::<8, 8, false, false>);
-pub(super) const Q5_K: Kernel = kernel("Q5_K AVX2", pack_q4_k_or_q5_k::<32>, tile_by_block::<8, 4, false, true>);
+    kernel("Q4_K AVX2 apart", pack_q4_k_or_q5_k::<0, ROWS>, tile_by_block::<8, 8, false, false>);
+pub(super) const Q5_K: Kernel = kernel("Q5_K AVX2", pack_q4_k_or_q5_k::<32, ROWS>, tile_by_block::<8, 4, false, true>);
 pub(super) const Q5_K_APART: Kernel =
-    kernel("Q5_K AVX2 apart", pack_q4_k_or_q5_k::<32>, tile_by_block::<8, 4, false, false>);
+    kernel("Q5_K AVX2 apart", pack_q4_k_or_q5_k::<32, ROWS>, tile_by_block::<8, 4, false, false>);
 pub(super) const Q6_K: Kernel = q6_k("Q6_K AVX2", tile_by_block::<16, 2, true, true>);
 pub(super) const Q6_K_APART: Kernel = q6_k("Q6_K AVX2 apart", tile_by_block::<16, 2, true, false>);
 
 const fn q6_k(name: &'static str, tile: Tile) -> Kernel {
-    Kernel { panel_bytes: |k| k / BLOCK * size_of::<Panel<16>>(), ..kernel(name, pack_q6_k, tile) }
+    Kernel { panel_bytes: |k| k / BLOCK * size_of::<Panel<16, ROWS>>(), ..kernel(name, pack_q6_k::<ROWS>, tile) }
 }
 
 /// A kernel for weights with eight sub-blocks per block.
-const fn kernel(name: &'static str, pack: Pack, tile: Tile) -> Kernel {
+pub(super) const fn kernel(name: &'static str, pack: Pack, tile: Tile) -> Kernel {
     Kernel {
         name,
         instructions: Instructions::Avx2,
@@ -77,7 +80,7 @@ const fn kernel(name: &'static str, pack: Pack, tile: Tile) -> Kernel {
         col_step: 1,
         least_columns: 8,
         convert_four: None,
-        panel_bytes: |k| k / BLOCK * size_of::<Panel<8>>(),
+        panel_bytes: |k| k / BLOCK * size_of::<Panel<8, ROWS>>(),
         column_bytes: |k| k / BLOCK * size_of::<Activations>(),
         scratch: |_| 0,
         prepare,
@@ -123,7 +126,7 @@ unsafe fn convert_four(ggml: cpu::ConvertFour, rows: *const f32, k: usize, conve
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn add_products<const AT_ONCE: usize, const SUBS: usize>(
-    panel: &Panel<SUBS>,
+    panel: &Panel<SUBS, ROWS>,
     columns: [&Activations; COLS],
     groups: std::ops::Range<usize>,
     sums: &mut [__m256i; COLS],
@@ -159,7 +162,7 @@ unsafe fn add_products<const AT_ONCE: usize, const SUBS: usize>(
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn factors_times_sums<const SUBS: usize>(
-    panel: &Panel<SUBS>,
+    panel: &Panel<SUBS, ROWS>,
     columns: [&Activations; COLS],
     pairs: std::ops::Range<usize>,
 ) -> [__m256i; COLS] {
@@ -186,12 +189,20 @@ unsafe fn block<'a, const SUBS: usize>(
     panel: *const u8,
     columns: &[*const u8],
     b: usize,
-) -> (&'a Panel<SUBS>, [&'a Activations; COLS]) {
+) -> (&'a Panel<SUBS, ROWS>, [&'a Activations; COLS]) {
     // SAFETY: our own contract. Panels and columns begin on cache lines.
     unsafe {
         let column = |c: usize| &*columns.get_unchecked(c).cast::<Activations>().add(b);
-        (&*panel.cast::<Panel<SUBS>>().add(b), [column(0), column(1), column(2), column(3)])
+        (&*panel.cast::<Panel<SUBS, ROWS>>().add(b), [column(0), column(1), column(2), column(3)])
     }
+}
+
+/// Returns the scales of the rows' blocks and those of their minima.
+#[inline]
+#[target_feature(enable = "avx")]
+fn scales_of_block<const SUBS: usize>(panel: &Panel<SUBS, ROWS>) -> (__m256, __m256) {
+    // SAFETY: both have eight floats.
+    unsafe { (_mm256_loadu_ps(panel.scale.as_ptr()), _mm256_loadu_ps(panel.scale_of_minima.as_ptr())) }
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -212,7 +223,7 @@ unsafe fn tile_by_block<const SUBS: usize, const AT_ONCE: usize, const OFFSET: b
             add_products::<AT_ONCE, SUBS>(panel, columns, 0..BLOCK / GROUP, &mut sums);
             factors_times_sums(panel, columns, 0..PAIRS)
         };
-        let (scale, scale_of_minima) = panel.scales_of_block();
+        let (scale, scale_of_minima) = scales_of_block(panel);
         for c in 0..COLS {
             // The values of Q6_K have 32 added; its factors are the scales.
             let sum = if OFFSET { _mm256_sub_epi32(sums[c], _mm256_slli_epi32(factors[c], 5)) } else { sums[c] };
@@ -258,7 +269,7 @@ unsafe fn tile_repacked<const PARTS: usize>(k: usize, panel: *const u8, columns:
     for b in 0..k / BLOCK {
         // SAFETY: by contract the panel and the four columns are of `k` values.
         let (panel, columns) = unsafe { block::<8>(panel, columns, b) };
-        let (scale, scale_of_minima) = panel.scales_of_block();
+        let (scale, scale_of_minima) = scales_of_block(panel);
         for part in 0..PARTS {
             let of_part = |count: usize| part * count / PARTS..(part + 1) * count / PARTS;
             let mut sums = [_mm256_setzero_si256(); COLS];

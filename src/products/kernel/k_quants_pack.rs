@@ -2,29 +2,33 @@
 
 use std::arch::x86_64::*;
 
-use super::k_quants::{BLOCK, GROUP, PAIRS, ROWS};
+use super::k_quants::{BLOCK, GROUP, PAIRS};
 
-/// A block of eight rows, each with `SUBS` sub-blocks.
-#[repr(C, align(32))]
-pub(super) struct Panel<const SUBS: usize> {
+/// Rows that are laid out at once; a panel has as many, or twice as many.
+const EIGHT: usize = 8;
+
+/// A block of eight or sixteen rows, each with `SUBS` sub-blocks.
+#[repr(C, align(64))]
+pub(super) struct Panel<const SUBS: usize, const ROWS: usize> {
     /// Four values of each row per vector.
     pub(super) values: [[[u8; GROUP]; ROWS]; BLOCK / GROUP],
-    /// The scale of each row's sub-block, twice.
+    /// The scale of each row's sub-block: of eight rows twice, for a kernel that multiplies pairs; of sixteen as a number of 32
+    /// bits.
     pub(super) scales: [[[i16; 2]; ROWS]; SUBS],
     /// What the activations' sums are multiplied with, per row and pair of sums: the minima of the sub-blocks of `Q4_K` and
     /// `Q5_K`, the scales of those of `Q6_K`.
     pub(super) factors: [[[i16; 2]; ROWS]; PAIRS],
-    scale: [f32; ROWS],
-    scale_of_minima: [f32; ROWS],
+    pub(super) scale: [f32; ROWS],
+    pub(super) scale_of_minima: [f32; ROWS],
 }
 
-impl<const SUBS: usize> Panel<SUBS> {
-    /// Returns the scales of the rows' blocks and those of their minima.
+impl<const SUBS: usize, const ROWS: usize> Panel<SUBS, ROWS> {
+    /// Sets the scales of sub-block `sub` of the eight rows from `first` on.
     #[inline]
-    #[target_feature(enable = "avx")]
-    pub(super) fn scales_of_block(&self) -> (__m256, __m256) {
-        // SAFETY: both have eight floats.
-        unsafe { (_mm256_loadu_ps(self.scale.as_ptr()), _mm256_loadu_ps(self.scale_of_minima.as_ptr())) }
+    fn set_scales(&mut self, sub: usize, first: usize, scales: [i16; EIGHT]) {
+        for (to, scale) in self.scales[sub][first..][..EIGHT].iter_mut().zip(scales) {
+            *to = [scale, if ROWS == EIGHT { scale } else { scale >> 15 }];
+        }
     }
 }
 
@@ -52,112 +56,133 @@ struct Q6K {
 /// `block_q4_Kx8`: blocks of eight rows. Values come in pieces of eight bytes of each row.
 #[repr(C)]
 struct Q4Kx8 {
-    scale: [[u8; 2]; ROWS],
-    scale_of_minima: [[u8; 2]; ROWS],
+    scale: [[u8; 2]; EIGHT],
+    scale_of_minima: [[u8; 2]; EIGHT],
     /// Per sub-block, packed as those of the sub-blocks of one row are in a file.
     scales: [[u8; 12]; 8],
-    values: [[[u8; 8]; ROWS]; 16],
+    values: [[[u8; 8]; EIGHT]; 16],
 }
 
 /// The bytes of eight rows' blocks, one value each.
 #[repr(align(32))]
-struct Unpacked([[u8; BLOCK]; ROWS]);
+struct Unpacked([[u8; BLOCK]; EIGHT]);
 
 /// Packs `Q4_K` without, `Q5_K` with 32 bytes of fifth bits.
 #[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn pack_q4_k_or_q5_k<const FIFTH_BITS: usize>(rows: &[*const u8], k: usize, panel: *mut u8) {
-    let mut unpacked = Unpacked([[0; BLOCK]; ROWS]);
-    let (mut scales, mut minima) = ([[0; 8]; ROWS], [[0; 8]; ROWS]);
+pub(super) unsafe fn pack_q4_k_or_q5_k<const FIFTH_BITS: usize, const ROWS: usize>(
+    rows: &[*const u8],
+    k: usize,
+    panel: *mut u8,
+) {
+    let mut unpacked = Unpacked([[0; BLOCK]; EIGHT]);
+    let (mut scales, mut minima) = ([[0; 8]; EIGHT], [[0; 8]; EIGHT]);
     for b in 0..k / BLOCK {
         // SAFETY: by contract the panel and each of the rows have this block.
-        let panel = unsafe { &mut *panel.cast::<Panel<8>>().add(b) };
-        for r in 0..ROWS {
-            // SAFETY: as above.
-            let block = unsafe { &*rows[r].cast::<Q4KOrQ5K<FIFTH_BITS>>().add(b) };
-            unpack_four_bits(&block.values, &mut unpacked.0[r]);
-            if let Ok(bits) = block.fifth_bits.as_slice().try_into() {
-                add_fifth_bits(bits, &mut unpacked.0[r]);
-            }
-            (scales[r], minima[r]) = scales_and_minima(&block.scales);
-            panel.scale[r] = float(block.scale);
-            panel.scale_of_minima[r] = float(block.scale_of_minima);
-        }
-        interleave(&unpacked, &mut panel.values);
-        set_factors(panel, &scales, &minima);
-    }
-}
-
-#[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn pack_q6_k(rows: &[*const u8], k: usize, panel: *mut u8) {
-    let mut unpacked = Unpacked([[0; BLOCK]; ROWS]);
-    let mut scales = [[[0; 8]; ROWS]; 2];
-    for b in 0..k / BLOCK {
-        // SAFETY: by contract the panel and each of the rows have this block.
-        let panel = unsafe { &mut *panel.cast::<Panel<16>>().add(b) };
-        for r in 0..ROWS {
-            // SAFETY: as above.
-            let block = unsafe { &*rows[r].cast::<Q6K>().add(b) };
-            for (half, values) in unpacked.0[r].chunks_exact_mut(128).enumerate() {
-                let (low, high) = (&block.low[64 * half..][..64], &block.high[32 * half..][..32]);
-                for i in 0..32 {
-                    values[i] = low[i] & 15 | (high[i] & 3) << 4;
-                    values[32 + i] = low[32 + i] & 15 | (high[i] >> 2 & 3) << 4;
-                    values[64 + i] = low[i] >> 4 | (high[i] >> 4 & 3) << 4;
-                    values[96 + i] = low[32 + i] >> 4 | (high[i] >> 6) << 4;
+        let panel = unsafe { &mut *panel.cast::<Panel<8, ROWS>>().add(b) };
+        for first in (0..ROWS).step_by(EIGHT) {
+            for r in 0..EIGHT {
+                // SAFETY: as above.
+                let block = unsafe { &*rows[first + r].cast::<Q4KOrQ5K<FIFTH_BITS>>().add(b) };
+                unpack_four_bits(&block.values, &mut unpacked.0[r]);
+                if let Ok(bits) = block.fifth_bits.as_slice().try_into() {
+                    add_fifth_bits(bits, &mut unpacked.0[r]);
                 }
+                (scales[r], minima[r]) = scales_and_minima(&block.scales);
+                panel.scale[first + r] = float(block.scale);
+                panel.scale_of_minima[first + r] = float(block.scale_of_minima);
             }
-            scales[0][r].copy_from_slice(&block.scales[..8]);
-            scales[1][r].copy_from_slice(&block.scales[8..]);
-            panel.scale[r] = float(block.scale);
-        }
-        interleave(&unpacked, &mut panel.values);
-        for (half, scales) in scales.iter().enumerate() {
-            for (sub, scales) in transpose(scales).into_iter().enumerate() {
-                let scales = scales.map(|scale| i16::from(scale as i8));
-                panel.scales[8 * half + sub] = scales.map(|scale| [scale; 2]);
-                for r in 0..ROWS {
-                    panel.factors[4 * half + sub / 2][r][sub % 2] = scales[r];
-                }
+            interleave(&unpacked, first, &mut panel.values);
+            for (sub, scales) in transpose(&scales).into_iter().enumerate() {
+                panel.set_scales(sub, first, scales.map(i16::from));
+            }
+            for (factors, minima) in panel.factors.iter_mut().zip(transpose(&minima)) {
+                factors[first..][..EIGHT].copy_from_slice(&twice(minima));
             }
         }
     }
 }
 
 #[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn pack_q4_k_repacked(rows: &[*const u8], k: usize, panel: *mut u8) {
+pub(super) unsafe fn pack_q6_k<const ROWS: usize>(rows: &[*const u8], k: usize, panel: *mut u8) {
+    let mut unpacked = Unpacked([[0; BLOCK]; EIGHT]);
+    let mut scales = [[[0; 8]; EIGHT]; 2];
     for b in 0..k / BLOCK {
-        // SAFETY: by contract the panel has this block; the eight rows are repacked together, beginning where the first one
-        // would begin.
-        let (panel, block) = unsafe { (&mut *panel.cast::<Panel<8>>().add(b), &*rows[0].cast::<Q4Kx8>().add(b)) };
-        let mut vectors = panel.values.as_mut_ptr().cast::<__m256i>();
-        for two_subs in block.values.chunks_exact(4) {
-            for upper in [false, true] {
-                for piece in two_subs {
-                    // SAFETY: a piece has two vectors; there are 32 of them, and the panel has two vectors for each.
-                    unsafe {
-                        let load = |first: usize| {
-                            let values = _mm256_loadu_si256(piece.as_ptr().add(first).cast());
-                            let values = if upper { _mm256_srli_epi16(values, 4) } else { values };
-                            _mm256_castsi256_ps(_mm256_and_si256(values, _mm256_set1_epi8(15)))
-                        };
-                        let (first, last) = (load(0), load(4));
-                        // Rows 0, 1, 4, 5, 2, 3, 6, 7; then in order.
-                        let in_order =
-                            |values: __m256| _mm256_permute4x64_epi64(_mm256_castps_si256(values), 0b11_01_10_00);
-                        _mm256_store_si256(vectors, in_order(_mm256_shuffle_ps(first, last, 0b10_00_10_00)));
-                        _mm256_store_si256(vectors.add(1), in_order(_mm256_shuffle_ps(first, last, 0b11_01_11_01)));
-                        vectors = vectors.add(2);
+        // SAFETY: by contract the panel and each of the rows have this block.
+        let panel = unsafe { &mut *panel.cast::<Panel<16, ROWS>>().add(b) };
+        for first in (0..ROWS).step_by(EIGHT) {
+            for r in 0..EIGHT {
+                // SAFETY: as above.
+                let block = unsafe { &*rows[first + r].cast::<Q6K>().add(b) };
+                unpack_six_bits(block, &mut unpacked.0[r]);
+                scales[0][r].copy_from_slice(&block.scales[..8]);
+                scales[1][r].copy_from_slice(&block.scales[8..]);
+                panel.scale[first + r] = float(block.scale);
+            }
+            interleave(&unpacked, first, &mut panel.values);
+            for (half, scales) in scales.iter().enumerate() {
+                for (sub, scales) in transpose(scales).into_iter().enumerate() {
+                    let scales = scales.map(|scale| i16::from(scale as i8));
+                    panel.set_scales(8 * half + sub, first, scales);
+                    for r in 0..EIGHT {
+                        panel.factors[4 * half + sub / 2][first + r][sub % 2] = scales[r];
                     }
                 }
             }
         }
-        for (sub, packed) in block.scales.iter().enumerate() {
-            let (scales, minima) = scales_and_minima(packed);
-            panel.scales[sub] = twice(scales);
-            panel.factors[sub] = twice(minima);
+    }
+}
+
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn pack_q4_k_repacked<const ROWS: usize>(rows: &[*const u8], k: usize, panel: *mut u8) {
+    for b in 0..k / BLOCK {
+        // SAFETY: by contract the panel has this block.
+        let panel = unsafe { &mut *panel.cast::<Panel<8, ROWS>>().add(b) };
+        for first in (0..ROWS).step_by(EIGHT) {
+            // If the matrix has no further rows, its last row is repeated; nobody wants these results.
+            let start = if rows[first] == rows[first + 1] { rows[0] } else { rows[first] };
+            // SAFETY: by contract; eight rows are repacked together, beginning where the first one would begin.
+            let block = unsafe { &*start.cast::<Q4Kx8>().add(b) };
+            interleave_repacked(block, first, &mut panel.values);
+            for (sub, packed) in block.scales.iter().enumerate() {
+                let (scales, minima) = scales_and_minima(packed);
+                panel.set_scales(sub, first, scales.map(i16::from));
+                panel.factors[sub][first..][..EIGHT].copy_from_slice(&twice(minima));
+            }
+            for r in 0..EIGHT {
+                panel.scale[first + r] = float(block.scale[r]);
+                panel.scale_of_minima[first + r] = float(block.scale_of_minima[r]);
+            }
         }
-        panel.scale = block.scale.map(|scale| float(scale));
-        panel.scale_of_minima = block.scale_of_minima.map(|scale| float(scale));
+    }
+}
+
+/// Lays out the values of eight repacked rows four by four, as [`interleave`] does.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn interleave_repacked<const ROWS: usize>(block: &Q4Kx8, first: usize, to: &mut [[[u8; GROUP]; ROWS]; BLOCK / GROUP]) {
+    let step = ROWS / EIGHT;
+    // SAFETY: a vector has four values of each row; `first` is below `ROWS`.
+    let mut vectors = unsafe { to.as_mut_ptr().cast::<__m256i>().add(first / EIGHT) };
+    for two_subs in block.values.chunks_exact(4) {
+        for upper in [false, true] {
+            for piece in two_subs {
+                // SAFETY: a piece has two vectors; there are 32 of them, and `to` has two vectors for each.
+                unsafe {
+                    let load = |first: usize| {
+                        let values = _mm256_loadu_si256(piece.as_ptr().add(first).cast());
+                        let values = if upper { _mm256_srli_epi16(values, 4) } else { values };
+                        _mm256_castsi256_ps(_mm256_and_si256(values, _mm256_set1_epi8(15)))
+                    };
+                    let (first, last) = (load(0), load(4));
+                    // Rows 0, 1, 4, 5, 2, 3, 6, 7; then in order.
+                    let in_order =
+                        |values: __m256| _mm256_permute4x64_epi64(_mm256_castps_si256(values), 0b11_01_10_00);
+                    _mm256_store_si256(vectors, in_order(_mm256_shuffle_ps(first, last, 0b10_00_10_00)));
+                    _mm256_store_si256(vectors.add(step), in_order(_mm256_shuffle_ps(first, last, 0b11_01_11_01)));
+                    vectors = vectors.wrapping_add(2 * step);
+                }
+            }
+        }
     }
 }
 
@@ -201,17 +226,24 @@ fn add_fifth_bits(bits: &[u8; 32], to: &mut [u8; BLOCK]) {
     }
 }
 
-/// Sets a panel's scales and factors from the scales and minima of each row's eight sub-blocks.
+/// Unpacks values of 6 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn set_factors(panel: &mut Panel<8>, scales: &[[u8; 8]; ROWS], minima: &[[u8; 8]; ROWS]) {
-    panel.scales = transpose(scales).map(twice);
-    panel.factors = transpose(minima).map(twice);
+fn unpack_six_bits(block: &Q6K, to: &mut [u8; BLOCK]) {
+    for (half, values) in to.chunks_exact_mut(128).enumerate() {
+        let (low, high) = (&block.low[64 * half..][..64], &block.high[32 * half..][..32]);
+        for i in 0..32 {
+            values[i] = low[i] & 15 | (high[i] & 3) << 4;
+            values[32 + i] = low[32 + i] & 15 | (high[i] >> 2 & 3) << 4;
+            values[64 + i] = low[i] >> 4 | (high[i] >> 4 & 3) << 4;
+            values[96 + i] = low[32 + i] >> 4 | (high[i] >> 6) << 4;
+        }
+    }
 }
 
 /// Each of eight bytes as a pair of numbers.
 #[inline]
-fn twice(bytes: [u8; ROWS]) -> [[i16; 2]; ROWS] {
+fn twice(bytes: [u8; EIGHT]) -> [[i16; 2]; EIGHT] {
     bytes.map(|byte| [byte.into(); 2])
 }
 
@@ -251,10 +283,12 @@ fn transpose(rows: &[[u8; 8]; 8]) -> [[u8; 8]; 8] {
     columns
 }
 
-/// Lays out the values of eight rows four by four: transposes matrices of eight rows with eight numbers of 32 bits.
+/// Lays out the values of eight rows four by four, from row `first` on: transposes matrices of eight rows with eight numbers of
+/// 32 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn interleave(rows: &Unpacked, to: &mut [[[u8; GROUP]; ROWS]; BLOCK / GROUP]) {
+fn interleave<const ROWS: usize>(rows: &Unpacked, first: usize, to: &mut [[[u8; GROUP]; ROWS]; BLOCK / GROUP]) {
+    let step = ROWS / EIGHT;
     for (i, to) in to.chunks_exact_mut(8).enumerate() {
         // SAFETY: each row has eight such pieces of 32 bytes, and `to` has eight vectors.
         unsafe {
@@ -273,10 +307,10 @@ fn interleave(rows: &Unpacked, to: &mut [[[u8; GROUP]; ROWS]; BLOCK / GROUP]) {
                 ]
             };
             let (upper, lower) = (fours(0), fours(4));
-            let to = to.as_mut_ptr().cast::<__m256i>();
+            let to = to.as_mut_ptr().cast::<__m256i>().add(first / EIGHT);
             for j in 0..4 {
-                _mm256_store_si256(to.add(j), _mm256_permute2x128_si256(upper[j], lower[j], 0x20));
-                _mm256_store_si256(to.add(4 + j), _mm256_permute2x128_si256(upper[j], lower[j], 0x31));
+                _mm256_store_si256(to.add(step * j), _mm256_permute2x128_si256(upper[j], lower[j], 0x20));
+                _mm256_store_si256(to.add(step * (4 + j)), _mm256_permute2x128_si256(upper[j], lower[j], 0x31));
             }
         }
     }

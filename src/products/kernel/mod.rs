@@ -14,6 +14,7 @@ use super::cpu;
 mod float;
 mod float_512;
 mod k_quants;
+mod k_quants_512;
 mod k_quants_pack;
 mod lanes;
 mod q8_0;
@@ -67,7 +68,7 @@ type ConvertFour =
     unsafe fn(ggml: cpu::ConvertFour, rows: *const f32, k: usize, converted: *mut u8, columns: [*mut u8; 4]);
 
 /// The largest tile: rows times columns.
-pub(super) const LARGEST_TILE: usize = 64;
+pub(super) const LARGEST_TILE: usize = 96;
 /// The most rows, and the most columns, of a tile.
 pub(super) const LONGEST_SIDE: usize = 16;
 
@@ -124,12 +125,17 @@ pub(super) static BF16_ROUTED: &[&Kernel] = &[
     &float::BF16_ROUTED,
 ];
 /// `Q4_K` that ggml has repacked, routed products.
-pub(super) static Q4_K_REPACKED_ROUTED: &[&Kernel] = &[&k_quants::Q4_K_REPACKED_ROUTED];
+pub(super) static Q4_K_REPACKED_ROUTED: &[&Kernel] =
+    &[&k_quants_512::Q4_K_REPACKED_ROUTED, &k_quants::Q4_K_REPACKED_ROUTED];
 /// The same, dense products.
-pub(super) static Q4_K_REPACKED_DENSE: &[&Kernel] = &[&k_quants::Q4_K_REPACKED_DENSE];
+pub(super) static Q4_K_REPACKED_DENSE: &[&Kernel] =
+    &[&k_quants_512::Q4_K_REPACKED_DENSE, &k_quants::Q4_K_REPACKED_DENSE];
 /// `Q4_K` as files have it.
-pub(super) static Q4_K: &[&Kernel] = &[&k_quants::Q4_K, &k_quants::Q4_K_APART];
+pub(super) static Q4_K: &[&Kernel] =
+    &[&k_quants_512::Q4_K, &k_quants_512::Q4_K_APART, &k_quants::Q4_K, &k_quants::Q4_K_APART];
 /// `Q5_K`.
-pub(super) static Q5_K: &[&Kernel] = &[&k_quants::Q5_K, &k_quants::Q5_K_APART];
+pub(super) static Q5_K: &[&Kernel] =
+    &[&k_quants_512::Q5_K, &k_quants_512::Q5_K_APART, &k_quants::Q5_K, &k_quants::Q5_K_APART];
 /// `Q6_K`.
-pub(super) static Q6_K: &[&Kernel] = &[&k_quants::Q6_K, &k_quants::Q6_K_APART];
+pub(super) static Q6_K: &[&Kernel] =
+    &[&k_quants_512::Q6_K, &k_quants_512::Q6_K_APART, &k_quants::Q6_K, &k_quants::Q6_K_APART];

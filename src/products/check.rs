@@ -73,7 +73,11 @@ mod tests {
         let _ = Backend::init();
         for &kind in Kind::ALL {
             let of_name = |name: &str| kind.kernels().find(|kernel| kernel.name == name);
-            for (fused, apart) in [("BF16 AVX2 fused", "BF16 AVX2"), ("Q5_K AVX2", "Q5_K AVX2 apart")] {
+            for (fused, apart) in [
+                ("BF16 AVX2 fused", "BF16 AVX2"),
+                ("Q5_K AVX2", "Q5_K AVX2 apart"),
+                ("Q5_K AVX-512 VNNI", "Q5_K AVX-512 VNNI apart"),
+            ] {
                 if let (Some(fused), Some(apart)) = (of_name(fused), of_name(apart)) {
                     assert!(!(is_exact(kind, fused) && is_exact(kind, apart)));
                 }

@@ -61,6 +61,7 @@ impl Kind {
         Self { weights: Weights::Q8_0, routed: true },
         Self { weights: Weights::Q8_0, routed: false },
         Self { weights: Weights::F16, routed: true },
+        Self { weights: Weights::F16, routed: false },
         Self { weights: Weights::Bf16, routed: true },
         Self { weights: Weights::Bf16, routed: false },
         Self { weights: Weights::Q4KRepacked, routed: true },
@@ -82,7 +83,7 @@ impl Kind {
         let kernels = match (self.weights, self.routed) {
             (Weights::Q8_0, _) => kernel::Q8_0,
             (Weights::F16, true) => kernel::F16_ROUTED,
-            (Weights::F16, false) => &[],
+            (Weights::F16, false) => kernel::F16_DENSE,
             (Weights::Bf16, true) => kernel::BF16_ROUTED,
             (Weights::Bf16, false) => kernel::BF16_DENSE,
             (Weights::Q4KRepacked, true) => kernel::Q4_K_REPACKED_ROUTED,

@@ -277,8 +277,7 @@ mod tests {
         let _ = Backend::init();
         // The others have ggml's bits for all columns, and ggml computes their products in another way.
         let by_vec_dot = |kind: &&Kind| {
-            matches!(kind.weights, Weights::Q8_0 | Weights::F16)
-                || **kind == Kind { weights: Weights::Bf16, routed: true }
+            kind.weights == Weights::Q8_0 || (kind.routed && matches!(kind.weights, Weights::F16 | Weights::Bf16))
         };
         for &kind in Kind::ALL.iter().filter(by_vec_dot) {
             let Some(kernel) = unsure(kind) else { continue };

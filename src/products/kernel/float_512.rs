@@ -26,6 +26,9 @@ pub(super) const BF16_PAIRS_ROUTED: Kernel = Kernel {
     instructions: Instructions::Avx512Bf16,
     ..kernel("BF16 AVX-512 BF16", 2, 32, pack::<2, PAIRS>, prepare::<2, PAIRS>, tile::<2, PAIRS, true>)
 };
+/// `tinyBLAS<16, __m512, __m512, ggml_fp16_t, ggml_fp16_t, float>`.
+pub(super) const F16_DENSE: Kernel =
+    Kernel { row_step: 4, ..kernel("F16 AVX-512", 1, 16, pack::<1, F16>, prepare::<1, F16>, tile::<1, F16, true>) };
 /// What a vector is loaded from.
 const F16: u8 = 0;
 const BF16: u8 = 1;
@@ -174,8 +177,10 @@ unsafe fn tile<const PARTS: usize, const KIND: u8, const FUSED: bool>(
         }
         for c in 0..COLS {
             let part = |r: usize, p: usize| _mm512_loadu_ps(scratch.add(((c * ROWS + r) * PARTS + p) * LANES));
-            // F16 adds four vectors and their lanes; BF16 adds the lanes of each of its two, then both in f64.
-            let sum = if PARTS == 4 {
+            // Routed F16 adds four vectors and their lanes; BF16 adds the lanes of each of its two, then both in f64.
+            let sum = if PARTS == 1 {
+                sum_of_rows([0, 1, 2, 3].map(|r| part(r, 0)))
+            } else if PARTS == 4 {
                 sum_of_rows([0, 1, 2, 3].map(|r| {
                     _mm512_add_ps(_mm512_add_ps(part(r, 0), part(r, 2)), _mm512_add_ps(part(r, 1), part(r, 3)))
                 }))

@@ -114,6 +114,8 @@ impl Kernel {
 pub(super) static Q8_0: &[&Kernel] = &[&q8_0_512::AVX512_VNNI, &q8_0::AVX_VNNI, &q8_0::AVX2];
 /// BF16, dense products.
 pub(super) static BF16_DENSE: &[&Kernel] = &[&float::BF16_DENSE];
+/// F16, dense products.
+pub(super) static F16_DENSE: &[&Kernel] = &[&float_512::F16_DENSE];
 /// F16, routed products.
 pub(super) static F16_ROUTED: &[&Kernel] = &[&float_512::F16_ROUTED, &float::F16_ROUTED];
 /// BF16, routed products.

@@ -70,7 +70,7 @@ pub(super) fn parse(line: &str) -> Result<Record, String> {
         // serde_json counts lines too, and there is only one.
         let error = error.to_string();
         let (what, _) = error.split_once(" at line ").unwrap_or((&error, ""));
-        format!("no JSON ({what}, at byte {}); one object a line is expected", column(&error))
+        format!("no JSON ({what}, at byte {}); one object per line is expected", column(&error))
     })?;
     let Value::Object(fields) = value else {
         return Err(format!("found {}, not an object; {EXPECTED}", kind(&value)));

@@ -137,13 +137,16 @@ fn create_once<O: Observer>(
     if kind == Kind::Measured {
         params.n_outputs_max = options.n_seq; // llama.cpp's least
     }
+    let failed =
+        |reason| Error::ContextInit { n_ctx: options.n_ctx, n_seq: options.n_seq, n_batch: options.n_batch, reason };
+    // SAFETY: returns a constant.
+    let most = unsafe { sys::llama_max_parallel_sequences() };
+    if options.n_seq as usize > most {
+        let advice = "a smaller --batch-size or a larger --ctx-size makes fewer";
+        return Err(failed(format!("llama.cpp allows {most} sequences; {advice}")));
+    }
     // SAFETY: the caller keeps the model, the latch and the samplers alive for as long as the context; `params` points
     // to arrays that outlive the call.
     let (ptr, reason) = with_reason(|| unsafe { sys::llama_init_from_model(model.as_ptr(), params) });
-    NonNull::new(ptr).ok_or(Error::ContextInit {
-        n_ctx: options.n_ctx,
-        n_seq: options.n_seq,
-        n_batch: options.n_batch,
-        reason: with_advice(reason),
-    })
+    NonNull::new(ptr).ok_or_else(|| failed(with_advice(reason)))
 }

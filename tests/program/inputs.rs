@@ -231,3 +231,13 @@ fn chunk_counts_that_mean_none_or_all_are_explained() {
     let plain = bench.ok(&format!("{run} -o plain.gguf"));
     assert!(bench.read("all.gguf") == bench.read("plain.gguf") && estimate(&ran) == estimate(&plain));
 }
+
+/// llama.cpp has a limit of sequences per batch.
+#[test]
+fn chunks_so_short_that_a_batch_has_too_many_are_an_error_with_a_hint() {
+    let bench = Bench::new(&["llama"]);
+    let says =
+        ["682 sequences", "llama.cpp allows 256 sequences; a smaller --batch-size or a larger --ctx-size makes fewer"];
+    let ran = bench.fails("-m llama.gguf -f calibration.txt -c 3", &says);
+    assert!(!ran.stderr.contains("llama_init_from_model"), "{}", ran.stderr);
+}

@@ -9,6 +9,7 @@
 //! its values in the same order and its own type: it streams through the cache, and half the bytes cost less than the
 //! conversion.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::lanes::{sum_of_four, sum_of_four_by_pairs};
@@ -121,14 +122,9 @@ unsafe fn tile<const PARTS: usize, const BF16: bool, const FUSED: bool, const SU
             for _ in 0..steps {
                 let columns = y.map(|y| load::<BF16>(y, 0));
                 for r in 0..ROWS {
-                    let row = _mm256_loadu_ps(x.add(r * LANES));
-                    for c in 0..COLS {
-                        sums[c][r] = if FUSED {
-                            _mm256_fmadd_ps(row, columns[c], sums[c][r])
-                        } else {
-                            _mm256_add_ps(_mm256_mul_ps(row, columns[c]), sums[c][r])
-                        };
-                    }
+                    let mut of_row = [sums[0][r], sums[1][r], sums[2][r]];
+                    multiply_add::<FUSED>(x.add(r * LANES), columns, &mut of_row);
+                    [sums[0][r], sums[1][r], sums[2][r]] = of_row;
                 }
                 x = x.add(ROWS * LANES);
                 y = y.map(|y| y.add(LANES * 2));
@@ -153,6 +149,46 @@ unsafe fn tile<const PARTS: usize, const BF16: bool, const FUSED: bool, const SU
                 _ => sum_of_four(sums),
             };
             _mm_storeu_ps(out.add(c * ROWS), sum);
+        }
+    }
+}
+
+/// Adds to a row's three sums the products of its next eight values with the columns'.
+///
+/// In assembler: the tile needs all 16 registers, and LLVM, where it compiles for any x86-64, orders the instructions so that it
+/// needs more and takes twice as long.
+///
+/// # Safety
+/// The CPU has AVX and FMA; `row` has eight floats.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn multiply_add<const FUSED: bool>(row: *const f32, columns: [__m256; COLS], sums: &mut [__m256; COLS]) {
+    // Unused, but its type tells LLVM which registers to choose from.
+    let _work: __m256;
+    // SAFETY: by contract the instructions exist, and what they read can be read.
+    unsafe {
+        if FUSED {
+            asm!(
+                "vmovups {work}, [{row}]",
+                "vfmadd231ps {a}, {work}, {x}",
+                "vfmadd231ps {b}, {work}, {y}",
+                "vfmadd231ps {c}, {work}, {z}",
+                row = in(reg) row, x = in(ymm_reg) columns[0], y = in(ymm_reg) columns[1], z = in(ymm_reg) columns[2],
+                a = inout(ymm_reg) sums[0], b = inout(ymm_reg) sums[1], c = inout(ymm_reg) sums[2],
+                work = out(ymm_reg) _work, options(pure, readonly, nostack, preserves_flags),
+            );
+        } else {
+            asm!(
+                "vmulps {work}, {x}, [{row}]",
+                "vaddps {a}, {work}, {a}",
+                "vmulps {work}, {y}, [{row}]",
+                "vaddps {b}, {work}, {b}",
+                "vmulps {work}, {z}, [{row}]",
+                "vaddps {c}, {work}, {c}",
+                row = in(reg) row, x = in(ymm_reg) columns[0], y = in(ymm_reg) columns[1], z = in(ymm_reg) columns[2],
+                a = inout(ymm_reg) sums[0], b = inout(ymm_reg) sums[1], c = inout(ymm_reg) sums[2],
+                work = out(ymm_reg) _work, options(pure, readonly, nostack, preserves_flags),
+            );
         }
     }
 }

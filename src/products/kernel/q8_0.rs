@@ -7,6 +7,7 @@
 //! A panel holds the quantized values of its rows, block by block, then their scales as f32, block by block. A column
 //! holds its quantized values, then its scales as f32. The layout of the values within a block is the kernel's.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::lanes::sum_of_four;
@@ -179,30 +180,60 @@ unsafe fn tile_avx2(k: usize, panel: *const u8, columns: &[*const u8], _scratch:
         let column_scales = y.map(|y| y.add(2 * k).cast::<f32>());
         let mut sums = [[_mm256_setzero_ps(); 4]; 2];
         for b in 0..k / BLOCK {
-            let vectors =
-                |from: *const u8| [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(BLOCK).cast())];
-            let y = y.map(|y| vectors(y.add(2 * b * BLOCK)));
+            let y = y.map(|y| y.add(2 * b * BLOCK));
             let rows = _mm256_broadcast_ps(&*row_scales.add(4 * b).cast());
-            let scales = column_scales.map(|scale| {
-                let of_rows = _mm256_mul_ps(rows, _mm256_broadcast_ss(&*scale.add(b)));
-                [
-                    _mm256_shuffle_ps(of_rows, of_rows, 0b00_00_00_00),
-                    _mm256_shuffle_ps(of_rows, of_rows, 0b01_01_01_01),
-                    _mm256_shuffle_ps(of_rows, of_rows, 0b10_10_10_10),
-                    _mm256_shuffle_ps(of_rows, of_rows, 0b11_11_11_11),
-                ]
-            });
-            for r in 0..4 {
-                let x = vectors(panel.add((b * 4 + r) * 2 * BLOCK));
-                for c in 0..2 {
-                    let products = [_mm256_madd_epi16(x[0], y[c][0]), _mm256_madd_epi16(x[1], y[c][1])];
-                    let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(products[0], products[1]));
-                    sums[c][r] = _mm256_fmadd_ps(scales[c][r], sum, sums[c][r]);
-                }
+            let scales = column_scales.map(|scale| _mm256_mul_ps(rows, _mm256_broadcast_ss(&*scale.add(b))));
+            macro_rules! add_row {
+                ($($r:literal)*) => { $(
+                    let x = panel.add((b * 4 + $r) * 2 * BLOCK);
+                    let mut of_row = [sums[0][$r], sums[1][$r]];
+                    add_dots::<{ 0b01_01_01_01 * $r }>(x, y, scales, &mut of_row);
+                    [sums[0][$r], sums[1][$r]] = of_row;
+                )* };
             }
+            add_row!(0 1 2 3);
         }
         _mm_storeu_ps(out, sum_of_four(sums[0]));
         _mm_storeu_ps(out.add(4), sum_of_four(sums[1]));
+    }
+}
+
+/// Adds to a row's two sums its block's products with two columns' blocks, times one of four scales per column: `SCALE` has
+/// its number four times.
+///
+/// In assembler: the tile needs 14 of 16 registers, and LLVM, where it compiles for any x86-64, orders the instructions so that
+/// it needs more.
+///
+/// # Safety
+/// The CPU has AVX2 and FMA; 64 bytes each can be read at `x` and at both `y`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_dots<const SCALE: i32>(x: *const u8, y: [*const u8; 2], scales: [__m256; 2], sums: &mut [__m256; 2]) {
+    // Unused, but their types tell LLVM which registers to choose from.
+    let (_first, _last, _dot, _more): (__m256i, __m256i, __m256i, __m256i);
+    // SAFETY: by contract the instructions exist, and what they read can be read.
+    unsafe {
+        asm!(
+            "vmovdqu {first}, [{x}]",
+            "vmovdqu {last}, [{x} + 32]",
+            "vpmaddwd {dot}, {first}, [{y}]",
+            "vpmaddwd {more}, {last}, [{y} + 32]",
+            "vpaddd {dot}, {dot}, {more}",
+            "vcvtdq2ps {dot}, {dot}",
+            "vshufps {more}, {d}, {d}, {scale}",
+            "vfmadd231ps {a}, {more}, {dot}",
+            "vpmaddwd {dot}, {first}, [{z}]",
+            "vpmaddwd {more}, {last}, [{z} + 32]",
+            "vpaddd {dot}, {dot}, {more}",
+            "vcvtdq2ps {dot}, {dot}",
+            "vshufps {more}, {e}, {e}, {scale}",
+            "vfmadd231ps {b}, {more}, {dot}",
+            x = in(reg) x, y = in(reg) y[0], z = in(reg) y[1], scale = const SCALE,
+            d = in(ymm_reg) scales[0], e = in(ymm_reg) scales[1],
+            a = inout(ymm_reg) sums[0], b = inout(ymm_reg) sums[1],
+            first = out(ymm_reg) _first, last = out(ymm_reg) _last, dot = out(ymm_reg) _dot, more = out(ymm_reg) _more,
+            options(pure, readonly, nostack, preserves_flags),
+        );
     }
 }
 

@@ -163,8 +163,7 @@ unsafe fn tile<const PARTS: usize, const BF16: bool, const FUSED: bool, const SU
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn multiply_add<const FUSED: bool>(row: *const f32, columns: [__m256; COLS], sums: &mut [__m256; COLS]) {
-    // Unused, but its type tells LLVM which registers to choose from.
-    let _work: __m256;
+    let work: __m256;
     // SAFETY: by contract the instructions exist, and what they read can be read.
     unsafe {
         if FUSED {
@@ -175,7 +174,7 @@ unsafe fn multiply_add<const FUSED: bool>(row: *const f32, columns: [__m256; COL
                 "vfmadd231ps {c}, {work}, {z}",
                 row = in(reg) row, x = in(ymm_reg) columns[0], y = in(ymm_reg) columns[1], z = in(ymm_reg) columns[2],
                 a = inout(ymm_reg) sums[0], b = inout(ymm_reg) sums[1], c = inout(ymm_reg) sums[2],
-                work = out(ymm_reg) _work, options(pure, readonly, nostack, preserves_flags),
+                work = out(ymm_reg) work, options(pure, readonly, nostack, preserves_flags),
             );
         } else {
             asm!(
@@ -187,8 +186,9 @@ unsafe fn multiply_add<const FUSED: bool>(row: *const f32, columns: [__m256; COL
                 "vaddps {c}, {work}, {c}",
                 row = in(reg) row, x = in(ymm_reg) columns[0], y = in(ymm_reg) columns[1], z = in(ymm_reg) columns[2],
                 a = inout(ymm_reg) sums[0], b = inout(ymm_reg) sums[1], c = inout(ymm_reg) sums[2],
-                work = out(ymm_reg) _work, options(pure, readonly, nostack, preserves_flags),
+                work = out(ymm_reg) work, options(pure, readonly, nostack, preserves_flags),
             );
         }
     }
+    let _ = work; // not a bare `_` above: the type tells LLVM which registers to choose from
 }

@@ -209,8 +209,7 @@ unsafe fn tile_avx2(k: usize, panel: *const u8, columns: &[*const u8], _scratch:
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn add_dots<const SCALE: i32>(x: *const u8, y: [*const u8; 2], scales: [__m256; 2], sums: &mut [__m256; 2]) {
-    // Unused, but their types tell LLVM which registers to choose from.
-    let (_first, _last, _dot, _more): (__m256i, __m256i, __m256i, __m256i);
+    let (first, last, dot, more): (__m256i, __m256i, __m256i, __m256i);
     // SAFETY: by contract the instructions exist, and what they read can be read.
     unsafe {
         asm!(
@@ -231,10 +230,11 @@ unsafe fn add_dots<const SCALE: i32>(x: *const u8, y: [*const u8; 2], scales: [_
             x = in(reg) x, y = in(reg) y[0], z = in(reg) y[1], scale = const SCALE,
             d = in(ymm_reg) scales[0], e = in(ymm_reg) scales[1],
             a = inout(ymm_reg) sums[0], b = inout(ymm_reg) sums[1],
-            first = out(ymm_reg) _first, last = out(ymm_reg) _last, dot = out(ymm_reg) _dot, more = out(ymm_reg) _more,
+            first = out(ymm_reg) first, last = out(ymm_reg) last, dot = out(ymm_reg) dot, more = out(ymm_reg) more,
             options(pure, readonly, nostack, preserves_flags),
         );
     }
+    let _ = (first, last, dot, more); // not a bare `_` above: the types tell LLVM which registers to choose from
 }
 
 /// The products of the scales of four rows and two columns, block by block.

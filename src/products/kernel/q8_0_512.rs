@@ -139,8 +139,7 @@ unsafe fn tile(k: usize, panel: *const u8, columns: &[*const u8], _: *mut f32, o
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn add_dot<const OFFSET: usize>(weights: __m512i, column: *const u8, k: usize, d: __m512, sum: &mut __m512) {
-    // Unused, but its type tells LLVM which registers to choose from.
-    let _dot: __m512i;
+    let dot: __m512i;
     // SAFETY: by contract the instructions exist, and what they read can be read.
     unsafe {
         asm!(
@@ -149,8 +148,9 @@ unsafe fn add_dot<const OFFSET: usize>(weights: __m512i, column: *const u8, k: u
             "vcvtdq2ps {dot}, {dot}",
             "vfmadd231ps {sum}, {d}, {dot}",
             column = in(reg) column, k = in(reg) k, offset = const OFFSET, weights = in(zmm_reg) weights,
-            d = in(zmm_reg) d, sum = inout(zmm_reg) *sum, dot = out(zmm_reg) _dot,
+            d = in(zmm_reg) d, sum = inout(zmm_reg) *sum, dot = out(zmm_reg) dot,
             options(pure, readonly, nostack, preserves_flags),
         );
     }
+    let _ = dot; // not a bare `_` above: the type tells LLVM which registers to choose from
 }

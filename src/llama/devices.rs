@@ -1,6 +1,6 @@
 //! ggml's devices and their memory.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
@@ -101,6 +101,13 @@ impl Device {
         NonNull::new(unsafe { sys::ggml_backend_buft_get_device(buffer_type) }).map(Self)
     }
 
+    /// Returns a function that its backend has registered under a name. A backend that ggml loads at run time cannot be linked
+    /// to. The function's type is for the caller to know.
+    pub(crate) fn function(self, name: &CStr) -> Option<NonNull<c_void>> {
+        // SAFETY: every device has a registry.
+        unsafe { registered(sys::ggml_backend_dev_backend_reg(self.0.as_ptr()), name) }
+    }
+
     pub(crate) fn as_ptr(self) -> sys::ggml_backend_dev_t {
         self.0.as_ptr()
     }
@@ -129,6 +136,15 @@ impl Backend {
         let devices = (0..count).filter_map(|i| NonNull::new(unsafe { sys::ggml_backend_dev_get(i) }).map(Device));
         devices.filter(|device| device.name().as_bytes() != PRODUCTS.to_bytes()).collect()
     }
+}
+
+/// Returns the function that is registered under a name.
+///
+/// # Safety
+/// `registry` is one of ggml's.
+pub(super) unsafe fn registered(registry: sys::ggml_backend_reg_t, name: &CStr) -> Option<NonNull<c_void>> {
+    // SAFETY: by contract; the name ends with a NUL.
+    NonNull::new(unsafe { sys::ggml_backend_reg_get_proc_address(registry, name.as_ptr()) })
 }
 
 /// # Safety

@@ -154,14 +154,13 @@ impl Scheduler {
 /// # Safety
 /// The backend is valid.
 pub(crate) unsafe fn set_threads(backend: NonNull<sys::ggml_backend>, n_threads: i32) {
+    // SAFETY: by contract.
+    let device = Device::new(unsafe { sys::ggml_backend_get_device(backend.as_ptr()) });
+    let Some(function) = device.and_then(|device| device.function(c"ggml_backend_set_n_threads")) else { return };
     // SAFETY: the function that a device registers under this name has this type; the backend by contract.
     unsafe {
-        let registry = sys::ggml_backend_dev_backend_reg(sys::ggml_backend_get_device(backend.as_ptr()));
-        let function = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_set_n_threads".as_ptr());
-        if let Some(function) = NonNull::new(function) {
-            let set: unsafe extern "C" fn(sys::ggml_backend_t, i32) = std::mem::transmute(function.as_ptr());
-            set(backend.as_ptr(), n_threads);
-        }
+        let set: unsafe extern "C" fn(sys::ggml_backend_t, i32) = std::mem::transmute(function.as_ptr());
+        set(backend.as_ptr(), n_threads);
     }
 }
 

@@ -5,6 +5,8 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use super::Device;
+
 /// Priority of threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Priority {
@@ -173,25 +175,13 @@ impl Drop for Pools {
     }
 }
 
-/// Returns the CPU backend's functions, looked up at run time: a backend that is loaded at run time cannot be linked
-/// to.
+/// Returns the CPU backend's functions.
 fn pool_functions() -> Option<(New, Free)> {
-    // SAFETY: reads ggml's registry; a null device is not passed on.
-    let reg = unsafe {
-        let cpu = sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU);
-        if cpu.is_null() {
-            return None;
-        }
-        sys::ggml_backend_dev_backend_reg(cpu)
-    };
-    // SAFETY: the registry is valid and the names are NUL-terminated. Under these names ggml returns functions of
-    // exactly these types, or null, which is `None`.
+    let cpu = Device::cpu()?;
+    let (new, free) = (cpu.function(c"ggml_threadpool_new")?, cpu.function(c"ggml_threadpool_free")?);
+    // SAFETY: the functions that ggml's CPU backend registers under these names have these types.
     unsafe {
-        let new = sys::ggml_backend_reg_get_proc_address(reg, c"ggml_threadpool_new".as_ptr());
-        let free = sys::ggml_backend_reg_get_proc_address(reg, c"ggml_threadpool_free".as_ptr());
-        let new = std::mem::transmute::<*mut c_void, Option<New>>(new)?;
-        let free = std::mem::transmute::<*mut c_void, Option<Free>>(free)?;
-        Some((new, free))
+        Some((std::mem::transmute::<NonNull<c_void>, New>(new), std::mem::transmute::<NonNull<c_void>, Free>(free)))
     }
 }
 

@@ -2,7 +2,6 @@
 //! run time, and the functions are looked up in that library.
 
 use std::ffi::{CStr, c_void};
-use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use llama_cpp_sys_2 as sys;
@@ -40,22 +39,13 @@ pub(super) fn repacked() -> sys::ggml_backend_buffer_type_t {
 
 fn find_repacked() -> Option<sys::ggml_backend_buffer_type_t> {
     let device = Device::cpu()?;
-    let list = registered(device, c"ggml_backend_dev_get_extra_bufts")?;
+    let list = device.function(c"ggml_backend_dev_get_extra_bufts")?;
     // SAFETY: the function that ggml's CPU backend registers under this name has this type. Its list ends with a null, and the
     // types and their names live as long as the process.
     unsafe {
         let list = std::mem::transmute::<*mut c_void, ExtraBufferTypes>(list.as_ptr())(device.as_ptr());
         let types = (0..).map(|i| *list.add(i)).take_while(|type_| !type_.is_null());
         types.into_iter().find(|&type_| CStr::from_ptr(sys::ggml_backend_buft_name(type_)) == c"CPU_REPACK")
-    }
-}
-
-/// Returns a function that the device's backend has registered under a name.
-fn registered(device: Device, name: &CStr) -> Option<NonNull<c_void>> {
-    // SAFETY: the device is the registry's, and the name ends with a NUL.
-    unsafe {
-        let registry = sys::ggml_backend_dev_backend_reg(device.as_ptr());
-        NonNull::new(sys::ggml_backend_reg_get_proc_address(registry, name.as_ptr()))
     }
 }
 
@@ -75,7 +65,9 @@ fn find() -> Option<Functions> {
 
 #[cfg(feature = "dynamic-backends")]
 fn find() -> Option<Functions> {
-    let one_of_its = registered(Device::cpu()?, c"ggml_backend_set_n_threads")?;
+    use std::ptr::NonNull;
+
+    let one_of_its = Device::cpu()?.function(c"ggml_backend_set_n_threads")?;
     // SAFETY: `dladdr` fills a local and says which library has the function. That library is loaded, and ggml never unloads the
     // one that it registered, so opening it again only returns its handle. The two functions have these types.
     unsafe {

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use llama_cpp_sys_2 as sys;
 
+use super::devices::registered;
 use super::log::with_reason;
 use super::{Backend, Device, Error};
 use connection::Connection;
@@ -137,15 +138,10 @@ type AddServer = unsafe extern "C" fn(*const c_char) -> sys::ggml_backend_reg_t;
 
 /// Looks up a function of ggml's RPC backend at run time: not every build links it.
 fn rpc_function(name: &CStr) -> Option<NonNull<c_void>> {
-    // SAFETY: both names are NUL-terminated; a null registry is not passed on.
-    let function = unsafe {
-        let rpc = sys::ggml_backend_reg_by_name(c"RPC".as_ptr());
-        if rpc.is_null() {
-            return None;
-        }
-        sys::ggml_backend_reg_get_proc_address(rpc, name.as_ptr())
-    };
-    NonNull::new(function)
+    // SAFETY: the name is NUL-terminated.
+    let rpc = NonNull::new(unsafe { sys::ggml_backend_reg_by_name(c"RPC".as_ptr()) })?;
+    // SAFETY: the registry is ggml's.
+    unsafe { registered(rpc.as_ptr(), name) }
 }
 
 #[cfg(test)]

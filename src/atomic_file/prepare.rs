@@ -193,6 +193,9 @@ pub(super) fn new_file(folder: &Path, name: &OsStr) -> io::Result<NamedTempFile>
 
 fn in_folder(folder: &Path) -> impl Fn(io::Error) -> io::Error {
     move |e| {
+        if e.kind() == io::ErrorKind::NotFound {
+            return io::Error::new(e.kind(), format!("there is no folder '{}'", folder.display()));
+        }
         // tempfile adds the name that it has made up, which says nothing to a user.
         let text = e.to_string();
         let cause = text.split(" at path \"").next().unwrap_or(&text);

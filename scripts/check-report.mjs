@@ -79,7 +79,7 @@ async function use(page, colorScheme) {
 
   // The numbers behind a chart, the other measure of the prism, the experts in order.
   await page.locator("#lens summary").first().click();
-  assert.ok((await page.locator("#lens details table tbody tr").count()) > 1);
+  await page.locator("#lens details table tbody tr").nth(1).waitFor(); // made once the browser has told that it is open
   const title = page.locator("#prism h3").first();
   const mean = await title.textContent();
   await page.locator("#prism").getByLabel("Show").selectOption("share");

@@ -20,9 +20,9 @@ class Axis:
         return self.first + (math.log10(value) - self.low) / (self.high - self.low) * (self.last - self.first)
 
     def ticks(self):
-        """Returns 1, 2 and 5 of each decade."""
+        """Returns 1 and 3 of each decade."""
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
-        values = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
+        values = [factor * 10.0**decade for decade in decades for factor in (1, 3)]
         return [value for value in values if self.low <= math.log10(value) <= self.high]
 
 

@@ -27,6 +27,24 @@ impl Deref for Bytes<'_> {
     }
 }
 
+impl Bytes<'_> {
+    /// Tells the system that some bytes are not needed for now. Their pages no longer count as this process's memory; they are
+    /// still in the page cache, or are read from the file again.
+    #[cfg(feature = "llama")]
+    pub(crate) fn release(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(mapped) = self {
+            // SAFETY: the mapping is shared and never written to, so no change can be lost. A failure costs memory alone.
+            #[allow(unsafe_code)]
+            let _ = unsafe {
+                mapped.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+}
+
 /// A mapped file, listed as such for as long as it is mapped.
 #[derive(Debug)]
 pub(crate) struct Mapped {

@@ -122,6 +122,14 @@ impl<'a> File<'a> {
         self.tensor_index.get(name).and_then(|&i| self.tensors.get(i)).map(|t| self.view(t))
     }
 
+    /// Tells the system that a tensor's data are not needed for now.
+    #[cfg(feature = "llama")]
+    pub(crate) fn release(&self, name: &str) {
+        if let Some(info) = self.tensor_index.get(name).and_then(|&i| self.tensors.get(i)) {
+            self.bytes.release(info.data.clone());
+        }
+    }
+
     fn view<'f>(&'f self, info: &'f Info) -> Tensor<'f> {
         // `check_offsets` has checked the range. The empty slice rules out a panic in any case.
         let data = self.bytes.get(info.data.clone()).unwrap_or_default();

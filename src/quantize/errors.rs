@@ -73,6 +73,7 @@ pub fn measure(
     let errors = totals.split_off(1);
     let (norm, spread) = squares(source, weight, inputs, &blocks)
         .map_err(|error| Error::Rows { tensor: weight.name.clone(), reason: error.to_string() })?;
+    source.release(weight);
     let per_matrix = scale / weight.matrices().max(1) as f64;
     Ok(Errors { errors, power: totals[0], norm: norm * per_matrix, spread: spread * scale, rows: rows.len() as u64 })
 }

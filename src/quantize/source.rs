@@ -139,6 +139,14 @@ impl Source {
         self.files.get(weight.file)?.tensor(&weight.name)
     }
 
+    /// Tells the system that a tensor's data are not needed for now: only one tensor at a time counts as memory.
+    #[cfg(feature = "llama")]
+    pub(crate) fn release(&self, weight: &Weight) {
+        if let Some(file) = self.files.get(weight.file) {
+            file.release(&weight.name);
+        }
+    }
+
     /// Returns the number of elements of all tensors.
     #[must_use]
     pub fn elements(&self) -> u64 {

@@ -120,7 +120,8 @@ fn an_error_states_each_cause_once() {
         let ran = bench.fails(args, &["error: "]);
         assert_eq!(ran.stderr.matches(once).count(), 1, "{args}: {}", ran.stderr);
     }
-    let ran = bench.fails(&format!("{COLLECT} -o none/x.gguf"), &["cannot write 'none/x.gguf': there is no folder 'none'"]);
+    let ran =
+        bench.fails(&format!("{COLLECT} -o none/x.gguf"), &["cannot write 'none/x.gguf': there is no folder 'none'"]);
     assert!(!ran.stderr.contains("imatrix-tmp"), "a temporary name says nothing: {}", ran.stderr);
 }
 

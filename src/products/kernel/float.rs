@@ -174,7 +174,7 @@ unsafe fn multiply_add<const FUSED: bool>(row: *const f32, columns: [__m256; COL
                 "vfmadd231ps {c}, {work}, {z}",
                 row = in(reg) row, x = in(ymm_reg) columns[0], y = in(ymm_reg) columns[1], z = in(ymm_reg) columns[2],
                 a = inout(ymm_reg) sums[0], b = inout(ymm_reg) sums[1], c = inout(ymm_reg) sums[2],
-                work = out(ymm_reg) work, options(pure, readonly, nostack, preserves_flags),
+                work = out(ymm_reg) work, options(pure, readonly, nostack),
             );
         } else {
             asm!(
@@ -186,7 +186,7 @@ unsafe fn multiply_add<const FUSED: bool>(row: *const f32, columns: [__m256; COL
                 "vaddps {c}, {work}, {c}",
                 row = in(reg) row, x = in(ymm_reg) columns[0], y = in(ymm_reg) columns[1], z = in(ymm_reg) columns[2],
                 a = inout(ymm_reg) sums[0], b = inout(ymm_reg) sums[1], c = inout(ymm_reg) sums[2],
-                work = out(ymm_reg) work, options(pure, readonly, nostack, preserves_flags),
+                work = out(ymm_reg) work, options(pure, readonly, nostack),
             );
         }
     }

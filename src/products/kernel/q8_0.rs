@@ -231,7 +231,7 @@ unsafe fn add_dots<const SCALE: i32>(x: *const u8, y: [*const u8; 2], scales: [_
             d = in(ymm_reg) scales[0], e = in(ymm_reg) scales[1],
             a = inout(ymm_reg) sums[0], b = inout(ymm_reg) sums[1],
             first = out(ymm_reg) first, last = out(ymm_reg) last, dot = out(ymm_reg) dot, more = out(ymm_reg) more,
-            options(pure, readonly, nostack, preserves_flags),
+            options(pure, readonly, nostack),
         );
     }
     let _ = (first, last, dot, more); // not a bare `_` above: the types tell LLVM which registers to choose from

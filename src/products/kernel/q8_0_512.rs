@@ -149,7 +149,7 @@ unsafe fn add_dot<const OFFSET: usize>(weights: __m512i, column: *const u8, k: u
             "vfmadd231ps {sum}, {d}, {dot}",
             column = in(reg) column, k = in(reg) k, offset = const OFFSET, weights = in(zmm_reg) weights,
             d = in(zmm_reg) d, sum = inout(zmm_reg) *sum, dot = out(zmm_reg) dot,
-            options(pure, readonly, nostack, preserves_flags),
+            options(pure, readonly, nostack),
         );
     }
     let _ = dot; // not a bare `_` above: the type tells LLVM which registers to choose from

@@ -6,6 +6,7 @@ fn main() {
     println!("cargo::rustc-check-cfg=cfg(breakdown)");
     println!("cargo::rustc-check-cfg=cfg(fresh_memory)");
     println!("cargo::rustc-check-cfg=cfg(products)");
+    println!("cargo::rustc-check-cfg=cfg(amx_crashes)");
     println!("cargo::rerun-if-changed=build.rs");
     #[cfg(feature = "dynamic-backends")]
     find_libraries_beside_program();
@@ -54,6 +55,7 @@ fn find_libraries_beside_program() {
 #[cfg(feature = "llama")]
 mod shims {
     use std::path::{Path, PathBuf};
+    use std::process::Command;
     use std::{env, fs};
 
     const TOKENIZER: &str = "vendor/tokenizer";
@@ -61,6 +63,14 @@ mod shims {
     const BREAKDOWN: &str = "vendor/breakdown";
     const MEMORY: &str = "vendor/memory";
     const PRODUCTS: &str = "vendor/products";
+
+    /// Stores a tile configuration and loads it. 77 is in the assembler unless the compiler drops the store.
+    const TILE_CONFIG: &str = "#include <immintrin.h>
+        void load() {
+            alignas(64) unsigned char config[64] = {};
+            config[0] = 1; config[48] = 77;
+            _tile_loadconfig(config);
+        }";
 
     /// Builds the shims and sets `cfg(nextn)`, `cfg(breakdown)` and `cfg(fresh_memory)`, if the headers of the llama.cpp
     /// that is linked can be found: not where it was installed by somebody else. The program then says so on `--nextn` and
@@ -77,6 +87,9 @@ mod shims {
             println!("cargo::warning=llama.cpp's src/llama-ext.h was not found: built without NextN");
             return;
         };
+        if amx_crashes() {
+            println!("cargo::rustc-cfg=amx_crashes");
+        }
         compile(Some(&llama), NEXTN, "nextn", &["include", "src", "ggml/include"]);
         bind(NEXTN, "nextn");
         println!("cargo::rustc-cfg=nextn");
@@ -131,15 +144,42 @@ mod shims {
 
     /// llama.cpp's source folder: `CMake`, which llama-cpp-sys-2 builds it with, has noted it beside what it built.
     fn llama_source() -> Option<PathBuf> {
+        let mut sources = cmake_caches().filter_map(|cache| noted(&cache, "CMAKE_HOME_DIRECTORY").map(PathBuf::from));
+        sources.find(|source| source.join("src/llama-ext.h").is_file())
+    }
+
+    /// What `CMake` has noted of the build of llama.cpp.
+    fn cmake_caches() -> impl Iterator<Item = String> {
         // `OUT/lib/cmake`, and where that is not told, `OUT`.
         let installed = env::var_os("DEP_LLAMA_GGML_CMAKE_DIR").map(|dir| Path::new(&dir).join("../.."));
         let root = env::var_os("DEP_LLAMA_ROOT").map(PathBuf::from);
-        let caches = [installed, root].into_iter().flatten().map(|out| out.join("build/CMakeCache.txt"));
-        caches.filter_map(|cache| source_in(&cache)).find(|source| source.join("src/llama-ext.h").is_file())
+        let outs = [installed, root].into_iter().flatten();
+        outs.filter_map(|out| fs::read_to_string(out.join("build/CMakeCache.txt")).ok())
     }
 
-    fn source_in(cache: &Path) -> Option<PathBuf> {
-        let text = fs::read_to_string(cache).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("CMAKE_HOME_DIRECTORY:INTERNAL=")).map(PathBuf::from)
+    /// Lines are `NAME:TYPE=VALUE`.
+    fn noted<'c>(cache: &'c str, name: &str) -> Option<&'c str> {
+        let value = |line: &'c str| line.strip_prefix(name)?.strip_prefix(':')?.split_once('=').map(|(_, value)| value);
+        cache.lines().find_map(value)
+    }
+
+    /// Whether ggml's compiler, with its flags, has dropped stores of the tile configuration that ggml loads for AMX, as GCC
+    /// 12.2 does: the first matrix product would then end the process.
+    fn amx_crashes() -> bool {
+        if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64") {
+            return false;
+        }
+        let Some(cache) = cmake_caches().next() else { return false };
+        let Some(compiler) = noted(&cache, "CMAKE_CXX_COMPILER") else { return false };
+        let flags = ["CMAKE_CXX_FLAGS", "CMAKE_CXX_FLAGS_RELEASE"].map(|name| noted(&cache, name).unwrap_or_default());
+        let flags = flags.into_iter().flat_map(str::split_whitespace);
+        let source = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("tile_config.cpp");
+        fs::write(&source, TILE_CONFIG).expect("the build folder can be written");
+        let made = Command::new(compiler).args(flags).args(["-mamx-tile", "-S", "-o", "-"]).arg(&source).output();
+        // A compiler without AMX fails, and ggml then has no code for it.
+        let Some(made) = made.ok().filter(|made| made.status.success()) else { return false };
+        let assembler = String::from_utf8_lossy(&made.stdout);
+        assembler.contains("ldtilecfg")
+            && !assembler.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == "77")
     }
 }

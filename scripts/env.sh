@@ -20,6 +20,28 @@ if command -v ccache >/dev/null 2>&1; then
     export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}"
 fi
 
+# Some compilers, GCC 12.2 among them, drop most stores of the tile configuration that ggml loads for AMX: the first matrix
+# product then ends the process. Succeeds if the C++ compiler does that: looks for such a store in what it makes of one.
+# shellcheck disable=SC2086 # the flags are words
+llama_imatrix_amx_crashes() {
+    printf '%s\n' '#include <immintrin.h>' 'void load() {' '    alignas(64) unsigned char config[64] = {};' \
+        '    config[0] = 1; config[48] = 77;' '    _tile_loadconfig(config);' '}' |
+        "${CXX:-c++}" -O3 -mamx-tile ${CXXFLAGS:-} -S -o - -x c++ - 2>/dev/null |
+        awk '/ldtilecfg/ { loads = 1 } /(^|[^0-9])77($|[^0-9])/ { stores = 1 } END { exit !(loads && !stores) }'
+}
+
+# Has C++ compiled without the passes that drop them, where they do. build.rs asks the same of the finished build.
+llama_imatrix_mend_amx() {
+    if llama_imatrix_amx_crashes; then
+        export CXXFLAGS="${CXXFLAGS:+$CXXFLAGS }-fno-tree-dse -fno-dse"
+    fi
+}
+
+# Asked only where ggml would use AMX: the question takes a third of a second.
+if grep -q amx_tile /proc/cpuinfo 2>/dev/null; then
+    llama_imatrix_mend_amx
+fi
+
 # Prints the path of the program: $LLAMA_IMATRIX_BIN if it is set, else the one of this checkout, which it builds.
 llama_imatrix_program() {
     if [ -n "${LLAMA_IMATRIX_BIN:-}" ]; then

@@ -31,6 +31,7 @@ dist=$(cd "$dist" && pwd)
 "$here/setup.sh"
 # shellcheck source=scripts/env.sh
 . "$here/env.sh"
+llama_imatrix_mend_amx # one of ggml's variants uses AMX, whatever this machine has
 cd "$root"
 # Apart from builds for this machine, whose libraries have the same names.
 export CARGO_TARGET_DIR=${RELEASE_TARGET_DIR:-$LLAMA_IMATRIX_CACHE/target-release}

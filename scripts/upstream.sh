@@ -91,7 +91,7 @@ build() {
     if command -v ccache >/dev/null 2>&1; then
         launcher="-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache"
     fi
-    cmake -S "$source" -B "$build" -G Ninja $cmake_flags $launcher >"$root/configure.log" 2>&1 || {
+    cmake -S "$source" -B "$build" -G Ninja $cmake_flags $launcher "-DCMAKE_CXX_FLAGS=${CXXFLAGS:-}" >"$root/configure.log" 2>&1 || {
         tail -n 30 "$root/configure.log" >&2
         die "CMake failed; the whole log: $root/configure.log"
     }
@@ -129,7 +129,7 @@ main() {
         tools="$tools ggml-rpc-server"
     fi
     stamp="$build/llama-imatrix.stamp"
-    local want="$package $version $sha256 $cmake_flags"
+    local want="$package $version $sha256 $cmake_flags${CXXFLAGS:+ $CXXFLAGS}"
 
     mkdir -p "$root"
     lock

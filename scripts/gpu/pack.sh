@@ -25,6 +25,7 @@ say() { printf 'pack: %s\n' "$*" >&2; }
 "$root/scripts/setup.sh" --upstream
 # shellcheck source=scripts/env.sh
 . "$root/scripts/env.sh"
+llama_imatrix_mend_amx # one of ggml's variants uses AMX, whatever this machine has
 export CARGO_TARGET_DIR="$LLAMA_IMATRIX_CACHE/target-gpu"
 case "$(uname -m)" in
 x86_64) flags="-C target-cpu=x86-64-v3" ;;

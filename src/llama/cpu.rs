@@ -1,4 +1,9 @@
-//! Whether ggml was compiled for less than this CPU can do.
+//! Whether ggml was compiled for less than this CPU can do, or for what it cannot do.
+
+use std::sync::OnceLock;
+
+use super::Backend;
+use super::log::{Level, say};
 
 /// Vector instructions this CPU has and ggml was compiled without, by ggml's names.
 ///
@@ -10,13 +15,32 @@ pub fn unused_vector_features(system_info: &str) -> Vec<&'static str> {
 }
 
 fn unused(system_info: &str, detected: &[(&'static str, bool)]) -> Vec<&'static str> {
-    let compiled = |name: &str| {
-        system_info.split(['|', ':']).any(|item| {
-            let mut words = item.split('=').map(str::trim);
-            words.next() == Some(name) && words.next().is_some_and(|value| value != "0")
-        })
-    };
-    detected.iter().filter(|(name, has)| *has && !compiled(name)).map(|(name, _)| *name).collect()
+    detected.iter().filter(|(name, has)| *has && !is_compiled(system_info, name)).map(|(name, _)| *name).collect()
+}
+
+fn is_compiled(system_info: &str, name: &str) -> bool {
+    system_info.split(['|', ':']).any(|item| {
+        let mut words = item.split('=').map(str::trim);
+        words.next() == Some(name) && words.next().is_some_and(|value| value != "0")
+    })
+}
+
+/// Returns true if ggml uses AMX and its first product there would end the process, since its compiler has dropped stores
+/// of AMX's configuration: see `build.rs`. Warns once.
+pub(super) fn amx_crashes() -> bool {
+    static CRASHES: OnceLock<bool> = OnceLock::new();
+    *CRASHES.get_or_init(|| {
+        let crashes = cfg!(amx_crashes) && is_compiled(&Backend::init().system_info(), "AMX_INT8");
+        if crashes {
+            say(
+                Level::Warn,
+                "the C++ compiler has dropped stores that ggml needs for AMX: weights are not repacked, as with --no-repack, since \
+                 the first product would end the process\n\
+                 hint: another compiler (GCC 12.2 does that), or CXXFLAGS='-fno-tree-dse -fno-dse'\n",
+            );
+        }
+        crashes
+    })
 }
 
 #[cfg(target_arch = "x86_64")]

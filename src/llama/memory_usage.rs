@@ -13,6 +13,8 @@ pub struct DeviceMemory {
     pub device: Option<Device>,
     /// Weights.
     pub weights: usize,
+    /// Those of the weights that are [repacked](super::ModelOptions::no_repack): copied, so no file backs their memory.
+    pub repacked: usize,
     /// KV cache or recurrent state.
     pub cache: usize,
     /// Compute buffers, including logits.
@@ -93,20 +95,20 @@ fn memory_usage<O: Observer>(context: &Context<'_, O>) -> Option<Vec<DeviceMemor
     if context.is_dry() {
         count_once(entries);
     }
-    let mut all = vec![DeviceMemory { device: None, weights: 0, cache: 0, compute: 0 }];
+    let mut all = vec![DeviceMemory { device: None, weights: 0, repacked: 0, cache: 0, compute: 0 }];
     for entry in &*entries {
         // SAFETY: the shim has written this entry: its type belongs to a device, which lives as long as the process.
-        let device = unsafe {
-            let on_host = sys::ggml_backend_buft_is_host(entry.type_);
-            let device = if on_host { None } else { Device::of_buffer_type(entry.type_) };
-            device.filter(|device| !device.is_cpu())
-        };
+        let (device, on_host) =
+            unsafe { (Device::of_buffer_type(entry.type_), sys::ggml_backend_buft_is_host(entry.type_)) };
+        let repacked = !on_host && device.is_some_and(Device::is_cpu);
+        let device = device.filter(|device| !on_host && !device.is_cpu());
         let place = all.iter().position(|memory| memory.device == device).unwrap_or_else(|| {
-            all.push(DeviceMemory { device, weights: 0, cache: 0, compute: 0 });
+            all.push(DeviceMemory { device, weights: 0, repacked: 0, cache: 0, compute: 0 });
             all.len() - 1
         });
         let memory = &mut all[place];
         memory.weights += entry.model;
+        memory.repacked += if repacked { entry.model } else { 0 };
         memory.cache += entry.context;
         memory.compute += entry.compute;
     }

@@ -90,6 +90,46 @@ fn auto_reads_a_model_larger_than_memory_once_for_several_chunks() {
     assert!(plain.stderr.contains("8 times for 8 chunks"), "{}", plain.stderr);
 }
 
+/// ggml repacks `Q4_K` for CPUs with AVX2 and for many others.
+#[test]
+fn auto_does_not_repack_weights_whose_copies_are_larger_than_memory() {
+    let bench = Bench::new(&["k-quants-wide"]);
+    let flags = "-m k-quants-wide.gguf -f calibration.txt -c 16 --chunks 8 --no-ppl -t 2";
+    if !bench
+        .ok(&format!("{flags} --dry-run -v"))
+        .stderr
+        .contains("cannot be used with preferred buffer type CPU_REPACK")
+    {
+        return support::cannot_test("ggml repacks no weights for this CPU");
+    }
+    let group = match Group::new("repacked", 128 * MIB) {
+        Ok(group) => group,
+        Err(reason) => return support::cannot_test(&reason),
+    };
+    let auto = group.run(&bench, &format!("{flags} -ub auto -o auto.gguf"));
+    assert_eq!(auto.code, Some(0), "{}", auto.stderr);
+    assert!(auto.stderr.contains("--no-repack: llama.cpp would copy"), "{}", auto.stderr);
+    let n = sizes(&auto);
+    bench.ok(&format!("{flags} --no-repack -b {n} -ub {n} -o explicit.gguf"));
+    assert!(bench.read("auto.gguf") == bench.read("explicit.gguf"), "-b {n} -ub {n}");
+
+    let plain = group.run(&bench, &format!("{flags} --dry-run"));
+    assert!(plain.stderr.contains("hint: --no-repack, or --ubatch-size auto"), "{}", plain.stderr);
+}
+
+/// Copies are not read again, however little memory they leave.
+#[test]
+fn repacked_weights_that_fit_are_read_once() {
+    let group = match Group::new("copies", 232 * MIB) {
+        Ok(group) => group,
+        Err(reason) => return support::cannot_test(&reason),
+    };
+    let bench = Bench::new(&["k-quants-wide"]);
+    let ran = group.run(&bench, "-m k-quants-wide.gguf -f calibration.txt -c 16 -b 16 --chunks 8 --no-ppl -t 2");
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("do not fit") && !ran.stderr.contains("hint: --no-repack"), "{}", ran.stderr);
+}
+
 #[test]
 fn sizes_that_are_given_stay() {
     let group = match Group::new("given", 128 * MIB) {

@@ -103,8 +103,14 @@ pub const BEYOND: &[TestModel] =
     &[TestModel { name: "bert", about: "an encoder: no logits, no mask, no cache", build: bert::build }];
 
 /// Models that are too large to be written with the others.
-pub const LARGE: &[TestModel] =
-    &[TestModel { name: "llama-wide", about: "llama with weights of 138 MiB", build: llama::build_wide }];
+pub const LARGE: &[TestModel] = &[
+    TestModel { name: "llama-wide", about: "llama with weights of 138 MiB", build: llama::build_wide },
+    TestModel {
+        name: "k-quants-wide",
+        about: "k-quants with weights of 101 MiB in Q4_K",
+        build: quantized::build_wide,
+    },
+];
 
 /// Models whose residual stream has a structure that none of the others has.
 pub const STREAMS: &[TestModel] = &[

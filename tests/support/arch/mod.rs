@@ -20,6 +20,6 @@ pub mod qwen2;
 pub mod qwen35_nextn;
 pub mod qwen3moe;
 
-use super::model::Fill::{Bias, Embedding, Norm, Weight, WeightF16, WeightQ4K, WeightQ5K, WeightQ6K, WeightQ8};
+use super::model::Fill::{self, Bias, Embedding, Norm, Weight, WeightF16, WeightQ4K, WeightQ5K, WeightQ6K, WeightQ8};
 use super::model::ModelFile;
 use super::vocab::Vocab;

@@ -32,7 +32,8 @@ pub(crate) fn collect(mut task: Collect) -> anyhow::Result<ExitCode> {
     preflight::check(&task, weights.as_ref())?;
     let signals = Signals::register()?;
     let backend = settings::start_backend_of_run(&task, &signals)?;
-    let model_options = settings::model_options(&task, backend)?;
+    let mut model_options = settings::model_options(&task, backend)?;
+    micro_batch::settle_repacking(&mut task, &mut model_options, weights.as_ref())?;
     let model = settings::load_model(&task, &model_options)?;
     let draft = load_draft(&task, &model, &model_options)?;
     let nextn = locate(&task, &model, draft.as_ref())?;

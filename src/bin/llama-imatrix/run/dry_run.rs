@@ -120,7 +120,7 @@ fn memory(
 
 fn on_device(memory: &DeviceMemory, lanes: usize, sums: u64) -> String {
     let mib = |bytes: f64| format!("{:.1} MiB", bytes / 1_048_576.0);
-    let DeviceMemory { device, weights, cache, compute } = *memory;
+    let DeviceMemory { device, weights, cache, compute, .. } = *memory;
     let mut all = weights + lanes * (cache + compute);
     let mut what = vec![format!("weights {}", mib(weights as f64))];
     let times = if lanes > 1 { format!(" for each of {lanes} lanes") } else { String::new() };

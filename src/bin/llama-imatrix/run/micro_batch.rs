@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use llama_imatrix::evaluate::{Layout, ReadAhead, RunOptions, available_memory};
-use llama_imatrix::llama::{DeviceMemory, Model, ModelOptions};
+use llama_imatrix::llama::{ContextOptions, DeviceMemory, FlashAttention, Model, ModelOptions, Outputs, Tuning};
 use llama_imatrix::options::LoadMode;
-use llama_imatrix::state::{State, model_files};
+use llama_imatrix::state::{Fingerprint, State, model_files};
 
 use super::text::Text;
 use super::weights::Weights;
@@ -122,8 +122,7 @@ pub(crate) fn settle(
         return Ok(None);
     };
     let read = weights.read_per_evaluation(task.flags.process_output || !task.flags.no_ppl);
-    let is_mapped = matches!(task.flags.load_mode, LoadMode::Auto | LoadMode::Map);
-    if !is_mapped || (!auto && read <= available) {
+    if !is_mapped(task) || (!auto && read <= available) {
         return Ok(None);
     }
     let dry;
@@ -144,7 +143,7 @@ pub(crate) fn settle(
         }
         return Ok(None);
     };
-    let read = read.min(default.weights);
+    let read = read.min(default.mapped);
     if read.saturating_add(default.written).saturating_add(run.reserve()) <= available {
         if auto {
             log::info(format_args!("the model fits into memory: -b {} -ub {}", task.n_batch, task.n_ubatch));
@@ -181,13 +180,73 @@ pub(crate) fn settle(
 
 /// Returns the sizes of the run that is resumed: memory may have changed since it was started.
 fn sizes_of_state(task: &Collect) -> anyhow::Result<Option<Sizes>> {
+    let Some(resumed) = resumed(task)? else { return Ok(None) };
+    let [n_batch, n_ubatch] = [resumed.n_batch, resumed.n_ubatch].map(|n| n as usize);
+    Ok((n_batch > 0 && n_ubatch > 0).then_some(Sizes { n_batch, n_ubatch }))
+}
+
+/// Returns the fingerprint of the run that is resumed, if one is.
+fn resumed(task: &Collect) -> anyhow::Result<Option<Fingerprint>> {
     if !task.flags.resume || !task.state_path.exists() {
         return Ok(None);
     }
     let shown = task.state_path.display();
     let state = State::load(&task.state_path).with_context(|| format!("cannot resume from '{shown}'"))?;
-    let [n_batch, n_ubatch] = [state.fingerprint.n_batch, state.fingerprint.n_ubatch].map(|n| n as usize);
-    Ok((n_batch > 0 && n_ubatch > 0).then_some(Sizes { n_batch, n_ubatch }))
+    Ok(Some(state.fingerprint))
+}
+
+/// Whether weights are repacked: sets `--no-repack` if that is left to the program and their copies would take too much
+/// memory, and logs it. Must be called before the model is loaded.
+pub(crate) fn settle_repacking(
+    task: &mut Collect,
+    options: &mut ModelOptions,
+    weights: Option<&Weights>,
+) -> anyhow::Result<()> {
+    let (Some(weights), Some(available)) = (weights, available_memory()) else { return Ok(()) };
+    if options.no_repack || !is_mapped(task) || weights.read_per_evaluation(true) <= available {
+        return Ok(());
+    }
+    let repacked = repacked(task, options)?;
+    let (copies, memory) = (units::bytes(repacked), units::bytes(available));
+    if task.flags.ubatch_size == Ubatch::Auto {
+        let as_resumed = resumed(task)?.and_then(|run| run.flags.get("no-repack").map(|value| value == "true"));
+        if as_resumed.unwrap_or(repacked > available / 2) {
+            (task.flags.no_repack, options.no_repack) = (true, true);
+            log::info(format_args!(
+                "--no-repack: llama.cpp would copy {copies} of weights into a layout for this CPU, and {memory} of memory are available"
+            ));
+        }
+    } else if repacked > available {
+        log::warn(format_args!(
+            "llama.cpp copies {copies} of weights into a layout for this CPU, and {memory} of memory are available: the system \
+             may end this program\n\
+             hint: --no-repack, or --ubatch-size auto"
+        ));
+    }
+    Ok(())
+}
+
+/// Returns the bytes of weights that are repacked.
+fn repacked(task: &Collect, options: &ModelOptions) -> anyhow::Result<u64> {
+    let model = Model::load(&task.model, &ModelOptions { dry: true, ..options.clone() })?;
+    let smallest = ContextOptions {
+        n_ctx: 1,
+        n_batch: 1,
+        n_ubatch: 1,
+        n_seq: 1,
+        n_threads: 1,
+        n_threads_batch: 1,
+        flash_attention: FlashAttention::Auto,
+        outputs: Outputs::Nothing,
+        tuning: Tuning::default(),
+    };
+    let all = model.memory_needed(&smallest)?.unwrap_or_default();
+    Ok(all.iter().map(|memory| memory.repacked as u64).sum())
+}
+
+/// Returns true if the weights that stay as they are in the file are mapped, not read into memory.
+fn is_mapped(task: &Collect) -> bool {
+    matches!(task.flags.load_mode, LoadMode::Auto | LoadMode::Map)
 }
 
 /// A run whose sizes are not settled.
@@ -205,9 +264,9 @@ struct Run<'r> {
 
 /// Memory of a run with certain sizes.
 struct Needed {
-    /// Bytes of weights in host memory.
-    weights: u64,
-    /// Bytes of host memory that an evaluation writes.
+    /// Bytes of weights in host memory that stay in the file: it is read again for those that are dropped from memory.
+    mapped: u64,
+    /// Bytes of host memory that loading has yet to fill with repacked weights, and that an evaluation writes.
     written: u64,
     /// True if all devices have room.
     devices_fit: bool,
@@ -226,12 +285,13 @@ impl Run<'_> {
         let Some(all) = self.dry_model.memory_written(&context)? else { return Ok(None) };
         let tokens = sizes.n_ubatch.min(layout.n_ctx) as u64;
         let converted = tokens.saturating_mul(self.weights.widest_input).saturating_mul(CONVERTED);
-        let mut needed = Needed { weights: 0, written: converted, devices_fit: true };
-        for DeviceMemory { device, weights, cache, compute } in all {
+        let mut needed = Needed { mapped: 0, written: converted, devices_fit: true };
+        for DeviceMemory { device, weights, repacked, cache, compute } in all {
             match device {
                 None => {
-                    needed.weights += weights as u64;
-                    needed.written += (cache + compute) as u64;
+                    needed.mapped += (weights - repacked) as u64;
+                    let to_load = if self.loaded { 0 } else { repacked };
+                    needed.written += (to_load + cache + compute) as u64;
                 }
                 Some(device) => {
                     let free = device.memory().0;

@@ -125,6 +125,8 @@ fn node(ptr: *mut sys::ggml_tensor) -> Node {
 impl GraphBuilder<'_> {
     operations! {
         add(a: Node, b: Node) = ggml_add;
+        /// Copies `a` to `b`, which stays where it is.
+        copy(a: Node, b: Node) = ggml_cpy;
         /// Adds to `a` in place.
         add_to(a: Node, b: Node) = ggml_add_inplace;
         sub(a: Node, b: Node) = ggml_sub;

@@ -7,10 +7,10 @@ use super::Sums;
 
 /// The f32 sums of one input on a device. Only implementations depend on the device.
 pub(crate) trait OnDevice: Any + fmt::Debug + Send {
-    /// Transfers a copy of the sums to the host. Waits for the device.
+    /// Transfers a copy of the sums to the host, or nothing if they are zero. Waits for the device.
     fn read(&self) -> Partial;
 
-    /// Transfers the number of rows of each expert; empty if the host counts them.
+    /// Transfers the number of rows of each expert; empty if the host counts them or they are zero.
     fn counts(&self) -> Vec<f32>;
 
     /// Sets all sums to zero.
@@ -24,7 +24,7 @@ pub(crate) struct Partial {
     pub(crate) sum2: Vec<f32>,
     /// Sum per matrix and channel.
     pub(crate) sum: Vec<f32>,
-    /// Number of rows of each expert; empty if the host counts them.
+    /// Number of rows of each expert; empty if the host counts them or they are zero.
     pub(crate) counts: Vec<f32>,
 }
 

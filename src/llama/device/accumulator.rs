@@ -1,8 +1,9 @@
 //! Sums that stay on a device until they are transferred to the host.
 
 use super::buffer::DeviceBuffer;
+use super::reduce::Reduced;
 use crate::llama::Device;
-use crate::llama::graph_builder::Node;
+use crate::llama::graph_builder::{GraphBuilder, Node};
 use crate::llama::graph_runner::read_f32;
 use crate::sums::{OnDevice, Partial};
 
@@ -14,6 +15,9 @@ pub(super) struct DeviceAccumulator {
     matrices: i64,
     routed: bool,
     memory: DeviceBuffer,
+    /// True if the sums are zero and the memory has other values: the next addition replaces them, which spares a worker a
+    /// command that sets them to zero.
+    zero: bool,
 }
 
 impl DeviceAccumulator {
@@ -22,7 +26,7 @@ impl DeviceAccumulator {
         if routed {
             shapes.push([1, matrices]);
         }
-        Ok(Self { device, channels, matrices, routed, memory: DeviceBuffer::new(device, &shapes)? })
+        Ok(Self { device, channels, matrices, routed, memory: DeviceBuffer::new(device, &shapes)?, zero: true })
     }
 
     /// Returns true if the sums are on this device and have this shape.
@@ -30,9 +34,9 @@ impl DeviceAccumulator {
         (self.device, self.channels, self.matrices, self.routed) == (device, channels, matrices, routed)
     }
 
-    /// Returns true if `other` has the same device and shape.
+    /// Returns true if `other` has the same device and shape, and neither is zero.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        other.fits(self.device, self.channels, self.matrices, self.routed)
+        !self.zero && !other.zero && other.fits(self.device, self.channels, self.matrices, self.routed)
     }
 
     pub(super) fn device(&self) -> Device {
@@ -47,11 +51,28 @@ impl DeviceAccumulator {
     pub(super) fn expert_rows(&self) -> Option<Node> {
         self.routed.then(|| self.memory.get(1))
     }
+
+    /// Has a graph add `more`. Call [`added`](Self::added) once it is computed.
+    pub(super) fn add(&self, builder: &GraphBuilder<'_>, more: &Reduced) {
+        let add = |to, more| builder.want(if self.zero { builder.copy(more, to) } else { builder.add_to(to, more) });
+        add(self.sums(), more.sums);
+        if let (Some(counts), Some(more)) = (self.expert_rows(), more.counts) {
+            add(counts, more);
+        }
+    }
+
+    pub(super) fn added(&mut self) {
+        self.zero = false;
+    }
 }
 
 impl OnDevice for DeviceAccumulator {
     fn read(&self) -> Partial {
-        let both = read_f32(self.sums());
+        if self.zero {
+            return Partial::default();
+        }
+        let mut values = self.memory.read().into_iter();
+        let both = values.next().unwrap_or_default();
         let channels = self.channels as usize;
         let of = |place: usize| -> Vec<f32> {
             both.chunks_exact(2 * channels)
@@ -59,14 +80,14 @@ impl OnDevice for DeviceAccumulator {
                 .copied()
                 .collect()
         };
-        Partial { sum: of(0), sum2: of(1), counts: OnDevice::counts(self) }
+        Partial { sum: of(0), sum2: of(1), counts: values.next().unwrap_or_default() }
     }
 
     fn counts(&self) -> Vec<f32> {
-        self.expert_rows().map(read_f32).unwrap_or_default()
+        self.expert_rows().filter(|_| !self.zero).map(read_f32).unwrap_or_default()
     }
 
     fn clear(&mut self) {
-        self.memory.clear();
+        self.zero = true;
     }
 }

@@ -23,7 +23,9 @@ impl Health {
         let next = self.slots.len();
         let slot = *self.slots.entry(weight.to_owned()).or_insert(next);
         if slot / PAGE >= self.pages.len() {
-            self.pages.push(DeviceBuffer::new(device, &[[PAGE as i64, 1]])?);
+            let page = DeviceBuffer::new(device, &[[PAGE as i64, 1]])?;
+            page.clear();
+            self.pages.push(page);
         }
         Ok((self.pages[slot / PAGE].get(0), slot % PAGE * size_of::<f32>()))
     }

@@ -83,13 +83,13 @@ impl DeviceSums {
         let failed = |reason| failed(&name, reason);
         let channels = input.ne()[0];
         let (matrices, routed) = (layout.matrices(), matches!(layout, Layout::Routed { .. }));
-        let accumulator = match accumulator {
+        let mut accumulator = match accumulator {
             Some(accumulator) => accumulator,
             None => {
                 Box::new(DeviceAccumulator::new(device, channels, matrices, routed).map_err(|r| failed(advise(&r)))?)
             }
         };
-        let Some(own) = own_kind(&*accumulator) else {
+        let Some(own) = (&mut *accumulator as &mut dyn Any).downcast_mut::<DeviceAccumulator>() else {
             return Err(failed("its sums are kept elsewhere".to_owned()));
         };
         if !own.fits(device, channels, matrices, routed) {

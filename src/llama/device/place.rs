@@ -151,7 +151,7 @@ impl Place {
         node: TensorRef<'_>,
         layout: Layout,
         method: Method,
-        accumulator: &DeviceAccumulator,
+        accumulator: &mut DeviceAccumulator,
     ) -> Result<(), String> {
         let identity = match layout {
             Layout::Routed { experts, .. } => Some(self.identity(experts).ok_or("there is no room on it")?),
@@ -162,15 +162,14 @@ impl Place {
             // SAFETY: our own contract.
             |builder| unsafe {
                 let reduced = reduce(builder, node, layout, identity, method);
-                builder.want(builder.add_to(accumulator.sums(), reduced.sums));
-                if let (Some(counts), Some(more)) = (accumulator.expert_rows(), reduced.counts) {
-                    builder.want(builder.add_to(counts, more));
-                }
+                accumulator.add(builder, &reduced);
                 builder.want(builder.add_to(builder.view_1d(page, 1, offset), builder.sum(reduced.sums)));
             },
             |()| {},
             |()| {},
-        )
+        )?;
+        accumulator.added();
+        Ok(())
     }
 
     fn identity(&mut self, n: i64) -> Option<Node> {

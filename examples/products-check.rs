@@ -78,9 +78,10 @@ fn random_shape(seed: u64) -> (Shape, Values) {
 }
 
 /// Shapes of models: 512 tokens, dense and with experts.
-fn real_shapes() -> [Shape; 3] {
+fn real_shapes() -> [Shape; 5] {
     let shape = |k, rows, experts| Shape { k, rows, tokens: 512, experts, own_rows: false };
-    [shape(1024, 512, (64, 8)), shape(1024, 1024, (8, 2)), shape(3072, 512, (8, 2))]
+    let long = [shape(3072, 512, (8, 2)), shape(4096, 1024, (4, 2)), shape(14336, 512, (4, 2))];
+    [shape(1024, 512, (64, 8)), shape(1024, 1024, (8, 2)), long[0], long[1], long[2]]
 }
 
 fn speed(kind: Kind, kernel: &str, shape: Shape) {

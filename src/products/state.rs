@@ -13,6 +13,10 @@ use super::team;
 /// they fit a core's second cache.
 const PANEL_BYTES: usize = 96 << 10;
 const COLUMN_BYTES: usize = 160 << 10;
+/// Panels of long rows that are laid out at once on CPUs with AVX-512, whose second cache has 1 MiB or more, and most bytes
+/// of them. The columns, which may not fit there, are read once for all of them.
+const LONG_PANELS: usize = 8;
+const LONG_PANEL_BYTES: usize = 512 << 10;
 /// Bytes of panels that are multiplied with one column after another: they stay in a core's first cache meanwhile, and
 /// each column is read once for all of them.
 const GROUP_BYTES: usize = 20 << 10;
@@ -111,7 +115,7 @@ impl State {
 
     fn cut(&mut self, product: &Product, matrix: usize, cells: std::ops::Range<usize>) {
         let kernel = product.kernel;
-        let panels = (PANEL_BYTES / panel_bytes(product)).max(1);
+        let panels = panels_at_once(product);
         // Small enough that all threads finish at about the same time.
         let fair = product.rows.div_ceil(self.threads * 4).div_ceil(kernel.rows).max(1);
         let step = panels.min(fair) * kernel.rows;
@@ -130,7 +134,7 @@ impl State {
         let kernel = product.kernel;
         self.workspaces.resize_with(self.threads, Workspace::default);
         for workspace in &mut self.workspaces {
-            workspace.panels.at_least(PANEL_BYTES.max(panel_bytes(product)));
+            workspace.panels.at_least(panels_at_once(product) * panel_bytes(product));
             workspace.scratch.at_least((kernel.scratch)(product.k) * 4);
         }
         let shared = Shared((&raw const *self).cast_mut());
@@ -162,6 +166,13 @@ impl State {
 /// Bytes from one panel of the product to the next.
 fn panel_bytes(product: &Product) -> usize {
     (product.kernel.panel_bytes)(product.k).next_multiple_of(64)
+}
+
+/// Panels that a thread lays out at once.
+fn panels_at_once(product: &Product) -> usize {
+    let bytes = panel_bytes(product);
+    let long = if product.kernel.instructions.has_avx512() { LONG_PANELS.min(LONG_PANEL_BYTES / bytes) } else { 1 };
+    (PANEL_BYTES / bytes).max(long).max(1)
 }
 
 /// Returns the end of each expert's rows after sorting by expert. `None` if a route is not a valid expert index.

@@ -47,6 +47,7 @@ const fn kernel<const PARTS: usize, const BF16: bool, const FUSED: bool, const S
         row_step: 1,
         col_step: 1,
         least_columns: 1,
+        longest_row: usize::MAX,
         convert_four: None,
         panel_bytes: |k| ROWS * k * 4,
         column_bytes: |k| k * 2,

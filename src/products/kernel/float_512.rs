@@ -27,8 +27,11 @@ pub(super) const BF16_PAIRS_ROUTED: Kernel = Kernel {
     ..kernel("BF16 AVX-512 BF16", 2, 32, pack::<2, PAIRS>, prepare::<2, PAIRS>, tile::<2, PAIRS, true>)
 };
 /// `tinyBLAS<16, __m512, __m512, ggml_fp16_t, ggml_fp16_t, float>`.
-pub(super) const F16_DENSE: Kernel =
-    Kernel { row_step: 4, ..kernel("F16 AVX-512", 1, 16, pack::<1, F16>, prepare::<1, F16>, tile::<1, F16, true>) };
+pub(super) const F16_DENSE: Kernel = Kernel {
+    row_step: 4,
+    longest_row: 4096,
+    ..kernel("F16 AVX-512", 1, 16, pack::<1, F16>, prepare::<1, F16>, tile::<1, F16, true>)
+};
 /// What a vector is loaded from.
 const F16: u8 = 0;
 const BF16: u8 = 1;
@@ -52,6 +55,7 @@ const fn kernel(
         row_step: 1,
         col_step: 1,
         least_columns: 1,
+        longest_row: usize::MAX,
         convert_four: None,
         panel_bytes: if values == 32 { |k| ROWS * k * 2 } else { |k| ROWS * k * 4 },
         column_bytes: if values == 32 { |k| k * 2 } else { |k| k * 4 },

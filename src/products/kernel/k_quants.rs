@@ -49,6 +49,7 @@ struct FourActivations {
 pub(super) const Q4_K_REPACKED_ROUTED: Kernel = Kernel {
     row_step: ROWS,
     least_columns: 1,
+    longest_row: usize::MAX,
     ..kernel("Q4_K repacked AVX2", pack_q4_k_repacked::<ROWS>, tile_by_row)
 };
 pub(super) const Q4_K_REPACKED_DENSE: Kernel =
@@ -79,6 +80,7 @@ pub(super) const fn kernel(name: &'static str, pack: Pack, tile: Tile) -> Kernel
         row_step: 1,
         col_step: 1,
         least_columns: 8,
+        longest_row: usize::MAX,
         convert_four: None,
         panel_bytes: |k| k / BLOCK * size_of::<Panel<8, ROWS>>(),
         column_bytes: |k| k / BLOCK * size_of::<Activations>(),

@@ -43,6 +43,8 @@ pub(super) struct Kernel {
     /// The fewest columns per matrix. ggml computes fewer one by one with its `vec_dot`, in another order. If this is not 1,
     /// the kernel's columns have the layout that ggml converts activations to.
     pub(super) least_columns: usize,
+    /// Most values per row: ggml is faster with more.
+    pub(super) longest_row: usize,
     /// Bytes of a panel of rows of `k` values.
     pub(super) panel_bytes: fn(k: usize) -> usize,
     /// Bytes of a column of `k` values.
@@ -87,10 +89,19 @@ pub(super) enum Instructions {
     Avx512Bf16,
 }
 
+impl Instructions {
+    pub(super) fn has_avx512(self) -> bool {
+        matches!(self, Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16)
+    }
+}
+
 impl Kernel {
     /// Returns true if it computes products of `columns` rows of activations with `rows` rows of `k` weights per matrix.
     pub(super) fn fits(&self, k: usize, rows: usize, columns: usize) -> bool {
-        k.is_multiple_of(self.step) && rows.is_multiple_of(self.row_step) && columns.is_multiple_of(self.col_step)
+        k <= self.longest_row
+            && k.is_multiple_of(self.step)
+            && rows.is_multiple_of(self.row_step)
+            && columns.is_multiple_of(self.col_step)
     }
 
     /// Returns true if this CPU has the kernel's instructions.

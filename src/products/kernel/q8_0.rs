@@ -29,6 +29,7 @@ pub(super) const AVX2: Kernel = Kernel {
     row_step: 1,
     col_step: 1,
     least_columns: 1,
+    longest_row: usize::MAX,
     convert_four: None,
     panel_bytes: |k| 4 * (2 * k + k / BLOCK * 4),
     column_bytes: |k| 2 * k + k / BLOCK * 4,

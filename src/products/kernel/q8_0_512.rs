@@ -31,6 +31,7 @@ pub(super) const AVX512_VNNI: Kernel = Kernel {
     row_step: 1,
     col_step: 1,
     least_columns: 1,
+    longest_row: usize::MAX,
     convert_four: None,
     panel_bytes: |k| ROWS * (k + k / BLOCK * 4),
     column_bytes: |k| 2 * k + k / BLOCK * 4,

@@ -103,6 +103,10 @@ class Run:
             sys.exit(f"bench-larger: the log names no -b and -ub:\n{self.log[-2000:]}")
         return int(found[1]), int(found[2])
 
+    def repacking(self):
+        """The flag that the program has set, so that the other runs have the same weights."""
+        return ["--no-repack"] if "--no-repack: " in self.log else []
+
     def passes(self):
         """How often the weights are read, by the log."""
         found = re.search(r"read from disk (?:once|(\d+) times)", self.log)
@@ -149,18 +153,20 @@ class Bench:
             many, few = self.args.chunks, self.args.slow_chunks
             auto = self.run("ours", model, many, ["-ub", "auto"], group)
             n_batch, n_ubatch = auto.sizes()
-            same_flags = ["-b", n_batch, "-ub", n_ubatch]
+            repacking = auto.repacking()
+            same_flags = ["-b", n_batch, "-ub", n_ubatch, *repacking]
             passes = auto.passes()
             theirs = self.run("upstream", model, many, same_flags, group)
             equal = self.same_bytes(model, many, same_flags, theirs)
-            yield self.row(model, share, f"ours, -ub auto (-b {n_batch} -ub {n_ubatch})", auto, many, passes, equal)
-            yield self.row(model, share, "upstream, the same -b -ub", theirs, many, passes, "")
-            slow = self.run("ours", model, few, ["-ub", 512], group)
-            default = self.run("upstream", model, few, [], group)
+            chosen = " ".join(map(str, same_flags))
+            yield self.row(model, share, f"ours, -ub auto ({chosen})", auto, many, passes, equal)
+            yield self.row(model, share, "upstream, the same flags", theirs, many, passes, "")
+            slow = self.run("ours", model, few, ["-ub", 512, *repacking], group)
+            default = self.run("upstream", model, few, repacking, group)
             passes = slow.passes()
-            equal = self.same_bytes(model, few, [], default)
-            yield self.row(model, share, "ours, -ub 512", slow, few, passes, equal)
-            yield self.row(model, share, "upstream, default", default, few, passes, "")
+            equal = self.same_bytes(model, few, repacking, default)
+            yield self.row(model, share, " ".join(["ours, -ub 512", *repacking]), slow, few, passes, equal)
+            yield self.row(model, share, " ".join(["upstream, default", *repacking]), default, few, passes, "")
         finally:
             group.remove()
 

@@ -64,7 +64,7 @@ impl DeviceBuffer {
         };
         let all = matrix(0, (size / size_of::<f32>()) as i64, 1);
         let matrices = offsets.iter().zip(shapes).map(|(&offset, &[n0, n1])| matrix(offset, n0, n1)).collect();
-        Ok(Self { ctx, buffer, all, matrices, offsets })
+        Ok(Self { ctx, buffer, matrices, offsets, all })
     }
 
     pub(super) fn get(&self, i: usize) -> Node {

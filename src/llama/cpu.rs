@@ -25,12 +25,17 @@ fn is_compiled(system_info: &str, name: &str) -> bool {
     })
 }
 
+/// Returns true if ggml uses AMX.
+pub(super) fn has_amx() -> bool {
+    is_compiled(&Backend::init().system_info(), "AMX_INT8")
+}
+
 /// Returns true if ggml uses AMX and its first product there would end the process, since its compiler has dropped stores
 /// of AMX's configuration: see `build.rs`. Warns once.
 pub(super) fn amx_crashes() -> bool {
     static CRASHES: OnceLock<bool> = OnceLock::new();
     *CRASHES.get_or_init(|| {
-        let crashes = cfg!(amx_crashes) && is_compiled(&Backend::init().system_info(), "AMX_INT8");
+        let crashes = cfg!(amx_crashes) && has_amx();
         if crashes {
             say(
                 Level::Warn,

@@ -9,6 +9,8 @@ use std::path::Path;
 use llama_cpp_sys_2 as sys;
 
 use super::Error;
+use super::cpu::has_amx;
+use super::log::{Level, say};
 use crate::gguf::{self, Kind};
 
 /// Refuses files that are not models. llama.cpp's own errors for these name missing keys and tensors.
@@ -23,6 +25,25 @@ pub(super) fn refuse_other_kinds(path: &Path) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// Returns true if llama.cpp would end the process for want of a device that multiplies with a weight: one with a matrix per
+/// attention head (MLA) that it has laid out for AMX. Warns of it.
+pub(super) fn amx_aborts(path: &Path) -> bool {
+    if !has_amx() {
+        return false;
+    }
+    let Ok(file) = gguf::File::open(path) else { return false };
+    let plain = [gguf::DType::F32, gguf::DType::BF16];
+    let name = file.tensors().find_map(|tensor| {
+        let per_head = tensor.name.contains(".attn_") && tensor.shape[2] > 1;
+        (per_head && !plain.contains(&tensor.dtype)).then_some(tensor.name)
+    });
+    if let Some(name) = name {
+        let text = "llama.cpp cannot multiply with it in AMX's layout: weights are not repacked, as with --no-repack";
+        say(Level::Warn, &format!("{name} has a matrix per attention head, and {text}\n"));
+    }
+    name.is_some()
 }
 
 fn refuse_other_magic(path: &Path) -> Result<(), Error> {

@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
+use super::cpu::amx_crashes;
 use super::loading::{Loading, amx_aborts, load_reason, refuse_other_kinds};
 use super::log::{with_advice, with_reason};
 use super::model_options::{Arrays, ModelOptions};
@@ -62,7 +63,7 @@ impl Model {
         vocab_check::check_file(path).map_err(|reason| Error::ModelLoad { path: path.to_owned(), reason })?;
         let mut arrays = Arrays::new(options)?;
         let mut params = arrays.params(options);
-        params.use_extra_bufts = params.use_extra_bufts && !amx_aborts(path);
+        params.use_extra_bufts = params.use_extra_bufts && !amx_crashes() && !amx_aborts(path);
         let mut loading = Loading::new(progress);
         loading.watch(&mut params);
         // SAFETY: the path is NUL-terminated. The path, the arrays that `params` points to, and `loading` outlive the

@@ -4,7 +4,6 @@ use std::ffi::{CString, c_char};
 
 use llama_cpp_sys_2 as sys;
 
-use super::cpu::amx_crashes;
 use super::{BufferType, Device, Error};
 use crate::options::{GpuLayers, LazyMode, LoadMode, OverrideValue, SplitMode};
 
@@ -103,7 +102,7 @@ impl Arrays {
         params.n_gpu_layers = options.gpu_layers.to_c();
         params.main_gpu = options.main_gpu;
         params.check_tensors = options.check_tensors;
-        params.use_extra_bufts = !options.no_repack && !amx_crashes();
+        params.use_extra_bufts = !options.no_repack;
         params.no_host = options.no_host;
         params.load_mtp = options.nextn;
         params.split_mode = match options.split_mode {
@@ -193,9 +192,7 @@ mod tests {
         let plain = ModelOptions::default();
         let mut arrays = Arrays::new(&plain).unwrap();
         let params = arrays.params(&plain);
-        assert!(
-            !params.no_host && params.use_extra_bufts != amx_crashes() && !params.check_tensors && !params.load_mtp
-        );
+        assert!(!params.no_host && params.use_extra_bufts && !params.check_tensors && !params.load_mtp);
         assert_eq!(params.lazy_mode, sys::LLAMA_LAZY_MODE_AUTO);
 
         for (lazy_mode, c) in [(LazyMode::On, sys::LLAMA_LAZY_MODE_ON), (LazyMode::Off, sys::LLAMA_LAZY_MODE_OFF)] {

@@ -7,9 +7,7 @@ use std::io::{BufRead, Write};
 
 use llama_imatrix::collect::Rule;
 use llama_imatrix::imatrix::Format;
-use llama_imatrix::llama::{
-    Batch, Context, ContextOptions, FlashAttention, Model, ModelOptions, Outputs, Token, Tuning,
-};
+use llama_imatrix::llama::{Batch, Context, ContextOptions, Model, ModelOptions, Outputs, Token};
 use llama_imatrix::{Collector, CollectorOptions};
 
 /// Tokens of the whole conversation.
@@ -61,14 +59,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 fn options() -> ContextOptions {
     let n_threads = std::thread::available_parallelism().map_or(1, usize::from) as i32;
     ContextOptions {
-        n_ctx: CONTEXT as u32,
-        n_batch: CONTEXT as u32,
         n_ubatch: 512,
-        n_seq: 1,
         n_threads,
         n_threads_batch: n_threads,
-        flash_attention: FlashAttention::Auto,
-        outputs: Outputs::All,
-        tuning: Tuning::default(),
+        ..ContextOptions::new(CONTEXT as u32, Outputs::All)
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use llama_imatrix::llama::{Batch, Context, ContextOptions, FlashAttention, Model, ModelOptions, Outputs, Tuning};
+use llama_imatrix::llama::{Batch, Context, ContextOptions, Model, ModelOptions, Outputs};
 use llama_imatrix::products;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,15 +19,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let model = Model::load(path.as_ref(), &ModelOptions::default())?;
         let options = ContextOptions {
-            n_ctx: n_tokens,
-            n_batch: n_tokens,
-            n_ubatch: n_tokens,
-            n_seq: 1,
             n_threads: threads,
             n_threads_batch: threads,
-            flash_attention: FlashAttention::Auto,
-            outputs: Outputs::All,
-            tuning: Tuning::default(),
+            ..ContextOptions::new(n_tokens, Outputs::All)
         };
         let mut context = Context::new(&model, &options, ())?;
         let mut batch = Batch::new();

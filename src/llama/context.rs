@@ -51,6 +51,24 @@ pub struct ContextOptions {
     pub tuning: Tuning,
 }
 
+impl ContextOptions {
+    /// Returns the options of a context for one sequence of at most `n_tokens` tokens, decoded at once on one thread.
+    #[must_use]
+    pub fn new(n_tokens: u32, outputs: Outputs) -> Self {
+        Self {
+            n_ctx: n_tokens,
+            n_batch: n_tokens,
+            n_ubatch: n_tokens,
+            n_seq: 1,
+            n_threads: 1,
+            n_threads_batch: 1,
+            flash_attention: FlashAttention::Auto,
+            outputs,
+            tuning: Tuning::default(),
+        }
+    }
+}
+
 /// llama.cpp's performance counters, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Timings {

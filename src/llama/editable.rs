@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use super::graph::LeafKind;
-use super::{Batch, Context, ContextOptions, Error, FlashAttention, Model, ModelOptions, Outputs, Tuning};
+use super::{Batch, Context, ContextOptions, Error, Model, ModelOptions, Outputs};
 use crate::options::{LazyMode, LoadMode};
 
 /// A model in memory of its own, with its weights by name.
@@ -95,18 +95,7 @@ impl EditableModel {
 
 /// Finds the weights that an evaluation reads.
 fn weights_of(model: &Model) -> Result<BTreeMap<String, Vec<NonNull<sys::ggml_tensor>>>, Error> {
-    let options = ContextOptions {
-        n_ctx: 32,
-        n_batch: 32,
-        n_ubatch: 32,
-        n_seq: 1,
-        n_threads: 1,
-        n_threads_batch: 1,
-        flash_attention: FlashAttention::Auto,
-        outputs: Outputs::All,
-        tuning: Tuning::default(),
-    };
-    let mut context = Context::new(model, &options, ())?;
+    let mut context = Context::new(model, &ContextOptions::new(32, Outputs::All), ())?;
     let mut batch = Batch::new();
     let token = model.vocab().leading_bos().unwrap_or(0);
     (0..2).for_each(|position| batch.add(token, position, 0));

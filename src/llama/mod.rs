@@ -12,23 +12,13 @@
 //! | [`Attachment`] | an observer for a context that was created elsewhere |
 //!
 //! ```
-//! use llama_imatrix::llama::{Batch, Context, ContextOptions, FlashAttention, Model, ModelOptions, Outputs, Tuning};
+//! use llama_imatrix::llama::{Batch, Context, ContextOptions, Model, ModelOptions, Outputs};
 //! use llama_imatrix::{Collector, CollectorOptions};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/quickstart/quickstart.gguf");
 //! let model = Model::load(path.as_ref(), &ModelOptions::default())?;
-//! let options = ContextOptions {
-//!     n_ctx: 64,
-//!     n_batch: 64,
-//!     n_ubatch: 64,
-//!     n_seq: 1,
-//!     n_threads: 1,
-//!     n_threads_batch: 1,
-//!     flash_attention: FlashAttention::Auto,
-//!     outputs: Outputs::Nothing, // no logits: nobody reads them here
-//!     tuning: Tuning::default(),
-//! };
+//! let options = ContextOptions::new(64, Outputs::Nothing); // no logits: nobody reads them here
 //! let collector = Collector::new(&CollectorOptions::default());
 //! let mut context = Context::new(&model, &options, collector.lane())?;
 //! let mut batch = Batch::new();

@@ -223,24 +223,13 @@ fn place_of(weight: NonNull<sys::ggml_tensor>) -> Option<Device> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llama::{Batch, Context, ContextOptions, FlashAttention, Model, ModelOptions, Outputs, Tuning};
+    use crate::llama::{Batch, Context, ContextOptions, Model, ModelOptions, Outputs};
 
     #[test]
     fn a_readout_takes_whole_rows_and_nodes_of_a_norm() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/quickstart/quickstart.gguf");
         let model = Model::load(path.as_ref(), &ModelOptions::default()).unwrap();
-        let options = ContextOptions {
-            n_ctx: 32,
-            n_batch: 32,
-            n_ubatch: 32,
-            n_seq: 1,
-            n_threads: 1,
-            n_threads_batch: 1,
-            flash_attention: FlashAttention::Auto,
-            outputs: Outputs::Nothing,
-            tuning: Tuning::default(),
-        };
-        let mut context = Context::new(&model, &options, ()).unwrap();
+        let mut context = Context::new(&model, &ContextOptions::new(32, Outputs::Nothing), ()).unwrap();
         let mut batch = Batch::new();
         (0..32).for_each(|i| batch.add(3, i, 0));
         let graph = context.record(&mut batch).unwrap();

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::divergence::{Divergence, RowScore, compare};
 use crate::calibration::Chunks;
 use crate::lens::base::{BaseError, BaseRow, LogitsFile, write_header};
-use crate::llama::{self, Batch, Context, ContextOptions, FlashAttention, Model, Outputs, Token, Tuning};
+use crate::llama::{self, Batch, Context, ContextOptions, Model, Outputs, Token};
 
 /// Tokens evaluated at once, so that there are never more rows of logits.
 pub const TOKENS_AT_ONCE: usize = 64;
@@ -71,14 +71,9 @@ impl<'m> Evaluation<'m> {
         let n_threads = i32::try_from(n_threads).unwrap_or(1);
         let options = ContextOptions {
             n_ctx: u32::try_from(chunks.size()).unwrap_or(u32::MAX),
-            n_batch: TOKENS_AT_ONCE as u32,
-            n_ubatch: TOKENS_AT_ONCE as u32,
-            n_seq: 1,
             n_threads,
             n_threads_batch: n_threads,
-            flash_attention: FlashAttention::Auto,
-            outputs: Outputs::All,
-            tuning: Tuning::default(),
+            ..ContextOptions::new(TOKENS_AT_ONCE as u32, Outputs::All)
         };
         let context = Context::new(model, &options, ())?;
         if !context.has_memory() {

@@ -13,8 +13,8 @@ mod vocab;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use llama_imatrix::llama::{
-    Batch, Context, ContextOptions, Error, FlashAttention, Model, ModelOptions, Observer, ObserverError, Op, Outputs,
-    TensorInfo, TensorRef, Tuning,
+    Batch, Context, ContextOptions, Error, Model, ModelOptions, Observer, ObserverError, Op, Outputs, TensorInfo,
+    TensorRef,
 };
 
 use crate::support;
@@ -41,17 +41,7 @@ fn context_with<O: Observer>(model: &Model, outputs: Outputs, observer: O) -> Co
 }
 
 fn options(outputs: Outputs) -> ContextOptions {
-    ContextOptions {
-        n_ctx: 64,
-        n_batch: 64,
-        n_ubatch: 64,
-        n_seq: 1,
-        n_threads: 1,
-        n_threads_batch: 1,
-        flash_attention: FlashAttention::Auto,
-        outputs,
-        tuning: Tuning::default(),
-    }
+    ContextOptions::new(64, outputs)
 }
 
 fn batch() -> Batch {

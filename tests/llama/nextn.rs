@@ -14,17 +14,7 @@ fn with_nextn<T>(test: impl FnOnce(&Model) -> T) -> T {
 }
 
 fn options() -> ContextOptions {
-    ContextOptions {
-        n_ctx: 64,
-        n_batch: 64,
-        n_ubatch: 64,
-        n_seq: 1,
-        n_threads: 1,
-        n_threads_batch: 1,
-        flash_attention: FlashAttention::Auto,
-        outputs: Outputs::All,
-        tuning: Tuning::default(),
-    }
+    ContextOptions::new(64, Outputs::All)
 }
 
 fn fill(layer: &mut NextnContext<'_, Watch>) {

@@ -90,19 +90,21 @@ fn auto_reads_a_model_larger_than_memory_once_for_several_chunks() {
     assert!(plain.stderr.contains("8 times for 8 chunks"), "{}", plain.stderr);
 }
 
-/// ggml repacks `Q4_K` for CPUs with AVX2 and for many others.
+/// Whether ggml repacks `Q4_K` for this CPU, as for those with AVX2 and many others.
+fn repacks(bench: &Bench, flags: &str) -> bool {
+    let stderr = bench.ok(&format!("{flags} --dry-run -v")).stderr;
+    let buffers = ["CPU_REPACK", "AMX"].map(|name| format!("cannot be used with preferred buffer type {name}"));
+    buffers.iter().any(|buffer| stderr.contains(buffer))
+}
+
 #[test]
 fn auto_does_not_repack_weights_whose_copies_are_larger_than_memory() {
     let bench = Bench::new(&["k-quants-wide"]);
     let flags = "-m k-quants-wide.gguf -f calibration.txt -c 16 --chunks 8 --no-ppl -t 2";
-    if !bench
-        .ok(&format!("{flags} --dry-run -v"))
-        .stderr
-        .contains("cannot be used with preferred buffer type CPU_REPACK")
-    {
+    if !repacks(&bench, flags) {
         return support::cannot_test("ggml repacks no weights for this CPU");
     }
-    let group = match Group::new("repacked", 128 * MIB) {
+    let group = match Group::new("repacked", 88 * MIB) {
         Ok(group) => group,
         Err(reason) => return support::cannot_test(&reason),
     };
@@ -117,6 +119,25 @@ fn auto_does_not_repack_weights_whose_copies_are_larger_than_memory() {
     assert!(plain.stderr.contains("hint: --no-repack, or --ubatch-size auto"), "{}", plain.stderr);
 }
 
+/// They would fit, and leave too little for activations.
+#[test]
+fn auto_does_not_repack_weights_whose_copies_leave_no_room() {
+    let group = match Group::new("no-room", 110 * MIB) {
+        Ok(group) => group,
+        Err(reason) => return support::cannot_test(&reason),
+    };
+    let bench = Bench::new(&["k-quants-wide"]);
+    let flags = "-m k-quants-wide.gguf -f calibration.txt -c 16 --chunks 8 --no-ppl -t 2";
+    if !repacks(&bench, flags) {
+        return support::cannot_test("ggml repacks no weights for this CPU");
+    }
+    let auto = group.run(&bench, &format!("{flags} -ub auto"));
+    assert_eq!(auto.code, Some(0), "{}", auto.stderr);
+    assert!(auto.stderr.contains("--no-repack: llama.cpp would copy"), "{}", auto.stderr);
+    let plain = group.run(&bench, &format!("{flags} --dry-run"));
+    assert!(plain.stderr.contains("hint: --no-repack, or --ubatch-size auto"), "{}", plain.stderr);
+}
+
 /// Copies are not read again, however little memory they leave.
 #[test]
 fn repacked_weights_that_fit_are_read_once() {
@@ -125,9 +146,16 @@ fn repacked_weights_that_fit_are_read_once() {
         Err(reason) => return support::cannot_test(&reason),
     };
     let bench = Bench::new(&["k-quants-wide"]);
-    let ran = group.run(&bench, "-m k-quants-wide.gguf -f calibration.txt -c 16 -b 16 --chunks 8 --no-ppl -t 2");
+    let flags = "-m k-quants-wide.gguf -f calibration.txt -c 16 --chunks 8 --no-ppl -t 2";
+    let ran = group.run(&bench, &format!("{flags} -b 16"));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(!ran.stderr.contains("do not fit") && !ran.stderr.contains("hint: --no-repack"), "{}", ran.stderr);
+
+    // The activations of llama.cpp's 512 tokens do not fit beside the copies, and those of the whole text do.
+    let auto = group.run(&bench, &format!("{flags} -ub auto"));
+    assert_eq!(auto.code, Some(0), "{}", auto.stderr);
+    assert!(auto.stderr.contains("-b 128 -ub 128: the model fits into memory beside"), "{}", auto.stderr);
+    assert!(!auto.stderr.contains("--no-repack"), "{}", auto.stderr);
 }
 
 #[test]

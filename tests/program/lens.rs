@@ -2,9 +2,7 @@
 
 use llama_imatrix::imatrix::Imatrix;
 use llama_imatrix::lens::file::{Decomposition, Lens, LensFile, LensLayer, Part, Prism, Section, Similarity};
-use llama_imatrix::llama::{
-    Batch, Context, ContextOptions, FlashAttention, Model, ModelOptions, Outputs, Token, Tuning,
-};
+use llama_imatrix::llama::{Batch, Context, ContextOptions, Model, ModelOptions, Outputs, Token};
 
 use super::*;
 
@@ -192,18 +190,7 @@ fn save_logits(bench: &Bench, model: &str, chunk_size: usize, n_chunks: usize) -
     let text = bench.read("calibration.txt");
     let tokens: Vec<Token> = model.vocab().tokenize(text.strip_suffix(b"\n").unwrap_or(&text), false).unwrap();
     let n_vocab = model.vocab().n_tokens();
-    let options = ContextOptions {
-        n_ctx: chunk_size as u32,
-        n_batch: chunk_size as u32,
-        n_ubatch: chunk_size as u32,
-        n_seq: 1,
-        n_threads: 1,
-        n_threads_batch: 1,
-        flash_attention: FlashAttention::Auto,
-        outputs: Outputs::All,
-        tuning: Tuning::default(),
-    };
-    let mut context = Context::new(&model, &options, ()).unwrap();
+    let mut context = Context::new(&model, &ContextOptions::new(chunk_size as u32, Outputs::All), ()).unwrap();
     let mut out = b"_logits_".to_vec();
     for n in [chunk_size, n_vocab, n_chunks] {
         out.extend((n as i32).to_le_bytes());

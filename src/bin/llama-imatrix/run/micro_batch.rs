@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use llama_imatrix::evaluate::{Layout, ReadAhead, RunOptions, available_memory};
-use llama_imatrix::llama::{ContextOptions, DeviceMemory, FlashAttention, Model, ModelOptions, Outputs, Tuning};
+use llama_imatrix::llama::{ContextOptions, DeviceMemory, Model, ModelOptions, Outputs};
 use llama_imatrix::options::LoadMode;
 use llama_imatrix::state::{Fingerprint, State, model_files};
 
+use super::settings;
 use super::text::Text;
 use super::weights::Weights;
 use crate::args::Ubatch;
@@ -144,7 +145,7 @@ pub(crate) fn settle(
         return Ok(None);
     };
     let read = read.min(default.mapped);
-    if read.saturating_add(default.written).saturating_add(run.reserve()) <= available {
+    if run.fits_with(read, &default) {
         if auto {
             log::info(format_args!("the model fits into memory: -b {} -ub {}", task.n_batch, task.n_ubatch));
         }
@@ -162,6 +163,16 @@ pub(crate) fn settle(
         None
     };
     let sizes = chosen.filter(|_| auto).unwrap_or(Sizes { n_batch: task.n_batch, n_ubatch: task.n_ubatch });
+    if let Some(needed) = run.memory(sizes)?.filter(|needed| run.fits_with(read, needed)) {
+        log::info(format_args!(
+            "-b {} -ub {}: the model fits into memory beside {} of activations",
+            sizes.n_batch,
+            sizes.n_ubatch,
+            units::bytes(needed.written)
+        ));
+        (task.n_batch, task.n_ubatch) = (sizes.n_batch, sizes.n_ubatch);
+        return Ok(None);
+    }
     let streaming = run.streaming(read, sizes)?;
     log::info(format_args!("-b {} -ub {}: {}", sizes.n_batch, sizes.n_ubatch, streaming.describe()));
     if let Some(better) = chosen.filter(|_| !auto) {
@@ -203,45 +214,53 @@ pub(crate) fn settle_repacking(
     weights: Option<&Weights>,
 ) -> anyhow::Result<()> {
     let (Some(weights), Some(available)) = (weights, available_memory()) else { return Ok(()) };
-    if options.no_repack || !is_mapped(task) || weights.read_per_evaluation(true) <= available {
+    // Copies have the size of what they copy.
+    if options.no_repack || !is_mapped(task) || weights.read_per_evaluation(true) <= available / 2 {
         return Ok(());
     }
-    let repacked = repacked(task, options)?;
-    let (copies, memory) = (units::bytes(repacked), units::bytes(available));
+    let Some(Needed { repacked, written, .. }) = needed_by_default(task, options)? else { return Ok(()) };
+    // The copies are to be written as well.
+    let fit = written + weights.sums(task) + margin(available) <= available;
+    let too_large = repacked > available / 2 && !fit;
+    let needed = format!(
+        "{} of weights into a layout for this CPU, a batch needs {}, and {} of memory are available",
+        units::bytes(repacked),
+        units::bytes(written - repacked),
+        units::bytes(available)
+    );
     if task.flags.ubatch_size == Ubatch::Auto {
         let as_resumed = resumed(task)?.and_then(|run| run.flags.get("no-repack").map(|value| value == "true"));
-        if as_resumed.unwrap_or(repacked > available / 2) {
+        if as_resumed.unwrap_or(too_large) {
             (task.flags.no_repack, options.no_repack) = (true, true);
-            log::info(format_args!(
-                "--no-repack: llama.cpp would copy {copies} of weights into a layout for this CPU, and {memory} of memory are available"
-            ));
+            log::info(format_args!("--no-repack: llama.cpp would copy {needed}"));
         }
-    } else if repacked > available {
+    } else if too_large {
         log::warn(format_args!(
-            "llama.cpp copies {copies} of weights into a layout for this CPU, and {memory} of memory are available: the system \
-             may end this program\n\
+            "llama.cpp copies {needed}: the system may end this program\n\
              hint: --no-repack, or --ubatch-size auto"
         ));
     }
     Ok(())
 }
 
-/// Returns the bytes of weights that are repacked.
-fn repacked(task: &Collect, options: &ModelOptions) -> anyhow::Result<u64> {
+/// Returns the memory of a run with the sizes of the flags, or llama.cpp's; `None` if this build cannot tell.
+fn needed_by_default(task: &Collect, options: &ModelOptions) -> anyhow::Result<Option<Needed>> {
     let model = Model::load(&task.model, &ModelOptions { dry: true, ..options.clone() })?;
-    let smallest = ContextOptions {
-        n_ctx: 1,
-        n_batch: 1,
-        n_ubatch: 1,
-        n_seq: 1,
-        n_threads: 1,
-        n_threads_batch: 1,
-        flash_attention: FlashAttention::Auto,
-        outputs: Outputs::Nothing,
-        tuning: Tuning::default(),
+    let chunk_size = usize::try_from(task.merge.chunk_sizes.run).unwrap_or(0).max(1);
+    let n_seq = (task.n_batch / chunk_size).max(1);
+    let context = ContextOptions {
+        n_ubatch: task.n_ubatch as u32,
+        n_seq: n_seq as u32,
+        flash_attention: settings::flash_attention(&task.flags),
+        tuning: settings::tuning(task, &model)?,
+        ..ContextOptions::new((n_seq * chunk_size) as u32, Outputs::Nothing)
     };
-    let all = model.memory_needed(&smallest)?.unwrap_or_default();
-    Ok(all.iter().map(|memory| memory.repacked as u64).sum())
+    Ok(model.memory_written(&context)?.map(|all| Needed::of(all, false)))
+}
+
+/// Bytes that no estimate counts.
+fn margin(available: u64) -> u64 {
+    available / 32
 }
 
 /// Returns true if the weights that stay as they are in the file are mapped, not read into memory.
@@ -266,10 +285,35 @@ struct Run<'r> {
 struct Needed {
     /// Bytes of weights in host memory that stay in the file: it is read again for those that are dropped from memory.
     mapped: u64,
-    /// Bytes of host memory that loading has yet to fill with repacked weights, and that an evaluation writes.
+    /// Bytes of weights in host memory that are copied into another layout.
+    repacked: u64,
+    /// Bytes of host memory that an evaluation writes, and that loading has yet to fill with copies.
     written: u64,
     /// True if all devices have room.
     devices_fit: bool,
+}
+
+impl Needed {
+    /// The sum of what a model and a context need; of a model that is `loaded`, without what it already has.
+    fn of(all: Vec<DeviceMemory>, loaded: bool) -> Self {
+        let mut needed = Self { mapped: 0, repacked: 0, written: 0, devices_fit: true };
+        for DeviceMemory { device, weights, repacked, cache, compute } in all {
+            match device {
+                None => {
+                    needed.mapped += (weights - repacked) as u64;
+                    needed.repacked += repacked as u64;
+                    let to_load = if loaded { 0 } else { repacked };
+                    needed.written += (to_load + cache + compute) as u64;
+                }
+                Some(device) => {
+                    let free = device.memory().0;
+                    let free = if loaded { free } else { free.saturating_sub(weights) };
+                    needed.devices_fit &= device.is_remote() || cache + compute <= free;
+                }
+            }
+        }
+        needed
+    }
 }
 
 impl Run<'_> {
@@ -285,27 +329,17 @@ impl Run<'_> {
         let Some(all) = self.dry_model.memory_written(&context)? else { return Ok(None) };
         let tokens = sizes.n_ubatch.min(layout.n_ctx) as u64;
         let converted = tokens.saturating_mul(self.weights.widest_input).saturating_mul(CONVERTED);
-        let mut needed = Needed { mapped: 0, written: converted, devices_fit: true };
-        for DeviceMemory { device, weights, repacked, cache, compute } in all {
-            match device {
-                None => {
-                    needed.mapped += (weights - repacked) as u64;
-                    let to_load = if self.loaded { 0 } else { repacked };
-                    needed.written += (to_load + cache + compute) as u64;
-                }
-                Some(device) => {
-                    let free = device.memory().0;
-                    let free = if self.loaded { free } else { free.saturating_sub(weights) };
-                    needed.devices_fit &= device.is_remote() || cache + compute <= free;
-                }
-            }
-        }
+        let mut needed = Needed::of(all, self.loaded);
+        needed.written += converted;
         Ok(Some(needed))
     }
 
-    /// Bytes for the sums, the weights that are used, and those that are read ahead.
-    fn reserve(&self) -> u64 {
-        self.weights.sums(self.task) + 2 * self.weights.largest_matrix + self.window() + self.available / 32
+    /// Returns true if a run that needs as much has memory left for `weights` bytes of weights that stay there, beside
+    /// those that are used and those that are read ahead.
+    fn fits_with(&self, weights: u64, needed: &Needed) -> bool {
+        let in_use = (2 * self.weights.largest_matrix + self.window()).min(needed.mapped);
+        let all = [weights, in_use, needed.written, self.weights.sums(self.task), margin(self.available)];
+        all.into_iter().fold(0, u64::saturating_add) <= self.available
     }
 
     fn window(&self) -> u64 {
@@ -314,7 +348,7 @@ impl Run<'_> {
 
     fn fits(&self, sizes: Sizes) -> anyhow::Result<bool> {
         let Some(needed) = self.memory(sizes)? else { return Ok(false) };
-        Ok(needed.devices_fit && needed.written.saturating_add(self.reserve()) <= self.available)
+        Ok(needed.devices_fit && self.fits_with(0, &needed))
     }
 
     fn n_chunks(&self) -> usize {

@@ -63,14 +63,7 @@ mod shims {
     const BREAKDOWN: &str = "vendor/breakdown";
     const MEMORY: &str = "vendor/memory";
     const PRODUCTS: &str = "vendor/products";
-
-    /// Stores a tile configuration and loads it. 77 is in the assembler unless the compiler drops the store.
-    const TILE_CONFIG: &str = "#include <immintrin.h>
-        void load() {
-            alignas(64) unsigned char config[64] = {};
-            config[0] = 1; config[48] = 77;
-            _tile_loadconfig(config);
-        }";
+    const TILE_CONFIG: &str = "vendor/amx/tile_config.cpp";
 
     /// Builds the shims and sets `cfg(nextn)`, `cfg(breakdown)` and `cfg(fresh_memory)`, if the headers of the llama.cpp
     /// that is linked can be found: not where it was installed by somebody else. The program then says so on `--nextn` and
@@ -81,6 +74,7 @@ mod shims {
         println!("cargo::rerun-if-changed={BREAKDOWN}");
         println!("cargo::rerun-if-changed={MEMORY}");
         println!("cargo::rerun-if-changed={PRODUCTS}");
+        println!("cargo::rerun-if-changed={TILE_CONFIG}");
         compile(None, TOKENIZER, "tokenizer", &[]);
         bind(TOKENIZER, "tokenizer");
         let Some(llama) = llama_source() else {
@@ -163,8 +157,7 @@ mod shims {
         cache.lines().find_map(value)
     }
 
-    /// Whether ggml's compiler, with its flags, has dropped stores of the tile configuration that ggml loads for AMX, as GCC
-    /// 12.2 does: the first matrix product would then end the process.
+    /// Whether ggml's compiler, with its flags, has dropped stores of the tile configuration: see `TILE_CONFIG`.
     fn amx_crashes() -> bool {
         if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64") {
             return false;
@@ -173,9 +166,7 @@ mod shims {
         let Some(compiler) = noted(&cache, "CMAKE_CXX_COMPILER") else { return false };
         let flags = ["CMAKE_CXX_FLAGS", "CMAKE_CXX_FLAGS_RELEASE"].map(|name| noted(&cache, name).unwrap_or_default());
         let flags = flags.into_iter().flat_map(str::split_whitespace);
-        let source = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("tile_config.cpp");
-        fs::write(&source, TILE_CONFIG).expect("the build folder can be written");
-        let made = Command::new(compiler).args(flags).args(["-mamx-tile", "-S", "-o", "-"]).arg(&source).output();
+        let made = Command::new(compiler).args(flags).args(["-mamx-tile", "-S", "-o", "-", TILE_CONFIG]).output();
         // A compiler without AMX fails, and ggml then has no code for it.
         let Some(made) = made.ok().filter(|made| made.status.success()) else { return false };
         let assembler = String::from_utf8_lossy(&made.stdout);

@@ -20,13 +20,11 @@ if command -v ccache >/dev/null 2>&1; then
     export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}"
 fi
 
-# Some compilers, GCC 12.2 among them, drop most stores of the tile configuration that ggml loads for AMX: the first matrix
-# product then ends the process. Succeeds if the C++ compiler does that: looks for such a store in what it makes of one.
+# Succeeds if ggml's code for AMX, built by the C++ compiler, would end the process: see the source that it compiles.
 # shellcheck disable=SC2086 # the flags are words
 llama_imatrix_amx_crashes() {
-    printf '%s\n' '#include <immintrin.h>' 'void load() {' '    alignas(64) unsigned char config[64] = {};' \
-        '    config[0] = 1; config[48] = 77;' '    _tile_loadconfig(config);' '}' |
-        "${CXX:-c++}" -O3 -mamx-tile ${CXXFLAGS:-} -S -o - -x c++ - 2>/dev/null |
+    "${CXX:-c++}" -O3 -mamx-tile ${CXXFLAGS:-} -S -o - \
+        "$(dirname "${BASH_SOURCE[0]}")/../vendor/amx/tile_config.cpp" 2>/dev/null |
         awk '/ldtilecfg/ { loads = 1 } /(^|[^0-9])77($|[^0-9])/ { stores = 1 } END { exit !(loads && !stores) }'
 }
 

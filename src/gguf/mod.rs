@@ -12,6 +12,7 @@ mod limits;
 pub(crate) mod map;
 mod parse;
 mod reader;
+mod split;
 mod value;
 mod writer;
 

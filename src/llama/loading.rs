@@ -33,17 +33,24 @@ pub(super) fn amx_aborts(path: &Path) -> bool {
     if !has_amx() {
         return false;
     }
-    let Ok(file) = gguf::File::open(path) else { return false };
+    let Some(name) = repacked_per_head(path) else { return false };
+    let text = "llama.cpp cannot multiply with it in AMX's layout: weights are not repacked, as with --no-repack";
+    say(Level::Warn, &format!("{name} has a matrix per attention head, and {text}\n"));
+    true
+}
+
+/// Returns the name of a weight with a matrix per attention head that AMX has a layout for; `None` if the model has none, or a
+/// file of it cannot be read.
+fn repacked_per_head(path: &Path) -> Option<String> {
     let plain = [gguf::DType::F32, gguf::DType::BF16];
-    let name = file.tensors().find_map(|tensor| {
-        let per_head = tensor.name.contains(".attn_") && tensor.shape[2] > 1;
-        (per_head && !plain.contains(&tensor.dtype)).then_some(tensor.name)
-    });
-    if let Some(name) = name {
-        let text = "llama.cpp cannot multiply with it in AMX's layout: weights are not repacked, as with --no-repack";
-        say(Level::Warn, &format!("{name} has a matrix per attention head, and {text}\n"));
-    }
-    name.is_some()
+    let files = gguf::File::open(path).ok()?.split_files(path)?;
+    files.into_iter().find_map(|path| {
+        let file = gguf::File::open(&path).ok()?;
+        file.tensors().find_map(|tensor| {
+            let per_head = tensor.name.contains(".attn_") && tensor.shape[2] > 1;
+            (per_head && !plain.contains(&tensor.dtype)).then(|| tensor.name.to_owned())
+        })
+    })
 }
 
 fn refuse_other_magic(path: &Path) -> Result<(), Error> {
@@ -143,6 +150,29 @@ mod tests {
         let load = || Model::load_with_progress(&quickstart(), &ModelOptions::default(), &mut |_| panic!("stop here"));
         let panic = catch_unwind(AssertUnwindSafe(load)).map(|_| ()).unwrap_err();
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"stop here"));
+    }
+
+    #[test]
+    fn weights_per_head_are_found_in_all_files_of_a_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |number: u32| folder.path().join(format!("m-{number:05}-of-00002.gguf"));
+        let write = |number: u32, weights: &[(&str, gguf::DType)]| {
+            let mut writer = gguf::Writer::new();
+            writer.set("split.count", 2_u16);
+            for &(name, dtype) in weights {
+                let bytes = dtype.bytes_for(32 * 2 * 3).unwrap();
+                writer.tensor(name, dtype, &[32, 2, 3], vec![0; bytes as usize]).unwrap();
+            }
+            let mut bytes = Vec::new();
+            writer.write_to(&mut bytes).unwrap();
+            std::fs::write(path(number), bytes).unwrap();
+        };
+        write(1, &[]);
+        assert_eq!(repacked_per_head(&path(1)), None, "the second file is missing");
+        write(2, &[("blk.0.attn_k_b.weight", gguf::DType::BF16), ("blk.0.ffn_up_exps.weight", gguf::DType::Q8_0)]);
+        assert_eq!(repacked_per_head(&path(1)), None);
+        write(2, &[("blk.0.attn_k_b.weight", gguf::DType::BF16), ("blk.0.attn_v_b.weight", gguf::DType::Q8_0)]);
+        assert_eq!(repacked_per_head(&path(1)).as_deref(), Some("blk.0.attn_v_b.weight"));
     }
 
     #[test]

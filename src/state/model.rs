@@ -9,8 +9,6 @@ use crate::gguf::{self, Tensor, Value};
 
 /// Number of bytes that are hashed at the start, in the middle and at the end of a tensor.
 const SAMPLE: usize = 4096;
-/// Maximum number of files of a split model: llama.cpp numbers them with five digits.
-const MAX_FILES: u64 = 99_999;
 
 /// The fingerprint of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,12 +80,9 @@ impl ModelFingerprint {
 /// See [`FingerprintError`].
 pub fn model_files(first: impl AsRef<Path>) -> Result<Vec<PathBuf>, FingerprintError> {
     let first = first.as_ref();
-    let count = open(first)?.get("split.count").and_then(Value::as_u64).unwrap_or(1).max(1);
-    if count > MAX_FILES {
-        return Err(FingerprintError::SplitName { path: first.to_owned(), count });
-    }
-    let others = (2..=count).map(|number| split_name(first, number, count));
-    std::iter::once(Ok(first.to_owned())).chain(others).collect()
+    let file = open(first)?;
+    let wrong_name = || FingerprintError::SplitName { path: first.to_owned(), count: file.split_count() };
+    file.split_files(first).ok_or_else(wrong_name)
 }
 
 fn open(path: &Path) -> Result<gguf::File<'static>, FingerprintError> {
@@ -114,15 +109,6 @@ fn hash_sample(hash: &mut Sha256, data: &[u8]) {
     for start in [0, middle, data.len() - SAMPLE] {
         hash.update(&data[start..][..SAMPLE]);
     }
-}
-
-/// Returns the name of a file of a split model: `name-00002-of-00003.gguf` for the first file
-/// `name-00001-of-00003.gguf`.
-fn split_name(first: &Path, number: u64, count: u64) -> Result<PathBuf, FingerprintError> {
-    let name = first.file_name().and_then(|name| name.to_str());
-    let stem = name.and_then(|name| name.strip_suffix(&format!("-00001-of-{count:05}.gguf")));
-    let stem = stem.ok_or_else(|| FingerprintError::SplitName { path: first.to_owned(), count })?;
-    Ok(first.with_file_name(format!("{stem}-{number:05}-of-{count:05}.gguf")))
 }
 
 #[cfg(test)]

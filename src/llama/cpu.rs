@@ -31,11 +31,16 @@ pub(super) fn has_amx() -> bool {
 }
 
 /// Returns true if ggml uses AMX and its first product there would end the process, since its compiler has dropped stores
-/// of AMX's configuration: see `build.rs`. Warns once.
+/// of AMX's configuration: see `build.rs`.
+pub(crate) fn amx_is_broken() -> bool {
+    cfg!(amx_crashes) && has_amx()
+}
+
+/// The same, but warns once.
 pub(super) fn amx_crashes() -> bool {
     static CRASHES: OnceLock<bool> = OnceLock::new();
     *CRASHES.get_or_init(|| {
-        let crashes = cfg!(amx_crashes) && has_amx();
+        let crashes = amx_is_broken();
         if crashes {
             say(
                 Level::Warn,

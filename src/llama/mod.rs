@@ -86,6 +86,8 @@ pub use callback::{Observer, ObserverError};
 pub use chat::{apply_chat_template, chat_templates};
 pub use context::{Context, ContextOptions, FlashAttention, Timings};
 pub use control_vector::{ControlVector, ControlVectorError};
+#[cfg(products)]
+pub(crate) use cpu::amx_is_broken;
 pub use cpu::unused_vector_features;
 pub use data::{DataError, TensorRef};
 pub(crate) use device::DeviceSums;

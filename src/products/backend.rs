@@ -23,8 +23,9 @@ static FUNCTIONS: ffi::imatrix_products_functions = ffi::imatrix_products_functi
 /// # Safety
 /// Called once, after ggml's registry has been filled and while no other thread uses it.
 pub(super) unsafe fn register(name: &'static CStr) {
+    let [repacked, amx] = [cpu::repacked(), cpu::amx()].map(|type_| type_.unwrap_or(std::ptr::null_mut()));
     // SAFETY: our own contract; the name and the functions live as long as the process.
-    unsafe { ffi::imatrix_products_register(name.as_ptr(), &raw const FUNCTIONS, cpu::repacked()) };
+    unsafe { ffi::imatrix_products_register(name.as_ptr(), &raw const FUNCTIONS, repacked, amx) };
 }
 
 extern "C" fn create() -> *mut c_void {

@@ -86,7 +86,7 @@ impl Columns {
     unsafe fn convert(&mut self, product: &Product, threads: usize, plain: bool) -> bool {
         let (kernel, k, input) = (product.kernel, product.k, product.input);
         let rows = input.rows[0] * input.rows[1];
-        let Some(type_) = cpu::traits(product.weights.type_()).map(|traits| traits.vec_dot_type) else { return false };
+        let Some(type_) = product.weights.activations() else { return false };
         let Some(from_float) = cpu::traits(type_).and_then(|traits| traits.from_float) else { return false };
         // SAFETY: computes a size from constants.
         let converted_bytes = unsafe { sys::ggml_row_size(type_, k as i64) };

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use llama_cpp_sys_2 as sys;
 
-use crate::llama::Device;
+use crate::llama::{Device, amx_is_broken};
 
 /// Returns what the CPU backend has for a type, by its number; a constant.
 type Traits = unsafe extern "C" fn(sys::ggml_type) -> *const sys::ggml_type_traits_cpu;
@@ -31,13 +31,29 @@ pub(super) fn convert_four() -> Option<ConvertFour> {
     functions().map(|functions| functions.convert_four)
 }
 
-/// Returns the type of the buffers that hold repacked weights; null if the CPU backend has none.
-pub(super) fn repacked() -> sys::ggml_backend_buffer_type_t {
-    static FOUND: OnceLock<usize> = OnceLock::new();
-    *FOUND.get_or_init(|| find_repacked().map_or(0, |type_| type_ as usize)) as sys::ggml_backend_buffer_type_t
+/// Returns the type of the buffers that hold repacked weights, if the CPU backend has any.
+pub(super) fn repacked() -> Option<sys::ggml_backend_buffer_type_t> {
+    static FOUND: OnceLock<Option<BufferType>> = OnceLock::new();
+    FOUND.get_or_init(|| find_extra(c"CPU_REPACK")).map(|found| found.0)
 }
 
-fn find_repacked() -> Option<sys::ggml_backend_buffer_type_t> {
+/// Returns the type of the buffers that hold weights for AMX, if the CPU backend has any and can multiply with them.
+pub(super) fn amx() -> Option<sys::ggml_backend_buffer_type_t> {
+    static FOUND: OnceLock<Option<BufferType>> = OnceLock::new();
+    let find = || if amx_is_broken() { None } else { find_extra(c"AMX") };
+    FOUND.get_or_init(find).map(|found| found.0)
+}
+
+/// Constant, and as long-lived as the process.
+#[derive(Clone, Copy)]
+struct BufferType(sys::ggml_backend_buffer_type_t);
+
+// SAFETY: see above.
+unsafe impl Send for BufferType {}
+// SAFETY: see above.
+unsafe impl Sync for BufferType {}
+
+fn find_extra(name: &CStr) -> Option<BufferType> {
     let device = Device::cpu()?;
     let list = device.function(c"ggml_backend_dev_get_extra_bufts")?;
     // SAFETY: the function that ggml's CPU backend registers under this name has this type. Its list ends with a null, and the
@@ -45,7 +61,7 @@ fn find_repacked() -> Option<sys::ggml_backend_buffer_type_t> {
     unsafe {
         let list = std::mem::transmute::<*mut c_void, ExtraBufferTypes>(list.as_ptr())(device.as_ptr());
         let types = (0..).map(|i| *list.add(i)).take_while(|type_| !type_.is_null());
-        types.into_iter().find(|&type_| CStr::from_ptr(sys::ggml_backend_buft_name(type_)) == c"CPU_REPACK")
+        types.map(BufferType).find(|type_| CStr::from_ptr(sys::ggml_backend_buft_name(type_.0)) == name)
     }
 }
 

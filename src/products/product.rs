@@ -4,9 +4,8 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::cpu;
 use super::kernel::Kernel;
-use super::kind::{Kind, Weights};
+use super::kind::{Kind, Place, Weights};
 
 /// Fewest rows of activations. With fewer, laying out the weights would cost more than the tiles gain.
 const LEAST_ROWS: i64 = 8;
@@ -106,7 +105,7 @@ impl Product {
             k: weight.ne[0] as usize,
             rows: weight.ne[1] as usize,
             matrix: weight.data.cast(),
-            row_bytes: weight.nb[1],
+            row_bytes: kind.weights.row_bytes(weight.ne[0] as usize, weight.nb[1]),
             matrix_bytes: weight.nb[2],
             matrices: weight.ne[2] as usize,
             input: Input {
@@ -154,17 +153,19 @@ unsafe fn kind_of(node: &sys::ggml_tensor) -> Option<(Kind, &sys::ggml_tensor)> 
         _ => return None,
     };
     let (weight, input) = (source(0)?, source(1)?);
-    // SAFETY: by contract the weight is alive, so its buffer is, if it has one.
-    let in_buffer =
-        |type_| unsafe { !weight.buffer.is_null() && sys::ggml_backend_buffer_get_type(weight.buffer) == type_ };
-    let repacked = !weight.extra.is_null() && in_buffer(cpu::repacked());
-    let kind = Kind { weights: Weights::of(weight.type_, repacked)?, routed };
+    let place = if weight.buffer.is_null() {
+        Place::Memory
+    } else {
+        // SAFETY: by contract the weight is alive, so its buffer is.
+        Place::of(unsafe { sys::ggml_backend_buffer_get_type(weight.buffer) })
+    };
+    let kind = Kind { weights: Weights::of(weight.type_, place)?, routed };
     // SAFETY: reads constants about a type.
     let weight_bytes = unsafe { sys::ggml_type_size(weight.type_) };
     let floats = |t: &sys::ggml_tensor| {
         t.type_ == sys::GGML_TYPE_F32 && t.nb[0] == 4 && t.nb[1].is_multiple_of(4) && t.nb[2].is_multiple_of(4)
     };
-    let plain = weight.extra.is_null() != repacked && weight.nb[0] == weight_bytes && weight.ne[3] == 1;
+    let plain = weight.extra.is_null() == (place == Place::Memory) && weight.nb[0] == weight_bytes && weight.ne[3] == 1;
     let fits = plain && floats(input) && floats(node) && input.ne[0] == weight.ne[0] && node.ne[0] == weight.ne[1];
     let shape = if routed {
         let ids = source(2)?;

@@ -8,7 +8,6 @@ use llama_cpp_sys_2 as sys;
 
 use crate::llama::{Device, set_threads, without_details};
 
-use super::cpu;
 use super::kernel::Kernel;
 use super::kind::{Kind, Weights};
 use super::product::Product;
@@ -21,7 +20,7 @@ pub(super) struct Trial {
     weights: Weights,
     context: NonNull<sys::ggml_context>,
     backend: sys::ggml_backend_t,
-    /// Of the weights if they are repacked, and of all other tensors.
+    /// Of the weights if they are not in plain memory, and of all other tensors.
     buffers: [sys::ggml_backend_buffer_t; 2],
     graph: *mut sys::ggml_cgraph,
     node: *mut sys::ggml_tensor,
@@ -74,16 +73,14 @@ impl Trial {
 
     /// Allocates the tensors. Returns false if there is no memory.
     fn allocate(&mut self) -> bool {
-        // SAFETY: the tensors are ours and have no memory yet. ggml repacks the shapes that a kernel for repacked weights fits.
+        // SAFETY: the tensors are ours and have no memory yet. ggml lays out the shapes that a kernel for such weights fits.
         unsafe {
             let Some(backend) = NonNull::new(self.backend) else { return false };
             set_threads(backend, self.threads as i32);
-            if self.weights == Weights::Q4KRepacked {
-                if cpu::repacked().is_null() {
-                    return false;
-                }
+            if let Some(type_) = self.weights.place().buffer_type() {
                 let weight = (*self.node).src[0];
-                let buffer = sys::ggml_backend_buft_alloc_buffer(cpu::repacked(), sys::ggml_nbytes(weight));
+                let bytes = sys::ggml_backend_buft_get_alloc_size(type_, weight);
+                let buffer = sys::ggml_backend_buft_alloc_buffer(type_, bytes);
                 self.buffers[0] = buffer;
                 if buffer.is_null() {
                     return false;
@@ -198,7 +195,7 @@ fn scales_of_block(weights: Weights) -> Option<&'static [usize]> {
     match weights {
         Weights::Q4K | Weights::Q4KRepacked | Weights::Q5K => Some(&[0, 2]),
         Weights::Q6K => Some(&[208]),
-        Weights::Q8_0 | Weights::F16 | Weights::Bf16 => None,
+        Weights::Q8_0 | Weights::Q8_0Amx | Weights::F16 | Weights::F16Amx | Weights::Bf16 => None,
     }
 }
 

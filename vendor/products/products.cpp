@@ -10,6 +10,7 @@ namespace {
 const char * name_of_backend = nullptr;
 const imatrix_products_functions * functions = nullptr;
 ggml_backend_buffer_type_t repacked_type = nullptr;
+ggml_backend_buffer_type_t amx_type = nullptr;
 
 const char * name(ggml_backend_t) {
     return name_of_backend;
@@ -107,7 +108,7 @@ bool supports_op(ggml_backend_dev_t, const ggml_tensor * node) {
 }
 
 bool supports_buffer_type(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
-    return ggml_backend_buft_is_host(type) || type == repacked_type;
+    return ggml_backend_buft_is_host(type) || type == repacked_type || type == amx_type;
 }
 
 void set_threads(ggml_backend_t backend, int threads) {
@@ -147,11 +148,12 @@ void * function(ggml_backend_reg_t, const char * wanted) {
 } // namespace
 
 extern "C" void imatrix_products_register(
-    const char * name, const imatrix_products_functions * given, ggml_backend_buffer_type_t repacked) {
+    const char * name, const imatrix_products_functions * given, ggml_backend_buffer_type_t repacked, ggml_backend_buffer_type_t amx) {
     static ggml_backend_reg registry = { GGML_BACKEND_API_VERSION, { registry_name, device_count, device, function }, nullptr };
     name_of_backend = name;
     functions       = given;
     repacked_type   = repacked;
+    amx_type        = amx;
     ggml_backend_register(&registry);
 }
 

@@ -23,11 +23,12 @@ struct imatrix_products_functions {
     bool (*compute)(void * state, struct ggml_tensor * node);
 };
 
-// Registers the backend with ggml under this name. It reads weights in host memory and in buffers of the type `repacked`, which
-// may be null. The name and the functions must live as long as the process. Call it once, before a model is loaded and while no
+// Registers the backend with ggml under this name. It reads weights in host memory and in buffers of the types `repacked` and
+// `amx`, which may be null. The name and the functions must live as long as the process. Call it once, before a model is loaded and while no
 // other thread uses ggml's registry, which has no lock.
 void imatrix_products_register(
-    const char * name, const struct imatrix_products_functions * functions, struct ggml_backend_buffer_type * repacked);
+    const char * name, const struct imatrix_products_functions * functions, struct ggml_backend_buffer_type * repacked,
+    struct ggml_backend_buffer_type * amx);
 
 // Runs work(data, thread, threads) on each thread of a team of at most `threads`. With OpenMP it is ggml's team.
 // Returns when all threads have finished.

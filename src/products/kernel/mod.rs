@@ -11,6 +11,7 @@
 
 use super::cpu;
 
+mod amx;
 mod float;
 mod float_512;
 mod k_quants;
@@ -70,7 +71,7 @@ type ConvertFour =
     unsafe fn(ggml: cpu::ConvertFour, rows: *const f32, k: usize, converted: *mut u8, columns: [*mut u8; 4]);
 
 /// The largest tile: rows times columns.
-pub(super) const LARGEST_TILE: usize = 96;
+pub(super) const LARGEST_TILE: usize = 256;
 /// The most rows, and the most columns, of a tile.
 pub(super) const LONGEST_SIDE: usize = 16;
 
@@ -137,6 +138,14 @@ pub(super) static BF16_ROUTED: &[&Kernel] = &[
     &float::BF16_ROUTED_FUSED,
     &float::BF16_ROUTED,
 ];
+/// `Q8_0` in ggml's layout for AMX, dense products.
+pub(super) static Q8_0_AMX: &[&Kernel] = &[&amx::Q8_0];
+/// Returns the bytes of a row of `k` values in that layout.
+pub(super) fn q8_0_amx_row_bytes(k: usize) -> usize {
+    k / q8_0::BLOCK * amx::BLOCK_BYTES
+}
+/// F16 in ggml's buffers for AMX, dense products.
+pub(super) static F16_AMX: &[&Kernel] = &[&amx::F16];
 /// `Q4_K` that ggml has repacked, routed products.
 pub(super) static Q4_K_REPACKED_ROUTED: &[&Kernel] =
     &[&k_quants_512::Q4_K_REPACKED_ROUTED, &k_quants::Q4_K_REPACKED_ROUTED];

@@ -2,7 +2,8 @@
 //!
 //! [`register`] adds a backend to ggml that llama.cpp uses in each context without further settings, as it uses BLAS.
 //! The backend computes products with weights in host memory whose type has a kernel here: `Q8_0`, F16, BF16, `Q4_K`, `Q5_K` and
-//! `Q6_K`. ggml computes everything else. The weights are used in place, without a copy. Results have ggml's bits: before a kernel is used, small
+//! `Q6_K`; of the weights that ggml has laid out in another way when it loaded the model, `Q4_K`, and for AMX `Q8_0` and F16.
+//! ggml computes everything else. The weights are used in place, without a copy. Results have ggml's bits: before a kernel is used, small
 //! products of its kind are compared with ggml's on this machine. If one bit differs, ggml computes this kind.
 //!
 //! ```

@@ -2,7 +2,8 @@
 //!
 //! `Q8_0`: per block of 32 the sum of the integer products is exact, and is added to one f32 in one fused multiply-add with the
 //! f32 product of the two scales. AMX multiplies a block of sixteen rows with one of sixteen columns at a time. ggml does the
-//! same, but keeps the 256 sums in memory. Here they stay in registers, and the next block's products are computed meanwhile.
+//! same, but keeps the 256 sums in memory. Here they stay in registers, and the products of the next two blocks are computed
+//! meanwhile.
 //!
 //! ggml lays sixteen rows out together: per block eight vectors of four values of each row, sixteen f16 scales, and sixteen
 //! i32, which a panel has no use for. A panel holds the values, then the scales as f32, block by block. A column holds its

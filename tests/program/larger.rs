@@ -11,8 +11,13 @@ const MIB: u64 = 1 << 20;
 struct Group(PathBuf);
 
 impl Group {
-    /// `Err` with the reason if this system allows none.
-    fn new(name: &str, memory: u64) -> Result<Self, String> {
+    /// `None` if this system allows none: the test cannot run.
+    fn new(name: &str, memory: u64) -> Option<Self> {
+        let made = Self::make(name, memory);
+        made.map_err(|reason| support::cannot_test(&reason)).ok()
+    }
+
+    fn make(name: &str, memory: u64) -> Result<Self, String> {
         let root = Path::new("/sys/fs/cgroup");
         let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
         let is_v2 = controllers.split_whitespace().any(|name| name == "memory");
@@ -63,10 +68,7 @@ fn sizes(ran: &Ran) -> usize {
 
 #[test]
 fn auto_reads_a_model_larger_than_memory_once_for_several_chunks() {
-    let group = match Group::new("auto", 128 * MIB) {
-        Ok(group) => group,
-        Err(reason) => return support::cannot_test(&reason),
-    };
+    let Some(group) = Group::new("auto", 128 * MIB) else { return };
     let bench = Bench::new(&["llama-wide"]);
     let flags = "-m llama-wide.gguf -f calibration.txt -c 16 --chunks 8 --no-ppl -t 2";
     let auto = group.run(&bench, &format!("{flags} -ub auto -o auto.gguf"));
@@ -104,10 +106,7 @@ fn auto_does_not_repack_weights_whose_copies_are_larger_than_memory() {
     if !repacks(&bench, flags) {
         return support::cannot_test("ggml repacks no weights for this CPU");
     }
-    let group = match Group::new("repacked", 88 * MIB) {
-        Ok(group) => group,
-        Err(reason) => return support::cannot_test(&reason),
-    };
+    let Some(group) = Group::new("repacked", 88 * MIB) else { return };
     let auto = group.run(&bench, &format!("{flags} -ub auto -o auto.gguf"));
     assert_eq!(auto.code, Some(0), "{}", auto.stderr);
     assert!(auto.stderr.contains("--no-repack: llama.cpp would copy"), "{}", auto.stderr);
@@ -122,10 +121,7 @@ fn auto_does_not_repack_weights_whose_copies_are_larger_than_memory() {
 /// They would fit, and leave too little for activations.
 #[test]
 fn auto_does_not_repack_weights_whose_copies_leave_no_room() {
-    let group = match Group::new("no-room", 110 * MIB) {
-        Ok(group) => group,
-        Err(reason) => return support::cannot_test(&reason),
-    };
+    let Some(group) = Group::new("no-room", 110 * MIB) else { return };
     let bench = Bench::new(&["k-quants-wide"]);
     let flags = "-m k-quants-wide.gguf -f calibration.txt -c 16 --chunks 8 --no-ppl -t 2";
     if !repacks(&bench, flags) {
@@ -141,10 +137,7 @@ fn auto_does_not_repack_weights_whose_copies_leave_no_room() {
 /// Copies are not read again, however little memory they leave.
 #[test]
 fn repacked_weights_that_fit_are_read_once() {
-    let group = match Group::new("copies", 232 * MIB) {
-        Ok(group) => group,
-        Err(reason) => return support::cannot_test(&reason),
-    };
+    let Some(group) = Group::new("copies", 232 * MIB) else { return };
     let bench = Bench::new(&["k-quants-wide"]);
     let flags = "-m k-quants-wide.gguf -f calibration.txt -c 16 --chunks 8 --no-ppl -t 2";
     let ran = group.run(&bench, &format!("{flags} -b 16"));
@@ -160,10 +153,7 @@ fn repacked_weights_that_fit_are_read_once() {
 
 #[test]
 fn sizes_that_are_given_stay() {
-    let group = match Group::new("given", 128 * MIB) {
-        Ok(group) => group,
-        Err(reason) => return support::cannot_test(&reason),
-    };
+    let Some(group) = Group::new("given", 128 * MIB) else { return };
     let bench = Bench::new(&["llama-wide"]);
     let flags = "-m llama-wide.gguf -f calibration.txt -c 16 --chunks 8 --no-ppl --dry-run";
     let given = group.run(&bench, &format!("{flags} -b 16 -ub 16"));

@@ -8,7 +8,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/.." && pwd)
 # KiB, compressed.
-limit=920
+limit=960
 
 die() {
     echo "check-package: $*" >&2

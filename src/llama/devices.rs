@@ -114,6 +114,13 @@ impl Device {
 }
 
 impl BufferType {
+    /// # Safety
+    /// `ptr` is null, or a buffer type that belongs to a device in the registry.
+    #[cfg(products)]
+    pub(crate) unsafe fn new(ptr: sys::ggml_backend_buffer_type_t) -> Option<Self> {
+        NonNull::new(ptr).map(Self)
+    }
+
     /// Returns its name, such as `CPU` or `CUDA0`.
     #[must_use]
     pub fn name(self) -> String {
@@ -121,7 +128,7 @@ impl BufferType {
         unsafe { text(sys::ggml_backend_buft_name(self.0.as_ptr())) }
     }
 
-    pub(super) fn as_ptr(self) -> sys::ggml_backend_buffer_type_t {
+    pub(crate) fn as_ptr(self) -> sys::ggml_backend_buffer_type_t {
         self.0.as_ptr()
     }
 }

@@ -27,8 +27,8 @@ pub(super) fn refuse_other_kinds(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Returns true if llama.cpp would end the process for want of a device that multiplies with a weight: one with a matrix per
-/// attention head (MLA) that it has laid out for AMX. Warns of it.
+/// Returns true if llama.cpp would end the process because no device multiplies with a weight: one with a matrix per attention
+/// head (MLA) that it has laid out for AMX. Warns of it.
 pub(super) fn amx_aborts(path: &Path) -> bool {
     if !has_amx() {
         return false;

@@ -91,6 +91,7 @@ pub(crate) use cpu::amx_is_broken;
 pub use cpu::unused_vector_features;
 pub use data::{DataError, TensorRef};
 pub(crate) use device::DeviceSums;
+#[cfg(products)]
 pub(crate) use devices::PRODUCTS;
 pub use devices::{BufferType, Device};
 pub use editable::EditableModel;

@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use llama_cpp_sys_2 as sys;
 
+use crate::llama::BufferType;
+
 use super::cpu;
 use super::ffi;
 use super::product::Product;
@@ -23,7 +25,8 @@ static FUNCTIONS: ffi::imatrix_products_functions = ffi::imatrix_products_functi
 /// # Safety
 /// Called once, after ggml's registry has been filled and while no other thread uses it.
 pub(super) unsafe fn register(name: &'static CStr) {
-    let [repacked, amx] = [cpu::repacked(), cpu::amx()].map(|type_| type_.unwrap_or(std::ptr::null_mut()));
+    let [repacked, amx] =
+        [cpu::repacked(), cpu::amx()].map(|type_| type_.map_or(std::ptr::null_mut(), BufferType::as_ptr));
     // SAFETY: our own contract; the name and the functions live as long as the process.
     unsafe { ffi::imatrix_products_register(name.as_ptr(), &raw const FUNCTIONS, repacked, amx) };
 }

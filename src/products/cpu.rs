@@ -1,12 +1,14 @@
 //! What kernels use of ggml's CPU backend. With `dynamic-backends` no program can link to it: ggml loads the one that fits the CPU at
 //! run time, and the functions are looked up in that library.
 
-use std::ffi::{CStr, c_void};
+#[cfg(feature = "dynamic-backends")]
+use std::ffi::CStr;
+use std::ffi::c_void;
 use std::sync::OnceLock;
 
 use llama_cpp_sys_2 as sys;
 
-use crate::llama::{Device, amx_is_broken};
+use crate::llama::{BufferType, Device, amx_is_broken};
 
 /// Returns what the CPU backend has for a type, by its number; a constant.
 type Traits = unsafe extern "C" fn(sys::ggml_type) -> *const sys::ggml_type_traits_cpu;
@@ -32,36 +34,25 @@ pub(super) fn convert_four() -> Option<ConvertFour> {
 }
 
 /// Returns the type of the buffers that hold repacked weights, if the CPU backend has any.
-pub(super) fn repacked() -> Option<sys::ggml_backend_buffer_type_t> {
+pub(super) fn repacked() -> Option<BufferType> {
     static FOUND: OnceLock<Option<BufferType>> = OnceLock::new();
-    FOUND.get_or_init(|| find_extra(c"CPU_REPACK")).map(|found| found.0)
+    *FOUND.get_or_init(|| find_extra("CPU_REPACK"))
 }
 
 /// Returns the type of the buffers that hold weights for AMX, if the CPU backend has any and can multiply with them.
-pub(super) fn amx() -> Option<sys::ggml_backend_buffer_type_t> {
+pub(super) fn amx() -> Option<BufferType> {
     static FOUND: OnceLock<Option<BufferType>> = OnceLock::new();
-    let find = || if amx_is_broken() { None } else { find_extra(c"AMX") };
-    FOUND.get_or_init(find).map(|found| found.0)
+    *FOUND.get_or_init(|| if amx_is_broken() { None } else { find_extra("AMX") })
 }
 
-/// Constant, and as long-lived as the process.
-#[derive(Clone, Copy)]
-struct BufferType(sys::ggml_backend_buffer_type_t);
-
-// SAFETY: see above.
-unsafe impl Send for BufferType {}
-// SAFETY: see above.
-unsafe impl Sync for BufferType {}
-
-fn find_extra(name: &CStr) -> Option<BufferType> {
+fn find_extra(name: &str) -> Option<BufferType> {
     let device = Device::cpu()?;
     let list = device.function(c"ggml_backend_dev_get_extra_bufts")?;
-    // SAFETY: the function that ggml's CPU backend registers under this name has this type. Its list ends with a null, and the
-    // types and their names live as long as the process.
+    // SAFETY: the function that ggml's CPU backend registers under this name has this type. Its list of that backend's types ends
+    // with a null.
     unsafe {
         let list = std::mem::transmute::<*mut c_void, ExtraBufferTypes>(list.as_ptr())(device.as_ptr());
-        let types = (0..).map(|i| *list.add(i)).take_while(|type_| !type_.is_null());
-        types.map(BufferType).find(|type_| CStr::from_ptr(sys::ggml_backend_buft_name(type_.0)) == name)
+        (0..).map_while(|i| BufferType::new(*list.add(i))).find(|type_| type_.name() == name)
     }
 }
 

@@ -7,6 +7,7 @@ use llama_cpp_sys_2 as sys;
 
 use super::kernel::{self, Kernel};
 use super::{check, cpu};
+use crate::llama::BufferType;
 
 /// A kind of product: the type of its weights, and whether it is routed to experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,12 +98,13 @@ pub(super) enum Place {
 impl Place {
     /// The place of weights in buffers of a type.
     pub(super) fn of(type_: sys::ggml_backend_buffer_type_t) -> Self {
-        let found = [Self::Repacked, Self::Amx].into_iter().find(|place| place.buffer_type() == Some(type_));
+        let is_of = |place: &Self| place.buffer_type().is_some_and(|buffers| buffers.as_ptr() == type_);
+        let found = [Self::Repacked, Self::Amx].into_iter().find(is_of);
         found.unwrap_or(Self::Memory)
     }
 
     /// The type of its buffers, if they are not plain memory and ggml's CPU backend has them.
-    pub(super) fn buffer_type(self) -> Option<sys::ggml_backend_buffer_type_t> {
+    pub(super) fn buffer_type(self) -> Option<BufferType> {
         match self {
             Self::Memory => None,
             Self::Repacked => cpu::repacked(),

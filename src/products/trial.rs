@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use llama_cpp_sys_2 as sys;
 
-use crate::llama::{Device, set_threads, without_details};
+use crate::llama::{BufferType, Device, set_threads, without_details};
 
 use super::kernel::Kernel;
 use super::kind::{Kind, Weights};
@@ -77,7 +77,7 @@ impl Trial {
         unsafe {
             let Some(backend) = NonNull::new(self.backend) else { return false };
             set_threads(backend, self.threads as i32);
-            if let Some(type_) = self.weights.place().buffer_type() {
+            if let Some(type_) = self.weights.place().buffer_type().map(BufferType::as_ptr) {
                 let weight = (*self.node).src[0];
                 let bytes = sys::ggml_backend_buft_get_alloc_size(type_, weight);
                 let buffer = sys::ggml_backend_buft_alloc_buffer(type_, bytes);

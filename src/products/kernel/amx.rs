@@ -1,4 +1,4 @@
-//! Weights in ggml's buffers for AMX, whose products ggml adds in an order of its own.
+//! Weights in ggml's buffers for AMX, whose products ggml adds in another order than those of other weights.
 //!
 //! `Q8_0`: per block of 32 the sum of the integer products is exact, and is added to one f32 in one fused multiply-add with the
 //! f32 product of the two scales. AMX multiplies a block of sixteen rows with one of sixteen columns at a time. ggml does the
@@ -20,8 +20,9 @@ use super::{Instructions, Kernel};
 
 /// Rows, and columns, of a tile.
 const SIDE: usize = 16;
-/// Bytes per block of values of sixteen rows, and of their products.
+/// Bytes of a block of sixteen rows' values.
 const WEIGHTS: usize = SIDE * BLOCK;
+/// Bytes of the products of such a block with one of sixteen columns: 256 i32.
 const PRODUCTS: usize = SIDE * SIDE * 4;
 /// Bytes of a block of one row.
 pub(super) const BLOCK_BYTES: usize = q8_0::BLOCK_BYTES + 4;
@@ -106,8 +107,8 @@ unsafe fn pack(rows: &[*const u8], k: usize, panel: *mut u8) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn tile(k: usize, panel: *const u8, columns: &[*const u8], scratch: *mut f32, out: *mut f32) {
-    // SAFETY: by contract the panel and the sixteen columns are of `k` values, `scratch` has room for the products of two blocks
-    // and for sixteen columns, and `out` has 256 floats.
+    // SAFETY: by contract the panel and the sixteen columns are of `k` values, `scratch` begins on a cache line and has room
+    // for the products of four blocks and for sixteen columns, and `out` has 256 floats. pack() has configured the tiles.
     unsafe {
         let products = scratch.cast::<u8>();
         let (columns, stride) = evenly_spaced(columns, column_bytes(k), products.add(4 * PRODUCTS));
@@ -157,10 +158,10 @@ unsafe fn evenly_spaced(columns: &[*const u8], bytes: usize, copies: *mut u8) ->
     (copies, bytes)
 }
 
-/// Multiplies a block of sixteen rows with one of sixteen columns, which are `stride` bytes apart.
+/// Multiplies two blocks of sixteen rows with two of sixteen columns, which are `stride` bytes apart, each with one.
 ///
 /// # Safety
-/// The CPU has AMX, and this thread has configured its tiles; the blocks can be read, and 256 i32 written.
+/// The CPU has AMX, and this thread has configured its tiles; the blocks can be read, and 512 i32 written.
 #[inline]
 unsafe fn multiply(weights: *const u8, columns: *const u8, stride: usize, products: *mut u8) {
     // SAFETY: by contract. LLVM gives no tile to anything else.
@@ -170,14 +171,15 @@ unsafe fn multiply(weights: *const u8, columns: *const u8, stride: usize, produc
             "tileloadd tmm2, [{columns} + {stride}]",
             "tilezero tmm4",
             "tdpbssd tmm4, tmm2, tmm0",
-            "tileloadd tmm1, [{weights} + {row} + 512]",
-            "tileloadd tmm3, [{columns} + {stride} + 32]",
+            "tileloadd tmm1, [{weights} + {row} + {next_weights}]",
+            "tileloadd tmm3, [{columns} + {stride} + {next_columns}]",
             "tilezero tmm5",
             "tdpbssd tmm5, tmm3, tmm1",
             "tilestored [{products} + {row}], tmm4",
-            "tilestored [{products} + {row} + 1024], tmm5",
+            "tilestored [{products} + {row} + {next_products}], tmm5",
             weights = in(reg) weights, columns = in(reg) columns, stride = in(reg) stride, products = in(reg) products,
-            row = in(reg) 64_usize, options(nostack, preserves_flags),
+            row = in(reg) 64_usize, next_weights = const WEIGHTS, next_columns = const BLOCK, next_products = const PRODUCTS,
+            options(nostack, preserves_flags),
         );
     }
 }

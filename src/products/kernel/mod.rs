@@ -140,10 +140,6 @@ pub(super) static BF16_ROUTED: &[&Kernel] = &[
 ];
 /// `Q8_0` in ggml's layout for AMX, dense products.
 pub(super) static Q8_0_AMX: &[&Kernel] = &[&amx::Q8_0];
-/// Returns the bytes of a row of `k` values in that layout.
-pub(super) fn q8_0_amx_row_bytes(k: usize) -> usize {
-    k / q8_0::BLOCK * amx::BLOCK_BYTES
-}
 /// F16 in ggml's buffers for AMX, dense products.
 pub(super) static F16_AMX: &[&Kernel] = &[&amx::F16];
 /// `Q4_K` that ggml has repacked, routed products.
@@ -161,3 +157,8 @@ pub(super) static Q5_K: &[&Kernel] =
 /// `Q6_K`.
 pub(super) static Q6_K: &[&Kernel] =
     &[&k_quants_512::Q6_K, &k_quants_512::Q6_K_APART, &k_quants::Q6_K, &k_quants::Q6_K_APART];
+
+/// Returns the bytes of a row of `k` values of `Q8_0` in ggml's layout for AMX.
+pub(super) fn q8_0_amx_row_bytes(k: usize) -> usize {
+    k / q8_0::BLOCK * amx::BLOCK_BYTES
+}

@@ -219,7 +219,7 @@ pub(crate) fn settle_repacking(
         return Ok(());
     }
     let Some(Needed { repacked, written, .. }) = needed_by_default(task, options)? else { return Ok(()) };
-    // The copies are to be written as well.
+    // What is written includes the copies.
     let fit = written + weights.sums(task) + margin(available) <= available;
     let too_large = repacked > available / 2 && !fit;
     let needed = format!(
